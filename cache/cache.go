@@ -1,0 +1,395 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	// coldWait is the longest that Get keeps a caller who finds nothing valid: Java, JavaScript, Ruby
+	// and PHP give up on the endpoint after one second.
+	coldWait = 700 * time.Millisecond
+
+	// exchangeTimeout bounds one exchange. STS itself may take five seconds to fetch an issuer's keys.
+	exchangeTimeout = 5 * time.Second
+
+	// changePoll is how often a refused token file is looked at.
+	changePoll = 2 * time.Second
+
+	// longestSleep bounds the time after which a resumed node is noticed: timers run on the monotonic
+	// clock, which stands still while a node is suspended.
+	longestSleep = time.Minute
+
+	// clockNoise is as much as two good clocks may differ here: the Date header counts whole seconds,
+	// and the answer takes a moment to arrive.
+	clockNoise = 2 * time.Second
+
+	// clockSkewWarning and clockSkewRefused grade a wrong local clock. From five minutes on, AWS refuses
+	// what the application signs.
+	clockSkewWarning = time.Minute
+	clockSkewRefused = 5 * time.Minute
+)
+
+// Fetch makes one exchange. It returns when ctx ends, it does not retry, and it fails with a
+// [FetchError]. It is never called twice at once for the same Cache.
+type Fetch func(ctx context.Context) (Credentials, error)
+
+// Options configure a Cache. The zero Options are usable.
+type Options struct {
+	// Profile names the credentials in logs and metrics. Empty means "default".
+	Profile string
+
+	// Logger gets one line for each exchange. Nil discards them.
+	Logger *slog.Logger
+
+	// Metrics count the exchanges. Nil counts nothing.
+	Metrics *Metrics
+
+	// Luck draws a number in [0,1) for each refresh and each retry. Nil means math/rand/v2's.
+	Luck func() float64
+}
+
+// Cache holds one role's credentials and keeps them fresh while Run runs. What it has obtained it
+// keeps until it expires, whatever goes wrong meanwhile; nothing replaces valid credentials but newer
+// valid ones.
+type Cache struct {
+	fetch   Fetch
+	profile string
+	logger  *slog.Logger
+	metrics *profileMetrics
+	luck    func() float64
+	jump    func(then, now time.Time) time.Duration // wallJump, but for a test
+
+	flight singleflight.Group
+	ctx    context.Context // ends with Run, and every exchange with it
+	cancel context.CancelFunc
+	wake   chan struct{} // an exchange has ended; Run looks at its schedule again
+
+	lease atomic.Pointer[lease] // the last good credentials, expired or not; nil before the first
+
+	mu           sync.Mutex
+	next         time.Time   // when to try again; zero while an exchange is under way, and before the first
+	failure      *FetchError // of the last exchange; nil when it succeeded
+	failedAt     time.Time
+	firstFailure time.Time // of the failures in a row
+	failures     int
+}
+
+// lease is one set of credentials with what this machine's clocks say about it.
+type lease struct {
+	Credentials
+	issued   time.Time     // when the exchange began, on both clocks
+	lifetime time.Duration // from then on
+	skew     time.Duration // of the local wall clock, ahead of STS's; zero when it is but noise
+}
+
+// New returns a Cache that is empty until Run, or the first Get, has made an exchange.
+func New(fetch Fetch, o Options) *Cache {
+	if o.Profile == "" {
+		o.Profile = "default"
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Luck == nil {
+		o.Luck = rand.Float64
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Cache{
+		fetch:   fetch,
+		profile: o.Profile,
+		logger:  o.Logger.With("profile", o.Profile),
+		metrics: o.Metrics.forProfile(o.Profile),
+		luck:    o.Luck,
+		jump:    wallJump,
+		ctx:     ctx,
+		cancel:  cancel,
+		wake:    make(chan struct{}, 1),
+	}
+}
+
+// Get returns valid credentials. With some at hand it returns at once and never starts an exchange.
+// With none it joins the exchange under way or starts one, and waits for it at most 700 ms, unless
+// the last one failed just now: then that failure is returned until its retry is due. The error is
+// always a [*FetchError].
+func (c *Cache) Get(ctx context.Context) (*Credentials, error) {
+	if l := c.lease.Load(); l.valid(time.Now()) {
+		return &l.Credentials, nil
+	}
+	if failure := c.remembered(); failure != nil {
+		return nil, failure
+	}
+	timer := time.NewTimer(coldWait)
+	defer timer.Stop()
+	select {
+	case <-c.exchange():
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	if l := c.lease.Load(); l.valid(time.Now()) {
+		return &l.Credentials, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failure != nil {
+		return nil, c.failure
+	}
+	return nil, &FetchError{Reason: CredentialsUninitialized, Message: "the exchange with STS has not ended yet"}
+}
+
+// remembered returns the last failure for as long as its retry is not due.
+func (c *Cache) remembered() *FetchError {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failure != nil && time.Now().Before(c.next) {
+		return c.failure
+	}
+	return nil
+}
+
+// Run keeps the credentials fresh until ctx ends, the first exchange at once. It returns when the
+// exchange then under way has ended too. A Cache runs once.
+func (c *Cache) Run(ctx context.Context) {
+	defer func() {
+		c.cancel()
+		<-c.exchange()
+	}()
+	clocks := time.Now()
+	for ctx.Err() == nil {
+		now := time.Now()
+		if jump := c.jump(clocks, now); jump.Abs() > clockNoise {
+			c.logger.Warn("the clock jumped: the node was suspended, or its clock was set", "by", jump.Round(time.Second).String())
+			c.hurry()
+		}
+		clocks = now
+
+		sleep, changed := c.schedule(now)
+		if sleep <= 0 || (changed != nil && changed()) {
+			select {
+			case <-c.exchange():
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		timer := time.NewTimer(sleep)
+		select {
+		case <-timer.C:
+		case <-c.wake:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// schedule returns how long Run may sleep, and what to ask when it wakes.
+func (c *Cache) schedule(now time.Time) (sleep time.Duration, changed func() bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sleep = min(c.next.Sub(now), longestSleep)
+	if c.failure != nil && c.failure.Changed != nil {
+		changed = c.failure.Changed
+		sleep = min(sleep, changePoll)
+	}
+	return sleep, changed
+}
+
+// hurry makes the next exchange due.
+func (c *Cache) hurry() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next = time.Time{}
+}
+
+// wallJump returns how much further the wall clock moved than the monotonic clock did.
+func wallJump(then, now time.Time) time.Duration {
+	return now.Round(0).Sub(then.Round(0)) - now.Sub(then)
+}
+
+// exchange joins the exchange under way, or starts one. It belongs to no caller: one who gives up
+// does not end it for the others.
+func (c *Cache) exchange() <-chan singleflight.Result {
+	return c.flight.DoChan("", func() (any, error) {
+		if c.ctx.Err() != nil {
+			return nil, nil
+		}
+		c.hurry() // a failure that is remembered must not hide the exchange that may mend it
+		started := time.Now()
+		ctx, cancel := context.WithTimeout(c.ctx, exchangeTimeout)
+		defer cancel()
+		creds, err := c.fetch(ctx)
+		if c.ctx.Err() == nil {
+			c.settle(creds, err, started)
+		}
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+		return nil, nil
+	})
+}
+
+// settle takes in the outcome of an exchange that began at started.
+func (c *Cache) settle(creds Credentials, err error, started time.Time) {
+	now := time.Now()
+	var l *lease
+	if err == nil {
+		l, err = newLease(creds, started, now)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		c.failed(asFetchError(err), started, now)
+		return
+	}
+	c.lease.Store(l)
+	c.failure, c.failures = nil, 0
+	c.next = l.issued.Add(refreshAfter(l.lifetime, c.luck()))
+	c.metrics.succeeded(&l.Credentials, now, now.Sub(started))
+
+	level, message := slog.LevelInfo, "credentials refreshed"
+	attrs := []slog.Attr{
+		slog.String("access_key", l.KeyHint()),
+		slog.Time("expiration", l.Expiration),
+		slog.String("lifetime", l.lifetime.Round(time.Second).String()),
+		slog.String("refresh_in", c.next.Sub(now).Round(time.Second).String()),
+		slog.String("took", now.Sub(started).Round(time.Millisecond).String()),
+	}
+	if l.Identity != "" {
+		attrs = append(attrs, slog.String("identity", l.Identity))
+	}
+	if l.skew.Abs() > clockSkewWarning {
+		level, message = slog.LevelWarn, "credentials refreshed, but this node's clock is wrong: AWS refuses requests signed more than 5 minutes off"
+		if l.skew.Abs() >= clockSkewRefused {
+			level = slog.LevelError
+		}
+		attrs = append(attrs, slog.String("clock_skew", l.skew.Round(time.Second).String()))
+	}
+	c.logger.LogAttrs(context.Background(), level, message, attrs...)
+}
+
+// failed notes a failure. What is still valid stays.
+func (c *Cache) failed(failure *FetchError, started, now time.Time) {
+	c.failure, c.failedAt = failure, now
+	c.failures++
+	if c.failures == 1 {
+		c.firstFailure = now
+	}
+	delay := retryAfter(failure.Reason.Class(), c.failures, now.Sub(c.firstFailure), c.luck())
+	c.next = now.Add(delay)
+	c.metrics.failed(failure, now.Sub(started))
+
+	level, served := slog.LevelError, "nothing: there are no valid credentials"
+	if l := c.lease.Load(); l.valid(now) {
+		level, served = slog.LevelWarn, fmt.Sprintf("the last good credentials, valid for another %s", l.remaining(now).Round(time.Second))
+	}
+	c.logger.LogAttrs(context.Background(), level, "exchange failed",
+		slog.String("reason", string(failure.Reason)),
+		slog.String("message", failure.Message),
+		slog.String("advice", failure.Reason.Advice()),
+		slog.String("serving", served),
+		slog.Int("failures", c.failures),
+		slog.String("retry_in", delay.Round(time.Millisecond).String()),
+	)
+}
+
+// newLease checks what an exchange brought and measures it.
+//
+// The lifetime is what is left by STS's clock, since this node's may be wrong; it is counted from
+// before the request, so that the time on the way is never served.
+func newLease(creds Credentials, started, now time.Time) (*lease, error) {
+	if err := creds.check(); err != nil {
+		return nil, &FetchError{Reason: UnusableCredentials, Message: fmt.Sprintf("STS answered without all of the credentials: %v", err)}
+	}
+	l := &lease{Credentials: creds, issued: started, lifetime: creds.Expiration.Sub(started)}
+	if skew := now.Sub(creds.ServerTime); !creds.ServerTime.IsZero() && skew.Abs() > clockNoise+now.Sub(started) {
+		l.skew = skew
+		l.lifetime = creds.Expiration.Sub(creds.ServerTime) - time.Second // Date is rounded down
+	}
+	if !l.valid(now) {
+		return nil, &FetchError{Reason: UnusableCredentials, Message: fmt.Sprintf("STS answered with credentials that expired at %s",
+			creds.Expiration.UTC().Format(time.RFC3339))}
+	}
+	return l, nil
+}
+
+// valid reports whether the credentials still work. A nil lease does not.
+func (l *lease) valid(now time.Time) bool { return l != nil && l.remaining(now) > 0 }
+
+// remaining is how long the credentials will still work; zero or less when they do not.
+func (l *lease) remaining(now time.Time) time.Duration {
+	return l.remainingAt(now.Sub(l.issued), now.Round(0))
+}
+
+// remainingAt takes the reading of both clocks: the time elapsed since issued by the monotonic one,
+// and the wall clock's.
+//
+// The monotonic clock is immune to somebody setting the time, but stands still while a node is
+// suspended; so the wall clock has a say too. It has it against the credentials only if it would
+// also without the error that it had when they were issued: a node whose clock has been put right
+// since must not lose them.
+func (l *lease) remainingAt(elapsed time.Duration, wall time.Time) time.Duration {
+	left := l.Expiration.Sub(wall)
+	return min(l.lifetime-elapsed, max(left, left+l.skew))
+}
+
+// Status is what a Cache knows about itself at one moment.
+type Status struct {
+	Profile string
+
+	// Credentials are the valid ones, or nil.
+	Credentials *Credentials
+
+	// Remaining is how long they will still work, Lifetime how long they do in all.
+	Remaining, Lifetime time.Duration
+
+	// LastSuccess is when the last good exchange began; zero before the first.
+	LastSuccess time.Time
+
+	// ClockSkew is by how much this node's clock was ahead of STS's; zero when they agree.
+	ClockSkew time.Duration
+
+	// NextTry is when the next exchange is due; zero while one is under way.
+	NextTry time.Time
+
+	// Failure is how the last exchange failed, FailedAt when; nil and zero when it succeeded or has
+	// not ended. Failures counts those in a row.
+	Failure  *FetchError
+	FailedAt time.Time
+	Failures int
+}
+
+// Status describes the Cache.
+func (c *Cache) Status() Status {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := Status{Profile: c.profile, NextTry: c.next, Failure: c.failure, Failures: c.failures}
+	if c.failure != nil {
+		s.FailedAt = c.failedAt
+	}
+	if l := c.lease.Load(); l != nil {
+		s.LastSuccess, s.ClockSkew = l.issued, l.skew
+		if l.valid(now) {
+			s.Credentials = &l.Credentials
+			s.Remaining, s.Lifetime = l.remaining(now), l.lifetime
+		}
+	}
+	return s
+}
+
+// Ready reports whether the credentials last long enough to be worth starting with: more than a
+// minute, or a tenth of a lifetime that is shorter than ten minutes.
+func (s Status) Ready() bool {
+	return s.Credentials != nil && s.Remaining > min(time.Minute, s.Lifetime/10)
+}
+
+// Started reports whether an exchange has ever succeeded.
+func (s Status) Started() bool { return !s.LastSuccess.IsZero() }

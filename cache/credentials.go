@@ -1,0 +1,123 @@
+// Package cache keeps one role's temporary credentials fresh.
+//
+// It knows time and nothing else: where credentials come from is a [Fetch], and who reads them is
+// somebody else's business. A [Cache] holds the credentials of one role; several roles are several
+// Caches.
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"time"
+)
+
+// Credentials are one set of temporary credentials, as STS issued them. A Credentials that a Cache
+// has handed out is never changed; a refresh replaces it by another.
+type Credentials struct {
+	AccessKeyID     string
+	SecretAccessKey Secret
+	SessionToken    Secret
+
+	// Expiration is the instant, by STS's clock and in UTC, at which the credentials stop working.
+	// It is never stretched.
+	Expiration time.Time
+
+	// ServerTime is STS's own clock when it answered. Zero means that STS did not say, and the local
+	// clock stands in for it.
+	ServerTime time.Time
+
+	// RoleARN is the role that was asked for.
+	RoleARN string
+
+	// Identity is the ARN of the assumed-role session, AccountID its account. Both are empty where the
+	// STS does not say (MinIO's does not).
+	Identity  string
+	AccountID string
+
+	// TokenExpiration is when the web identity token that bought these credentials expires; zero when
+	// the token does not say.
+	TokenExpiration time.Time
+}
+
+// KeyHint is as much of the access key ID as a log may show: its last four characters.
+func (c *Credentials) KeyHint() string {
+	if c == nil || len(c.AccessKeyID) < 8 {
+		return "****"
+	}
+	return "****" + c.AccessKeyID[len(c.AccessKeyID)-4:]
+}
+
+// check reports what makes credentials unusable whoever issued them.
+func (c *Credentials) check() error {
+	var missing []error
+	for _, field := range []struct {
+		name    string
+		present bool
+	}{
+		{"AccessKeyId", c.AccessKeyID != ""},
+		{"SecretAccessKey", !c.SecretAccessKey.IsZero()},
+		{"SessionToken", !c.SessionToken.IsZero()},
+		{"Expiration", !c.Expiration.IsZero()},
+	} {
+		if !field.present {
+			missing = append(missing, errors.New("no "+field.name))
+		}
+	}
+	return errors.Join(missing...)
+}
+
+// Secret holds a string that does not print itself: not through fmt in any verb, not through slog,
+// JSON or XML, and not from an unexported field of a struct that is printed with %+v, where fmt may
+// not call methods. The zero Secret is the empty string.
+//
+// The value is behind a closure rather than a pointer, so that not even a dumper that follows
+// pointers by reflection reaches it.
+type Secret struct{ reveal func() string }
+
+const redacted = "[redacted]"
+
+// NewSecret wraps s.
+func NewSecret(s string) Secret { return Secret{func() string { return s }} }
+
+// Reveal returns the secret. A test keeps its callers to the one file that writes credentials out.
+func (s Secret) Reveal() string {
+	if s.reveal == nil {
+		return ""
+	}
+	return s.reveal()
+}
+
+// IsZero reports whether the secret is empty.
+func (s Secret) IsZero() bool { return s.Reveal() == "" }
+
+// Format implements [fmt.Formatter] for every verb.
+func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+
+// LogValue implements [slog.LogValuer].
+func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText implements [encoding.TextMarshaler], and with it JSON and XML.
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// The shapes in which a secret could stand in somebody else's error text: a JWT (STS and proxies
+// quote requests), an access key, an XML or JSON field of STS's answer, and a bare secret key. AWS
+// makes a secret key of exactly 40 base64 characters; requiring both boundaries leaves file names
+// and issuer URLs readable.
+var (
+	jwtShape       = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*){0,2}`)
+	accessKeyShape = regexp.MustCompile(`\b(A[KS]IA)[A-Z0-9]{8,}([A-Z0-9]{4})\b`)
+	fieldShape     = regexp.MustCompile(`((?:SecretAccessKey|SessionToken|WebIdentityToken)["']?\s*[>:=]\s*["']?)[^\s<>"'&]+`)
+	secretKeyShape = regexp.MustCompile(`(^|[^A-Za-z0-9+/=_.-])([A-Za-z0-9+/]{40})($|[^A-Za-z0-9+/=_.-])`)
+)
+
+// Scrub masks whatever in text has the shape of a secret. It is the second lock: text that may hold
+// a secret should not be kept in the first place.
+func Scrub(text string) string {
+	text = jwtShape.ReplaceAllString(text, "[token]")
+	text = fieldShape.ReplaceAllString(text, "${1}"+redacted)
+	text = accessKeyShape.ReplaceAllString(text, "${1}****${2}")
+	return secretKeyShape.ReplaceAllString(text, "${1}"+redacted+"${3}")
+}

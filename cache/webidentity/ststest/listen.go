@@ -1,0 +1,119 @@
+package ststest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"time"
+)
+
+// listener is a Server that listens.
+type listener struct {
+	server *http.Server
+	served chan error // the end of Serve
+}
+
+// Start listens on a free port of 127.0.0.1 and returns the URL.
+func (s *Server) Start() (string, error) {
+	address, err := s.listen(nil)
+	if err != nil {
+		return "", err
+	}
+	return "http://" + address, nil
+}
+
+// StartTLS is Start with TLS, and a certificate that is its own authority. caPEM is what a client must
+// trust.
+func (s *Server) StartTLS() (url string, caPEM []byte, err error) {
+	certificate, err := newCertificate()
+	if err != nil {
+		return "", nil, fmt.Errorf("make a certificate: %w", err)
+	}
+	address, err := s.listen(&tls.Config{Certificates: []tls.Certificate{certificate}})
+	if err != nil {
+		return "", nil, err
+	}
+	caPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]})
+	return "https://" + address, caPEM, nil
+}
+
+func (s *Server) listen(config *tls.Config) (address string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener != nil {
+		return "", errors.New("the STS listens already")
+	}
+	socket, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	address = socket.Addr().String()
+	if config != nil {
+		socket = tls.NewListener(socket, config)
+	}
+	l := &listener{
+		server: &http.Server{
+			Handler:           s,
+			ReadHeaderTimeout: 5 * time.Second,
+			// A client that does not trust the certificate is a test's intention, not news.
+			ErrorLog: log.New(io.Discard, "", 0),
+		},
+		served: make(chan error, 1),
+	}
+	go func() { l.served <- l.server.Serve(socket) }()
+	s.listener = l
+	return address, nil
+}
+
+// Close stops listening and closes all connections, whatever is being answered on them. It may be
+// called more than once, and before Start. What has been counted stays, and Start may follow.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	l := s.listener
+	s.listener = nil
+	s.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	err := l.server.Close()
+	if served := <-l.served; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	return err
+}
+
+func newCertificate() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	// By the real clock, whatever Options.Now says: it is the client that looks at these.
+	now := time.Now()
+	description := &x509.Certificate{
+		SerialNumber:          big.NewInt(now.UnixNano()),
+		Subject:               pkix.Name{CommonName: "ststest"},
+		NotBefore:             now.Add(-time.Hour),
+		NotAfter:              now.Add(24 * time.Hour),
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, description, description, key.Public(), key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}

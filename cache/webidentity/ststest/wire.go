@@ -1,0 +1,75 @@
+package ststest
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"text/template"
+)
+
+// The wire, as captured from AWS. Only &, < and > are escaped, and quotes are left alone: so does AWS,
+// and so does not encoding/xml.
+const xmlNamespace = "https://sts.amazonaws.com/doc/2011-06-15/"
+
+var (
+	successXML = newXML(`<AssumeRoleWithWebIdentityResponse xmlns="` + xmlNamespace + `">
+  <AssumeRoleWithWebIdentityResult>
+    <Audience>{{xml .Audience}}</Audience>
+    <AssumedRoleUser>
+      <AssumedRoleId>{{xml .AssumedRoleID}}</AssumedRoleId>
+      <Arn>{{xml .AssumedRoleARN}}</Arn>
+    </AssumedRoleUser>
+    <Provider>{{xml .Provider}}</Provider>
+    <Credentials>
+      <AccessKeyId>{{xml .Session.AccessKeyID}}</AccessKeyId>
+      <SecretAccessKey>{{xml .Session.SecretAccessKey}}</SecretAccessKey>
+      <SessionToken>{{xml .Session.SessionToken}}</SessionToken>
+      <Expiration>{{xml .Expiration}}</Expiration>
+    </Credentials>
+    <SubjectFromWebIdentityToken>{{xml .Subject}}</SubjectFromWebIdentityToken>
+  </AssumeRoleWithWebIdentityResult>
+  <ResponseMetadata>
+    <RequestId>{{xml .RequestID}}</RequestId>
+  </ResponseMetadata>
+</AssumeRoleWithWebIdentityResponse>
+`)
+
+	errorXML = newXML(`<ErrorResponse xmlns="` + xmlNamespace + `">
+  <Error>
+    <Type>{{xml .Type}}</Type>
+    <Code>{{xml .Code}}</Code>
+    <Message>{{xml .Message}}</Message>
+  </Error>
+  <RequestId>{{xml .RequestID}}</RequestId>
+</ErrorResponse>
+`)
+)
+
+func newXML(text string) *template.Template {
+	escape := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+	return template.Must(template.New("").Funcs(template.FuncMap{"xml": escape.Replace}).Parse(text))
+}
+
+func writeXML(w http.ResponseWriter, status int, document *template.Template, values map[string]any) {
+	w.Header().Set("Content-Type", "text/xml")
+	w.WriteHeader(status)
+	if err := document.Execute(w, values); err != nil {
+		panic(http.ErrAbortHandler) // the client has gone
+	}
+}
+
+func writeFault(w http.ResponseWriter, f Fault, requestID string) {
+	if f.Body == "" && f.Code != "" {
+		writeXML(w, f.status(), errorXML, map[string]any{
+			"Type": f.side(), "Code": f.Code, "Message": f.Message, "RequestID": requestID,
+		})
+		return
+	}
+	contentType := f.ContentType
+	if contentType == "" {
+		contentType = "text/xml"
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(f.status())
+	io.WriteString(w, f.Body)
+}

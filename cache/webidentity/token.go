@@ -1,0 +1,173 @@
+package webidentity
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// maxToken is the longest WebIdentityToken that STS takes.
+// https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html
+const maxToken = 20000
+
+// Claims are the parts of a projected token that say who and for how long. They are read, not
+// verified: that is for STS to do, and a forged claim here can only spoil our own messages.
+type Claims struct {
+	Issuer     string
+	Subject    string
+	Audience   []string
+	Expiration time.Time // zero when the token has none
+	Namespace  string
+	Pod        string
+}
+
+// ReadToken reads the projected token at path and what it says. The error is always a
+// [*cache.FetchError] whose reason begins with TokenFile.
+func ReadToken(path string) (string, Claims, error) {
+	raw, err := readFile(path)
+	if err != nil {
+		return "", Claims{}, err
+	}
+	token := string(bytes.TrimSpace(raw))
+	claims, err := ParseToken(token)
+	if err != nil {
+		return "", Claims{}, &cache.FetchError{Reason: cache.TokenFileMalformed, Message: fmt.Sprintf("token file %s %v", path, err)}
+	}
+	return token, claims, nil
+}
+
+// readFile reads at most a little more than a token may have. The kubelet replaces a projected
+// volume by renaming a directory link and then removes the old directory: a reader in between finds
+// nothing, once.
+func readFile(path string) ([]byte, error) {
+	var f *os.File
+	var err error
+	for range 3 {
+		// Without O_NONBLOCK, opening a named pipe would wait for a writer.
+		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	unreadable := func(format string, args ...any) error {
+		return &cache.FetchError{Reason: cache.TokenFileUnreadable, Message: fmt.Sprintf("token file %s "+format, append([]any{path}, args...)...)}
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &cache.FetchError{Reason: cache.TokenFileMissing, Message: fmt.Sprintf("token file %s does not exist", path)}
+	case errors.Is(err, fs.ErrPermission):
+		return nil, unreadable("may not be read by uid %d", os.Geteuid())
+	case err != nil:
+		return nil, unreadable("cannot be opened: %v", cause(err))
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, unreadable("cannot be examined: %v", cause(err))
+	} else if info.IsDir() {
+		return nil, unreadable("is a directory, not a file")
+	} else if !info.Mode().IsRegular() {
+		return nil, unreadable("is not a regular file")
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, 2*maxToken))
+	if err != nil {
+		return nil, unreadable("cannot be read: %v", cause(err))
+	}
+	return raw, nil
+}
+
+// cause drops the operation and the path, which our own message already names.
+func cause(err error) error {
+	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
+		return pathError.Err
+	}
+	return err
+}
+
+// ParseToken reads the claims of a compact JWT as STS will take it: three parts and one of the
+// algorithms RS256, RS384, RS512, ES256, ES384 and ES512. It does not verify the signature. No error
+// quotes the token.
+func ParseToken(token string) (Claims, error) {
+	switch {
+	case token == "":
+		return Claims{}, errors.New("is empty")
+	case len(token) > maxToken:
+		return Claims{}, fmt.Errorf("is longer than the %d characters that STS takes", maxToken)
+	case strings.ContainsAny(token, " \t\r\n"):
+		return Claims{}, errors.New("holds more than the token: there is white space inside")
+	}
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return Claims{}, fmt.Errorf("is not a JWT: it has %d parts and not three", len(parts))
+	}
+	var header struct {
+		Algorithm string `json:"alg"`
+	}
+	if err := decode(parts[0], &header); err != nil {
+		return Claims{}, fmt.Errorf("is not a JWT: its header %v", err)
+	}
+	switch header.Algorithm {
+	case "RS256", "RS384", "RS512", "ES256", "ES384", "ES512":
+	default:
+		return Claims{}, errors.New("is signed with an algorithm that STS does not take: RS256 to RS512 and ES256 to ES512 are")
+	}
+	var body struct {
+		Issuer     string      `json:"iss"`
+		Subject    string      `json:"sub"`
+		Audience   audience    `json:"aud"`
+		Expiration json.Number `json:"exp"`
+		Kubernetes struct {
+			Namespace string `json:"namespace"`
+			Pod       struct {
+				Name string `json:"name"`
+			} `json:"pod"`
+		} `json:"kubernetes.io"`
+	}
+	if err := decode(parts[1], &body); err != nil {
+		return Claims{}, fmt.Errorf("is not a JWT: its claims part %v", err)
+	}
+	if parts[2] == "" {
+		return Claims{}, errors.New("is not signed")
+	}
+	claims := Claims{
+		Issuer: body.Issuer, Subject: body.Subject, Audience: body.Audience,
+		Namespace: body.Kubernetes.Namespace, Pod: body.Kubernetes.Pod.Name,
+	}
+	if seconds, err := body.Expiration.Int64(); err == nil && seconds > 0 {
+		claims.Expiration = time.Unix(seconds, 0).UTC()
+	}
+	return claims, nil
+}
+
+// decode reads one part of a JWT. Its errors follow the words "its header" or the like.
+func decode(part string, v any) error {
+	raw, err := base64.RawURLEncoding.DecodeString(part)
+	if err != nil {
+		return errors.New("is not base64url")
+	}
+	if json.Unmarshal(raw, v) != nil {
+		return errors.New("is not the JSON of a token")
+	}
+	return nil
+}
+
+// audience is a string or a list of them: RFC 7519, section 4.1.3.
+type audience []string
+
+func (a *audience) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*a = audience{one}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(a))
+}

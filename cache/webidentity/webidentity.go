@@ -1,0 +1,229 @@
+// Package webidentity exchanges a Pod's projected token for temporary credentials: token file and
+// STS AssumeRoleWithWebIdentity in, cache.Credentials out.
+//
+// It does not retry. One Fetch makes one exchange, and the cache decides when to make another.
+package webidentity
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/aws-sdk-go-v2/service/sts/types"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// Options say which role, with which token, at which STS.
+type Options struct {
+	RoleARN   string
+	TokenFile string
+
+	// SessionName is made fit by [SessionName]. Empty means <namespace>.<pod> as the first token that
+	// is read says, else the host name. It stays the same for the Provider's life, because policies
+	// and MSK tell sessions apart by it.
+	SessionName string
+
+	// Duration of the session, in whole seconds. Zero leaves it to STS: one hour.
+	Duration time.Duration
+
+	// Policy is a session policy, PolicyARNs are managed ones; both narrow what the role may do.
+	Policy     string
+	PolicyARNs []string
+
+	// Region of the STS endpoint. Empty means the region in the token's issuer, which EKS puts there.
+	Region string
+
+	// Endpoint is an STS of one's own. Empty means AWS's for the region, as FIPS and DualStack say.
+	Endpoint        string
+	FIPS, DualStack bool
+
+	// Roots verify the endpoint's certificate. Nil means the system's.
+	Roots *x509.CertPool
+
+	// AppID is put into the User-Agent. Empty puts nothing there.
+	AppID string
+
+	// Logger gets warnings. Nil discards them.
+	Logger *slog.Logger
+}
+
+// Provider is a credential provider for one role. Its Fetch is a [cache.Fetch].
+type Provider struct {
+	options   Options
+	client    *http.Client
+	transport *http.Transport
+
+	naming      sync.Mutex
+	sessionName string
+}
+
+// New returns a Provider. It reads no file and asks nobody.
+func New(o Options) *Provider {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Provider{options: o}
+	if o.SessionName != "" {
+		p.sessionName = SessionName(o.SessionName)
+	}
+	p.client, p.transport = newHTTPClient(o.Roots)
+	return p
+}
+
+// Fetch makes one exchange. The error is always a [*cache.FetchError].
+func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
+	// The next exchange is half an hour away: nothing is gained by holding the connection.
+	defer p.transport.CloseIdleConnections()
+
+	token, claims, err := ReadToken(p.options.TokenFile)
+	if err != nil {
+		failure := err.(*cache.FetchError)
+		failure.Changed = p.changedFrom("")
+		return cache.Credentials{}, failure
+	}
+	creds, failure := p.exchange(ctx, token, claims)
+	if failure != nil {
+		failure.TokenExpiration = claims.Expiration
+		failure.Message = strings.ReplaceAll(failure.Message, token, "[token]")
+		switch failure.Reason {
+		case cache.ExpiredTokenException, cache.InvalidIdentityToken, cache.IDPRejectedClaim:
+			failure.Changed = p.changedFrom(token)
+		}
+		return cache.Credentials{}, failure
+	}
+	return creds, nil
+}
+
+// changedFrom reports whether the file now holds a token other than this one; of the token only the
+// sum is kept.
+func (p *Provider) changedFrom(token string) func() bool {
+	path, sum := p.options.TokenFile, sha256.Sum256([]byte(token))
+	return func() bool {
+		now, _, err := ReadToken(path)
+		return err == nil && sha256.Sum256([]byte(now)) != sum
+	}
+}
+
+func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (cache.Credentials, *cache.FetchError) {
+	region := p.options.Region
+	if region == "" {
+		region = RegionOfIssuer(claims.Issuer)
+	}
+	if region == "" && p.options.Endpoint != "" {
+		region = "us-east-1" // unsigned, and addressed by the endpoint: any region will do
+	}
+	if region == "" {
+		return cache.Credentials{}, &cache.FetchError{Reason: cache.RegionUnknown,
+			Message: fmt.Sprintf("AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer %q is not an EKS cluster's", cache.Scrub(claims.Issuer))}
+	}
+	client, host := p.newSTS(region)
+
+	input := &sts.AssumeRoleWithWebIdentityInput{
+		RoleArn:          &p.options.RoleARN,
+		RoleSessionName:  new(p.session(claims)),
+		WebIdentityToken: &token,
+	}
+	if p.options.Policy != "" {
+		input.Policy = &p.options.Policy
+	}
+	for _, arn := range p.options.PolicyARNs {
+		input.PolicyArns = append(input.PolicyArns, types.PolicyDescriptorType{Arn: &arn})
+	}
+	if p.options.Duration > 0 {
+		input.DurationSeconds = new(int32(p.options.Duration / time.Second))
+	}
+
+	output, failure := call(ctx, client, input, host)
+	if failure != nil && input.DurationSeconds != nil && strings.Contains(failure.Message, "MaxSessionDuration") {
+		p.options.Logger.Warn("the role does not allow sessions this long: asked again for STS's default, one hour",
+			"duration", p.options.Duration.String(),
+			"advice", "raise the role's MaxSessionDuration, or lower IRSA_SIDECAR_DURATION")
+		input.DurationSeconds = nil
+		output, failure = call(ctx, client, input, host)
+	}
+	if failure != nil {
+		return cache.Credentials{}, failure
+	}
+	creds := cache.Credentials{
+		AccessKeyID:     aws.ToString(output.Credentials.AccessKeyId),
+		SecretAccessKey: cache.NewSecret(aws.ToString(output.Credentials.SecretAccessKey)),
+		SessionToken:    cache.NewSecret(aws.ToString(output.Credentials.SessionToken)),
+		Expiration:      aws.ToTime(output.Credentials.Expiration).UTC(),
+		RoleARN:         p.options.RoleARN,
+		TokenExpiration: claims.Expiration,
+	}
+	creds.ServerTime, _ = awsmiddleware.GetServerTime(output.ResultMetadata)
+	if user := output.AssumedRoleUser; user != nil {
+		creds.Identity = aws.ToString(user.Arn)
+		if fields := strings.Split(creds.Identity, ":"); len(fields) > 5 {
+			creds.AccountID = fields[4]
+		}
+	}
+	return creds, nil
+}
+
+// call asks once. The SDK returns no error, and no credentials either, for a 200 that is empty or is
+// not STS's.
+func call(ctx context.Context, client *sts.Client, input *sts.AssumeRoleWithWebIdentityInput, host string) (*sts.AssumeRoleWithWebIdentityOutput, *cache.FetchError) {
+	var a answer
+	output, err := client.AssumeRoleWithWebIdentity(context.WithValue(ctx, answerKey{}, &a), input)
+	if err != nil {
+		return nil, explain(err, &a, host)
+	}
+	if output == nil || output.Credentials == nil {
+		// The body is not quoted: whatever it is, it may hold what we failed to find.
+		return nil, &cache.FetchError{Reason: cache.NotAnSTSEndpoint,
+			Message: fmt.Sprintf("%s answered HTTP %d, %s, without credentials in it", host, a.status, cache.Scrub(a.contentType))}
+	}
+	return output, nil
+}
+
+// newSTS returns a client for the region, and the name of the endpoint for messages.
+func (p *Provider) newSTS(region string) (*sts.Client, string) {
+	options := sts.Options{
+		Region:     region,
+		HTTPClient: p.client,
+		Retryer:    aws.NopRetryer{}, // the cache owns retries
+		AppID:      p.options.AppID,
+	}
+	host := "STS in " + region
+	if p.options.Endpoint != "" {
+		options.BaseEndpoint = &p.options.Endpoint
+		if u, err := url.Parse(p.options.Endpoint); err == nil {
+			host = u.Host
+		}
+	}
+	if p.options.FIPS {
+		options.EndpointOptions.UseFIPSEndpoint = aws.FIPSEndpointStateEnabled
+	}
+	if p.options.DualStack {
+		options.EndpointOptions.UseDualStackEndpoint = aws.DualStackEndpointStateEnabled
+	}
+	return sts.New(options), host
+}
+
+// session returns the session name, chosen once.
+func (p *Provider) session(claims Claims) string {
+	p.naming.Lock()
+	defer p.naming.Unlock()
+	if p.sessionName == "" {
+		name := claims.Namespace + "." + claims.Pod
+		if claims.Namespace == "" || claims.Pod == "" {
+			name, _ = os.Hostname()
+		}
+		p.sessionName = SessionName(name)
+	}
+	return p.sessionName
+}

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# build.sh: makes sure that the two programs exist which the MinIO test needs and which nobody here wrote: MinIO itself, built through Go
+# modules from the module beside this script, and the AWS CLI. Prints MinIO's path, alone, on stdout; everything else goes to stderr.
+#
+# MinIO (AGPLv3) is a tool of the tests: it is in no go.mod but the one beside this script, and in nothing that is shipped.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# The name carries the version, so that a new pin in go.mod builds anew and two checkouts share one binary.
+version=$(go list -m -f '{{.Version}}' github.com/minio/minio)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/irsa-sidecar
+minio=$cache/minio-$version
+
+if ! [ -x "$minio" ]; then
+  echo "building MinIO $version through Go modules: about 8 minutes the first time, then seconds" >&2
+  mkdir -p "$cache"
+  # Two builds at once, or one that is interrupted, must not leave half a program under the final name.
+  part=$(mktemp "$cache/building.XXXXXX")
+  trap 'rm -f "$part"' EXIT
+  CGO_ENABLED=0 nice go build -mod=readonly -p 2 -trimpath -ldflags='-s -w' -o "$part" github.com/minio/minio >&2
+  chmod 0755 "$part"
+  mv "$part" "$minio"
+fi
+
+# `aws` on PATH may be a stub of a version manager with nothing behind it: what counts is that it runs.
+if ! aws --version >&2; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing the AWS CLI from the distribution" >&2
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends awscli; } >&2
+    aws --version >&2
+  else
+    echo "no AWS CLI that runs: install it (Debian, Ubuntu: apt-get install awscli) and put \`aws\` on PATH" >&2
+    exit 1
+  fi
+fi
+
+echo "$minio"

@@ -1,0 +1,548 @@
+//go:build minio
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+const (
+	roleARN        = "arn:aws:iam::123456789012:role/app"
+	namespace      = "default"
+	serviceAccount = "app"
+	audience       = "sts.amazonaws.com"
+	region         = "us-east-1"
+	objectPath     = "/demo/object.bin"
+
+	// tokenLife is how long the tokens live, and with them the sessions: MinIO's end with the token that
+	// bought them. Within it the AWS CLI must have the time to start.
+	tokenLife = 30 * time.Second
+
+	// soon bounds every wait for something that is not the end of a token.
+	soon = 20 * time.Second
+)
+
+// TestMinIO is the main path with nothing of our own making on the far sides: MinIO is the STS and the
+// S3, and the AWS CLI is the client. `make integration` builds MinIO and runs it.
+//
+// MinIO's STS is real about what a fake tends to be lenient with: it fetches the issuer's keys, it
+// verifies the token, and its S3 refuses a session that has ended. What it is not is AWS: it ignores
+// the role and answers every refusal with InvalidParameterValue.
+func TestMinIO(t *testing.T) {
+	s := newStage(t)
+	// Each act goes on where the one before it ended.
+	for _, act := range []struct {
+		name string
+		play func(*stage, *testing.T)
+	}{
+		{"the AWS CLI copies an object with the sidecar's credentials alone", (*stage).copies},
+		{"an expired token ends the credentials and nothing else", (*stage).tokenExpires},
+		{"a rotated token brings new credentials", (*stage).tokenRotates},
+		{"a token that rotates in time is never noticed", (*stage).tokenRotatesInTime},
+		{"without STS the credentials are served until they expire", (*stage).stsStops},
+		{"SIGTERM ends the sidecar, and its output holds no secret", (*stage).sidecarStops},
+	} {
+		if !t.Run(act.name, func(t *testing.T) { act.play(s, t) }) {
+			return
+		}
+	}
+}
+
+func (s *stage) copies(t *testing.T) {
+	s.poll(t, soon, "credentials", answer.valid)
+	if s.last.RoleARN != roleARN {
+		t.Errorf("RoleArn is %q, want %q", s.last.RoleARN, roleARN)
+	}
+	s.copyObject(t)
+	s.wantS3(t, s.last, http.StatusOK) // so that the 403 of the next act means something
+}
+
+func (s *stage) tokenExpires(t *testing.T) {
+	refusal := s.poll(t, tokenLife+soon, "the end of the credentials", func(a answer) bool { return !a.valid() })
+	t.Logf("with an expired token: %d %s", refusal.status, refusal.Code)
+	s.sidecar.wantRunning(t)
+	if status, _ := get(t, "http://"+s.opsListen+"/livez"); status != http.StatusOK {
+		t.Errorf("/livez answered %d: an expired token is no reason to restart the sidecar", status)
+	}
+	s.wantS3(t, s.last, http.StatusForbidden)
+}
+
+func (s *stage) tokenRotates(t *testing.T) {
+	before := s.last
+	s.rotate(t, tokenLife)
+	s.poll(t, soon, "credentials from the rotated token", answer.valid)
+	if s.last.AccessKeyID == before.AccessKeyID {
+		t.Fatalf("the access key is still %s", before.AccessKeyID)
+	}
+	s.copyObject(t)
+	s.wantS3(t, s.last, http.StatusOK)
+	s.wantS3(t, before, http.StatusForbidden)
+}
+
+func (s *stage) tokenRotatesInTime(t *testing.T) {
+	before := s.last
+	s.rotate(t, tokenLife+10*time.Second)
+	s.poll(t, tokenLife+soon, "credentials that outlive the earlier token", func(a answer) bool {
+		if !a.valid() {
+			t.Fatalf("answered %d %s although a new token was there in time", a.status, a.Code)
+		}
+		return a.Expiration.After(before.Expiration)
+	})
+}
+
+func (s *stage) stsStops(t *testing.T) {
+	s.minio.stop(t)
+	s.rotate(t, time.Hour) // the token is not to blame for what follows
+	kept := s.poll(t, soon, "an answer without STS", func(answer) bool { return true })
+	if !kept.valid() {
+		t.Fatalf("answered %d %s as soon as STS was gone", kept.status, kept.Code)
+	}
+	const failed = `reason="EndpointUnreachable"`
+	served, metrics := 0, []byte(nil)
+	end := s.poll(t, tokenLife+soon, "the end of the last credentials", func(a answer) bool {
+		if !a.valid() {
+			return true
+		}
+		if a.AccessKeyID != kept.AccessKeyID {
+			t.Fatalf("access key %s turned into %s with no STS to issue it", kept.AccessKeyID, a.AccessKeyID)
+		}
+		if !bytes.Contains(metrics, []byte(failed)) {
+			_, metrics = get(t, "http://"+s.opsListen+"/metrics")
+		}
+		served++
+		return false
+	})
+	if !bytes.Contains(metrics, []byte(failed)) {
+		t.Errorf("no exchange failed while the last credentials were served: the outage was not met. Last metrics:\n%s", metrics)
+	}
+	if end.status != http.StatusServiceUnavailable || end.Code != "EndpointUnreachable" {
+		t.Errorf("without credentials and without STS: %d %s, want 503 EndpointUnreachable", end.status, end.Code)
+	}
+	t.Logf("served %d times without STS, then %d %s", served, end.status, end.Code)
+	for range 5 {
+		if a := s.ask(t); a.valid() {
+			t.Fatal("credentials again, with no STS to issue them")
+		}
+	}
+}
+
+func (s *stage) sidecarStops(t *testing.T) {
+	if err := s.sidecar.stop(t); err != nil {
+		t.Errorf("the sidecar's end: %v, want exit code 0", err)
+	}
+	output := s.sidecar.output(t)
+	// Whoever looks for something that is not there should look in the right place.
+	if !strings.Contains(output, "EndpointUnreachable") {
+		t.Error("the output does not tell of the outage")
+	}
+	for secret, name := range s.secrets {
+		if strings.Contains(output, secret) {
+			t.Errorf("the output holds %s", name)
+		}
+	}
+}
+
+// stage is what is set up once, and what one act leaves for the next.
+type stage struct {
+	issuer  *ststest.Issuer
+	token   *ststest.TokenFile
+	minio   *process
+	sidecar *process
+
+	minioURL, listen, opsListen string
+
+	object []byte
+
+	last    answer            // the last that held credentials
+	secrets map[string]string // all that must never be printed, and what it is
+}
+
+func newStage(t *testing.T) *stage {
+	minio := os.Getenv("IRSA_TEST_MINIO")
+	if minio == "" {
+		t.Fatal("IRSA_TEST_MINIO does not name the MinIO binary: run `make integration`, which builds it, or set it to what integration/minio/build.sh prints")
+	}
+	s := &stage{
+		listen:    freeAddress(t),
+		opsListen: freeAddress(t),
+		object:    make([]byte, 1<<20),
+		secrets:   make(map[string]string),
+	}
+	rand.Read(s.object)
+	program := filepath.Join(t.TempDir(), "irsa-sidecar")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../cmd/irsa-sidecar")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, output)
+	}
+
+	var err error
+	if s.issuer, err = ststest.NewIssuer(""); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(s.issuer)
+	t.Cleanup(server.Close)
+	s.issuer.SetURL(server.URL)
+	if s.token, err = ststest.NewTokenFile(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+
+	s.startMinIO(t, minio, server.URL)
+	s.seed(t)
+	s.rotate(t, tokenLife)
+	s.startSidecar(t, program)
+	return s
+}
+
+// startMinIO starts MinIO as STS and S3. The issuer must be up: MinIO reads its configuration once.
+//
+// With a CLAIM_NAME MinIO takes any role ARN and looks for a policy that is named like the claim's
+// value; without, it would take no ARN but its own, and ours is to look like AWS's.
+func (s *stage) startMinIO(t *testing.T, program, issuerURL string) {
+	address := freeAddress(t)
+	s.minioURL = "http://" + address
+	home := t.TempDir()
+	s.minio = start(t, program, []string{
+		"HOME=" + home,
+		"MINIO_ROOT_USER=" + root.AccessKeyID,
+		"MINIO_ROOT_PASSWORD=" + root.SecretAccessKey,
+		"MINIO_BROWSER=off",
+		"MINIO_UPDATE=off",
+		"MINIO_CI_CD=1",
+		"MINIO_IDENTITY_OPENID_CONFIG_URL=" + issuerURL + "/.well-known/openid-configuration",
+		"MINIO_IDENTITY_OPENID_CLIENT_ID=" + audience,
+		"MINIO_IDENTITY_OPENID_CLAIM_NAME=sub",
+	}, "server", "--address", address, "--certs-dir", filepath.Join(home, "certs"), filepath.Join(home, "data"))
+
+	eventually(t, soon, "MinIO is ready", func() bool {
+		s.minio.wantRunning(t)
+		response, err := client.Get(s.minioURL + "/minio/health/cluster")
+		if err != nil {
+			return false
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+}
+
+// seed makes the bucket, the object, and the policy that lets the service account read it.
+func (s *stage) seed(t *testing.T) {
+	subject := "system:serviceaccount:" + namespace + ":" + serviceAccount
+	policy := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject"],"Resource":["arn:aws:s3:::demo/*"]}]}`
+	for _, put := range []struct {
+		path string
+		body []byte
+	}{
+		{"/demo", nil},
+		{objectPath, s.object},
+		{"/minio/admin/v3/add-canned-policy?name=" + url.QueryEscape(subject), []byte(policy)},
+	} {
+		if status, body := s.s3(t, root, http.MethodPut, put.path, put.body); status != http.StatusOK {
+			t.Fatalf("PUT %s: %d %s", put.path, status, body)
+		}
+	}
+}
+
+// startSidecar starts the sidecar and lets another one wait for it, as a Pod's main container would.
+func (s *stage) startSidecar(t *testing.T, program string) {
+	env := []string{
+		"AWS_ROLE_ARN=" + roleARN,
+		"AWS_WEB_IDENTITY_TOKEN_FILE=" + s.token.Path(),
+		"AWS_REGION=" + region,
+		"AWS_ENDPOINT_URL_STS=" + s.minioURL,
+		"IRSA_SIDECAR_LISTEN=" + s.listen,
+		"IRSA_SIDECAR_OPS_LISTEN=" + s.opsListen,
+	}
+	s.sidecar = start(t, program, env)
+	wait := exec.CommandContext(t.Context(), program, "wait", "--timeout", soon.String())
+	wait.Env = env
+	if output, err := wait.CombinedOutput(); err != nil {
+		t.Fatalf("irsa-sidecar wait: %v\n%s", err, output)
+	}
+}
+
+// rotate puts a new token where the kubelet would.
+func (s *stage) rotate(t *testing.T, lifetime time.Duration) {
+	token, err := s.issuer.Token(ststest.Claims{
+		Audience:       []string{audience},
+		Namespace:      namespace,
+		ServiceAccount: serviceAccount,
+		Lifetime:       lifetime,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.secret("a token", token)
+	s.secret("a token's signature", token[strings.LastIndex(token, ".")+1:])
+	if err := s.token.Write(token); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// copyObject lets the AWS CLI copy the object out of MinIO. Its environment has one word about
+// credentials; its home is empty, so that it finds none it has kept, and the machine's own settings
+// are out of reach.
+func (s *stage) copyObject(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), tokenLife)
+	defer cancel()
+	copied := filepath.Join(t.TempDir(), "copied")
+	cli := exec.CommandContext(ctx, "aws", "s3", "cp", "--region", region, "--endpoint-url", s.minioURL, "s3:/"+objectPath, copied)
+	cli.Env = []string{
+		"HOME=" + t.TempDir(),
+		"PATH=" + os.Getenv("PATH"),
+		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + s.credentialsURL(),
+	}
+	cli.WaitDelay = time.Second
+	began := time.Now()
+	if output, err := cli.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", cli, err, output)
+	}
+	content, err := os.ReadFile(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(content, s.object) {
+		t.Errorf("the AWS CLI copied %d bytes, and not the %d of the object", len(content), len(s.object))
+	}
+	t.Logf("the AWS CLI copied %d bytes in %s", len(content), time.Since(began).Round(time.Millisecond))
+}
+
+// answer is what the credentials endpoint said: credentials, or why there are none.
+type answer struct {
+	status int
+
+	RoleARN         string    `json:"RoleArn"`
+	AccessKeyID     string    `json:"AccessKeyId"`
+	SecretAccessKey string    `json:"SecretAccessKey"`
+	SessionToken    string    `json:"Token"`
+	Expiration      time.Time `json:"Expiration"`
+
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func (a answer) valid() bool { return a.status == http.StatusOK }
+
+// ask asks for the credentials and holds the answer against what is promised at every moment: no
+// expired credentials, none taken away that are still valid, and a reason where there are none.
+func (s *stage) ask(t *testing.T) answer {
+	t.Helper()
+	asked := time.Now()
+	status, body := get(t, s.credentialsURL())
+	a := answer{status: status}
+	if err := json.Unmarshal(body, &a); err != nil {
+		t.Fatalf("answered %d, and not JSON: %v\n%s", status, err, body)
+	}
+	if !a.valid() {
+		if a.Code == "" || a.Message == "" {
+			t.Fatalf("answered %d with no reason: %s", status, body)
+		}
+		if left := s.last.Expiration.Sub(asked); left > time.Second {
+			t.Fatalf("answered %d %s while the last credentials were valid for another %s", status, a.Code, left)
+		}
+		return a
+	}
+	if !a.Expiration.After(asked) {
+		t.Fatalf("served credentials that had expired: at %s those of %s", asked.UTC().Format(time.RFC3339Nano), a.Expiration)
+	}
+	s.last = a
+	s.secret("the secret access key of "+a.AccessKeyID, a.SecretAccessKey)
+	s.secret("the session token of "+a.AccessKeyID, a.SessionToken)
+	return a
+}
+
+// poll asks until done is content with the answer, and returns it.
+func (s *stage) poll(t *testing.T, patience time.Duration, what string, done func(answer) bool) answer {
+	t.Helper()
+	var a answer
+	eventually(t, patience, what, func() bool {
+		s.sidecar.wantRunning(t)
+		a = s.ask(t)
+		return done(a)
+	})
+	return a
+}
+
+func (s *stage) credentialsURL() string { return "http://" + s.listen + "/v1/credentials" }
+
+// secret notes what must never be printed.
+func (s *stage) secret(name, value string) { s.secrets[value] = name }
+
+// root is MinIO's own user.
+var root = aws.Credentials{AccessKeyID: "minio-root", SecretAccessKey: "minio-root-password"}
+
+// wantS3 wants the status for reading the object with the credentials of a.
+func (s *stage) wantS3(t *testing.T, a answer, want int) {
+	t.Helper()
+	status, body := s.s3(t, aws.Credentials{
+		AccessKeyID:     a.AccessKeyID,
+		SecretAccessKey: a.SecretAccessKey,
+		SessionToken:    a.SessionToken,
+	}, http.MethodGet, objectPath, nil)
+	if status != want {
+		t.Errorf("MinIO answered %s with %d, want %d", a.AccessKeyID, status, want)
+		if status != http.StatusOK {
+			t.Logf("%s", body)
+		}
+	}
+}
+
+// s3 makes a signed request to MinIO's S3, or to its admin API, which is signed the same way.
+func (s *stage) s3(t *testing.T, credentials aws.Credentials, method, path string, body []byte) (status int, answer []byte) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, s.minioURL+path, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(body)
+	hash := hex.EncodeToString(sum[:])
+	request.Header.Set("X-Amz-Content-Sha256", hash)
+	err = v4.NewSigner().SignHTTP(t.Context(), credentials, request, hash, "s3", region, time.Now(), func(o *v4.SignerOptions) {
+		o.DisableURIPathEscaping = true // S3 alone signs the path as it stands
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return do(t, request)
+}
+
+// client goes straight to the loopback, whatever proxy the machine's environment names.
+var client = &http.Client{Transport: &http.Transport{}, Timeout: 5 * time.Second}
+
+func get(t *testing.T, url string) (status int, body []byte) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return do(t, request)
+}
+
+func do(t *testing.T, request *http.Request) (status int, body []byte) {
+	t.Helper()
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err = io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, body
+}
+
+// process is a program that runs beside the test, and never longer.
+type process struct {
+	name  string
+	cmd   *exec.Cmd
+	log   string
+	ended chan struct{} // closed when err is there
+	err   error
+}
+
+// start starts a program with env and nothing else in its environment. What it prints is shown if the
+// test fails.
+func start(t *testing.T, program string, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{
+		name:  filepath.Base(program),
+		cmd:   exec.Command(program, args...),
+		log:   filepath.Join(t.TempDir(), "log"),
+		ended: make(chan struct{}),
+	}
+	log, err := os.Create(p.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, log, log
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.ended)
+	}()
+	t.Cleanup(func() {
+		p.stop(t)
+		if t.Failed() {
+			t.Logf("%s printed:\n%s", p.name, p.output(t))
+		}
+	})
+	return p
+}
+
+// stop ends the program politely, or else by force, and returns how it ended.
+func (p *process) stop(t *testing.T) error {
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-time.After(soon):
+		t.Errorf("%s is still there %s after SIGTERM", p.name, soon)
+		p.cmd.Process.Kill()
+		<-p.ended
+	}
+	return p.err
+}
+
+func (p *process) wantRunning(t *testing.T) {
+	t.Helper()
+	select {
+	case <-p.ended:
+		t.Fatalf("%s has ended: %v", p.name, p.err)
+	default:
+	}
+}
+
+func (p *process) output(t *testing.T) string {
+	output, err := os.ReadFile(p.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(output)
+}
+
+// eventually tries until done, ten times a second.
+func eventually(t *testing.T, patience time.Duration, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !done(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s in vain: %s", patience, what)
+		}
+	}
+}
+
+// freeAddress returns an address that nobody listens on just now.
+func freeAddress(t *testing.T) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}

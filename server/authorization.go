@@ -1,0 +1,186 @@
+package server
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// overlap is how long a replaced token still opens: an SDK that took it from a variable never sees
+	// the new one, and one that reads the file reads it seldom.
+	overlap = time.Hour
+
+	// fileCheck is how old our view of the token file may be.
+	fileCheck = time.Second
+
+	// maxAuthorization bounds the file; the header has to fit into 8 KiB with all others.
+	maxAuthorization = 4096
+)
+
+// Authorization is what callers must send. Only sums of the tokens are kept.
+type Authorization struct {
+	path string // of the token file; empty for a fixed token
+
+	mu       sync.Mutex
+	current  [sha256.Size]byte
+	previous []retired
+	checked  time.Time
+}
+
+type retired struct {
+	sum   [sha256.Size]byte
+	until time.Time
+}
+
+// FixedAuthorization asks for one token, for ever.
+func FixedAuthorization(token string) (*Authorization, error) {
+	if err := checkAuthorization(token); err != nil {
+		return nil, err
+	}
+	return &Authorization{current: sha256.Sum256([]byte(token))}, nil
+}
+
+// AuthorizationFile asks for the token in a file, and follows the file when it is replaced; the
+// replaced token opens for another hour. A file that does not exist is made, with mode 0440, a random
+// token and no newline, which the SDKs refuse.
+func AuthorizationFile(path string) (*Authorization, error) {
+	token, err := readAuthorization(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeAuthorization(path); err != nil {
+			return nil, fmt.Errorf("%s does not exist and cannot be made: %w", path, pathCause(err))
+		}
+		token, err = readAuthorization(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Authorization{path: path, current: sha256.Sum256([]byte(token)), checked: time.Now()}, nil
+}
+
+func checkAuthorization(token string) error {
+	switch {
+	case token == "":
+		return errors.New("is empty")
+	case len(token) > maxAuthorization:
+		return fmt.Errorf("is longer than %d bytes", maxAuthorization)
+	case strings.ContainsAny(token, "\r\n"):
+		return errors.New("holds a line break, which the AWS SDKs refuse: write it with printf %s")
+	case strings.TrimSpace(token) != token:
+		return errors.New("begins or ends with a blank, which HTTP does not carry")
+	}
+	for _, r := range token {
+		if r < ' ' || r > '~' {
+			return errors.New("holds a character that an HTTP header does not carry")
+		}
+	}
+	return nil
+}
+
+func readAuthorization(path string) (string, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	} else if err != nil {
+		return "", fmt.Errorf("%s: %w", path, pathCause(err))
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is not a regular file", path)
+	}
+	if info.Size() > maxAuthorization {
+		return "", fmt.Errorf("%s is longer than %d bytes", path, maxAuthorization)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, pathCause(err))
+	}
+	if err := checkAuthorization(string(raw)); err != nil {
+		return "", fmt.Errorf("%s %w", path, err)
+	}
+	return string(raw), nil
+}
+
+// makeAuthorization makes the file whole or not at all, and never over one that somebody else has
+// made meanwhile.
+func makeAuthorization(path string) error {
+	raw := make([]byte, 32)
+	rand.Read(raw)
+	f, err := os.CreateTemp(filepath.Dir(path), ".irsa-sidecar-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(base64.RawURLEncoding.EncodeToString(raw))
+	err = errors.Join(err, f.Chmod(0o440), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), path); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+func pathCause(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	return err
+}
+
+// accepts compares sums, in constant time: neither where a wrong token differs nor how long the right
+// one is can be measured. Some clients put "Bearer " before the token.
+func (a *Authorization) accepts(header string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	a.follow(now)
+	raw := sha256.Sum256([]byte(header))
+	bare := raw
+	if token, ok := strings.CutPrefix(header, "Bearer "); ok {
+		bare = sha256.Sum256([]byte(token))
+	}
+	match := func(sum *[sha256.Size]byte) int {
+		return subtle.ConstantTimeCompare(raw[:], sum[:]) | subtle.ConstantTimeCompare(bare[:], sum[:])
+	}
+	ok := match(&a.current)
+	for i := range a.previous {
+		if now.Before(a.previous[i].until) {
+			ok |= match(&a.previous[i].sum)
+		}
+	}
+	return ok == 1
+}
+
+// follow takes in a replaced file. One that is missing or unusable for the moment changes nothing.
+func (a *Authorization) follow(now time.Time) {
+	if a.path == "" || now.Sub(a.checked) < fileCheck {
+		return
+	}
+	a.checked = now
+	token, err := readAuthorization(a.path)
+	if err != nil {
+		return
+	}
+	sum := sha256.Sum256([]byte(token))
+	if sum == a.current {
+		return
+	}
+	keep := a.previous[:0]
+	for _, p := range a.previous {
+		if now.Before(p.until) && p.sum != sum {
+			keep = append(keep, p)
+		}
+	}
+	a.previous = append(keep, retired{a.current, now.Add(overlap)})
+	a.current = sum
+}

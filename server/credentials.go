@@ -1,0 +1,274 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// Options configure the handlers. Profiles and Port are required.
+type Options struct {
+	// Profiles to serve. One is called [DefaultProfile].
+	Profiles []Profile
+
+	// Port of the credentials listener: the only one that a Host header may name.
+	Port uint16
+
+	// Authorization that callers must send. Nil asks for none.
+	Authorization *Authorization
+
+	// AccountID adds AccountId to what is served.
+	AccountID bool
+
+	// Logger gets a line for each request, at debug. Nil discards them.
+	Logger *slog.Logger
+
+	// Metrics count requests. Nil counts nothing.
+	Metrics *Metrics
+
+	// Version of the program, for the pages.
+	Version string
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// statuses of the error document. A failure that will pass is 503, which makes the SDKs ask again;
+// one that a human must mend is what STS itself answered with it. Never 404: Java v1 drops valid
+// credentials over it.
+var statuses = map[cache.Reason]int{
+	cache.TokenFileMissing:         503,
+	cache.TokenFileUnreadable:      503,
+	cache.TokenFileMalformed:       503,
+	cache.RegionUnknown:            400,
+	cache.EndpointNotFound:         503,
+	cache.EndpointUnreachable:      503,
+	cache.EndpointTimeout:          503,
+	cache.EndpointNotTrusted:       503,
+	cache.ProxyRefused:             503,
+	cache.NotAnSTSEndpoint:         503,
+	cache.UnusableCredentials:      503,
+	cache.AccessDenied:             403,
+	cache.InvalidIdentityToken:     400,
+	cache.ExpiredTokenException:    503,
+	cache.IDPCommunicationError:    503,
+	cache.IDPRejectedClaim:         403,
+	cache.RegionDisabledException:  403,
+	cache.PackedPolicyTooLarge:     400,
+	cache.MalformedPolicyDocument:  400,
+	cache.ValidationError:          400,
+	cache.InvalidParameterValue:    400,
+	cache.InvalidClientTokenId:     403,
+	cache.Throttling:               503,
+	cache.ServiceUnavailable:       503,
+	cache.UnknownError:             400,
+	cache.CredentialsUninitialized: 503,
+}
+
+// credentials is the handler of the credentials listener.
+type credentials struct {
+	Options
+	guard  guard
+	direct map[string]*slot // by exact path
+	router *chi.Mux
+	warm   *routeMetrics
+}
+
+// slot holds a profile with its credentials as they go over the wire.
+type slot struct {
+	Profile
+	rendered atomic.Pointer[rendered]
+}
+
+type rendered struct {
+	of     *cache.Credentials
+	body   []byte
+	length []string
+}
+
+// Shared by all answers, so that setting a header costs nothing.
+var (
+	typeJSON = []string{"application/json"}
+	noStore  = []string{"no-store"}
+	noSniff  = []string{"nosniff"}
+)
+
+// Credentials returns the handler of the credentials listener.
+func Credentials(o Options) http.Handler {
+	h := &credentials{
+		Options: o.withDefaults(),
+		guard:   guard{port: o.Port, authorization: o.Authorization},
+		direct:  make(map[string]*slot),
+		router:  chi.NewMux(),
+		warm:    o.Metrics.route("/v1/credentials"),
+	}
+	for _, p := range o.Profiles {
+		s := &slot{Profile: p}
+		h.direct["/v1/credentials/"+p.Name] = s
+		if p.Name == DefaultProfile {
+			h.direct["/v1/credentials"] = s
+		}
+	}
+	h.router.Get("/", h.page)
+	h.router.Get("/v1/identity", h.identity)
+	h.router.Get("/v1/identity/{profile}", h.identity)
+	h.router.Get("/v1/credentials", h.unknownProfile)
+	h.router.Get("/v1/credentials/{profile}", h.unknownProfile)
+	h.router.NotFound(func(w http.ResponseWriter, r *http.Request) { refuse(w, UnknownPath) })
+	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", http.MethodGet)
+		refuse(w, MethodNotAllowed)
+	})
+	return h
+}
+
+// ServeHTTP answers requests for credentials itself, without the router: they are nearly all there
+// are, and cost no allocation.
+func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	started := time.Now()
+	route, code := "other", 0
+	if refusal := h.guard.check(r); refusal != "" {
+		route = "refused"
+		if refusal == BodyNotAllowed {
+			w.Header().Set("Connection", "close") // whatever the body is, it is not the next request
+		}
+		code = refuse(w, refusal)
+	} else if s := h.direct[trimSlash(r.URL.Path)]; s != nil && r.Method == http.MethodGet && r.URL.RawPath == "" {
+		if code = h.serve(w, r, s); code == http.StatusOK {
+			h.warm.ok(started)
+			h.log(r, "/v1/credentials", code, started)
+			return
+		}
+		route = "/v1/credentials"
+	} else {
+		route, code = h.routed(w, r)
+	}
+	h.Metrics.count(route, code, started)
+	h.log(r, route, code, started)
+}
+
+// routed answers through the router.
+func (h *credentials) routed(w http.ResponseWriter, r *http.Request) (route string, code int) {
+	context := chi.NewRouteContext()
+	context.RoutePath = trimSlash(r.URL.EscapedPath())
+	r = r.WithContext(contextWith(r, context))
+	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
+	h.router.ServeHTTP(status, r)
+	if route = context.RoutePattern(); route == "" || status.code == http.StatusNotFound {
+		route = "other"
+	}
+	return route, status.code
+}
+
+func contextWith(r *http.Request, c *chi.Context) context.Context {
+	return context.WithValue(r.Context(), chi.RouteCtxKey, c)
+}
+
+// serve answers with the credentials of s, or says why there are none.
+func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot) int {
+	creds, err := s.Cache.Get(r.Context())
+	if err != nil {
+		return failure(w, err)
+	}
+	// Two requests may both render new credentials; they render the same.
+	body := s.rendered.Load()
+	if body == nil || body.of != creds {
+		b := ContainerCredentials(creds, h.AccountID)
+		body = &rendered{creds, b, []string{strconv.Itoa(len(b))}}
+		s.rendered.Store(body)
+	}
+	header := w.Header()
+	header["Content-Type"] = typeJSON
+	header["Content-Length"] = body.length
+	header["Cache-Control"] = noStore
+	header["X-Content-Type-Options"] = noSniff
+	w.Write(body.body)
+	return http.StatusOK
+}
+
+func (h *credentials) unknownProfile(w http.ResponseWriter, _ *http.Request) {
+	refuse(w, UnknownProfile)
+}
+
+// log writes one line, at debug only: a busy application asks every few seconds.
+func (h *credentials) log(r *http.Request, route string, code int, started time.Time) {
+	if !h.Logger.Enabled(r.Context(), slog.LevelDebug) {
+		return
+	}
+	h.Logger.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("route", route), slog.Int("code", code),
+		slog.String("took", time.Since(started).String()), slog.String("user_agent", r.UserAgent()))
+}
+
+// errorDocument names everything twice: Go and Java read the lower case, JavaScript the upper.
+type errorDocument struct {
+	LowerCode    string `json:"code"`
+	LowerMessage string `json:"message"`
+	Code         string
+	Message      string
+	Hint         string `json:"hint"`
+}
+
+// failure answers with why there are no credentials.
+func failure(w http.ResponseWriter, err error) int {
+	fe, ok := errors.AsType[*cache.FetchError](err)
+	if !ok {
+		fe = &cache.FetchError{Reason: cache.UnknownError, Message: "the reason is in the sidecar's log"}
+	}
+	status, ok := statuses[fe.Reason]
+	if !ok {
+		status = http.StatusServiceUnavailable
+	}
+	// The hint is repeated in the message: no SDK shows a field that it does not know.
+	message := fe.Message
+	if advice := fe.Reason.Advice(); advice != "" {
+		message += "; " + advice
+	}
+	return document(w, status, string(fe.Reason), message, fe.Reason.Advice())
+}
+
+// refuse answers a request that is not let through.
+func refuse(w http.ResponseWriter, r Refusal) int {
+	row := refusals[r]
+	return document(w, row.status, string(r), row.message, row.hint)
+}
+
+// document writes an error document. Its type has no charset, or the Go SDK does not read it; there
+// is no Retry-After, which JavaScript v2 and Go v1 wait out however long it is.
+func document(w http.ResponseWriter, status int, code, message, hint string) int {
+	return writeJSON(w, status, errorDocument{code, message, code, message, hint})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) int {
+	body := append(encode(v), '\n')
+	header := w.Header()
+	header["Content-Type"] = typeJSON
+	header["Cache-Control"] = noStore
+	header["X-Content-Type-Options"] = noSniff
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	w.Write(body)
+	return status
+}
+
+// statusWriter remembers the status.
+type statusWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *statusWriter) WriteHeader(code int) {
+	w.code = code
+	w.ResponseWriter.WriteHeader(code)
+}

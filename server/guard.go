@@ -1,0 +1,141 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// Refusal is a request that is answered without a look at the credentials, in one word from a closed
+// list: the code of the error document and the row in README.
+type Refusal string
+
+// The refusals. Those by a guard are 403 and never 401 or 404: both make one SDK or another drop the
+// message.
+const (
+	PeerNotAllowed        Refusal = "PeerNotAllowed"
+	HostNotAllowed        Refusal = "HostNotAllowed"
+	ForwardedRequest      Refusal = "ForwardedRequest"
+	BrowserRequest        Refusal = "BrowserRequest"
+	BodyNotAllowed        Refusal = "BodyNotAllowed"
+	AuthorizationRepeated Refusal = "AuthorizationRepeated"
+	AuthorizationRequired Refusal = "AuthorizationRequired"
+	AuthorizationRejected Refusal = "AuthorizationRejected"
+	UnknownProfile        Refusal = "UnknownProfile"
+	UnknownPath           Refusal = "UnknownPath"
+	MethodNotAllowed      Refusal = "MethodNotAllowed"
+)
+
+var refusals = map[Refusal]struct {
+	status        int
+	message, hint string
+}{
+	PeerNotAllowed:        {403, "credentials are served to this machine only", "ask through 127.0.0.1, from inside the Pod"},
+	HostNotAllowed:        {403, "the Host header does not name this machine", "use the address as it is: http://127.0.0.1 with the port of IRSA_SIDECAR_LISTEN"},
+	ForwardedRequest:      {403, "the request came through a proxy", "add 127.0.0.1 to the program's NO_PROXY, and let no reverse proxy lead here"},
+	BrowserRequest:        {403, "the request came from a web page", "credentials are for programs; for people there is the status page on the ops listener"},
+	BodyNotAllowed:        {403, "the request has a body", "send a plain GET"},
+	AuthorizationRepeated: {403, "the request has more than one Authorization header", "send one"},
+	AuthorizationRequired: {403, "the request has no Authorization header", "set AWS_CONTAINER_AUTHORIZATION_TOKEN or AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE in the program's environment to what the sidecar expects"},
+	AuthorizationRejected: {403, "the Authorization header is not the expected one", "AWS_CONTAINER_AUTHORIZATION_TOKEN in the program must equal IRSA_SIDECAR_AUTHORIZATION_TOKEN in the sidecar, or both name the same token file"},
+	UnknownProfile:        {400, "there is no such profile", "ask for /v1/credentials; GET / lists the profiles"},
+	UnknownPath:           {404, "there is nothing at this path", "credentials are at /v1/credentials, a summary for people is at /"},
+	MethodNotAllowed:      {405, "only GET is answered", "send a plain GET"},
+}
+
+// Refusals lists every Refusal, in no order.
+func Refusals() []Refusal {
+	all := make([]Refusal, 0, len(refusals))
+	for r := range refusals {
+		all = append(all, r)
+	}
+	return all
+}
+
+// guard decides who is let through to credentials.
+type guard struct {
+	port          uint16
+	authorization *Authorization // nil asks for none
+}
+
+// check returns why a request is refused, or "".
+//
+// A request from another machine, another name (DNS rebinding), a proxy or a page in a browser has
+// been led here by somebody; none of the SDKs makes one like it. The shape of IMDSv2's defences:
+// https://aws.amazon.com/blogs/security/defense-in-depth-open-firewalls-reverse-proxies-ssrf-vulnerabilities-ec2-instance-metadata-service/
+func (g *guard) check(r *http.Request) Refusal {
+	if !loopbackPeer(r) {
+		return PeerNotAllowed
+	}
+	if !g.hostAllowed(r.Host) {
+		return HostNotAllowed
+	}
+	for name := range r.Header {
+		switch {
+		case strings.HasPrefix(name, "X-Forwarded-"), name == "Forwarded", name == "Via", name == "X-Real-Ip":
+			return ForwardedRequest
+		case strings.HasPrefix(name, "Sec-Fetch-"), name == "Origin", name == "Referer":
+			return BrowserRequest
+		}
+	}
+	// A JDK sends "Content-Length: 0" and "Upgrade: h2c" with its GET; both are harmless.
+	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+		return BodyNotAllowed
+	}
+	values := r.Header["Authorization"]
+	if len(values) > 1 {
+		return AuthorizationRepeated
+	}
+	if g.authorization == nil {
+		return ""
+	}
+	if len(values) == 0 || values[0] == "" { // Envoy sends an empty one where it has no token
+		return AuthorizationRequired
+	}
+	if !g.authorization.accepts(values[0]) {
+		return AuthorizationRejected
+	}
+	return ""
+}
+
+func loopbackPeer(r *http.Request) bool {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && peer.Addr().Unmap().IsLoopback()
+}
+
+// hostAllowed takes localhost and loopback literals, with our port or, as CRT and Envoy send it,
+// without any.
+func (g *guard) hostAllowed(host string) bool {
+	name, port, found := host, "", false
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		name, port, found = host[:i], host[i+1:], true
+	}
+	if found && !g.ownPort(port) {
+		return false
+	}
+	if name == "127.0.0.1" || strings.EqualFold(name, "localhost") {
+		return true
+	}
+	if v6, ok := strings.CutPrefix(name, "["); ok {
+		v6, ok = strings.CutSuffix(v6, "]")
+		ip, err := netip.ParseAddr(v6)
+		return ok && err == nil && ip.Is6() && ip.Zone() == "" && ip.IsLoopback()
+	}
+	ip, err := netip.ParseAddr(name)
+	return err == nil && ip.Is4() && ip.IsLoopback()
+}
+
+// ownPort compares without making a string of our own port.
+func (g *guard) ownPort(s string) bool {
+	n := 0
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' || n > 65535 {
+			return false
+		}
+		n = n*10 + int(s[i]-'0')
+	}
+	return s != "" && n == int(g.port)
+}
+
+func (r Refusal) String() string { return fmt.Sprintf("%s: %s", string(r), refusals[r].message) }

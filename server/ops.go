@@ -1,0 +1,137 @@
+package server
+
+import (
+	"fmt"
+	"html"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Ops is the handler of the ops listener: what the kubelet and Prometheus reach, and with them the
+// whole cluster. It serves no secret to anybody, and who we are only to loopback.
+type Ops struct {
+	Options
+	router   *chi.Mux
+	draining atomic.Bool
+}
+
+// NewOps returns the handler. quit is called by a POST to /quitquitquit from loopback; nil leaves
+// that path out.
+func NewOps(o Options, metrics prometheus.Gatherer, quit func()) *Ops {
+	h := &Ops{Options: o.withDefaults(), router: chi.NewMux()}
+	alive := func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }
+	h.router.Get("/livez", alive)
+	h.router.Get("/healthz", alive)
+	h.router.Get("/readyz", h.ready)
+	h.router.Get("/startupz", h.started)
+	h.router.Get("/", h.page)
+	h.router.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	if quit != nil {
+		h.router.Post("/quitquitquit", func(w http.ResponseWriter, r *http.Request) {
+			// A page in a browser can send a POST to loopback too.
+			if !loopbackPeer(r) || r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+				writeText(w, http.StatusForbidden, "the sidecar is ended from inside its Pod only\n")
+				return
+			}
+			writeText(w, http.StatusOK, "ending\n")
+			quit()
+		})
+	}
+	h.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
+		writeText(w, http.StatusNotFound, "there is nothing at this path; there is / and /livez, /readyz, /startupz, /metrics\n")
+	})
+	h.router.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
+		writeText(w, http.StatusMethodNotAllowed, "this path does not answer this method\n")
+	})
+	return h
+}
+
+// Drain makes the sidecar not ready, for good.
+func (h *Ops) Drain() { h.draining.Store(true) }
+
+func (h *Ops) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	started := time.Now()
+	context := chi.NewRouteContext()
+	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
+	h.router.ServeHTTP(status, r.WithContext(contextWith(r, context)))
+	route := context.RoutePattern()
+	if route == "" {
+		route = "other"
+	}
+	h.Metrics.count(route, status.code, started)
+}
+
+// ready says of every profile whether its credentials are worth starting with, and why not.
+func (h *Ops) ready(w http.ResponseWriter, r *http.Request) {
+	h.report(w, r, func(p Profile) (bool, string) {
+		s := p.Cache.Status()
+		if s.Ready() {
+			return true, fmt.Sprintf("ready, for another %s", spell(s.Remaining))
+		}
+		if s.Credentials != nil {
+			return false, fmt.Sprintf("not ready: the credentials expire in %s", spell(s.Remaining))
+		}
+		return false, "not ready: there are no valid credentials"
+	})
+}
+
+// started says whether the first exchange has succeeded, and never takes it back.
+func (h *Ops) started(w http.ResponseWriter, r *http.Request) {
+	h.report(w, r, func(p Profile) (bool, string) {
+		if p.Cache.Status().Started() {
+			return true, "started"
+		}
+		return false, "not started: no exchange has succeeded yet"
+	})
+}
+
+func (h *Ops) report(w http.ResponseWriter, r *http.Request, judge func(Profile) (bool, string)) {
+	var b strings.Builder
+	status := http.StatusOK
+	if h.draining.Load() {
+		status = http.StatusServiceUnavailable
+		b.WriteString("not ready: the sidecar is ending\n")
+	}
+	for _, p := range h.Profiles {
+		ok, why := judge(p)
+		fmt.Fprintf(&b, "%s: %s\n", p.Name, why)
+		if ok {
+			continue
+		}
+		status = http.StatusServiceUnavailable
+		if f := p.Cache.Status().Failure; f != nil {
+			if loopbackPeer(r) {
+				fmt.Fprintf(&b, "%s: %s\n", f.Reason, f.Message)
+			} else {
+				fmt.Fprintf(&b, "%s\n", f.Reason)
+			}
+			fmt.Fprintf(&b, "hint: %s\n", f.Reason.Advice())
+		}
+	}
+	writeText(w, status, b.String())
+}
+
+// page is for a browser: what curl shows, reloaded every few seconds.
+func (h *Ops) page(w http.ResponseWriter, r *http.Request) {
+	var b strings.Builder
+	for _, p := range h.Profiles {
+		writeProfile(&b, p, p.Cache.Status(), loopbackPeer(r), time.Now())
+	}
+	header := w.Header()
+	header.Set("Content-Type", "text/html; charset=utf-8")
+	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	header["Cache-Control"] = noStore
+	header["X-Content-Type-Options"] = noSniff
+	fmt.Fprintf(w, `<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="5"><meta name="color-scheme" content="light dark">
+<title>irsa-sidecar</title><style>body{font:16px/1.5 system-ui;margin:2rem auto;max-width:60rem;padding:0 1rem}pre{white-space:pre-wrap}</style>
+<h1>irsa-sidecar %s</h1>
+<pre>%s</pre>
+`, html.EscapeString(h.Version), html.EscapeString(b.String()))
+}

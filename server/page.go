@@ -1,0 +1,154 @@
+package server
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// page is for people with curl.
+func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
+	var b strings.Builder
+	base := fmt.Sprintf("http://127.0.0.1:%d/v1/credentials", h.Port)
+	fmt.Fprintf(&b, "irsa-sidecar %s: AWS credentials for this Pod\n\n", h.Version)
+	for _, p := range h.Profiles {
+		writeProfile(&b, p, p.Cache.Status(), true, time.Now())
+	}
+	fmt.Fprintf(&b, "A program that uses an AWS SDK or the AWS CLI takes them from here with\n\n  export AWS_CONTAINER_CREDENTIALS_FULL_URI=%s\n", base)
+	if h.Authorization != nil {
+		fmt.Fprintf(&b, "  export AWS_CONTAINER_AUTHORIZATION_TOKEN=…   (what you sent to see this page)\n")
+	}
+	fmt.Fprintf(&b, "\nIf it also has AWS_WEB_IDENTITY_TOKEN_FILE, its SDK never asks here. This mends it:\n\n  export AWS_WEB_IDENTITY_TOKEN_FILE=\n")
+	writeText(w, http.StatusOK, b.String())
+}
+
+// writeProfile says everything about a profile but its secrets; with identity false, for readers
+// anywhere in the cluster, also without role, account and what STS said.
+func writeProfile(w io.Writer, p Profile, s cache.Status, identity bool, now time.Time) {
+	fmt.Fprintf(w, "profile %s\n", p.Name)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(t, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	if identity {
+		row("role", "%s", p.RoleARN)
+	}
+	if c := s.Credentials; c != nil {
+		if identity && c.Identity != "" {
+			row("identity", "%s", c.Identity)
+		}
+		row("access key", "%s", c.KeyHint())
+		row("expires", "%s, in %s", c.Expiration.UTC().Format(expirationLayout), spell(s.Remaining))
+	} else {
+		row("expires", "there are no valid credentials")
+	}
+	if s.Started() {
+		row("refreshed", "%s ago", spell(now.Sub(s.LastSuccess)))
+	}
+	switch {
+	case s.NextTry.IsZero():
+		row("next try", "under way")
+	default:
+		row("next try", "in %s", spell(max(0, s.NextTry.Sub(now))))
+	}
+	if s.ClockSkew != 0 {
+		row("clock", "this node's is %s off STS's; AWS refuses what is signed more than 5 minutes off", spell(s.ClockSkew))
+	}
+	if f := s.Failure; f == nil {
+		row("last error", "none")
+	} else {
+		row("last error", "%s, %s ago, %d in a row", f.Reason, spell(now.Sub(s.FailedAt)), s.Failures)
+		if identity {
+			row("", "%s", f.Message)
+		}
+		row("what to do", "%s", f.Reason.Advice())
+	}
+	t.Flush()
+	fmt.Fprintln(w)
+}
+
+// spell rounds to what a person wants to know.
+func spell(d time.Duration) string {
+	if d.Abs() >= time.Minute {
+		return d.Round(time.Second).String()
+	}
+	return d.Round(100 * time.Millisecond).String()
+}
+
+// identityDocument is the page as JSON. Times are RFC 3339 in UTC, durations seconds; what is not
+// known is left out.
+type identityDocument struct {
+	Profile          string        `json:"profile"`
+	RoleARN          string        `json:"roleArn"`
+	Valid            bool          `json:"valid"`
+	Identity         string        `json:"identity,omitempty"`
+	AccountID        string        `json:"accountId,omitempty"`
+	AccessKey        string        `json:"accessKey,omitempty"` // its last four characters
+	Expiration       string        `json:"expiration,omitempty"`
+	RemainingSeconds int           `json:"remainingSeconds"`
+	LastRefresh      string        `json:"lastRefresh,omitempty"`
+	NextTry          string        `json:"nextTry,omitempty"`
+	TokenExpiration  string        `json:"tokenExpiration,omitempty"`
+	LastError        *errorSummary `json:"lastError,omitempty"`
+}
+
+type errorSummary struct {
+	Code     string `json:"code"`
+	Message  string `json:"message"`
+	Hint     string `json:"hint"`
+	At       string `json:"at"`
+	Failures int    `json:"failures"`
+}
+
+func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
+	name := chi.URLParam(r, "profile")
+	if name == "" {
+		name = DefaultProfile
+	}
+	s := h.direct["/v1/credentials/"+name]
+	if s == nil {
+		refuse(w, UnknownProfile)
+		return
+	}
+	status := s.Cache.Status()
+	d := identityDocument{
+		Profile:          s.Name,
+		RoleARN:          s.RoleARN,
+		RemainingSeconds: int(status.Remaining / time.Second),
+		LastRefresh:      stamp(status.LastSuccess),
+		NextTry:          stamp(status.NextTry),
+	}
+	if c := status.Credentials; c != nil {
+		d.Valid, d.Identity, d.AccountID, d.AccessKey = true, c.Identity, c.AccountID, c.KeyHint()
+		d.Expiration, d.TokenExpiration = stamp(c.Expiration), stamp(c.TokenExpiration)
+	}
+	if f := status.Failure; f != nil {
+		d.LastError = &errorSummary{string(f.Reason), f.Message, f.Reason.Advice(), stamp(status.FailedAt), status.Failures}
+	}
+	writeJSON(w, http.StatusOK, d)
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(expirationLayout)
+}
+
+func writeText(w http.ResponseWriter, status int, text string) {
+	header := w.Header()
+	header.Set("Content-Type", "text/plain; charset=utf-8")
+	header["Cache-Control"] = noStore
+	header["X-Content-Type-Options"] = noSniff
+	header.Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
+	io.WriteString(w, text)
+}

@@ -1,0 +1,82 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// This file writes credentials out, and is the only one that reveals a secret.
+
+// expirationLayout is the one spelling that every SDK reads: UTC, whole seconds, Z.
+const expirationLayout = "2006-01-02T15:04:05Z"
+
+// containerDocument is the answer to a request for container credentials: these fields, in this
+// order, and no other, because old .NET SDKs die of a field that they do not know.
+// https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
+type containerDocument struct {
+	RoleArn         string `json:",omitempty"` // an empty one breaks Fluent Bit
+	AccessKeyId     string
+	SecretAccessKey string
+	Token           string
+	Expiration      string
+	AccountId       string `json:",omitempty"`
+}
+
+// ContainerCredentials renders credentials for AWS_CONTAINER_CREDENTIALS_FULL_URI. accountID adds the
+// account.
+func ContainerCredentials(c *cache.Credentials, accountID bool) []byte {
+	d := containerDocument{
+		RoleArn:         c.RoleARN,
+		AccessKeyId:     c.AccessKeyID,
+		SecretAccessKey: c.SecretAccessKey.Reveal(),
+		Token:           c.SessionToken.Reveal(),
+		Expiration:      c.Expiration.UTC().Format(expirationLayout),
+	}
+	if accountID {
+		d.AccountId = c.AccountID
+	}
+	return encode(d)
+}
+
+// ProcessCredentials renders credentials as a credential_process prints them.
+// https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
+func ProcessCredentials(c *cache.Credentials) []byte {
+	return append(encode(struct {
+		Version         int
+		AccessKeyId     string
+		SecretAccessKey string
+		SessionToken    string
+		Expiration      string
+	}{1, c.AccessKeyID, c.SecretAccessKey.Reveal(), c.SessionToken.Reveal(), c.Expiration.UTC().Format(expirationLayout)}), '\n')
+}
+
+// ShellCredentials renders credentials as lines for a shell's eval.
+func ShellCredentials(c *cache.Credentials) []byte {
+	var b bytes.Buffer
+	for _, v := range []struct{ name, value string }{
+		{"AWS_ACCESS_KEY_ID", c.AccessKeyID},
+		{"AWS_SECRET_ACCESS_KEY", c.SecretAccessKey.Reveal()},
+		{"AWS_SESSION_TOKEN", c.SessionToken.Reveal()},
+		{"AWS_CREDENTIAL_EXPIRATION", c.Expiration.UTC().Format(time.RFC3339)},
+	} {
+		fmt.Fprintf(&b, "export %s='%s'\n", v.name, strings.ReplaceAll(v.value, "'", `'\''`))
+	}
+	return b.Bytes()
+}
+
+// encode writes JSON in one line and without escapes for HTML: Fluent Bit and s3fs take the bytes
+// between the quotes as they are.
+func encode(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		panic(err) // structs of strings always encode
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}

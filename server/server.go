@@ -1,0 +1,77 @@
+// Package server serves what caches hold, over HTTP: credentials to programs on this machine, and
+// health and metrics to those who watch.
+//
+// It knows the caches and no AWS package: why an exchange failed reaches it as a cache.Reason.
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// DefaultProfile is the profile that is served where a request names none.
+const DefaultProfile = "default"
+
+// Profile is one role's credentials under the name by which they are asked for.
+type Profile struct {
+	Name    string
+	RoleARN string
+	Cache   *cache.Cache
+}
+
+const (
+	// No client sends more than a kilobyte of headers or takes longer than its own first time-out, and
+	// some keep a connection for a minute between refreshes.
+	readHeaderTimeout = 2 * time.Second
+	readTimeout       = 5 * time.Second
+	writeTimeout      = 5 * time.Second
+	idleTimeout       = 75 * time.Second
+	maxHeaderBytes    = 8<<10 - 4096 // net/http adds 4096
+	maxConnections    = 256
+)
+
+// Serve serves h on l until ctx ends, and then for at most grace the requests under way. It closes l.
+// What net/http has to say goes to logger at debug: it is about clients, not about us.
+func Serve(ctx context.Context, l net.Listener, h http.Handler, grace time.Duration, logger *slog.Logger) error {
+	limit := newConnections(maxConnections)
+	s := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ConnState:         limit.stateChanged,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(limit.listener(l)) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	grave, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	err := s.Shutdown(grave)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = s.Close()
+	}
+	<-ended
+	return err
+}
+
+// trimSlash drops one trailing slash, except from "/".
+func trimSlash(path string) string {
+	if len(path) > 1 {
+		return strings.TrimSuffix(path, "/")
+	}
+	return path
+}
