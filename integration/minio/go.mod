@@ -1,3 +1,7 @@
+// MinIO, for the tests, in a module of its own: nothing of it reaches the module above.
+//
+// A new pin: go get -tool github.com/minio/minio@VERSION. Not `go mod tidy`, which would add whatever
+// the tests of MinIO's dependencies import.
 module github.com/irsa-sidecar/irsa-sidecar/integration/minio
 
 go 1.26.0

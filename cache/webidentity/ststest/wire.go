@@ -7,9 +7,10 @@ import (
 	"text/template"
 )
 
-// The wire, as captured from AWS. Only &, < and > are escaped, and quotes are left alone: so does AWS,
-// and so does not encoding/xml.
 const xmlNamespace = "https://sts.amazonaws.com/doc/2011-06-15/"
+
+// The answers are templates and not structs so that they can be held beside a capture, and because
+// encoding/xml would turn every quote in AWS's messages into an entity.
 
 var (
 	successXML = newXML(`<AssumeRoleWithWebIdentityResponse xmlns="` + xmlNamespace + `">

@@ -1,0 +1,51 @@
+# The sidecar's image: one static binary, the CA certificates and the licence, on nothing. There is no shell and no package manager,
+# so nothing in it needs an update but the binary itself.
+#
+# The compiler runs on the builder's own platform and cross-compiles, so arm64 needs no emulation:
+#   docker build --platform linux/arm64 --build-arg VERSION=v1.2.3 .
+# `make image` also passes the commit and its time; see deploy/image.sh.
+
+FROM --platform=$BUILDPLATFORM docker.io/library/golang:1.26 AS build
+WORKDIR /src
+
+# Only a change of go.mod or go.sum fetches modules again.
+COPY go.mod go.sum ./
+RUN go mod download
+
+COPY . .
+ARG VERSION=dev
+ARG TARGETOS
+ARG TARGETARCH
+RUN --mount=type=cache,target=/root/.cache/go-build \
+    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
+    go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /irsa-sidecar ./cmd/irsa-sidecar
+
+# The whole file system of the image, so that it is one layer. Fixed modes and times: the same sources give the same layer.
+RUN install -D -m 0755 /irsa-sidecar /rootfs/irsa-sidecar && \
+    install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/certs/ca-certificates.crt && \
+    install -D -m 0644 LICENSE /rootfs/licenses/LICENSE && \
+    find /rootfs -exec touch -d @0 {} +
+
+
+FROM scratch
+COPY --from=build /rootfs /
+
+# A number, not a name: runAsNonRoot can only be checked by number, and there is no /etc/passwd.
+USER 65532:65532
+
+# The ops listener. The credentials listener, 9911, is on loopback and never to be published.
+EXPOSE 9912
+
+# For Docker and Podman; Kubernetes ignores it and has probes of its own.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 CMD ["/irsa-sidecar", "healthcheck"]
+
+ENTRYPOINT ["/irsa-sidecar"]
+
+ARG VERSION=dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="irsa-sidecar" \
+      org.opencontainers.image.description="Serves AWS credentials for a Kubernetes service account on localhost" \
+      org.opencontainers.image.source="https://github.com/irsa-sidecar/irsa-sidecar" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"

@@ -1,0 +1,18 @@
+.DEFAULT_GOAL := help
+VERSION ?= dev
+export CGO_ENABLED ?= 0
+
+.PHONY: help build test integration demo
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build bin/irsa-sidecar
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/irsa-sidecar ./cmd/irsa-sidecar
+
+test: ## Vet, and run all tests that need nothing but Go (the race detector needs a C compiler)
+	go vet ./...
+	CGO_ENABLED=1 go test -race ./...
+
+integration: ## The real binary against MinIO as STS and S3, with the real AWS CLI
+	minio=$$(bash integration/minio/build.sh) && IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -v -run TestMinIO ./integration

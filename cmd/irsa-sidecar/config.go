@@ -1,0 +1,378 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/kelseyhightower/envconfig"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
+)
+
+// Config is the environment. Every field is a string, so that envconfig reports nothing by itself: it
+// would stop at the first mistake and quote the value, be it a secret. An empty variable is as good as
+// none.
+type Config struct {
+	RoleARN     string `envconfig:"AWS_ROLE_ARN" desc:"the role to assume; required"`
+	TokenFile   string `envconfig:"AWS_WEB_IDENTITY_TOKEN_FILE" desc:"the projected service account token; required"`
+	SessionName string `envconfig:"AWS_ROLE_SESSION_NAME" desc:"name of the session in CloudTrail; otherwise <namespace>.<pod> as the token says, or the host name"`
+
+	Region        string `envconfig:"AWS_REGION" desc:"region of the STS endpoint; otherwise AWS_DEFAULT_REGION, otherwise the region in the token's issuer"`
+	DefaultRegion string `envconfig:"AWS_DEFAULT_REGION" desc:"see AWS_REGION"`
+	EndpointSTS   string `envconfig:"AWS_ENDPOINT_URL_STS" desc:"an STS endpoint of your own; http:// only on loopback"`
+	Endpoint      string `envconfig:"AWS_ENDPOINT_URL" desc:"the same, for all services; AWS_ENDPOINT_URL_STS goes first"`
+	FIPS          string `envconfig:"AWS_USE_FIPS_ENDPOINT" desc:"true: the region's FIPS endpoint"`
+	DualStack     string `envconfig:"AWS_USE_DUALSTACK_ENDPOINT" desc:"true: the region's dual-stack endpoint"`
+	Regional      string `envconfig:"AWS_STS_REGIONAL_ENDPOINTS" desc:"regional, or legacy, which is taken as regional too, with a warning"`
+	CABundle      string `envconfig:"AWS_CA_BUNDLE" desc:"PEM file of CA certificates, trusted besides the system's"`
+	HTTPSProxy    string `envconfig:"HTTPS_PROXY" desc:"proxy on the way to STS"`
+	NoProxy       string `envconfig:"NO_PROXY" desc:"hosts that are reached without the proxy"`
+
+	Listen            string `envconfig:"IRSA_SIDECAR_LISTEN" default:"127.0.0.1:9911" desc:"where credentials are served: a loopback address and a port"`
+	OpsListen         string `envconfig:"IRSA_SIDECAR_OPS_LISTEN" default:":9912" desc:"where health and metrics are served"`
+	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header"`
+	AuthorizationFile string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE" desc:"the same, in a file, which is made with a random token where it does not exist"`
+	Duration          string `envconfig:"IRSA_SIDECAR_DURATION" desc:"length of a session, 15m to 12h; otherwise STS's default, 1h"`
+	PolicyFile        string `envconfig:"IRSA_SIDECAR_POLICY_FILE" desc:"a session policy, in JSON"`
+	PolicyARNs        string `envconfig:"IRSA_SIDECAR_POLICY_ARNS" desc:"managed policies as session policies, at most 10, separated by commas"`
+	AccountID         string `envconfig:"IRSA_SIDECAR_ACCOUNT_ID" default:"false" desc:"true: AccountId is served too, which old .NET SDKs do not survive"`
+	LogLevel          string `envconfig:"IRSA_SIDECAR_LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
+	LogFormat         string `envconfig:"IRSA_SIDECAR_LOG_FORMAT" default:"json" desc:"json, or text for people"`
+	ShutdownDelay     string `envconfig:"IRSA_SIDECAR_SHUTDOWN_DELAY" default:"0s" desc:"how long to go on serving after SIGTERM"`
+	ShutdownGrace     string `envconfig:"IRSA_SIDECAR_SHUTDOWN_GRACE" default:"5s" desc:"how long requests under way may then take"`
+	QuitQuitQuit      string `envconfig:"IRSA_SIDECAR_QUITQUITQUIT" default:"false" desc:"true: the shutdown command may end the sidecar"`
+
+	// What the variables mean, once they have been checked.
+	region, endpoint string
+	fips, dualStack  bool
+	roots            *x509.CertPool
+	listen, ops      string
+	duration         time.Duration
+	policy           string
+	policyARNs       []string
+	accountID, quit  bool
+	level            slog.Level
+	delay, grace     time.Duration
+	warnings         []string
+}
+
+// problems are all mistakes of a configuration, one to a line.
+type problems []string
+
+func (p problems) Error() string {
+	if len(p) == 1 {
+		return "configuration: " + p[0]
+	}
+	return fmt.Sprintf("configuration: %d mistakes\n  %s", len(p), strings.Join(p, "\n  "))
+}
+
+// loadConfig reads the environment. The error is nil or a [problems]; what could be read is returned
+// all the same.
+func loadConfig() (*Config, error) {
+	var c Config
+	if err := envconfig.Process("", &c); err != nil {
+		return &c, problems{err.Error()}
+	}
+	var p problems
+	wrong := func(variable, format string, args ...any) {
+		p = append(p, variable+" "+fmt.Sprintf(format, args...))
+	}
+	c.checkIdentity(wrong)
+	c.checkSTS(wrong)
+	c.checkServing(wrong)
+	for _, name := range mistyped(os.Environ()) {
+		hint := "irsa-sidecar help lists them all"
+		if near := nearest(name); near != "" {
+			hint = "did you mean " + near + "?"
+		}
+		wrong(name, "is not a variable of this program: %s", hint)
+	}
+	if len(p) > 0 {
+		return &c, p
+	}
+	return &c, nil
+}
+
+type complain func(variable, format string, args ...any)
+
+func (c *Config) checkIdentity(wrong complain) {
+	if c.RoleARN == "" {
+		wrong("AWS_ROLE_ARN", "is not set: the role to assume, arn:aws:iam::<account>:role/<name>; on EKS, annotate the service account with eks.amazonaws.com/role-arn and recreate the Pod")
+	} else if err := webidentity.CheckRoleARN(c.RoleARN); err != nil {
+		wrong("AWS_ROLE_ARN", "%v", err)
+	}
+	if c.TokenFile == "" {
+		wrong("AWS_WEB_IDENTITY_TOKEN_FILE", "is not set: the path of the projected service account token")
+	}
+	if c.Duration != "" {
+		d, err := time.ParseDuration(c.Duration)
+		if seconds, bad := strconv.Atoi(c.Duration); bad == nil {
+			d, err = time.Duration(seconds)*time.Second, nil
+		}
+		if err != nil || d < 15*time.Minute || d > 12*time.Hour || d%time.Second != 0 {
+			wrong("IRSA_SIDECAR_DURATION", "%q is not a duration from 15m to 12h in whole seconds", c.Duration)
+		} else if d < 45*time.Minute {
+			c.warnings = append(c.warnings, "IRSA_SIDECAR_DURATION is below 45m: SDKs that refresh 15 minutes ahead will ask for every request they sign")
+		}
+		c.duration = d
+	}
+	if c.PolicyFile != "" {
+		raw, err := os.ReadFile(c.PolicyFile)
+		switch policy := strings.TrimSpace(string(raw)); {
+		case err != nil:
+			wrong("IRSA_SIDECAR_POLICY_FILE", "%v", err)
+		case policy == "" || len(policy) > 2048:
+			wrong("IRSA_SIDECAR_POLICY_FILE", "%s has %d characters: a session policy has 1 to 2048", c.PolicyFile, len(policy))
+		case policy[0] != '{':
+			wrong("IRSA_SIDECAR_POLICY_FILE", "%s is not a policy in JSON", c.PolicyFile)
+		default:
+			c.policy = policy
+		}
+	}
+	for arn := range strings.SplitSeq(c.PolicyARNs, ",") {
+		if arn = strings.TrimSpace(arn); arn == "" {
+			continue
+		}
+		if !policyARN.MatchString(arn) {
+			wrong("IRSA_SIDECAR_POLICY_ARNS", "%q is not a policy's ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess", arn)
+		}
+		c.policyARNs = append(c.policyARNs, arn)
+	}
+	if len(c.policyARNs) > 10 {
+		wrong("IRSA_SIDECAR_POLICY_ARNS", "has %d policies: STS takes at most 10", len(c.policyARNs))
+	}
+}
+
+var policyARN = regexp.MustCompile(`^arn:[a-z0-9-]+:iam::(\d{12}|aws):policy/.+$`)
+
+func (c *Config) checkSTS(wrong complain) {
+	name := "AWS_REGION"
+	if c.region = c.Region; c.region == "" {
+		name, c.region = "AWS_DEFAULT_REGION", c.DefaultRegion
+	}
+	if c.region != "" {
+		if err := webidentity.CheckRegion(c.region); err != nil {
+			wrong(name, "%v", err)
+		} else if ours, theirs := webidentity.Partition(c.region), webidentity.RolePartition(c.RoleARN); c.EndpointSTS == "" && c.Endpoint == "" &&
+			webidentity.CheckRoleARN(c.RoleARN) == nil && ours != theirs {
+			wrong(name, "%s is in the partition %s, but the role in AWS_ROLE_ARN is in %s", c.region, ours, theirs)
+		}
+	}
+	name = "AWS_ENDPOINT_URL_STS"
+	if c.endpoint = c.EndpointSTS; c.endpoint == "" {
+		name, c.endpoint = "AWS_ENDPOINT_URL", c.Endpoint
+	}
+	c.fips = flagOf("AWS_USE_FIPS_ENDPOINT", c.FIPS, wrong)
+	c.dualStack = flagOf("AWS_USE_DUALSTACK_ENDPOINT", c.DualStack, wrong)
+	if c.endpoint != "" {
+		if err := webidentity.CheckEndpoint(c.endpoint); err != nil {
+			wrong(name, "%v", err)
+		}
+		if c.fips || c.dualStack {
+			wrong(name, "cannot go with AWS_USE_FIPS_ENDPOINT or AWS_USE_DUALSTACK_ENDPOINT: name the endpoint you mean")
+		}
+	}
+	switch c.Regional {
+	case "", "regional":
+	case "legacy":
+		c.warnings = append(c.warnings, "AWS_STS_REGIONAL_ENDPOINTS=legacy: the regional endpoint is used all the same")
+	default:
+		wrong("AWS_STS_REGIONAL_ENDPOINTS", "%q is neither regional nor legacy", c.Regional)
+	}
+	var err error
+	if c.roots, err = webidentity.LoadCABundle(c.CABundle); err != nil {
+		wrong("AWS_CA_BUNDLE", "%v", err)
+	}
+	if c.HTTPSProxy != "" {
+		u, err := url.Parse(c.HTTPSProxy)
+		if err == nil && u.Host == "" {
+			u, err = url.Parse("http://" + c.HTTPSProxy)
+		}
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5") {
+			wrong("HTTPS_PROXY", "is not a URL such as http://proxy.example:3128")
+		}
+	}
+}
+
+func (c *Config) checkServing(wrong complain) {
+	if address, err := netip.ParseAddrPort(c.Listen); err != nil || !address.Addr().IsLoopback() {
+		wrong("IRSA_SIDECAR_LISTEN", "%q is not a loopback address and a port, such as 127.0.0.1:9911 or [::1]:9911: credentials are never served to other machines", c.Listen)
+	} else {
+		c.listen = c.Listen
+	}
+	if host, port, err := net.SplitHostPort(c.OpsListen); err != nil || !isPort(port) || (host != "" && net.ParseIP(host) == nil) {
+		wrong("IRSA_SIDECAR_OPS_LISTEN", "%q is not an address and a port, such as :9912 or 127.0.0.1:9912", c.OpsListen)
+	} else {
+		c.ops = c.OpsListen
+		if port != "0" && c.listen != "" && strings.HasSuffix(c.listen, ":"+port) {
+			wrong("IRSA_SIDECAR_OPS_LISTEN", "%q has the port of IRSA_SIDECAR_LISTEN", c.OpsListen)
+		}
+	}
+	if c.Authorization != "" && c.AuthorizationFile != "" {
+		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN", "and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set: choose one")
+	}
+	c.accountID = flagOf("IRSA_SIDECAR_ACCOUNT_ID", c.AccountID, wrong)
+	c.quit = flagOf("IRSA_SIDECAR_QUITQUITQUIT", c.QuitQuitQuit, wrong)
+	c.delay = durationOf("IRSA_SIDECAR_SHUTDOWN_DELAY", c.ShutdownDelay, wrong)
+	c.grace = durationOf("IRSA_SIDECAR_SHUTDOWN_GRACE", c.ShutdownGrace, wrong)
+	switch c.LogLevel {
+	case "debug", "info", "warn", "error", "":
+		c.level.UnmarshalText([]byte(c.LogLevel))
+	default:
+		wrong("IRSA_SIDECAR_LOG_LEVEL", "%q is none of debug, info, warn and error", c.LogLevel)
+	}
+	if c.LogFormat != "json" && c.LogFormat != "text" && c.LogFormat != "" {
+		wrong("IRSA_SIDECAR_LOG_FORMAT", "%q is neither json nor text", c.LogFormat)
+	}
+}
+
+func isPort(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
+}
+
+func flagOf(variable, value string, wrong complain) bool {
+	switch strings.ToLower(value) {
+	case "true":
+		return true
+	case "false", "":
+		return false
+	}
+	wrong(variable, "%q is neither true nor false", value)
+	return false
+}
+
+func durationOf(variable, value string, wrong complain) time.Duration {
+	if value == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil || d < 0 || d > time.Hour {
+		wrong(variable, "%q is not a duration from 0s to 1h, such as 5s", value)
+	}
+	return d
+}
+
+// authorization makes what callers must send; nil asks for nothing.
+func (c *Config) authorization() (*server.Authorization, error) {
+	switch {
+	case c.AuthorizationFile != "":
+		a, err := server.AuthorizationFile(c.AuthorizationFile)
+		if err != nil {
+			return nil, usagef("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE %v", err)
+		}
+		return a, nil
+	case c.Authorization != "":
+		a, err := server.FixedAuthorization(c.Authorization)
+		if err != nil {
+			return nil, usagef("IRSA_SIDECAR_AUTHORIZATION_TOKEN %v", err)
+		}
+		return a, nil
+	}
+	return nil, nil
+}
+
+func (c *Config) provider(logger *slog.Logger) *webidentity.Provider {
+	return webidentity.New(webidentity.Options{
+		RoleARN: c.RoleARN, TokenFile: c.TokenFile, SessionName: c.SessionName,
+		Duration: c.duration, Policy: c.policy, PolicyARNs: c.policyARNs,
+		Region: c.region, Endpoint: c.endpoint, FIPS: c.fips, DualStack: c.dualStack, Roots: c.roots,
+		AppID: "irsa-sidecar-" + version, Logger: logger,
+	})
+}
+
+// variables returns the tags of Config: name, default and description of each variable.
+func variables() (all []reflect.StructTag) {
+	t := reflect.TypeFor[Config]()
+	for i := range t.NumField() {
+		if tag := t.Field(i).Tag; tag.Get("envconfig") != "" {
+			all = append(all, tag)
+		}
+	}
+	return all
+}
+
+func configurationHelp() string {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, tag := range variables() {
+		value := ""
+		if d := tag.Get("default"); d != "" {
+			value = " (" + d + ")"
+		}
+		fmt.Fprintf(t, "  %s\t%s%s\n", tag.Get("envconfig"), tag.Get("desc"), value)
+	}
+	t.Flush()
+	return b.String()
+}
+
+const prefix = "IRSA_SIDECAR_"
+
+// serviceVariable is what Kubernetes sets in every Pod beside a Service called irsa-sidecar.
+var serviceVariable = regexp.MustCompile(`^IRSA_SIDECAR_(SERVICE_(HOST|PORT)|PORT(_|$))`)
+
+// mistyped returns the names with our prefix that mean nothing: a setting that is spelt wrong must
+// not be silently left out.
+func mistyped(environ []string) (names []string) {
+	known := make(map[string]bool)
+	for _, tag := range variables() {
+		known[tag.Get("envconfig")] = true
+	}
+	for _, entry := range environ {
+		name, _, _ := strings.Cut(entry, "=")
+		if strings.HasPrefix(name, prefix) && !known[name] && !serviceVariable.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// nearest returns the variable that name is most likely a misspelling of, or "".
+func nearest(name string) (best string) {
+	least := 4
+	for _, tag := range variables() {
+		if known := tag.Get("envconfig"); strings.HasPrefix(known, prefix) {
+			if d := distance(name[len(prefix):], known[len(prefix):]); d < least {
+				best, least = known, d
+			}
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			above := row[j+1]
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			row[j+1] = min(above+1, row[j]+1, diagonal+cost)
+			diagonal = above
+		}
+	}
+	return row[len(b)]
+}
+
+var errHostNetwork = errors.New("this Pod uses the node's network, where everybody on the node reaches 127.0.0.1: set IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE, or take hostNetwork away")

@@ -1,0 +1,227 @@
+// Command irsa-sidecar serves AWS credentials to the programs of a Kubernetes Pod.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err == nil {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "irsa-sidecar: %v\n", err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		os.Exit(2)
+	}
+	os.Exit(1)
+}
+
+// usageError is a wrong command line or configuration: exit code 2.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+const help = `irsa-sidecar gives AWS credentials to the programs of a Pod: it exchanges the Pod's
+web identity token at AWS STS, keeps the result fresh, and serves it on localhost
+to every AWS SDK and to the AWS CLI.
+
+Usage: irsa-sidecar [command]
+
+  serve        serve credentials until SIGTERM (also without a command)
+  wait         wait until a running sidecar has credentials  [--timeout 30s]
+  healthcheck  ask a running sidecar for its health          [livez|readyz|startupz]
+  shutdown     end a running sidecar (IRSA_SIDECAR_QUITQUITQUIT=true)
+  credentials  make one exchange and print it                [--format process|env]
+  version      print the version
+  help         print this
+
+Exit codes: 0 done, 1 failed (the reason is the last line on stderr), 2 wrong usage
+or configuration.
+
+Configuration is by environment:
+
+`
+
+// run is the program. The error it returns is printed by main; everything else it says itself.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	command := "serve"
+	if len(args) > 0 {
+		command, args = args[0], args[1:]
+	}
+	switch command {
+	case "-h", "--help", "help":
+		fmt.Fprint(stdout, help+configurationHelp())
+		return nil
+	case "version", "--version":
+		fmt.Fprintf(stdout, "irsa-sidecar %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return nil
+	case "serve", "wait", "healthcheck", "shutdown", "credentials":
+	default:
+		return usagef("there is no command %q: try irsa-sidecar help", command)
+	}
+
+	flags := flag.NewFlagSet(command, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	timeout := 30 * time.Second
+	format := "process"
+	switch command {
+	case "wait":
+		flags.DurationVar(&timeout, "timeout", timeout, "how long to wait")
+	case "credentials":
+		flags.StringVar(&format, "format", format, "process: as a credential_process prints them; env: export lines for a shell")
+	}
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return usagef("irsa-sidecar help says more")
+	}
+	check := "readyz"
+	if command == "healthcheck" && flags.NArg() == 1 {
+		check = flags.Arg(0)
+	} else if flags.NArg() > 0 {
+		return usagef("%s does not take %q", command, flags.Arg(0))
+	}
+	if check != "readyz" && check != "livez" && check != "startupz" {
+		return usagef("healthcheck takes livez, readyz or startupz, not %q", check)
+	}
+
+	c, problems := loadConfig()
+	switch command {
+	case "wait", "healthcheck", "shutdown":
+		// These ask a sidecar that is configured elsewhere: of the configuration only the address matters.
+		if c.ops == "" {
+			return usagef("%v", problems)
+		}
+	default:
+		if problems != nil {
+			return usageError{problems}
+		}
+	}
+	switch command {
+	case "wait":
+		return wait(ctx, c, timeout)
+	case "healthcheck":
+		return ask(ctx, c, http.MethodGet, "/"+check)
+	case "shutdown":
+		return ask(ctx, c, http.MethodPost, "/quitquitquit")
+	case "credentials":
+		return printCredentials(ctx, c, format, stdout, stderr)
+	}
+	return serve(ctx, c, newLogger(c, stderr))
+}
+
+// newLogger returns the program's logger. Every text that passes is scrubbed: what others say of a
+// failed exchange may quote it.
+func newLogger(c *Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		switch v := a.Value.Any().(type) {
+		case string:
+			a.Value = slog.StringValue(cache.Scrub(v))
+		case error:
+			a.Value = slog.StringValue(cache.Scrub(v.Error()))
+		}
+		return a
+	}}
+	if c.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// printCredentials makes one exchange, without a daemon.
+func printCredentials(ctx context.Context, c *Config, format string, stdout, stderr io.Writer) error {
+	render := map[string]func(*cache.Credentials) []byte{"process": server.ProcessCredentials, "env": server.ShellCredentials}[format]
+	if render == nil {
+		return usagef("--format is process or env, not %q", format)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	creds, err := c.provider(newLogger(c, stderr)).Fetch(ctx)
+	if err != nil {
+		return withHint(err)
+	}
+	_, err = stdout.Write(render(&creds))
+	return err
+}
+
+// withHint says after what went wrong also what to do.
+func withHint(err error) error {
+	if fe, ok := errors.AsType[*cache.FetchError](err); ok {
+		return fmt.Errorf("%w\nirsa-sidecar: hint: %s", err, fe.Reason.Advice())
+	}
+	return err
+}
+
+// wait asks until the sidecar is ready.
+func wait(ctx context.Context, c *Config, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	var last error
+	for {
+		err := ask(ctx, c, http.MethodGet, "/readyz")
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("no credentials after %s: %w", timeout, last)
+		}
+	}
+}
+
+// ask sends one request to the ops listener of the sidecar beside us.
+func ask(ctx context.Context, c *Config, method, path string) error {
+	host, port, _ := net.SplitHostPort(c.ops)
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = "127.0.0.1"
+	}
+	address := net.JoinHostPort(host, port)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, nil)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // never through a proxy
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("no sidecar answers at %s (IRSA_SIDECAR_OPS_LISTEN): %w", address, errors.Unwrap(err))
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(response.Body, 16<<10))
+	if response.StatusCode == http.StatusOK {
+		return nil
+	}
+	if method == http.MethodPost && response.StatusCode == http.StatusNotFound {
+		return fmt.Errorf("the sidecar does not let itself be ended: set IRSA_SIDECAR_QUITQUITQUIT=true in its environment")
+	}
+	return errors.New(strings.TrimSpace(string(body)))
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
+)
+
+// serve runs the sidecar until ctx ends: token file → webidentity → cache → server → client.
+func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
+	authorization, err := c.authorization()
+	if err != nil {
+		return err
+	}
+	if authorization == nil && onHostNetwork() {
+		return usageError{errHostNetwork}
+	}
+	for _, w := range c.warnings {
+		logger.Warn(w)
+	}
+	listener, err := listen("IRSA_SIDECAR_LISTEN", c.listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	opsListener, err := listen("IRSA_SIDECAR_OPS_LISTEN", c.ops)
+	if err != nil {
+		return err
+	}
+	defer opsListener.Close()
+
+	registry := prometheus.NewRegistry()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "irsa_sidecar_build_info",
+		Help:        "Always 1; the labels say which build this is.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	registry.MustRegister(build, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	creds := cache.New(c.provider(logger).Fetch, cache.Options{
+		Profile: server.DefaultProfile, Logger: logger, Metrics: cache.NewMetrics(registry),
+	})
+	options := server.Options{
+		Profiles:      []server.Profile{{Name: server.DefaultProfile, RoleARN: c.RoleARN, Cache: creds}},
+		Port:          uint16(listener.Addr().(*net.TCPAddr).Port),
+		Authorization: authorization,
+		AccountID:     c.accountID,
+		Logger:        logger,
+		Metrics:       server.NewMetrics(registry),
+		Version:       version,
+	}
+	ctx, quit := context.WithCancelCause(ctx)
+	defer quit(nil)
+	ops := server.NewOps(options, registry, quitter(c.quit, quit))
+
+	// Three actors. Each ends by serving's end, which follows ctx after the delay; the refresher goes
+	// last, so that whoever still asks is still answered.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	refreshing, stopRefreshing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRefreshing()
+	var refresher, servers sync.WaitGroup
+	refresher.Go(func() { creds.Run(refreshing) })
+	failures := make(chan error, 2)
+	servers.Go(func() {
+		failures <- server.Serve(serving, listener, server.Credentials(options), c.grace, logger)
+	})
+	servers.Go(func() { failures <- server.Serve(serving, opsListener, ops, c.grace, logger) })
+	logger.Info("serving", "version", version, "credentials", "http://"+listener.Addr().String()+"/v1/credentials",
+		"ops", opsListener.Addr().String(), "role", c.RoleARN, "authorization", authorization != nil)
+
+	select {
+	case err = <-failures:
+	case <-ctx.Done():
+		logger.Info("ending", "cause", context.Cause(ctx).Error(), "delay", c.delay.String(), "grace", c.grace.String())
+		ops.Drain()
+		hold(c.delay)
+	}
+	stopServing()
+	servers.Wait()
+	stopRefreshing()
+	refresher.Wait()
+	if err != nil {
+		return fmt.Errorf("a listener failed: %w", err)
+	}
+	logger.Info("ended")
+	return nil
+}
+
+// hold keeps serving for delay; a second signal ends it.
+func hold(delay time.Duration) {
+	again, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-again.Done():
+	}
+}
+
+func quitter(allowed bool, quit context.CancelCauseFunc) func() {
+	if !allowed {
+		return nil
+	}
+	return func() { quit(fmt.Errorf("asked to by /quitquitquit")) }
+}
+
+// listen binds, so that a taken port is a mistake at the start and not a line in a log.
+func listen(variable, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: cannot listen on %s: %w", variable, address, innermost(err))
+	}
+	return l, nil
+}
+
+func innermost(err error) error {
+	if op, ok := err.(*net.OpError); ok {
+		return op.Err
+	}
+	return err
+}
+
+// onHostNetwork guesses whether this Pod shares the node's network: there a network plugin's or a
+// container engine's interfaces are to be seen, which no Pod of its own network has.
+func onHostNetwork() bool {
+	if os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
+		return false
+	}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return false
+	}
+	for _, i := range interfaces {
+		for _, prefix := range []string{"veth", "cali", "cilium_", "lxc", "cni", "flannel", "docker", "kube-ipvs", "eni", "dummy0", "weave", "nodelocaldns", "antrea-gw", "ovn-k8s"} {
+			if strings.HasPrefix(i.Name, prefix) {
+				return true
+			}
+		}
+	}
+	return false
+}

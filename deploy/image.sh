@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# image.sh: builds the image irsa-sidecar:<version> with docker, podman or buildah, whichever is here. `make image` runs it.
+#
+#   VERSION            default: git describe, else dev
+#   IMAGE              default: irsa-sidecar:$VERSION
+#   PLATFORM           linux/amd64 or linux/arm64; default: this machine's
+#   BUILDER            docker, podman or buildah; default: the first that works
+#   SOURCE_DATE_EPOCH  when the image says that it was made; default: the time of the commit, else 0
+#
+# Arguments go to the builder: deploy/image.sh --no-cache
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# A docker command without an engine behind it is no builder.
+works() {
+  case $1 in
+    docker) docker version --format '{{.Server.Version}}' ;;
+    *) command -v "$1" ;;
+  esac >/dev/null 2>&1
+}
+
+builder=${BUILDER:-}
+if [ -z "$builder" ]; then
+  for candidate in docker podman buildah; do
+    if works "$candidate"; then
+      builder=$candidate
+      break
+    fi
+  done
+fi
+if [ -z "$builder" ]; then
+  echo "image.sh: nothing here builds images: install docker and start its engine, or install podman or buildah (Debian, Ubuntu: apt-get install buildah)" >&2
+  exit 1
+fi
+
+version=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo dev)}
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+image=${IMAGE:-irsa-sidecar:$version}
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+
+options=(--file Dockerfile --tag "$image" --build-arg "VERSION=$version" --build-arg "REVISION=$revision")
+if [ -n "${PLATFORM:-}" ]; then
+  options+=(--platform "$PLATFORM")
+fi
+
+echo "building $image with $builder" >&2
+case $builder in
+  docker)
+    # BuildKit itself reads SOURCE_DATE_EPOCH.
+    DOCKER_BUILDKIT=1 docker build "${options[@]}" --build-arg "SOURCE_DATE_EPOCH=$epoch" "$@" .
+    ;;
+  podman | buildah)
+    # The OCI format has no HEALTHCHECK.
+    "$builder" build --format docker --timestamp "$epoch" "${options[@]}" "$@" .
+    ;;
+  *)
+    echo "image.sh: BUILDER is $builder: it must be docker, podman or buildah" >&2
+    exit 2
+    ;;
+esac
