@@ -1,0 +1,408 @@
+//go:build unix
+
+// Command demo shows the sidecar at work without a cluster and without AWS: it builds the real binary,
+// gives it a kubelet's token file and an STS that behaves like AWS's, and tells what happens. Sessions
+// last seconds, so that an hour of a Pod's life passes while one watches.
+//
+//	make demo
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+const (
+	roleARN = "arn:aws:iam::123456789012:role/demo"
+	region  = "eu-west-1"
+
+	// issuerURL is never asked for anything: the STS here knows the issuer's key.
+	issuerURL = "https://oidc.eks." + region + ".amazonaws.com/id/EXAMPLE"
+
+	// rotateAt is the part of a token's life after which the kubelet replaces it.
+	rotateAt = 0.8
+
+	lookEvery = 200 * time.Millisecond
+
+	// patience bounds the wait for the first credentials, and for the sidecar's end.
+	patience = 10 * time.Second
+)
+
+func main() {
+	o := parseFlags()
+	// SIGHUP and SIGPIPE too: whichever way the terminal goes, the sidecar must not stay behind.
+	ctx, stop := signal.NotifyContext(context.Background(),
+		os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	err := run(ctx, o, log.New(os.Stdout, "", 0))
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	listen, ops             string
+	lifetime, tokenLifetime time.Duration
+	length                  time.Duration
+}
+
+func parseFlags() options {
+	var o options
+	flag.StringVar(&o.listen, "listen", "127.0.0.1:9911", "where the sidecar serves credentials")
+	flag.StringVar(&o.ops, "ops", "127.0.0.1:9912", "where the sidecar serves health and metrics")
+	flag.DurationVar(&o.lifetime, "lifetime", 20*time.Second, "how long a session lasts")
+	flag.DurationVar(&o.tokenLifetime, "token-lifetime", 30*time.Second, "how long a projected token lasts")
+	flag.DurationVar(&o.length, "for", 0, "end by itself this long after the first credentials; 0: when told to")
+	flag.Parse()
+	if flag.NArg() > 0 || o.lifetime < 5*time.Second || o.tokenLifetime < 5*time.Second || o.length < 0 {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: flags only; sessions and tokens last 5s or more")
+		flag.PrintDefaults()
+		os.Exit(2)
+	}
+	return o
+}
+
+// run plays the demo until ctx ends. It leaves nothing behind, however it ends.
+func run(ctx context.Context, o options, out *log.Logger) (err error) {
+	if err := errors.Join(checkFree("-listen", o.listen), checkFree("-ops", o.ops)); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "irsa-sidecar-demo-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	program, err := build(ctx, dir, out)
+	if ctx.Err() != nil {
+		return nil // told to end, which is no failure
+	}
+	if err != nil {
+		return err
+	}
+
+	began := time.Now()
+	kubelet, err := newKubelet(filepath.Join(dir, "projected"), o.tokenLifetime)
+	if err != nil {
+		return err
+	}
+	sts := ststest.New(ststest.Options{Issuer: kubelet.issuer, RoleARN: roleARN, Lifetime: o.lifetime})
+	stsURL, err := sts.Start()
+	if err != nil {
+		return err
+	}
+	defer sts.Close()
+	out.Printf("STS on %s, sessions of %s; the keys are fake", stsURL, o.lifetime)
+	out.Printf("token in %s, a new one every %s", kubelet.file.Path(), kubelet.period())
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sidecar, err := startSidecar(ctx, program, []string{
+		"PATH=" + os.Getenv("PATH"),
+		"HOME=" + dir,
+		"AWS_ROLE_ARN=" + roleARN,
+		"AWS_WEB_IDENTITY_TOKEN_FILE=" + kubelet.file.Path(),
+		"AWS_ENDPOINT_URL_STS=" + stsURL,
+		"AWS_REGION=" + region,
+		"IRSA_SIDECAR_LISTEN=" + o.listen,
+		"IRSA_SIDECAR_OPS_LISTEN=" + o.ops,
+		"IRSA_SIDECAR_LOG_FORMAT=text",
+	}, out)
+	if err != nil {
+		return err
+	}
+	out.Printf("sidecar started, process %d\n\n", sidecar.cmd.Process.Pid)
+
+	err = watch(ctx, o, kubelet, sidecar, out)
+	cancel()
+	err = errors.Join(err, sidecar.wait())
+	out.Printf("\nended after %s: %d exchanges, %d rotations",
+		time.Since(began).Round(time.Second), len(sts.Issued()), kubelet.rotations)
+	return err
+}
+
+// watch tells what happens, until ctx or the demo's time ends.
+func watch(ctx context.Context, o options, kubelet *kubelet, sidecar *sidecar, out *log.Logger) error {
+	rotation := time.NewTimer(kubelet.period())
+	defer rotation.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	late := time.After(patience)
+	var end <-chan time.Time // never, unless -for says when
+
+	var client client
+	var current credentials
+	var trouble string // said already, and still the same
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-end:
+			return nil
+		case <-sidecar.ended:
+			if ctx.Err() != nil {
+				return nil // the same Ctrl-C
+			}
+			return errors.New("the sidecar ended by itself; its last words are above")
+		case <-late:
+			return fmt.Errorf("no credentials within %s: %s", patience, trouble)
+		case <-rotation.C:
+			if err := kubelet.rotate(); err != nil {
+				return fmt.Errorf("rotate the token: %w", err)
+			}
+			rotation.Reset(kubelet.period())
+			out.Printf("rotation  token %d in place, until %s", kubelet.rotations+1, clock(kubelet.expires))
+		case <-look.C:
+			latest, err := client.credentials(ctx, baseURL(o.listen)+"/v1/credentials")
+			switch {
+			case err != nil && ctx.Err() != nil:
+				return nil
+			case err != nil:
+				if current.AccessKeyID != "" && err.Error() != trouble {
+					out.Printf("trouble   %v", err)
+				}
+				trouble = err.Error()
+				continue
+			case current.AccessKeyID == "":
+				late = nil
+				if o.length > 0 {
+					end = time.After(o.length)
+				}
+				introduce(o, latest, out)
+			case latest.AccessKeyID != current.AccessKeyID:
+				out.Printf("refresh   %s, until %s; %s had %s left", latest.keyHint(), clock(latest.Expiration),
+					current.keyHint(), time.Until(current.Expiration).Round(time.Second))
+			}
+			current, trouble = latest, ""
+		}
+	}
+}
+
+// introduce shows the first credentials and what to do with them.
+func introduce(o options, c credentials, out *log.Logger) {
+	credentialsURL := baseURL(o.listen) + "/v1/credentials"
+	out.Printf(`
+the first credentials, with the secrets masked:
+  RoleArn          %s
+  AccessKeyId      %s
+  SecretAccessKey  ****
+  Token            ****
+  Expiration       %s, in %s
+
+to paste into another terminal:
+  curl -s %s
+  %s
+  curl -s %s/    # or %s/ in a browser
+
+from here on, refreshes and rotations as they happen; Ctrl-C ends it
+`, c.RoleARN, c.keyHint(), c.Expiration.Format(time.RFC3339), time.Until(c.Expiration).Round(time.Second),
+		credentialsURL, awsCommand(credentialsURL), baseURL(o.listen), baseURL(o.ops))
+}
+
+// awsCommand asks the AWS CLI where it finds its credentials, which needs no AWS. The caller's own
+// profiles and keys stand before a container's credentials in its search, so none of them may be there.
+func awsCommand(credentialsURL string) string {
+	return `env -i PATH="$PATH" HOME="$HOME" AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null` +
+		` AWS_CONTAINER_CREDENTIALS_FULL_URI=` + credentialsURL +
+		` AWS_REGION=` + region + ` AWS_EC2_METADATA_DISABLED=true aws configure list`
+}
+
+// kubelet keeps a projected token fresh.
+type kubelet struct {
+	issuer    *ststest.Issuer
+	file      *ststest.TokenFile
+	lifetime  time.Duration
+	expires   time.Time // the token's in the file
+	rotations int
+}
+
+// newKubelet returns a kubelet that has written its first token.
+func newKubelet(dir string, lifetime time.Duration) (*kubelet, error) {
+	issuer, err := ststest.NewIssuer(issuerURL)
+	if err != nil {
+		return nil, err
+	}
+	file, err := ststest.NewTokenFile(dir)
+	if err != nil {
+		return nil, err
+	}
+	k := &kubelet{issuer: issuer, file: file, lifetime: lifetime}
+	return k, k.write()
+}
+
+func (k *kubelet) write() error {
+	now := time.Now()
+	token, err := k.issuer.Token(ststest.Claims{
+		Namespace: "demo", ServiceAccount: "demo", Pod: "demo-0", IssuedAt: now, Lifetime: k.lifetime,
+	})
+	if err != nil {
+		return err
+	}
+	k.expires = now.Add(k.lifetime)
+	return k.file.Write(token)
+}
+
+func (k *kubelet) rotate() error {
+	k.rotations++
+	return k.write()
+}
+
+func (k *kubelet) period() time.Duration { return time.Duration(rotateAt * float64(k.lifetime)) }
+
+// build makes the program as it is shipped.
+func build(ctx context.Context, dir string, out *log.Logger) (program string, err error) {
+	out.Print("building ./cmd/irsa-sidecar (the first time takes a while)")
+	began := time.Now()
+	program = filepath.Join(dir, "irsa-sidecar")
+	// By its import path, so that the demo may be run from any directory of the module.
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, "github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("go build: %w", err)
+	}
+	out.Printf("built in %s", time.Since(began).Round(100*time.Millisecond))
+	return program, nil
+}
+
+// sidecar is the running program.
+type sidecar struct {
+	cmd   *exec.Cmd
+	ended chan struct{} // closed once err is set
+	err   error
+}
+
+// startSidecar starts the program with env and nothing else. When ctx ends it gets a SIGTERM, and a
+// SIGKILL if it has not ended some time later.
+func startSidecar(ctx context.Context, program string, env []string, out *log.Logger) (*sidecar, error) {
+	s := &sidecar{cmd: exec.CommandContext(ctx, program), ended: make(chan struct{})}
+	lines := &lineWriter{prefix: "  sidecar | ", out: out}
+	s.cmd.Env = env
+	s.cmd.Stdout, s.cmd.Stderr = lines, lines
+	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
+	s.cmd.WaitDelay = patience
+	// A process group of its own keeps the terminal's Ctrl-C from the sidecar: in a Pod it is told to end
+	// by a SIGTERM alone.
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		s.err = s.cmd.Wait()
+		close(s.ended)
+	}()
+	return s, nil
+}
+
+// wait waits for the end and returns what was wrong with it. That ctx has ended is not wrong.
+func (s *sidecar) wait() error {
+	<-s.ended
+	if s.err != nil && !s.cmd.ProcessState.Success() {
+		return fmt.Errorf("the sidecar's end: %w", s.err)
+	}
+	return nil
+}
+
+// lineWriter passes whole lines on, each with a prefix.
+type lineWriter struct {
+	prefix string
+	out    *log.Logger
+	rest   []byte // the line that has no end yet
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
+	for {
+		line, rest, ok := bytes.Cut(w.rest, []byte("\n"))
+		if !ok {
+			return len(p), nil
+		}
+		w.out.Printf("%s%s", w.prefix, line)
+		w.rest = rest
+	}
+}
+
+// credentials are what the sidecar serves, without the secrets: the demo has no use for them.
+type credentials struct {
+	RoleARN     string    `json:"RoleArn"`
+	AccessKeyID string    `json:"AccessKeyId"`
+	Expiration  time.Time `json:"Expiration"`
+}
+
+func (c credentials) keyHint() string {
+	return "****" + c.AccessKeyID[max(0, len(c.AccessKeyID)-4):]
+}
+
+// client asks as an application would.
+type client struct {
+	http http.Client
+}
+
+func (c *client) credentials(ctx context.Context, url string) (credentials, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return credentials{}, err
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return credentials{}, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return credentials{}, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return credentials{}, fmt.Errorf("%s: %s", response.Status, bytes.TrimSpace(body))
+	}
+	var answer credentials
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return credentials{}, err
+	}
+	if answer.AccessKeyID == "" {
+		return credentials{}, errors.New("an answer without credentials")
+	}
+	return answer, nil
+}
+
+// checkFree finds a taken port before anything is built.
+func checkFree(name, address string) error {
+	listener, err := net.Listen("tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s %s is taken: end what listens there, or name another port", name, address)
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return listener.Close()
+}
+
+// baseURL is where an address is reached from this machine.
+func baseURL(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err == nil && host == "" {
+		address = net.JoinHostPort("127.0.0.1", port)
+	}
+	return "http://" + address
+}
+
+func clock(t time.Time) string { return t.Local().Format("15:04:05") }
