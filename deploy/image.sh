@@ -50,8 +50,10 @@ case $builder in
     DOCKER_BUILDKIT=1 docker build "${options[@]}" --build-arg "SOURCE_DATE_EPOCH=$epoch" "$@" .
     ;;
   podman | buildah)
-    # The OCI format has no HEALTHCHECK.
-    "$builder" build --format docker --timestamp "$epoch" "${options[@]}" "$@" .
+    # The OCI format has no HEALTHCHECK. Docker's has a random host name in it: the layer is the same from build to build, the image's
+    # ID only with `--format oci --layers=false`. buildah 1.28 (Debian 12) knows no BUILDPLATFORM in FROM unless told.
+    arch=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
+    "$builder" build --format docker --timestamp "$epoch" --build-arg "BUILDPLATFORM=linux/$arch" "${options[@]}" "$@" .
     ;;
   *)
     echo "image.sh: BUILDER is $builder: it must be docker, podman or buildah" >&2

@@ -132,8 +132,10 @@ func run(ctx context.Context, o options, out *log.Logger) (err error) {
 
 	err = watch(ctx, o, kubelet, sidecar, out)
 	cancel()
-	err = errors.Join(err, sidecar.wait())
-	out.Printf("\nended after %s: %d exchanges, %d rotations",
+	if ended := sidecar.wait(); err == nil {
+		err = ended
+	}
+	out.Printf("\nended after %s: exchanges %d, rotations %d",
 		time.Since(began).Round(time.Second), len(sts.Issued()), kubelet.rotations)
 	return err
 }
@@ -147,7 +149,6 @@ func watch(ctx context.Context, o options, kubelet *kubelet, sidecar *sidecar, o
 	late := time.After(patience)
 	var end <-chan time.Time // never, unless -for says when
 
-	var client client
 	var current credentials
 	var trouble string // said already, and still the same
 	for {
@@ -160,7 +161,7 @@ func watch(ctx context.Context, o options, kubelet *kubelet, sidecar *sidecar, o
 			if ctx.Err() != nil {
 				return nil // the same Ctrl-C
 			}
-			return errors.New("the sidecar ended by itself; its last words are above")
+			return fmt.Errorf("the sidecar ended by itself (%s): its last words are above", sidecar.cmd.ProcessState)
 		case <-late:
 			return fmt.Errorf("no credentials within %s: %s", patience, trouble)
 		case <-rotation.C:
@@ -170,7 +171,7 @@ func watch(ctx context.Context, o options, kubelet *kubelet, sidecar *sidecar, o
 			rotation.Reset(kubelet.period())
 			out.Printf("rotation  token %d in place, until %s", kubelet.rotations+1, clock(kubelet.expires))
 		case <-look.C:
-			latest, err := client.credentials(ctx, baseURL(o.listen)+"/v1/credentials")
+			latest, err := ask(ctx, baseURL(o.listen)+"/v1/credentials")
 			switch {
 			case err != nil && ctx.Err() != nil:
 				return nil
@@ -217,11 +218,12 @@ from here on, refreshes and rotations as they happen; Ctrl-C ends it
 }
 
 // awsCommand asks the AWS CLI where it finds its credentials, which needs no AWS. The caller's own
-// profiles and keys stand before a container's credentials in its search, so none of them may be there.
+// profiles and keys stand before a container's credentials in its search, so none of them may be there;
+// and version 1 of the CLI knows the region by this name only.
 func awsCommand(credentialsURL string) string {
 	return `env -i PATH="$PATH" HOME="$HOME" AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null` +
 		` AWS_CONTAINER_CREDENTIALS_FULL_URI=` + credentialsURL +
-		` AWS_REGION=` + region + ` AWS_EC2_METADATA_DISABLED=true aws configure list`
+		` AWS_DEFAULT_REGION=` + region + ` AWS_EC2_METADATA_DISABLED=true aws configure list`
 }
 
 // kubelet keeps a projected token fresh.
@@ -315,7 +317,7 @@ func startSidecar(ctx context.Context, program string, env []string, out *log.Lo
 func (s *sidecar) wait() error {
 	<-s.ended
 	if s.err != nil && !s.cmd.ProcessState.Success() {
-		return fmt.Errorf("the sidecar's end: %w", s.err)
+		return fmt.Errorf("the sidecar should have ended with 0 within %s of its SIGTERM: %w", patience, s.err)
 	}
 	return nil
 }
@@ -350,19 +352,15 @@ func (c credentials) keyHint() string {
 	return "****" + c.AccessKeyID[max(0, len(c.AccessKeyID)-4):]
 }
 
-// client asks as an application would.
-type client struct {
-	http http.Client
-}
-
-func (c *client) credentials(ctx context.Context, url string) (credentials, error) {
+// ask asks for credentials as an application would.
+func ask(ctx context.Context, url string) (credentials, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return credentials{}, err
 	}
-	response, err := c.http.Do(request)
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return credentials{}, err
 	}

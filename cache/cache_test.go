@@ -1,0 +1,473 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// authority issues credentials, or fails, as a test says.
+type authority struct {
+	mu       sync.Mutex
+	calls    []time.Time
+	lifetime time.Duration
+	err      error
+	takes    time.Duration
+	skew     time.Duration // of our clock, ahead of the authority's
+	edit     func(*Credentials)
+}
+
+func (a *authority) fetch(ctx context.Context) (Credentials, error) {
+	a.mu.Lock()
+	a.calls = append(a.calls, time.Now())
+	n, lifetime, err, takes, skew, edit := len(a.calls), a.lifetime, a.err, a.takes, a.skew, a.edit
+	a.mu.Unlock()
+	select {
+	case <-time.After(takes):
+	case <-ctx.Done():
+		return Credentials{}, &FetchError{Reason: EndpointTimeout, Message: "timed out"}
+	}
+	if err != nil {
+		return Credentials{}, err
+	}
+	c := Credentials{
+		AccessKeyID: "ASIAEXAMPLE" + string(rune('A'+n%26)) + "00000001", SecretAccessKey: NewSecret(testSecret), SessionToken: NewSecret("token"),
+		ServerTime: time.Now().Add(-skew).Truncate(time.Second),
+		Expiration: time.Now().Add(lifetime - skew).UTC().Truncate(time.Second),
+	}
+	if edit != nil {
+		edit(&c)
+	}
+	return c, nil
+}
+
+func (a *authority) set(change func(*authority)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change(a)
+}
+
+func (a *authority) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.calls)
+}
+
+func fails(r Reason) func(*authority) {
+	return func(a *authority) { a.err = &FetchError{Reason: r, Message: "so it was said"} }
+}
+
+func succeeds(a *authority) { a.err = nil }
+
+// bubble runs f in fake time with a running Cache whose luck is pinned to a half.
+func bubble(t *testing.T, a *authority, f func(t *testing.T, c *Cache)) {
+	t.Helper()
+	bubbleWith(t, a, Options{}, f)
+}
+
+func bubbleWith(t *testing.T, a *authority, o Options, f func(t *testing.T, c *Cache)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		if a.lifetime == 0 {
+			a.lifetime = time.Hour
+		}
+		o.Luck = func() float64 { return 0.5 }
+		c := New(a.fetch, o)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { c.Run(ctx); close(ended) }()
+		synctest.Wait()
+		f(t, c)
+		cancel()
+		<-ended
+	})
+}
+
+func mustGet(t *testing.T, c *Cache) *Credentials {
+	t.Helper()
+	before := time.Now()
+	creds, err := c.Get(t.Context())
+	if err != nil {
+		t.Fatalf("Get: %v", err)
+	}
+	if took := time.Since(before); took != 0 {
+		t.Fatalf("Get took %v with valid credentials at hand", took)
+	}
+	return creds
+}
+
+func mustFail(t *testing.T, c *Cache, want Reason, within time.Duration) {
+	t.Helper()
+	before := time.Now()
+	creds, err := c.Get(t.Context())
+	if creds != nil || err == nil {
+		t.Fatalf("Get = %v, want the failure %s", creds, want)
+	}
+	if fe, ok := errors.AsType[*FetchError](err); !ok || fe.Reason != want {
+		t.Fatalf("Get failed with %v, want %s", err, want)
+	}
+	if took := time.Since(before); took != within {
+		t.Fatalf("Get failed after %v, want %v", took, within)
+	}
+}
+
+func TestADayOfRefreshesServesNothingWithLessThanTwentySixMinutesLeft(t *testing.T) {
+	a := &authority{}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		for range 24*60 - 1 {
+			creds := mustGet(t, c)
+			if left := time.Until(creds.Expiration); left < 26*time.Minute {
+				t.Fatalf("served with %v left", left)
+			}
+			time.Sleep(time.Minute)
+		}
+		if n := a.count(); n != 50 { // one every 28m48s
+			t.Errorf("%d exchanges in a day, want 50", n)
+		}
+	})
+}
+
+func TestAnOutageShorterThanTheCredentialsIsInvisible(t *testing.T) {
+	a := &authority{}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		first := mustGet(t, c)
+		a.set(fails(EndpointUnreachable))
+		time.Sleep(59 * time.Minute)
+		if a.count() < 20 {
+			t.Fatalf("the outage was not met: %d exchanges", a.count())
+		}
+		if mustGet(t, c) != first {
+			t.Fatal("the credentials were replaced during the outage")
+		}
+		if s := c.Status(); s.Failure == nil || s.Failures < 20 || s.Ready() {
+			t.Errorf("status in the last minute of an outage: %+v", s)
+		}
+		a.set(succeeds)
+		time.Sleep(30 * time.Second)
+		if mustGet(t, c) == first {
+			t.Error("not refreshed within one retry delay of the outage's end")
+		}
+		if s := c.Status(); s.Failure != nil || s.Failures != 0 || !s.Ready() {
+			t.Errorf("status after the outage: %+v", s)
+		}
+	})
+}
+
+func TestTheLastGoodCredentialsAreServedToTheirVeryExpirationAndNoLonger(t *testing.T) {
+	for _, reason := range []Reason{EndpointUnreachable, AccessDenied, ExpiredTokenException, Throttling} {
+		a := &authority{}
+		bubble(t, a, func(t *testing.T, c *Cache) {
+			creds := mustGet(t, c)
+			a.set(fails(reason))
+			time.Sleep(time.Until(creds.Expiration) - time.Nanosecond)
+			mustGet(t, c)
+			time.Sleep(time.Nanosecond)
+			if got, err := c.Get(t.Context()); err == nil {
+				t.Errorf("%s: served %v at its expiration", reason, got.Expiration)
+			}
+		})
+	}
+}
+
+func TestRefusedForAHumanTheLastGoodCredentialsStay(t *testing.T) {
+	a := &authority{}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		a.set(fails(AccessDenied))
+		time.Sleep(55 * time.Minute)
+		mustGet(t, c)
+		// 26 minutes of failing: brisk for two, then about every 2m30s.
+		if n := a.count() - 1; n < 10 || n > 30 {
+			t.Errorf("%d exchanges while STS refused", n)
+		}
+	})
+}
+
+func TestAThousandColdRequestsMakeOneExchange(t *testing.T) {
+	a := &authority{takes: 300 * time.Millisecond}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() {
+				before := time.Now()
+				if _, err := c.Get(t.Context()); err != nil {
+					t.Errorf("Get: %v", err)
+				} else if took := time.Since(before); took != 300*time.Millisecond {
+					t.Errorf("Get took %v", took)
+				}
+			})
+		}
+		wg.Wait()
+		if n := a.count(); n != 1 {
+			t.Errorf("%d exchanges, want 1", n)
+		}
+	})
+}
+
+func TestAColdRequestWaitsSevenHundredMilliseconds(t *testing.T) {
+	a := &authority{takes: time.Hour}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		mustFail(t, c, CredentialsUninitialized, 700*time.Millisecond)
+		time.Sleep(exchangeTimeout) // the exchange is given up, and its failure known
+		mustFail(t, c, EndpointTimeout, 700*time.Millisecond)
+	})
+}
+
+func TestAnImpatientCallerSpoilsNothingForTheOthers(t *testing.T) {
+	a := &authority{takes: 300 * time.Millisecond}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		hasty, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := c.Get(hasty); err == nil {
+			t.Error("Get with a cancelled context brought credentials out of nothing")
+		}
+		if _, err := c.Get(t.Context()); err != nil {
+			t.Errorf("Get of another: %v", err)
+		}
+		if n := a.count(); n != 1 {
+			t.Errorf("%d exchanges, want 1", n)
+		}
+	})
+}
+
+func TestARecentFailureIsRememberedForItsRetryDelay(t *testing.T) {
+	a := &authority{}
+	fails(EndpointUnreachable)(a)
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		for range 1000 {
+			mustFail(t, c, EndpointUnreachable, 0)
+		}
+		if n := a.count(); n != 1 {
+			t.Errorf("%d exchanges for a thousand requests, want 1", n)
+		}
+	})
+}
+
+func TestAGetAloneStartsAnExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &authority{lifetime: time.Hour}
+		c := New(a.fetch, Options{})
+		if _, err := c.Get(t.Context()); err != nil {
+			t.Fatalf("Get: %v", err)
+		}
+		time.Sleep(time.Hour)
+		if _, err := c.Get(t.Context()); err != nil || a.count() != 2 {
+			t.Errorf("Get after expiry: %v, %d exchanges, want 2", err, a.count())
+		}
+	})
+}
+
+func TestAReplacedTokenFileIsTriedWithinTwoSeconds(t *testing.T) {
+	var replaced atomic.Bool
+	a := &authority{err: &FetchError{Reason: ExpiredTokenException, Message: "expired", Changed: replaced.Load}}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		time.Sleep(10 * time.Minute)
+		if n := a.count(); n > 20 {
+			t.Errorf("%d exchanges with the same expired token", n)
+		}
+		a.set(succeeds)
+		replaced.Store(true)
+		time.Sleep(changePoll)
+		synctest.Wait()
+		mustGet(t, c)
+	})
+}
+
+func TestCredentialsThatCannotBeUsedReplaceNothing(t *testing.T) {
+	for name, edit := range map[string]func(*Credentials){
+		"empty":              func(c *Credentials) { *c = Credentials{} },
+		"without a key":      func(c *Credentials) { c.AccessKeyID = "" },
+		"without a secret":   func(c *Credentials) { c.SecretAccessKey = Secret{} },
+		"without a token":    func(c *Credentials) { c.SessionToken = NewSecret("") },
+		"without expiration": func(c *Credentials) { c.Expiration = time.Time{} },
+		"expired":            func(c *Credentials) { c.Expiration = time.Now().Add(-time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &authority{}
+			bubble(t, a, func(t *testing.T, c *Cache) {
+				first := mustGet(t, c)
+				a.set(func(a *authority) { a.edit = edit })
+				time.Sleep(30 * time.Minute)
+				if a.count() < 2 {
+					t.Fatal("there was no refresh")
+				}
+				if mustGet(t, c) != first {
+					t.Error("replaced")
+				}
+				if s := c.Status(); s.Failure == nil || s.Failure.Reason != UnusableCredentials {
+					t.Errorf("failure = %v", s.Failure)
+				}
+			})
+		})
+	}
+}
+
+func TestTheLifetimeIsMeasuredByTheServersClock(t *testing.T) {
+	for _, skew := range []time.Duration{-2 * time.Hour, -7 * time.Minute, 7 * time.Minute, 2 * time.Hour} {
+		var log bytes.Buffer
+		a := &authority{skew: skew}
+		bubbleWith(t, a, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, c *Cache) {
+			a.set(fails(EndpointUnreachable))
+			time.Sleep(time.Hour - 2*time.Second)
+			mustGet(t, c)
+			time.Sleep(2 * time.Second)
+			if _, err := c.Get(t.Context()); err == nil {
+				t.Errorf("skew %v: served after an hour", skew)
+			}
+		})
+		if !strings.Contains(log.String(), "level=ERROR msg=\"credentials refreshed, but this node's clock is wrong") {
+			t.Errorf("skew %v: not said: %s", skew, log.String())
+		}
+	}
+}
+
+// Both clocks, because a bubble has only one.
+func TestValidityByBothClocks(t *testing.T) {
+	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	for _, row := range []struct {
+		name    string
+		skew    time.Duration // of the wall clock when issued
+		elapsed time.Duration // by the monotonic clock
+		wall    time.Duration // by the wall clock, since noon by STS's
+		valid   bool
+	}{
+		{"fresh", 0, 0, 0, true},
+		{"in its last instant", 0, time.Hour - 1, time.Hour - 1, true},
+		{"expired", 0, time.Hour, time.Hour, false},
+		{"the node was suspended beyond the expiration", 0, time.Minute, 2 * time.Hour, false},
+		{"the clock was set back", 0, time.Hour, -time.Hour, false},
+		{"the clock was wrong all along: ahead", 2 * time.Hour, time.Minute, 2*time.Hour + time.Minute, true},
+		{"the clock was ahead and has been put right", 2 * time.Hour, time.Minute, time.Minute, true},
+		{"the clock was behind and has been put right", -2 * time.Hour, time.Minute, time.Minute, true},
+		{"the clock was ahead, and the node suspended", 2 * time.Hour, time.Minute, 4 * time.Hour, false},
+	} {
+		l := &lease{Credentials: Credentials{Expiration: noon.Add(time.Hour)}, issued: noon, lifetime: time.Hour, skew: row.skew}
+		if got := l.remainingAt(row.elapsed, noon.Add(row.wall)) > 0; got != row.valid {
+			t.Errorf("%s: valid = %v, want %v", row.name, got, row.valid)
+		}
+	}
+}
+
+func TestAResumedNodeRefreshesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &authority{lifetime: time.Hour}
+		c := New(a.fetch, Options{})
+		var suspended atomic.Bool
+		c.jump = func(time.Time, time.Time) time.Duration {
+			if suspended.CompareAndSwap(true, false) {
+				return 3 * time.Hour
+			}
+			return 0
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { c.Run(ctx); close(ended) }()
+		time.Sleep(10*time.Minute + time.Second)
+		suspended.Store(true)
+		time.Sleep(longestSleep)
+		synctest.Wait()
+		if n := a.count(); n != 2 {
+			t.Errorf("%d exchanges, want a second one within %v of the jump", n, longestSleep)
+		}
+		cancel()
+		<-ended
+	})
+}
+
+func TestRunEndsTheExchangeUnderWayWithItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &authority{lifetime: time.Hour, takes: 4 * time.Second}
+		c := New(a.fetch, Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { c.Run(ctx); close(ended) }()
+		synctest.Wait()
+		before := time.Now()
+		cancel()
+		<-ended
+		if took := time.Since(before); took != 0 {
+			t.Errorf("Run ended after %v", took)
+		}
+	})
+}
+
+func TestReadyNeedsAMinuteOrATenthOfAShortLife(t *testing.T) {
+	for _, row := range []struct {
+		remaining, lifetime time.Duration
+		want                bool
+	}{
+		{time.Hour, time.Hour, true},
+		{time.Minute + 1, time.Hour, true},
+		{time.Minute, time.Hour, false},
+		{2*time.Second + 1, 20 * time.Second, true},
+		{2 * time.Second, 20 * time.Second, false},
+	} {
+		s := Status{Credentials: &Credentials{}, Remaining: row.remaining, Lifetime: row.lifetime}
+		if s.Ready() != row.want {
+			t.Errorf("Ready with %v of %v left = %v", row.remaining, row.lifetime, s.Ready())
+		}
+	}
+	if (Status{Remaining: time.Hour, Lifetime: time.Hour}).Ready() {
+		t.Error("ready without credentials")
+	}
+}
+
+func TestOneLogLineForAnExchange(t *testing.T) {
+	var log bytes.Buffer
+	a := &authority{}
+	bubbleWith(t, a, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, c *Cache) {
+		for range 100 {
+			mustGet(t, c)
+		}
+		a.set(fails(AccessDenied))
+		time.Sleep(29 * time.Minute)
+	})
+	want := `time=2000-01-01T00:00:00.000Z level=INFO msg="credentials refreshed" profile=default access_key=****0001 expiration=2000-01-01T01:00:00.000Z lifetime=1h0m0s refresh_in=28m48s took=0s
+time=2000-01-01T00:28:48.000Z level=WARN msg="exchange failed" profile=default reason=AccessDenied message="so it was said" advice="` + AccessDenied.Advice() + `" serving="the last good credentials, valid for another 31m12s" failures=1 retry_in=500ms
+`
+	if got := log.String(); !strings.HasPrefix(got, want) {
+		t.Errorf("log:\n%s\nwant first:\n%s", got, want)
+	}
+	if strings.Contains(log.String(), testSecret) {
+		t.Error("the log holds the secret")
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	a := &authority{edit: func(c *Credentials) { c.TokenExpiration = time.Unix(946771200, 0) }}
+	bubbleWith(t, a, Options{Metrics: NewMetrics(registry)}, func(t *testing.T, c *Cache) {
+		a.set(func(a *authority) { fails(AccessDenied)(a) })
+		time.Sleep(29 * time.Minute)
+	})
+	n := strings.NewReader(`
+# HELP irsa_sidecar_credentials_expiry_timestamp_seconds When the credentials being served expire, in Unix time.
+# TYPE irsa_sidecar_credentials_expiry_timestamp_seconds gauge
+irsa_sidecar_credentials_expiry_timestamp_seconds{profile="default"} 9.466884e+08
+# HELP irsa_sidecar_last_refresh_success_timestamp_seconds When an exchange with STS last succeeded, in Unix time.
+# TYPE irsa_sidecar_last_refresh_success_timestamp_seconds gauge
+irsa_sidecar_last_refresh_success_timestamp_seconds{profile="default"} 9.466848e+08
+# HELP irsa_sidecar_token_expiry_timestamp_seconds When the web identity token that was last read expires, in Unix time.
+# TYPE irsa_sidecar_token_expiry_timestamp_seconds gauge
+irsa_sidecar_token_expiry_timestamp_seconds{profile="default"} 9.467712e+08
+`)
+	if err := testutil.GatherAndCompare(registry, n, "irsa_sidecar_credentials_expiry_timestamp_seconds",
+		"irsa_sidecar_last_refresh_success_timestamp_seconds", "irsa_sidecar_token_expiry_timestamp_seconds"); err != nil {
+		t.Error(err)
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Errorf("lint: %v %v", problems, err)
+	}
+	if n := testutil.CollectAndCount(registry, "irsa_sidecar_refreshes_total"); n != 2 {
+		t.Errorf("%d outcomes counted, want ok and AccessDenied", n)
+	}
+}
