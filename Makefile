@@ -2,7 +2,7 @@
 VERSION ?= dev
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test integration demo
+.PHONY: help build test integration demo image bench readme
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,3 +16,15 @@ test: ## Vet, and run all tests that need nothing but Go (the race detector need
 
 integration: ## The real binary against MinIO as STS and S3, with the real AWS CLI
 	minio=$$(bash integration/minio/build.sh) && IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -v -run TestMinIO ./integration
+
+demo: ## The whole main path on this machine, with an STS of its own; Ctrl-C ends it
+	go run ./integration/demo
+
+image: ## Build the container image with docker, podman or buildah
+	VERSION=$(VERSION) bash deploy/image.sh
+
+bench: ## Compare with a bare net/http server
+	go run ./integration/bench
+
+readme: ## Write README's generated tables anew
+	go test ./cmd/irsa-sidecar -run README -update

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -138,4 +137,8 @@ func (g *guard) ownPort(s string) bool {
 	return s != "" && n == int(g.port)
 }
 
-func (r Refusal) String() string { return fmt.Sprintf("%s: %s", string(r), refusals[r].message) }
+// Message says why the request is refused.
+func (r Refusal) Message() string { return refusals[r].message }
+
+// Hint says what to do.
+func (r Refusal) Hint() string { return refusals[r].hint }

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
+)
+
+var update = flag.Bool("update", false, "write README's generated tables anew")
+
+// README's tables are made from what the program knows, so that neither can drift.
+func TestREADMETablesAreTheProgramsOwn(t *testing.T) {
+	const path = "../../README.md"
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme := string(raw)
+	for name, table := range map[string]string{"configuration": configurationTable(), "reasons": reasonsTable(), "refusals": refusalsTable()} {
+		begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
+		head, rest, ok := strings.Cut(readme, begin)
+		old, tail, closed := strings.Cut(rest, end)
+		if !ok || !closed {
+			t.Fatalf("README has no %s … %s", strings.TrimSpace(begin), end)
+		}
+		if old != table && !*update {
+			t.Errorf("README's table of %s is not the program's; go test ./cmd/irsa-sidecar -update writes it anew", name)
+		}
+		readme = head + begin + table + end + tail
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(readme), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func configurationTable() string {
+	var b strings.Builder
+	b.WriteString("| variable | default | meaning |\n|---|---|---|\n")
+	for _, tag := range variables() {
+		value := "–"
+		if d := tag.Get("default"); d != "" {
+			value = "`" + d + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", tag.Get("envconfig"), value, markdown(tag.Get("desc")))
+	}
+	return b.String()
+}
+
+func reasonsTable() string {
+	reasons := cache.Reasons()
+	slices.Sort(reasons)
+	var b strings.Builder
+	b.WriteString("| reason | what to do |\n|---|---|\n")
+	for _, r := range reasons {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", r, markdown(r.Advice()))
+	}
+	return b.String()
+}
+
+func refusalsTable() string {
+	refusals := server.Refusals()
+	slices.Sort(refusals)
+	var b strings.Builder
+	b.WriteString("| refusal | why | what to do |\n|---|---|---|\n")
+	for _, r := range refusals {
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", r, markdown(r.Message()), markdown(r.Hint()))
+	}
+	return b.String()
+}
+
+// markdown keeps <placeholders> and | readable in a table.
+func markdown(s string) string {
+	return strings.NewReplacer("<", "&lt;", ">", "&gt;", "|", "\\|").Replace(s)
+}
