@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -137,8 +138,7 @@ func innermost(err error) error {
 	return err
 }
 
-// onHostNetwork guesses whether this Pod shares the node's network: there a network plugin's or a
-// container engine's interfaces are to be seen, which no Pod of its own network has.
+// onHostNetwork guesses whether this Pod shares the node's network.
 func onHostNetwork() bool {
 	if os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
 		return false
@@ -147,12 +147,13 @@ func onHostNetwork() bool {
 	if err != nil {
 		return false
 	}
-	for _, i := range interfaces {
-		for _, prefix := range []string{"veth", "cali", "cilium_", "lxc", "cni", "flannel", "docker", "kube-ipvs", "eni", "dummy0", "weave", "nodelocaldns", "antrea-gw", "ovn-k8s"} {
-			if strings.HasPrefix(i.Name, prefix) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(interfaces, func(i net.Interface) bool { return nodeInterface(i.Name) })
+}
+
+// nodeInterface reports whether a network interface is one that a network plugin or a container engine
+// makes on the node, and that no Pod with a network of its own has.
+func nodeInterface(name string) bool {
+	return slices.ContainsFunc([]string{
+		"veth", "cali", "cilium_", "lxc", "cni", "flannel", "docker", "kube-ipvs", "eni", "weave", "nodelocaldns", "antrea-gw", "ovn-k8s",
+	}, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
