@@ -23,7 +23,8 @@ integration: ## The real binary against MinIO as STS and S3, with the real AWS C
 	minio=$$(bash integration/minio/build.sh) && IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -v -run TestMinIO ./integration
 
 demo: ## The whole main path on this machine, with an STS of its own; Ctrl-C ends it
-	go run ./integration/demo
+	@mkdir -p bin && go build -o bin/demo ./integration/demo # go run would report Ctrl-C as a failure
+	@exec bin/demo
 
 image: ## Build the container image with docker, podman or buildah
 	VERSION=$(VERSION) bash deploy/image.sh
