@@ -1,5 +1,5 @@
 # The sidecar's image: one static binary, the CA certificates and the licence, on nothing. There is no shell and no package manager,
-# so nothing in it needs an update but the binary itself.
+# so nothing in it needs an update but these.
 #
 # The compiler runs on the builder's own platform and cross-compiles, so arm64 needs no emulation:
 #   docker build --platform linux/arm64 --build-arg VERSION=v1.2.3 .
@@ -20,7 +20,8 @@ RUN --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /irsa-sidecar ./cmd/irsa-sidecar
 
-# The whole file system of the image, so that it is one layer. Fixed modes and times: the same sources give the same layer.
+# The whole file system of the image, so that it is one layer. Fixed modes and times: the same sources and the same golang image give
+# the same layer.
 RUN install -D -m 0755 /irsa-sidecar /rootfs/irsa-sidecar && \
     install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/certs/ca-certificates.crt && \
     install -D -m 0644 LICENSE /rootfs/licenses/LICENSE && \

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-VERSION ?= dev
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
 .PHONY: help build test integration demo image bench readme
@@ -8,7 +8,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build bin/irsa-sidecar
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/irsa-sidecar ./cmd/irsa-sidecar
+	go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/irsa-sidecar ./cmd/irsa-sidecar
 
 test: ## Vet, and run all tests that need nothing but Go; with the race detector where there is a C compiler
 	go vet ./...

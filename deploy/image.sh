@@ -29,12 +29,13 @@ if [ -z "$builder" ]; then
   done
 fi
 if [ -z "$builder" ]; then
-  echo "image.sh: nothing here builds images: install docker and start its engine, or install podman or buildah (Debian, Ubuntu: apt-get install buildah)" >&2
+  echo "image.sh: nothing here builds images: install docker and start its engine, or podman, or buildah" \
+    "(Debian, Ubuntu: apt-get install buildah; Fedora: dnf install buildah)" >&2
   exit 1
 fi
 
 version=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo dev)}
-revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+revision=$(git rev-parse --verify --quiet HEAD 2>/dev/null || echo unknown)
 image=${IMAGE:-irsa-sidecar:$version}
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 
