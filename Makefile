@@ -20,7 +20,8 @@ else
 endif
 
 integration: ## The real binary against MinIO as STS and S3, with the real AWS CLI
-	minio=$$(bash integration/minio/build.sh) && IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -v -run TestMinIO ./integration
+	minio=$$(bash integration/minio/build.sh) && \
+	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
 
 demo: ## The whole main path on this machine, with an STS of its own; Ctrl-C ends it
 	@mkdir -p bin && go build -o bin/demo ./integration/demo # go run would report Ctrl-C as a failure

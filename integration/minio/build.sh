@@ -12,7 +12,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/irsa-sidecar
 minio=$cache/minio-$version
 
 if ! [ -x "$minio" ]; then
-  echo "building MinIO $version through Go modules: about 8 minutes the first time, then seconds" >&2
+  echo "building MinIO $version through Go modules: 2 to 8 minutes the first time, then seconds" >&2
   mkdir -p "$cache"
   # Two builds at once, or one that is interrupted, must not leave half a program under the final name.
   part=$(mktemp "$cache/building.XXXXXX")
@@ -27,7 +27,8 @@ if ! aws --version >&2; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing the AWS CLI from the distribution" >&2
     { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends awscli; } >&2
-    aws --version >&2
+    hash -r
+    aws --version >&2 || { echo "the AWS CLI is installed, but the aws that comes first on PATH, $(command -v aws), does not run" >&2; exit 1; }
   else
     echo "no AWS CLI that runs: install it (Debian, Ubuntu: apt-get install awscli) and put \`aws\` on PATH" >&2
     exit 1
