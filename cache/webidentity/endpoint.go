@@ -18,9 +18,9 @@ import (
 var (
 	regionShape   = regexp.MustCompile(`^[a-z]{2,6}(-[a-z]+)+-\d{1,2}$`)
 	zoneShape     = regexp.MustCompile(`^([a-z]{2,6}(-[a-z]+)+-\d{1,2})[a-z]$`)
-	roleShape     = regexp.MustCompile(`^arn:([a-z][a-z0-9-]*):iam::(\d{12})?:role/[\w+=,.@/-]{1,}$`)
+	roleShape     = regexp.MustCompile(`^arn:([a-z][a-z0-9-]*):iam::(\d{12})?:role/(?:[!-~]+/)?[\w+=,.@-]+$`)
 	minioShape    = regexp.MustCompile(`^arn:minio:iam:[\w-]*::role/[\w+=,.@/-]+$`)
-	issuerRegion  = regexp.MustCompile(`^https://oidc(?:-fips)?\.eks\.([a-z0-9-]+)\.`)
+	issuerRegion  = regexp.MustCompile(`^https://oidc(?:-fips)?[.-]eks\.([a-z0-9-]+)\.`)
 	sessionUnfit  = regexp.MustCompile(`[^\w+=,.@-]`)
 	partitionName = []struct{ prefix, partition string }{
 		{"cn-", "aws-cn"}, {"us-gov-", "aws-us-gov"}, {"us-isob-", "aws-iso-b"}, {"us-isof-", "aws-iso-f"},
@@ -77,10 +77,10 @@ func RolePartition(arn string) string {
 // in the clear, so plain http is taken for loopback only.
 func CheckEndpoint(endpoint string) error {
 	u, err := url.Parse(endpoint)
-	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
+	if err != nil || u.Hostname() == "" || (u.Scheme != "https" && u.Scheme != "http") {
 		return fmt.Errorf("is not a URL such as https://sts.eu-west-1.amazonaws.com")
 	}
-	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if u.User != nil || strings.ContainsAny(endpoint, "?#") {
 		return fmt.Errorf("must be a bare URL, without user, query or fragment")
 	}
 	if u.Scheme == "http" && !loopback(u.Hostname()) {
@@ -145,6 +145,7 @@ func newHTTPClient(roots *x509.CertPool) (*http.Client, *http.Transport) {
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    3 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
+		OnProxyConnectResponse: refusal,
 	}
 	return &http.Client{
 		Transport:     recorder{transport},

@@ -10,7 +10,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
+	"unicode"
 
 	"github.com/aws/smithy-go"
 
@@ -100,25 +102,54 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// describe says what answered, for people: the status, the type, and the first words.
+// describe says what answered, for people: the status, the type, and the first words. The words of a
+// success stay out: whatever it is, it may hold the credentials that we failed to find in it.
 func (a *answer) describe() string {
 	kind, _, _ := strings.Cut(a.contentType, ";")
 	if kind == "" {
-		kind = "an answer of no type"
+		kind = "of no type"
 	}
-	text := strings.Join(strings.Fields(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == '\uFFFD' {
+	kind = fmt.Sprintf("HTTP %d, %s", a.status, kind)
+	if a.status < 300 {
+		return kind
+	}
+	// Scrub must see the text before a cut or a quote spoils the shapes that it knows.
+	text := shorten(strings.Join(strings.Fields(cache.Scrub(oneLine(string(a.head)))), " "), 80)
+	if text == "" {
+		return kind + ", empty"
+	}
+	return fmt.Sprintf("%s: %q", kind, text)
+}
+
+// oneLine puts a blank for whatever does not print.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\uFFFD' || !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
-	}, string(a.head))), " ")
-	if len([]rune(text)) > 80 {
-		text = string([]rune(text)[:80]) + "…"
+	}, text)
+}
+
+func shorten(text string, most int) string {
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most]) + "…"
 	}
-	if text == "" {
-		return fmt.Sprintf("HTTP %d, %s, empty", a.status, kind)
+	return text
+}
+
+// proxyRefusal is a proxy's no to CONNECT. The transport's own error has but the status text, which
+// every proxy words as it likes.
+type proxyRefusal struct{ status int }
+
+func (e *proxyRefusal) Error() string { return fmt.Sprintf("HTTP %d", e.status) }
+
+// refusal is a Transport's OnProxyConnectResponse.
+func refusal(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+	if resp.StatusCode != http.StatusOK {
+		return &proxyRefusal{resp.StatusCode}
 	}
-	return fmt.Sprintf("HTTP %d, %s: %q", a.status, kind, text)
+	return nil
 }
 
 // explain turns what the SDK returned into a FetchError. a is zero when nothing answered; host is
@@ -133,6 +164,9 @@ func explain(err error, a *answer, host string) *cache.FetchError {
 	if api, ok := errors.AsType[smithy.APIError](err); ok && bytes.Contains(a.head, []byte("<Error")) {
 		if reason, known := reasonOf(api.ErrorCode(), api.ErrorMessage()); known {
 			return fail(reason, "STS refused (%s, HTTP %d): %s", api.ErrorCode(), a.status, api.ErrorMessage())
+		}
+		if a.status == http.StatusTooManyRequests {
+			return fail(cache.Throttling, "STS refused (%s, HTTP %d): %s", api.ErrorCode(), a.status, api.ErrorMessage())
 		}
 		if a.status >= 500 {
 			return fail(cache.ServiceUnavailable, "STS failed (%s, HTTP %d): %s", api.ErrorCode(), a.status, api.ErrorMessage())
@@ -160,6 +194,15 @@ func unreachable(err error, host string, fail func(cache.Reason, string, ...any)
 		}
 		return fail(cache.EndpointUnreachable, "%s cannot be looked up: %s", dns.Name, dns.Err)
 	}
+	if proxy, ok := errors.AsType[*proxyRefusal](err); ok {
+		switch {
+		case proxy.status == http.StatusProxyAuthRequired:
+			return fail(cache.ProxyRefused, "the proxy on the way to %s wants a user and a password", host)
+		case proxy.status < 500:
+			return fail(cache.ProxyRefused, "the proxy on the way to %s answered CONNECT with %v", host, proxy)
+		}
+		return fail(cache.EndpointUnreachable, "the proxy on the way to %s answered CONNECT with %v", host, proxy)
+	}
 	if verification, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fail(cache.EndpointNotTrusted, "%s: %v", host, verification.Err)
 	}
@@ -180,9 +223,6 @@ func unreachable(err error, host string, fail func(cache.Reason, string, ...any)
 			return fail(cache.EndpointUnreachable, "the proxy on the way to %s: %v", host, op.Err)
 		}
 		return fail(cache.EndpointUnreachable, "%s: %v", host, op.Err)
-	}
-	if text := innermost(err).Error(); strings.Contains(text, "Proxy Authentication Required") {
-		return fail(cache.ProxyRefused, "the proxy on the way to %s wants a user and a password", host)
 	}
 	return fail(cache.EndpointUnreachable, "%s: %v", host, innermost(err))
 }

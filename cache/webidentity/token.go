@@ -20,6 +20,12 @@ import (
 // https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html
 const maxToken = 20000
 
+// maxTime is the last second of the year 9999, the last one that RFC 3339 and JSON can write.
+const maxTime = 253402300799
+
+// openTries is how often a token file that is not there is looked for. Each try takes microseconds.
+const openTries = 10
+
 // Claims are the parts of a projected token that say who and for how long. They are read, not
 // verified: that is for STS to do, and a forged claim here can only spoil our own messages.
 type Claims struct {
@@ -48,11 +54,11 @@ func ReadToken(path string) (string, Claims, error) {
 
 // readFile reads at most a little more than a token may have. The kubelet replaces a projected
 // volume by renaming a directory link and then removes the old directory: a reader in between finds
-// nothing, once.
+// nothing, once; on a machine that is busy enough, more than once.
 func readFile(path string) ([]byte, error) {
 	var f *os.File
 	var err error
-	for range 3 {
+	for range openTries {
 		// Without O_NONBLOCK, opening a named pipe would wait for a writer.
 		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -138,11 +144,14 @@ func ParseToken(token string) (Claims, error) {
 	if parts[2] == "" {
 		return Claims{}, errors.New("is not signed")
 	}
+	if _, err := base64.RawURLEncoding.DecodeString(parts[2]); err != nil {
+		return Claims{}, errors.New("is not a JWT: its signature is not base64url")
+	}
 	claims := Claims{
 		Issuer: body.Issuer, Subject: body.Subject, Audience: body.Audience,
 		Namespace: body.Kubernetes.Namespace, Pod: body.Kubernetes.Pod.Name,
 	}
-	if seconds, err := body.Expiration.Int64(); err == nil && seconds > 0 {
+	if seconds, err := body.Expiration.Int64(); err == nil && seconds > 0 && seconds <= maxTime {
 		claims.Expiration = time.Unix(seconds, 0).UTC()
 	}
 	return claims, nil

@@ -82,6 +82,9 @@ func New(o Options) *Provider {
 	return p
 }
 
+// maxMessage bounds what others may make us say: STS quotes the values that it refuses, in full.
+const maxMessage = 1000
+
 // Fetch makes one exchange. The error is always a [*cache.FetchError].
 func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 	// The next exchange is half an hour away: nothing is gained by holding the connection.
@@ -96,7 +99,7 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 	creds, failure := p.exchange(ctx, token, claims)
 	if failure != nil {
 		failure.TokenExpiration = claims.Expiration
-		failure.Message = strings.ReplaceAll(failure.Message, token, "[token]")
+		failure.Message = shorten(oneLine(mask(failure.Message, token)), maxMessage)
 		switch failure.Reason {
 		case cache.ExpiredTokenException, cache.InvalidIdentityToken, cache.IDPRejectedClaim:
 			failure.Changed = p.changedFrom(token)
@@ -104,6 +107,15 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 		return cache.Credentials{}, failure
 	}
 	return creds, nil
+}
+
+// mask takes the token out of text, and its signature alone, without which the rest buys nothing.
+func mask(text, token string) string {
+	text = strings.ReplaceAll(text, token, "[token]")
+	if signature := token[strings.LastIndexByte(token, '.')+1:]; len(signature) >= 16 {
+		text = strings.ReplaceAll(text, signature, "[token]")
+	}
+	return text
 }
 
 // changedFrom reports whether the file now holds a token other than this one; of the token only the
@@ -183,9 +195,8 @@ func call(ctx context.Context, client *sts.Client, input *sts.AssumeRoleWithWebI
 		return nil, explain(err, &a, host)
 	}
 	if output == nil || output.Credentials == nil {
-		// The body is not quoted: whatever it is, it may hold what we failed to find.
 		return nil, &cache.FetchError{Reason: cache.NotAnSTSEndpoint,
-			Message: fmt.Sprintf("%s answered HTTP %d, %s, without credentials in it", host, a.status, cache.Scrub(a.contentType))}
+			Message: cache.Scrub(fmt.Sprintf("%s answered %s, without credentials in it", host, a.describe()))}
 	}
 	return output, nil
 }

@@ -1,0 +1,275 @@
+package webidentity
+
+import (
+	"crypto/x509"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+func TestEndpointOfTheRegion(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		options Options
+		issuer  string // EKS's in eu-west-1 if empty
+		want    string
+	}{
+		{name: "of the issuer", want: "https://sts.eu-west-1.amazonaws.com/"},
+		{name: "of the issuer in China", issuer: "https://oidc.eks.cn-north-1.amazonaws.com.cn/id/EXAMPLE", want: "https://sts.cn-north-1.amazonaws.com.cn/"},
+		{name: "given, other than the issuer's", options: Options{Region: "us-east-1"}, want: "https://sts.us-east-1.amazonaws.com/"},
+		{name: "given, and the issuer is not EKS", options: Options{Region: "us-east-1"}, issuer: "https://kubernetes.default.svc", want: "https://sts.us-east-1.amazonaws.com/"},
+
+		{name: "aws, opt-in", options: Options{Region: "mx-central-1"}, want: "https://sts.mx-central-1.amazonaws.com/"},
+		{name: "aws, of tomorrow", options: Options{Region: "aq-south-9"}, want: "https://sts.aq-south-9.amazonaws.com/"},
+		{name: "aws, global", options: Options{Region: "aws-global"}, want: "https://sts.amazonaws.com/"},
+		{name: "cn", options: Options{Region: "cn-northwest-1"}, want: "https://sts.cn-northwest-1.amazonaws.com.cn/"},
+		{name: "gov", options: Options{Region: "us-gov-west-1"}, want: "https://sts.us-gov-west-1.amazonaws.com/"},
+		{name: "iso", options: Options{Region: "us-iso-east-1"}, want: "https://sts.us-iso-east-1.c2s.ic.gov/"},
+		{name: "iso-b", options: Options{Region: "us-isob-east-1"}, want: "https://sts.us-isob-east-1.sc2s.sgov.gov/"},
+		{name: "iso-e", options: Options{Region: "eu-isoe-west-1"}, want: "https://sts.eu-isoe-west-1.cloud.adc-e.uk/"},
+		{name: "iso-f", options: Options{Region: "us-isof-south-1"}, want: "https://sts.us-isof-south-1.csp.hci.ic.gov/"},
+		{name: "eusc", options: Options{Region: "eusc-de-east-1"}, want: "https://sts.eusc-de-east-1.amazonaws.eu/"},
+
+		{name: "FIPS", options: Options{Region: "us-east-2", FIPS: true}, want: "https://sts-fips.us-east-2.amazonaws.com/"},
+		{name: "FIPS in gov", options: Options{Region: "us-gov-east-1", FIPS: true}, want: "https://sts.us-gov-east-1.amazonaws.com/"},
+		{name: "dual-stack", options: Options{Region: "eu-west-1", DualStack: true}, want: "https://sts.eu-west-1.api.aws/"},
+		{name: "dual-stack in China", options: Options{Region: "cn-north-1", DualStack: true}, want: "https://sts.cn-north-1.api.amazonwebservices.com.cn/"},
+		{name: "FIPS and dual-stack", options: Options{Region: "us-west-2", FIPS: true, DualStack: true}, want: "https://sts-fips.us-west-2.api.aws/"},
+
+		{name: "own", options: Options{Region: "eu-west-1", Endpoint: "https://vpce-0.sts.eu-west-1.vpce.amazonaws.com"}, want: "https://vpce-0.sts.eu-west-1.vpce.amazonaws.com/"},
+		{name: "own, with a path", options: Options{Region: "eu-west-1", Endpoint: "https://gateway.example:8443/aws/sts"}, want: "https://gateway.example:8443/aws/sts"},
+		{name: "own, with a slash", options: Options{Region: "eu-west-1", Endpoint: "https://gateway.example/"}, want: "https://gateway.example/"},
+		{name: "own, without a region", options: Options{Endpoint: "http://127.0.0.1:9000"}, issuer: "https://kubernetes.default.svc", want: "http://127.0.0.1:9000/"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			// For the SDK's other clients these say where STS is; here the Options alone do.
+			t.Setenv("AWS_REGION", "ap-south-1")
+			t.Setenv("AWS_ENDPOINT_URL", "https://elsewhere.example")
+			t.Setenv("AWS_ENDPOINT_URL_STS", "https://elsewhere.example")
+			t.Setenv("AWS_USE_FIPS_ENDPOINT", "true")
+			s := stage(t, tweak{claims: ststest.Claims{Issuer: test.issuer}, options: test.options, endpoint: test.options.Endpoint})
+			s.provider.options.Endpoint = test.options.Endpoint
+			var got []string
+			s.tap(func(r *http.Request, _ http.RoundTripper) (*http.Response, error) {
+				got = append(got, r.URL.String())
+				return nil, http.ErrHandlerTimeout
+			})
+			s.fetch(t.Context())
+			if len(got) != 1 || got[0] != test.want {
+				t.Errorf("asked %v, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestNoRegionAnywhere(t *testing.T) {
+	s := stage(t, tweak{claims: ststest.Claims{Issuer: "https://kubernetes.default.svc"}})
+	s.provider.options.Endpoint = ""
+	s.tap(func(*http.Request, http.RoundTripper) (*http.Response, error) {
+		t.Error("somebody was asked")
+		return nil, http.ErrHandlerTimeout
+	})
+	failure := s.mustFail(t, cache.RegionUnknown,
+		`AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer "https://kubernetes.default.svc" is not an EKS cluster's`)
+	if failure.TokenExpiration.IsZero() || failure.Reason.Class() != cache.Human {
+		t.Errorf("failed with %+v", failure)
+	}
+}
+
+// Without an endpoint of one's own, messages name the region.
+func TestFailureNamesTheRegion(t *testing.T) {
+	s := stage(t, tweak{})
+	s.provider.options.Endpoint = ""
+	s.tap(func(*http.Request, http.RoundTripper) (*http.Response, error) { return nil, http.ErrServerClosed })
+	s.mustFail(t, cache.EndpointUnreachable, "STS in eu-west-1: http: Server closed")
+}
+
+func TestRegionOfIssuer(t *testing.T) {
+	for issuer, want := range map[string]string{
+		"https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE":      "eu-west-1",
+		"https://oidc.eks.us-gov-west-1.amazonaws.com/id/EXAMPLE":  "us-gov-west-1",
+		"https://oidc.eks.cn-north-1.amazonaws.com.cn/id/EXAMPLE":  "cn-north-1",
+		"https://oidc.eks.eusc-de-east-1.amazonaws.eu/id/EXAMPLE":  "eusc-de-east-1",
+		"https://oidc-fips.eks.us-east-1.amazonaws.com/id/EXAMPLE": "us-east-1",
+		"https://oidc-eks.eu-west-1.api.aws/id/EXAMPLE":            "eu-west-1", // dual-stack
+		"":                               "",
+		"https://kubernetes.default.svc": "",
+		"http://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE":            "",
+		"https://oidc.eks.eu-west-1":                                    "",
+		"https://oidc.eks.eu-west.amazonaws.com/id/EXAMPLE":             "",
+		"https://oidc.eks.amazonaws.com/id/EXAMPLE":                     "",
+		"https://oidcxeks.eu-west-1.amazonaws.com/id/EXAMPLE":           "",
+		"https://evil.example/https://oidc.eks.eu-west-1.amazonaws.com": "",
+		"https://s3.eu-west-1.amazonaws.com/oidc":                       "",
+	} {
+		if got := RegionOfIssuer(issuer); got != want {
+			t.Errorf("RegionOfIssuer(%q) = %q, want %q", issuer, got, want)
+		}
+	}
+}
+
+func TestCheckRegion(t *testing.T) {
+	const no = "%q is not the name of a region, such as eu-west-1"
+	for region, want := range map[string]string{
+		"us-east-1": "", "ap-southeast-7": "", "mx-central-1": "", "il-central-1": "", "cn-northwest-1": "", "us-gov-east-1": "", "us-isob-east-1": "", "eusc-de-east-1": "",
+		"eu-west-10": "", "aws-global": "", "fips-us-east-1": "",
+
+		"eu-west-1a":       `"eu-west-1a" is an availability zone: its region is eu-west-1`,
+		"us-gov-west-1b":   `"us-gov-west-1b" is an availability zone: its region is us-gov-west-1`,
+		"us-west-2-lax-1a": no, "euw1-az1": no, "": no, "eu-west-100": no, "eu-west": no, "eu-west-": no, "eu--west-1": no, "-west-1": no, "e-west-1": no, "euwest1": no,
+		"eu_west_1": no, "EU-WEST-1": no, "eu-west-1 ": no, " eu-west-1": no, "eu-west-1\n": no, "eu-west-1.evil.example/": no, "us-east-1-fips": no, "Ireland": no, "eu-west-١": no,
+	} {
+		checkMessage(t, region, CheckRegion(region), want)
+	}
+}
+
+// checkMessage wants err to say want, in which %q stands for the value; an empty want wants no error.
+func checkMessage(t *testing.T, value string, err error, want string) {
+	t.Helper()
+	got := ""
+	if err != nil {
+		got = err.Error()
+	}
+	if want = strings.ReplaceAll(want, "%q", strconv.Quote(value)); got != want {
+		t.Errorf("%q: %q, want %q", value, got, want)
+	}
+}
+
+func TestPartition(t *testing.T) {
+	for region, want := range map[string]string{
+		"us-east-1": "aws", "aws-global": "aws", "": "aws", "us-west-2": "aws", "eu-south-2": "aws",
+		"cn-north-1": "aws-cn", "us-gov-west-1": "aws-us-gov", "us-iso-east-1": "aws-iso", "us-isob-east-1": "aws-iso-b",
+		"us-isof-south-1": "aws-iso-f", "eu-isoe-west-1": "aws-iso-e", "eusc-de-east-1": "aws-eusc",
+	} {
+		if got := Partition(region); got != want {
+			t.Errorf("Partition(%q) = %q, want %q", region, got, want)
+		}
+	}
+}
+
+func TestRolePartition(t *testing.T) {
+	for arn, want := range map[string]string{
+		"arn:aws:iam::111122223333:role/app": "aws", "arn:aws-cn:iam::111122223333:role/app": "aws-cn", "arn:minio:iam:::role/app": "minio", "": "", "arn": "", "arn:": "",
+	} {
+		if got := RolePartition(arn); got != want {
+			t.Errorf("RolePartition(%q) = %q, want %q", arn, got, want)
+		}
+	}
+}
+
+func TestCheckRoleARN(t *testing.T) {
+	const no = "%q is not a role's ARN, such as arn:aws:iam::111122223333:role/app"
+	role := "arn:aws:iam::111122223333:role/"
+	for arn, want := range map[string]string{
+		role + "app": "", role + "a": "", role + "team/app": "", role + "a/b/c/app": "", role + "App_1+=,.@-": "", role + "aws-reserved/sso.amazonaws.com/eu-west-1/AWSReservedSSO_x": "",
+		role + "odd!path~/app":                      "", // STS's rule for a path is anything that prints
+		"arn:aws-cn:iam::111122223333:role/app":     "",
+		"arn:aws-us-gov:iam::111122223333:role/app": "",
+		"arn:aws-iso-b:iam::111122223333:role/app":  "",
+		"arn:aws-eusc:iam::111122223333:role/app":   "",
+		"arn:minio:iam:::role/idp-1":                "",
+		"arn:minio:iam::minio:role/idp":             no,
+		role + strings.Repeat("a", 2048-len(role)):  "",
+		role + strings.Repeat("a", 2049-len(role)):  "is longer than the 2048 characters that STS takes",
+
+		"arn:aws:iam::111122223333:instance-profile/app":  "%q is an instance profile: name the role in it",
+		"arn:aws:sts::111122223333:assumed-role/app/name": "%q is a session of a role: name the role itself, arn:aws:iam::<account>:role/<name>",
+		"": no, "app": no, "role/app": no, role: no, role + "/": no, role + "app/": no, role + "team/": no, role + "app ": no, " " + role + "app": no, role + "app\n": no, role + "a b": no,
+		role + "té/app": no, `"` + role + `app"`: no,
+		"arn:aws:iam::11112222333:role/app":           no, // eleven digits
+		"arn:aws:iam::1111222233334:role/app":         no,
+		"arn:aws:iam:eu-west-1:111122223333:role/app": no,
+		"arn:aws:iam::111122223333:policy/app":        no,
+		"arn:aws:iam::111122223333:user/app":          no,
+		"arn:aws:iam::<account>:role/app":             no,
+		"arn:AWS:iam::111122223333:role/app":          no,
+		"ARN:aws:iam::111122223333:role/app":          no,
+	} {
+		checkMessage(t, arn, CheckRoleARN(arn), want)
+	}
+}
+
+func TestCheckEndpoint(t *testing.T) {
+	const (
+		no    = "is not a URL such as https://sts.eu-west-1.amazonaws.com"
+		bare  = "must be a bare URL, without user, query or fragment"
+		plain = "would send the token unencrypted to HOST: plain http is for loopback only, use https"
+	)
+	for endpoint, want := range map[string]string{
+		"https://sts.eu-west-1.amazonaws.com": "", "https://sts.example:8443/path/": "", "https://10.0.0.1": "", "https://[2001:db8::1]:443": "", "HTTPS://sts.example": "",
+		"http://127.0.0.1": "", "http://127.0.0.1:9000/minio": "", "http://127.255.255.254:1": "", "http://[::1]:9000": "", "http://[::ffff:127.0.0.1]": "", "http://localhost:4566": "",
+
+		"http://sts.example":       strings.Replace(plain, "HOST", "sts.example", 1),
+		"http://10.0.0.1:80":       strings.Replace(plain, "HOST", "10.0.0.1", 1),
+		"http://0.0.0.0":           strings.Replace(plain, "HOST", "0.0.0.0", 1),
+		"http://[::]":              strings.Replace(plain, "HOST", "::", 1),
+		"http://128.0.0.1":         strings.Replace(plain, "HOST", "128.0.0.1", 1),
+		"http://127.0.0.1.nip.io":  strings.Replace(plain, "HOST", "127.0.0.1.nip.io", 1),
+		"http://localhost.example": strings.Replace(plain, "HOST", "localhost.example", 1),
+		"http://127.1":             strings.Replace(plain, "HOST", "127.1", 1), // not an address to Go, so a name
+
+		"https://user@sts.example": bare, "https://user:password@sts.example": bare, "http://localhost@sts.example": bare, "https://sts.example?": bare, "https://sts.example/?a=b": bare, "https://sts.example#": bare, "https://sts.example/#a": bare,
+
+		"": no, "sts.example": no, "sts.example:443": no, "//sts.example": no, "https:": no, "https://": no, "https:///path": no, "https://:443": no, "http://:80": no, "https:sts.example": no,
+		"ftp://sts.example": no, "unix:///run/sts": no, " https://sts.example": no, "https://sts.example\n": no, "https://sts example": no, "https://sts.example:port": no, "https://[::1": no, "https://%zz": no,
+	} {
+		checkMessage(t, endpoint, CheckEndpoint(endpoint), want)
+		if err := CheckEndpoint(endpoint); err != nil && strings.Contains(err.Error(), "password") {
+			t.Errorf("quotes the password: %v", err)
+		}
+	}
+}
+
+func TestSessionName(t *testing.T) {
+	long := strings.Repeat("a", 32) + strings.Repeat("b", 32)
+	for name, want := range map[string]string{
+		"app": "app", "ab": "ab", "a": "a-", "": "--", "default.app-0": "default.app-0", "A_z+=,.@-9": "A_z+=,.@-9",
+		"a b/c:d": "a-b-c-d", "é": "--", "日本": "--", "\xff\xfe": "--", "a\n": "a-",
+		long: long, "x" + long: long, strings.Repeat("é", 70): strings.Repeat("-", 64),
+		strings.Repeat("n", 63) + ".pod-7c9f": strings.Repeat("n", 55) + ".pod-7c9f",
+	} {
+		if got := SessionName(name); got != want {
+			t.Errorf("SessionName(%q) = %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestCABundleIsAddedToTheSystemsRoots(t *testing.T) {
+	dir := t.TempDir()
+	sts := ststest.New(ststest.Options{})
+	_, ca, err := sts.StartTLS()
+	must(t, err)
+	defer sts.Close()
+	file := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		must(t, os.WriteFile(path, []byte(content), 0o600))
+		return path
+	}
+	good, empty, other := file("good.pem", "a comment\n"+string(ca)), file("empty.pem", ""), file("other.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+	for path, want := range map[string]string{
+		"": "", good: "",
+		empty:                      empty + " holds no PEM certificate",
+		other:                      other + " holds no PEM certificate",
+		filepath.Join(dir, "none"): filepath.Join(dir, "none") + " cannot be read: no such file or directory",
+		dir:                        dir + " cannot be read: is a directory",
+	} {
+		roots, err := LoadCABundle(path)
+		checkMessage(t, path, err, want)
+		if (roots != nil) != (path == good) {
+			t.Errorf("%q gave roots %v", path, roots != nil)
+		}
+	}
+
+	want, err := x509.SystemCertPool()
+	must(t, err)
+	want.AppendCertsFromPEM(ca)
+	if roots, _ := LoadCABundle(good); !roots.Equal(want) {
+		t.Error("the roots are not the system's and the bundle's")
+	}
+}

@@ -1,0 +1,43 @@
+package webidentity
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// Root may read everything, so the thread that reads is somebody else for the file system.
+func TestTokenFileOfAnotherUserIsUnreadable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	must(t, os.WriteFile(path, []byte("x"), 0o600))
+	must(t, os.Chmod(path, 0))
+	read := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err := syscall.Setfsuid(65534); err != nil {
+			read <- err
+			return
+		}
+		_, _, err := ReadToken(path)
+		read <- err
+	}()
+	err := <-read
+	want := fmt.Sprintf("TokenFileUnreadable: token file %s may not be read by uid %d", path, os.Geteuid())
+	if _, ok := errors.AsType[*cache.FetchError](err); !ok || err.Error() != want {
+		t.Errorf("failed with %v, want %s", err, want)
+	}
+}
+
+func TestTokenFileWhoseReadingFails(t *testing.T) {
+	const path = "/proc/self/mem" // opens as a regular file, and has nothing at its beginning
+	_, _, err := ReadToken(path)
+	if want := "TokenFileUnreadable: token file " + path + " cannot be read: input/output error"; err == nil || err.Error() != want {
+		t.Errorf("failed with %v, want %s", err, want)
+	}
+}

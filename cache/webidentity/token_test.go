@@ -1,0 +1,215 @@
+package webidentity
+
+import (
+	"encoding/base64"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+// jwt is a token with this header and these claims, both JSON, and a signature of nobody's.
+func jwt(header, claims string) string {
+	encode := base64.RawURLEncoding.EncodeToString
+	return encode([]byte(header)) + "." + encode([]byte(claims)) + ".c2lnbmF0dXJl"
+}
+
+func TestTokenFileIsReadOrItsFaultIsNamed(t *testing.T) {
+	good := signedToken(t, ststest.Claims{Lifetime: time.Hour})
+	expired := signedToken(t, ststest.Claims{Lifetime: -time.Hour})
+	content := func(text string) func(t *testing.T, path string) {
+		return func(t *testing.T, path string) {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	malformed, unreadable := cache.TokenFileMalformed, cache.TokenFileUnreadable
+	for _, test := range []struct {
+		name    string
+		make    func(t *testing.T, path string)
+		reason  cache.Reason // empty: it is read
+		message string       // after "token file <path> "
+		token   string
+	}{
+		{name: "a token", make: content(good), token: good},
+		{name: "a token and a newline", make: content(good + "\n"), token: good},
+		{name: "a token amid blanks", make: content(" \t" + good + "\r\n\r\n"), token: good},
+		{name: "an expired token", make: content(expired), token: expired}, // by our clock; STS's decides
+		{name: "the longest token", make: content(longToken(maxToken)), token: longToken(maxToken)},
+
+		{name: "no file", make: func(*testing.T, string) {}, reason: cache.TokenFileMissing, message: "does not exist"},
+		{name: "no directory", make: func(t *testing.T, path string) { os.Remove(filepath.Dir(path)) }, reason: cache.TokenFileMissing, message: "does not exist"},
+		{name: "a link to nothing", make: func(t *testing.T, path string) { must(t, os.Symlink("gone", path)) }, reason: cache.TokenFileMissing, message: "does not exist"},
+		{name: "a link to itself", make: func(t *testing.T, path string) { must(t, os.Symlink(path, path)) }, reason: unreadable, message: "cannot be opened: too many levels of symbolic links"},
+		{name: "a directory", make: func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, reason: unreadable, message: "is a directory, not a file"},
+		{name: "a named pipe", make: func(t *testing.T, path string) { must(t, syscall.Mkfifo(path, 0o600)) }, reason: unreadable, message: "is not a regular file"},
+		{name: "a device", make: func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, reason: unreadable, message: "is not a regular file"},
+
+		{name: "an empty file", make: content(""), reason: malformed, message: "is empty"},
+		{name: "blanks", make: content(" \n\t\n"), reason: malformed, message: "is empty"},
+		{name: "a mebibyte", make: content(strings.Repeat("a", 1<<20)), reason: malformed, message: "is longer than the 20000 characters that STS takes"},
+		{name: "a token too long by one", make: content(longToken(maxToken + 1)), reason: malformed, message: "is longer than the 20000 characters that STS takes"},
+		{name: "two tokens in lines", make: content(good + "\n" + good), reason: malformed, message: "holds more than the token: there is white space inside"},
+		{name: "two tokens in a row", make: content(good + good), reason: malformed, message: "is not a JWT: it has 5 parts and not three"},
+		{name: "a token and a log line", make: content(good + "\nI0101 rotated"), reason: malformed, message: "holds more than the token: there is white space inside"},
+		{name: "a header of HTTP's", make: content("Bearer " + good), reason: malformed, message: "holds more than the token: there is white space inside"},
+		{name: "a path", make: content("/var/run/secrets/token"), reason: malformed, message: "is not a JWT: it has 1 parts and not three"},
+		{name: "half a token", make: content(good[:strings.LastIndexByte(good, '.')]), reason: malformed, message: "is not a JWT: it has 2 parts and not three"},
+		{name: "an encrypted token", make: content("a.b.c.d.e"), reason: malformed, message: "is not a JWT: it has 5 parts and not three"},
+		{name: "dots", make: content(".."), reason: malformed, message: "is not a JWT: its header is not the JSON of a token"},
+		{name: "no base64url", make: content("a+b.c.d"), reason: malformed, message: "is not a JWT: its header is not base64url"},
+		{name: "claims that are no base64url", make: content("eyJhbGciOiJSUzI1NiJ9.*.d"), reason: malformed, message: "is not a JWT: its claims part is not base64url"},
+		{name: "a signature that is no base64url", make: content(good + "\""), reason: malformed, message: "is not a JWT: its signature is not base64url"},
+		{name: "no JSON", make: content("YWJj.YWJj.YWJj"), reason: malformed, message: "is not a JWT: its header is not the JSON of a token"},
+		{name: "claims that are no object", make: content(jwt(`{"alg":"RS256"}`, `["a"]`)), reason: malformed, message: "is not a JWT: its claims part is not the JSON of a token"},
+		{name: "claims of other types", make: content(jwt(`{"alg":"RS256"}`, `{"iss":1}`)), reason: malformed, message: "is not a JWT: its claims part is not the JSON of a token"},
+		{name: "no algorithm", make: content(jwt(`{"alg":"none"}`, `{}`)), reason: malformed, message: "is signed with an algorithm that STS does not take: RS256 to RS512 and ES256 to ES512 are"},
+		{name: "a shared key", make: content(jwt(`{"alg":"HS256"}`, `{}`)), reason: malformed, message: "is signed with an algorithm that STS does not take: RS256 to RS512 and ES256 to ES512 are"},
+		{name: "no signature", make: content(good[:strings.LastIndexByte(good, '.')+1]), reason: malformed, message: "is not signed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "token")
+			test.make(t, path)
+			token, claims, err := ReadToken(path)
+			if test.reason == "" {
+				if err != nil || token != test.token {
+					t.Errorf("read %q, %v", token, err)
+				}
+				return
+			}
+			failure, ok := err.(*cache.FetchError)
+			if !ok {
+				t.Fatalf("read %q, %v, want %s", token, err, test.reason)
+			}
+			if want := "token file " + path + " " + test.message; failure.Reason != test.reason || failure.Message != want {
+				t.Errorf("failed with\n%s: %s\nwant\n%s: %s", failure.Reason, failure.Message, test.reason, want)
+			}
+			if failure.Reason.Class() != cache.StaleToken {
+				t.Errorf("%s is of class %s: another file mends it", failure.Reason, failure.Reason.Class())
+			}
+			if token != "" || claims.Issuer != "" {
+				t.Error("a token came along with the failure")
+			}
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// longToken is a well-formed token of exactly n characters.
+func longToken(n int) string {
+	token := jwt(`{"alg":"ES256"}`, `{}`)
+	return token + strings.Repeat("A", n-len(token))
+}
+
+func TestFetchSaysWhatIsWrongWithTheFile(t *testing.T) {
+	s := stage(t, tweak{})
+	must(t, os.Remove(s.file.Path()))
+	s.mustFail(t, cache.TokenFileMissing, "token file "+s.file.Path()+" does not exist")
+	if s.sts.Calls() != 0 {
+		t.Error("STS was asked without a token")
+	}
+}
+
+// The kubelet replaces the directory under a reader's feet. A reader never sees a failure, nor a part
+// of a token.
+func TestRotationIsNotNoticedByReaders(t *testing.T) {
+	file, err := ststest.NewTokenFile(t.TempDir())
+	must(t, err)
+	tokens := []string{signedToken(t, ststest.Claims{Pod: "a"}), signedToken(t, ststest.Claims{Pod: strings.Repeat("b", 200)})}
+	must(t, file.Write(tokens[0]))
+
+	rotated := make(chan error, 1)
+	go func() {
+		for i := range 500 {
+			if err := file.Write(tokens[i%2]); err != nil {
+				rotated <- err
+				return
+			}
+		}
+		rotated <- nil
+	}()
+	for seen := make(map[string]int); ; {
+		select {
+		case err := <-rotated:
+			must(t, err)
+			if len(seen) != 2 {
+				t.Errorf("the readers saw %d of the tokens: nothing has been tested", len(seen))
+			}
+			return
+		default:
+		}
+		token, _, err := ReadToken(file.Path())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[token]++; token != tokens[0] && token != tokens[1] {
+			t.Fatal("read what nobody has written")
+		}
+	}
+}
+
+func TestClaimsAreRead(t *testing.T) {
+	const header = `{"alg":"RS256","kid":"k"}`
+	for _, test := range []struct {
+		name, claims string
+		want         Claims
+	}{
+		{"none", `{}`, Claims{}},
+		{"null", `null`, Claims{}},
+		{
+			"a kubelet's",
+			`{"aud":["sts.amazonaws.com"],"exp":1582306514,"iat":1582220114,"iss":"https://oidc.eks.us-west-2.amazonaws.com/id/D43C","sub":"system:serviceaccount:shop:cart",
+			  "kubernetes.io":{"namespace":"shop","serviceaccount":{"name":"cart","uid":"u"},"pod":{"name":"cart-0","uid":"u"},"node":{"name":"n","uid":"u"},"warnafter":0}}`,
+			Claims{Issuer: "https://oidc.eks.us-west-2.amazonaws.com/id/D43C", Subject: "system:serviceaccount:shop:cart", Audience: []string{"sts.amazonaws.com"},
+				Expiration: time.Date(2020, 2, 21, 17, 35, 14, 0, time.UTC), Namespace: "shop", Pod: "cart-0"},
+		},
+		{"one audience", `{"aud":"a"}`, Claims{Audience: []string{"a"}}},
+		{"two audiences", `{"aud":["a","b"]}`, Claims{Audience: []string{"a", "b"}}},
+		{"no audience", `{"aud":[]}`, Claims{}},
+		{"a time with a fraction", `{"exp":1582306514.5}`, Claims{}},
+		{"no time", `{"exp":null}`, Claims{}},
+		{"a time before all", `{"exp":-1}`, Claims{}},
+		{"the last time that can be written", `{"exp":253402300799}`, Claims{Expiration: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}},
+		{"a time that cannot be written", `{"exp":253402300800}`, Claims{}},
+		{"a time beyond all", `{"exp":9223372036854775807}`, Claims{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := ParseToken(jwt(header, test.claims))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", test.want) {
+				t.Errorf("read %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestAlgorithmsAreThoseThatSTSTakes(t *testing.T) {
+	for _, test := range []struct {
+		algorithms string
+		taken      bool
+	}{
+		{"RS256 RS384 RS512 ES256 ES384 ES512", true},
+		{"none None HS256 HS512 PS256 PS512 EdDSA ES256K rs256 RS2560", false},
+	} {
+		for algorithm := range strings.FieldsSeq(test.algorithms) {
+			if _, err := ParseToken(jwt(fmt.Sprintf(`{"alg":%q}`, algorithm), `{}`)); (err == nil) != test.taken {
+				t.Errorf("%s: %v", algorithm, err)
+			}
+		}
+	}
+}
