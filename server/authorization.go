@@ -47,24 +47,24 @@ func FixedAuthorization(token string) (*Authorization, error) {
 	if err := checkAuthorization(token); err != nil {
 		return nil, err
 	}
-	return &Authorization{current: sha256.Sum256([]byte(token))}, nil
+	return &Authorization{current: sumOf(token)}, nil
 }
 
 // AuthorizationFile asks for the token in a file, and follows the file when it is replaced; the
 // replaced token opens for another hour. A file that does not exist is made, with mode 0440, a random
 // token and no newline, which the SDKs refuse.
 func AuthorizationFile(path string) (*Authorization, error) {
-	token, err := readAuthorization(path)
+	token, _, err := readAuthorization(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := makeAuthorization(path); err != nil {
 			return nil, fmt.Errorf("%s does not exist and cannot be made: %w", path, pathCause(err))
 		}
-		token, err = readAuthorization(path)
+		token, _, err = readAuthorization(path)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Authorization{path: path, current: sha256.Sum256([]byte(token)), checked: time.Now()}, nil
+	return &Authorization{path: path, current: sumOf(token), checked: time.Now()}, nil
 }
 
 func checkAuthorization(token string) error {
@@ -86,27 +86,27 @@ func checkAuthorization(token string) error {
 	return nil
 }
 
-func readAuthorization(path string) (string, error) {
+func readAuthorization(path string) (token string, written time.Time, err error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", err
+		return "", time.Time{}, err
 	} else if err != nil {
-		return "", fmt.Errorf("%s: %w", path, pathCause(err))
+		return "", time.Time{}, fmt.Errorf("%s: %w", path, pathCause(err))
 	}
 	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is not a regular file", path)
+		return "", time.Time{}, fmt.Errorf("%s is not a regular file", path)
 	}
 	if info.Size() > maxAuthorization {
-		return "", fmt.Errorf("%s is longer than %d bytes", path, maxAuthorization)
+		return "", time.Time{}, fmt.Errorf("%s is longer than %d bytes", path, maxAuthorization)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", path, pathCause(err))
+		return "", time.Time{}, fmt.Errorf("%s: %w", path, pathCause(err))
 	}
 	if err := checkAuthorization(string(raw)); err != nil {
-		return "", fmt.Errorf("%s %w", path, err)
+		return "", time.Time{}, fmt.Errorf("%s %w", path, err)
 	}
-	return string(raw), nil
+	return string(raw), info.ModTime(), nil
 }
 
 // makeAuthorization makes the file whole or not at all, and never over one that somebody else has
@@ -144,10 +144,10 @@ func (a *Authorization) accepts(header string) bool {
 	defer a.mu.Unlock()
 	now := time.Now()
 	a.follow(now)
-	raw := sha256.Sum256([]byte(header))
+	raw := sumOf(header)
 	bare := raw
 	if token, ok := strings.CutPrefix(header, "Bearer "); ok {
-		bare = sha256.Sum256([]byte(token))
+		bare = sumOf(token)
 	}
 	match := func(sum *[sha256.Size]byte) int {
 		return subtle.ConstantTimeCompare(raw[:], sum[:]) | subtle.ConstantTimeCompare(bare[:], sum[:])
@@ -161,17 +161,24 @@ func (a *Authorization) accepts(header string) bool {
 	return ok == 1
 }
 
+// sumOf makes the copy that the sum needs on the stack.
+func sumOf(token string) [sha256.Size]byte {
+	var stack [128]byte
+	return sha256.Sum256(append(stack[:0], token...))
+}
+
 // follow takes in a replaced file. One that is missing or unusable for the moment changes nothing.
 func (a *Authorization) follow(now time.Time) {
 	if a.path == "" || now.Sub(a.checked) < fileCheck {
 		return
 	}
+	last := a.checked
 	a.checked = now
-	token, err := readAuthorization(a.path)
+	token, written, err := readAuthorization(a.path)
 	if err != nil {
 		return
 	}
-	sum := sha256.Sum256([]byte(token))
+	sum := sumOf(token)
 	if sum == a.current {
 		return
 	}
@@ -181,6 +188,12 @@ func (a *Authorization) follow(now time.Time) {
 			keep = append(keep, p)
 		}
 	}
-	a.previous = append(keep, retired{a.current, now.Add(overlap)})
+	// Nobody may have asked for long; then the file says when it was replaced. One that was written
+	// earlier than we last looked has been moved here since, and does not.
+	replaced := now
+	if written.After(last) && written.Before(now) {
+		replaced = written
+	}
+	a.previous = append(keep, retired{a.current, replaced.Add(overlap)})
 	a.current = sum
 }

@@ -141,8 +141,9 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	route, code := "other", 0
 	if refusal := h.guard.check(r); refusal != "" {
 		route = "refused"
-		if refusal == BodyNotAllowed {
-			w.Header().Set("Connection", "close") // whatever the body is, it is not the next request
+		if hasBody(r) {
+			// Whatever the body is, it is not the next request, and the answer does not wait for it.
+			w.Header().Set("Connection", "close")
 		}
 		code = refuse(w, refusal)
 	} else if s := h.direct[trimSlash(r.URL.Path)]; s != nil && r.Method == http.MethodGet && r.URL.RawPath == "" {

@@ -78,8 +78,7 @@ func (g *guard) check(r *http.Request) Refusal {
 			return BrowserRequest
 		}
 	}
-	// A JDK sends "Content-Length: 0" and "Upgrade: h2c" with its GET; both are harmless.
-	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+	if hasBody(r) {
 		return BodyNotAllowed
 	}
 	values := r.Header["Authorization"]
@@ -97,6 +96,9 @@ func (g *guard) check(r *http.Request) Refusal {
 	}
 	return ""
 }
+
+// hasBody lets a JDK's "Content-Length: 0" and "Upgrade: h2c" pass: both are harmless.
+func hasBody(r *http.Request) bool { return r.ContentLength != 0 || len(r.TransferEncoding) > 0 }
 
 func loopbackPeer(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)

@@ -11,6 +11,8 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
 // Ops is the handler of the ops listener: what the kubelet and Prometheus reach, and with them the
@@ -46,7 +48,12 @@ func NewOps(o Options, metrics prometheus.Gatherer, quit func()) *Ops {
 	h.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		writeText(w, http.StatusNotFound, "there is nothing at this path; there is / and /livez, /readyz, /startupz, /metrics\n")
 	})
-	h.router.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
+	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		allow := http.MethodGet
+		if r.URL.Path == "/quitquitquit" {
+			allow = http.MethodPost
+		}
+		w.Header().Set("Allow", allow)
 		writeText(w, http.StatusMethodNotAllowed, "this path does not answer this method\n")
 	})
 	return h
@@ -69,8 +76,7 @@ func (h *Ops) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // ready says of every profile whether its credentials are worth starting with, and why not.
 func (h *Ops) ready(w http.ResponseWriter, r *http.Request) {
-	h.report(w, r, func(p Profile) (bool, string) {
-		s := p.Cache.Status()
+	h.report(w, r, h.draining.Load(), func(s cache.Status) (bool, string) {
 		if s.Ready() {
 			return true, fmt.Sprintf("ready, for another %s", spell(s.Remaining))
 		}
@@ -83,29 +89,30 @@ func (h *Ops) ready(w http.ResponseWriter, r *http.Request) {
 
 // started says whether the first exchange has succeeded, and never takes it back.
 func (h *Ops) started(w http.ResponseWriter, r *http.Request) {
-	h.report(w, r, func(p Profile) (bool, string) {
-		if p.Cache.Status().Started() {
+	h.report(w, r, false, func(s cache.Status) (bool, string) {
+		if s.Started() {
 			return true, "started"
 		}
 		return false, "not started: no exchange has succeeded yet"
 	})
 }
 
-func (h *Ops) report(w http.ResponseWriter, r *http.Request, judge func(Profile) (bool, string)) {
+func (h *Ops) report(w http.ResponseWriter, r *http.Request, draining bool, judge func(cache.Status) (bool, string)) {
 	var b strings.Builder
 	status := http.StatusOK
-	if h.draining.Load() {
+	if draining {
 		status = http.StatusServiceUnavailable
 		b.WriteString("not ready: the sidecar is ending\n")
 	}
 	for _, p := range h.Profiles {
-		ok, why := judge(p)
+		s := p.Cache.Status()
+		ok, why := judge(s)
 		fmt.Fprintf(&b, "%s: %s\n", p.Name, why)
 		if ok {
 			continue
 		}
 		status = http.StatusServiceUnavailable
-		if f := p.Cache.Status().Failure; f != nil {
+		if f := s.Failure; f != nil {
 			if loopbackPeer(r) {
 				fmt.Fprintf(&b, "%s: %s\n", f.Reason, f.Message)
 			} else {

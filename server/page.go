@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -60,7 +61,11 @@ func writeProfile(w io.Writer, p Profile, s cache.Status, identity bool, now tim
 		row("next try", "in %s", spell(max(0, s.NextTry.Sub(now))))
 	}
 	if s.ClockSkew != 0 {
-		row("clock", "this node's is %s off STS's; AWS refuses what is signed more than 5 minutes off", spell(s.ClockSkew))
+		direction := "ahead of"
+		if s.ClockSkew < 0 {
+			direction = "behind"
+		}
+		row("clock", "this node's is %s %s STS's; AWS refuses what is signed more than 5 minutes off", spell(s.ClockSkew.Abs()), direction)
 	}
 	if f := s.Failure; f == nil {
 		row("last error", "none")
@@ -109,12 +114,12 @@ type errorSummary struct {
 }
 
 func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
-	name := chi.URLParam(r, "profile")
+	name, err := url.PathUnescape(chi.URLParam(r, "profile"))
 	if name == "" {
 		name = DefaultProfile
 	}
 	s := h.direct["/v1/credentials/"+name]
-	if s == nil {
+	if err != nil || s == nil {
 		refuse(w, UnknownProfile)
 		return
 	}

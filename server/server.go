@@ -50,6 +50,9 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, grace time.Durat
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnState:         limit.stateChanged,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+
+		// net/http would answer "OPTIONS *" itself, with 200 and past all guards.
+		DisableGeneralOptionsHandler: true,
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(limit.listener(l)) }()

@@ -1,0 +1,244 @@
+package server
+
+import (
+	"encoding/base64"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	// By rename, as a careful operator and the kubelet do.
+	next := path + ".next"
+	if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustAccept(t *testing.T, a *Authorization, want bool, token string) {
+	t.Helper()
+	if got := a.accepts(token); got != want {
+		t.Errorf("at %s: %.20q is accepted: %v, want %v", time.Now().Format(time.TimeOnly), token, got, want)
+	}
+}
+
+func TestAMissingAuthorizationFileIsMade(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	a, err := AuthorizationFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode := info.Mode(); mode != 0o440 {
+		t.Errorf("mode %v, want 0440", mode)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if random, err := base64.RawURLEncoding.DecodeString(string(text)); err != nil || len(random) < 32 {
+		t.Errorf("%q are %d bytes in base64url (%v), want 32 or more, and no newline", text, len(random), err)
+	}
+	mustAccept(t, a, true, string(text))
+	mustAccept(t, a, true, "Bearer "+string(text))
+	mustAccept(t, a, false, string(text)+"\n")
+
+	// Nothing else is left in the directory, and a restart takes what is there.
+	if names, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(names) != 1 {
+		t.Errorf("left behind: %v", names)
+	}
+	if hidden, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".*")); len(hidden) != 0 {
+		t.Errorf("left behind: %v", hidden)
+	}
+	again, err := AuthorizationFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustAccept(t, again, true, string(text))
+
+	other := filepath.Join(t.TempDir(), "token")
+	if _, err := AuthorizationFile(other); err != nil {
+		t.Fatal(err)
+	}
+	if second, _ := os.ReadFile(other); string(second) == string(text) {
+		t.Errorf("made twice: %s", text)
+	}
+}
+
+func TestAnUnusableAuthorizationFileIsAnErrorThatNamesIt(t *testing.T) {
+	dir := t.TempDir()
+	for _, row := range []struct{ name, text, want string }{
+		{"newline", testToken + "\n", "line break"},
+		{"crlf", testToken + "\r\n", "line break"},
+		{"empty", "", "is empty"},
+		{"blank", testToken + " ", "blank"},
+		{"control", "to\x00ken", "HTTP header"},
+		{"unicode", "tökén", "HTTP header"},
+		{"long", strings.Repeat("x", 4097), "longer than 4096 bytes"},
+		{"no/such/parent", "", "cannot be made: no such file or directory"},
+	} {
+		path := filepath.Join(dir, row.name)
+		if !strings.Contains(row.name, "/") {
+			write(t, path, row.text)
+		}
+		_, err := AuthorizationFile(path)
+		if err == nil || !strings.HasPrefix(err.Error(), path+" ") || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%s: %v, want %s … %s", row.name, err, path, row.want)
+			continue
+		}
+		if strings.Contains(err.Error(), testToken) {
+			t.Errorf("the error shows the token: %v", err)
+		}
+	}
+	if _, err := AuthorizationFile(dir); err == nil || !strings.HasPrefix(err.Error(), dir+" is not a regular file") {
+		t.Errorf("a directory: %v", err)
+	}
+}
+
+func TestAFixedTokenIsTakenAsItIs(t *testing.T) {
+	for _, token := range []string{"a token with spaces", "a/b+c==", "Bearer x", "Basic dXNlcjpwYXNz", `"quoted"`, "x", strings.Repeat("x", 4096)} {
+		a, err := FixedAuthorization(token)
+		if err != nil {
+			t.Errorf("%.20q: %v", token, err)
+			continue
+		}
+		mustAccept(t, a, true, token)
+		mustAccept(t, a, true, "Bearer "+token)
+		mustAccept(t, a, false, token+" ")
+		mustAccept(t, a, false, "")
+		mustAccept(t, a, false, "Bearer ")
+	}
+	// The prefix is the client's to add, not to take away.
+	a, _ := FixedAuthorization("Bearer x")
+	mustAccept(t, a, false, "x")
+
+	for _, token := range []string{"", "x\n", "x\ny", " x", "x\t", "x\x7f", "ü", strings.Repeat("x", 4097)} {
+		if _, err := FixedAuthorization(token); err == nil {
+			t.Errorf("%.20q is taken, and no client can send it", token)
+		} else if token != "" && len(token) > 3 && strings.Contains(err.Error(), token) {
+			t.Errorf("the error shows the token: %v", err)
+		}
+	}
+}
+
+func TestAReplacedTokenOpensForAnHourAndNotLonger(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	synctest.Test(t, func(t *testing.T) {
+		write(t, path, "first")
+		a, err := AuthorizationFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(24 * time.Hour)
+		mustAccept(t, a, true, "first")
+
+		time.Sleep(time.Second)
+		write(t, path, "second")
+		mustAccept(t, a, true, "second")
+		mustAccept(t, a, true, "first")
+
+		time.Sleep(30 * time.Minute)
+		write(t, path, "third")
+		mustAccept(t, a, true, "third")
+		mustAccept(t, a, true, "second")
+
+		time.Sleep(30*time.Minute - 1)
+		mustAccept(t, a, true, "first")
+		time.Sleep(1)
+		mustAccept(t, a, false, "first")
+		mustAccept(t, a, true, "second")
+
+		time.Sleep(30 * time.Minute)
+		mustAccept(t, a, false, "second")
+		mustAccept(t, a, true, "third")
+		mustAccept(t, a, true, "Bearer third")
+
+		// Back to an earlier one: it is the token again, for good.
+		write(t, path, "first")
+		time.Sleep(time.Second)
+		mustAccept(t, a, true, "first")
+		time.Sleep(2 * time.Hour)
+		mustAccept(t, a, true, "first")
+		mustAccept(t, a, false, "third")
+	})
+}
+
+func TestTheHourBeginsWithTheReplacementEvenIfNobodyAskedSince(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	synctest.Test(t, func(t *testing.T) {
+		write(t, path, "first")
+		a, err := AuthorizationFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replace := func(token string, at time.Time) {
+			t.Helper()
+			write(t, path, token)
+			if err := os.Chtimes(path, time.Time{}, at); err != nil { // the file system knows no fake time
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Hour)
+		replace("second", time.Now())
+		time.Sleep(5 * time.Hour)
+		mustAccept(t, a, false, "first")
+		mustAccept(t, a, true, "second")
+
+		// A file that was written long ago and moved here says nothing about when: the hour is granted.
+		time.Sleep(time.Hour)
+		replace("third", epoch)
+		mustAccept(t, a, true, "second")
+		time.Sleep(time.Hour)
+		mustAccept(t, a, false, "second")
+		mustAccept(t, a, true, "third")
+	})
+}
+
+func TestABrokenReplacementChangesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	synctest.Test(t, func(t *testing.T) {
+		write(t, path, "first")
+		a, err := AuthorizationFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{"", "second\n", " second", strings.Repeat("x", 4097), "\x00"} {
+			write(t, path, text)
+			time.Sleep(3 * time.Hour)
+			mustAccept(t, a, true, "first")
+			mustAccept(t, a, false, "second")
+			mustAccept(t, a, false, text)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Hour)
+		mustAccept(t, a, true, "first")
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("the file is made again while serving: %v", err)
+		}
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Hour)
+		mustAccept(t, a, true, "first")
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+
+		write(t, path, "second")
+		time.Sleep(time.Second)
+		mustAccept(t, a, true, "second")
+		mustAccept(t, a, true, "first")
+	})
+}

@@ -1,0 +1,163 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestIdleConnectionsDoNotLockOutTheNextClient(t *testing.T) {
+	const many = 300
+	synctest.Test(t, func(t *testing.T) {
+		l, stop, ended := start(t, Credentials(warm(t)), time.Second)
+		conns := make([]net.Conn, many)
+		for i := range conns {
+			conns[i] = l.dial()
+			if status, err := get(conns[i], "/v1/credentials"); status != "200 OK" {
+				t.Fatalf("client %d: %q, %v", i, status, err)
+			}
+			synctest.Wait() // so that they become idle in order
+		}
+		if took := time.Since(epoch); took != 0 {
+			t.Errorf("somebody waited: %v", took)
+		}
+		// Those that had been idle longest made room, and no others.
+		for i, conn := range conns {
+			status, err := get(conn, "/v1/credentials")
+			if made := i < many-maxConnections; made != (err != nil) {
+				t.Fatalf("connection %d of %d: %q, %v", i, many, status, err)
+			}
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestIdleSocketsDoNotLockOutTheNextClient(t *testing.T) {
+	address := serveWarm(t, false)
+	for i := range 300 {
+		conn := dial(t, address)
+		conn.SetReadDeadline(soon())
+		send(t, conn, address, "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT")
+		buffer := make([]byte, 4096)
+		if n, err := conn.Read(buffer); err != nil || string(buffer[:15]) != "HTTP/1.1 200 OK" {
+			t.Fatalf("client %d: %q, %v", i, buffer[:n], err)
+		}
+	}
+}
+
+func TestBusyConnectionsAreNotCutForTheNextClientWhoWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		finish := make(chan struct{})
+		l, stop, ended := start(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-finish }), time.Second)
+		answers := make(chan string, maxConnections+1)
+		for range maxConnections + 1 {
+			conn := l.dial()
+			go func() {
+				status, err := get(conn, "/")
+				answers <- fmt.Sprint(status, err)
+			}()
+		}
+		synctest.Wait()
+		time.Sleep(time.Second)
+		for range maxConnections + 1 {
+			if len(answers) != 0 {
+				t.Fatalf("%s came before it could", <-answers)
+			}
+			finish <- struct{}{}
+			if got := <-answers; got != "200 OK<nil>" {
+				t.Fatal(got)
+			}
+		}
+		stop()
+		<-ended
+	})
+}
+
+func TestSilentConnectionsLockNobodyOutForLongerThanAHeadMayTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, stop, ended := start(t, Credentials(warm(t)), time.Second)
+		for range maxConnections {
+			l.dial()
+		}
+		if status, err := get(l.dial(), "/v1/credentials"); status != "200 OK" || time.Since(epoch) != readHeaderTimeout {
+			t.Errorf("%q, %v after %v, want 200 after %v", status, err, time.Since(epoch), readHeaderTimeout)
+		}
+		stop()
+		<-ended
+	})
+}
+
+func TestServeEndsThoughAClientWaitsForAConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, stop, ended := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), time.Second)
+		for range maxConnections + 1 {
+			conn := l.dial()
+			go get(conn, "/")
+		}
+		synctest.Wait()
+		stop()
+		if err := <-ended; err != nil || time.Since(epoch) != time.Second {
+			t.Errorf("Serve returned %v after %v, want nil after a second", err, time.Since(epoch))
+		}
+	})
+}
+
+func TestConnectionsAreCountedOnceWhateverHappensToThem(t *testing.T) {
+	c := newConnections(2)
+	pair := func() (client, server net.Conn) {
+		client, server = net.Pipe()
+		t.Cleanup(func() { client.Close(); server.Close() })
+		return client, server
+	}
+	mustHave := func(open, idle int) {
+		t.Helper()
+		if len(c.open) != open || c.idle.Len() != idle {
+			t.Fatalf("%d open, %d of them idle; want %d and %d", len(c.open), c.idle.Len(), open, idle)
+		}
+	}
+	mustWait := func(want bool) {
+		t.Helper()
+		done := make(chan struct{})
+		close(done) // rather than wait
+		for len(c.freed) > 0 {
+			<-c.freed
+		}
+		before := len(c.open)
+		c.admit(done)
+		if waited := len(c.open) >= c.limit && len(c.open) == before; waited != want {
+			t.Fatalf("the next one waits: %v, want %v", waited, want)
+		}
+	}
+
+	firstClient, first := pair()
+	_, second := pair()
+	mustHave(0, 0)
+	c.stateChanged(first, http.StateNew)
+	c.stateChanged(first, http.StateActive)
+	c.stateChanged(first, http.StateIdle)
+	c.stateChanged(first, http.StateActive)
+	c.stateChanged(first, http.StateIdle)
+	mustHave(1, 1)
+	c.stateChanged(second, http.StateNew)
+	mustHave(2, 1)
+	mustWait(false) // the first is closed
+	mustHave(1, 0)
+	if !closed(firstClient) {
+		t.Error("the idle connection is open")
+	}
+	c.stateChanged(first, http.StateActive) // it had just begun to speak
+	mustHave(2, 0)
+	mustWait(true)
+	c.stateChanged(first, http.StateClosed)
+	c.stateChanged(first, http.StateClosed)
+	mustHave(1, 0)
+	mustWait(false)
+	c.stateChanged(second, http.StateHijacked)
+	mustHave(0, 0)
+}

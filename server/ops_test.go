@@ -1,0 +1,348 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// elsewhere is what the kubelet, Prometheus, and anybody in the cluster is.
+var elsewhere = from("10.0.0.7:40000")
+
+func TestLivenessAsksNobody(t *testing.T) {
+	asked := func(context.Context) (cache.Credentials, error) {
+		t.Error("a probe made an exchange")
+		return cache.Credentials{}, io.EOF
+	}
+	h := NewOps(Options{Profiles: []Profile{profileOf(asked)}}, prometheus.NewRegistry(), nil)
+	for path, want := range map[string]int{"/livez": 200, "/healthz": 200, "/readyz": 503, "/startupz": 503, "/": 200, "/metrics": 200} {
+		if w := ask(h, request("GET", path, elsewhere)); w.Code != want {
+			t.Errorf("GET %s: %d %s, want %d", path, w.Code, w.Body, want)
+		}
+	}
+	if w := ask(h, request("GET", "/livez", elsewhere)); w.Body.String() != "ok\n" || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" {
+		t.Errorf("%v %s", w.Header(), w.Body)
+	}
+}
+
+func TestDrainingIsNotReadyButAliveAndStarted(t *testing.T) {
+	h := NewOps(warm(t), prometheus.NewRegistry(), nil)
+	mustSay := func(path string, code int, text string) {
+		t.Helper()
+		if w := ask(h, request("GET", path, elsewhere)); w.Code != code || !strings.Contains(w.Body.String(), text) {
+			t.Errorf("GET %s: %d %q, want %d %q", path, w.Code, w.Body, code, text)
+		}
+	}
+	mustSay("/readyz", 200, "default: ready, for another ")
+	mustSay("/startupz", 200, "default: started\n")
+	h.Drain()
+	mustSay("/readyz", 503, "not ready: the sidecar is ending\n")
+	mustSay("/startupz", 200, "default: started\n")
+	mustSay("/livez", 200, "ok\n")
+	mustSay("/healthz", 200, "ok\n")
+}
+
+func TestReadinessEndsWithTheLastMinuteAndStartedStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var outage atomic.Bool
+		p := profileOf(func(context.Context) (cache.Credentials, error) {
+			if outage.Load() {
+				return cache.Credentials{}, &cache.FetchError{Reason: cache.EndpointUnreachable, Message: testMessage}
+			}
+			c := testCredentials()
+			c.Expiration = time.Now().Add(time.Hour)
+			return c, nil
+		})
+		h := NewOps(Options{Profiles: []Profile{p}}, prometheus.NewRegistry(), nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { p.Cache.Run(ctx); close(ended) }()
+		synctest.Wait()
+		outage.Store(true)
+		for _, row := range []struct {
+			at   time.Duration
+			code int
+			text string
+		}{
+			{0, 200, "default: ready, for another 1h0m0s\n"},
+			{59*time.Minute - 1, 200, "default: ready, for another 1m0s\n"},
+			{59 * time.Minute, 503, "default: not ready: the credentials expire in 1m0s\nEndpointUnreachable\nhint: " + cache.EndpointUnreachable.Advice() + "\n"},
+			{time.Hour - time.Second, 503, "default: not ready: the credentials expire in 1s\n"},
+			{time.Hour, 503, "default: not ready: there are no valid credentials\n"},
+		} {
+			time.Sleep(time.Until(epoch.Add(row.at)))
+			if w := ask(h, request("GET", "/readyz", elsewhere)); w.Code != row.code || !strings.HasPrefix(w.Body.String(), row.text) {
+				t.Errorf("after %v: %d %q, want %d %q", row.at, w.Code, w.Body, row.code, row.text)
+			}
+			if w := ask(h, request("GET", "/startupz", elsewhere)); w.Code != 200 {
+				t.Errorf("after %v it has not started: %s", row.at, w.Body)
+			}
+		}
+		cancel()
+		<-ended
+	})
+}
+
+func TestOneProfileThatIsNotReadyIsEnoughAndIsNamed(t *testing.T) {
+	o := warm(t)
+	o.Profiles = append(o.Profiles, Profile{Name: "writer", Cache: profileOf(fails(cache.AccessDenied)).Cache})
+	h := NewOps(o, prometheus.NewRegistry(), nil)
+	w := ask(h, request("GET", "/readyz", elsewhere))
+	if w.Code != 503 || !strings.Contains(w.Body.String(), "default: ready, ") || !strings.Contains(w.Body.String(), "writer: not ready: there are no valid credentials\n") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestWhoWeAreIsToldToThisMachineOnly(t *testing.T) {
+	denied := profileOf(fails(cache.AccessDenied))
+	denied.Name = "denied"
+	denied.Cache.Get(t.Context())
+	o := warm(t)
+	o.Profiles = append(o.Profiles, denied)
+	h := NewOps(o, prometheus.NewRegistry(), nil)
+	tells := func(path string, edits ...func(*http.Request)) (told []string) {
+		w := ask(h, request("GET", path, edits...))
+		mustBeSecretFree(t, path, w.Body.String())
+		for _, word := range []string{testRole, testIdentity, testAccount, testMessage} {
+			if strings.Contains(w.Body.String(), word) {
+				told = append(told, word)
+			}
+		}
+		return told
+	}
+	if told := tells("/"); len(told) != 4 {
+		t.Errorf("the page tells loopback only %q", told)
+	}
+	if told := tells("/readyz"); len(told) != 1 || told[0] != testMessage {
+		t.Errorf("/readyz tells loopback %q", told)
+	}
+	for _, path := range []string{"/", "/readyz", "/startupz", "/livez", "/healthz", "/metrics", "/quitquitquit", "/nothing", "/v1/identity", "/v1/credentials"} {
+		for _, peer := range []string{"10.0.0.7:40000", "[fd00::7]:40000", "", "127.0.0.1"} {
+			if told := tells(path, from(peer)); told != nil {
+				t.Errorf("GET %s tells %q: %q", path, peer, told)
+			}
+			forwarded := header("X-Forwarded-For", "127.0.0.1")
+			if told := tells(path, from(peer), forwarded, host("127.0.0.1:9912")); told != nil {
+				t.Errorf("GET %s tells %q, who says to be loopback: %q", path, peer, told)
+			}
+		}
+	}
+}
+
+func TestThePageForBrowsersEscapesAndLoadsNothing(t *testing.T) {
+	p := profileOf(func(context.Context) (cache.Credentials, error) {
+		return cache.Credentials{}, &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: "it said <script>alert(1)</script>"}
+	})
+	p.Cache.Get(t.Context())
+	h := NewOps(Options{Profiles: []Profile{p}, Version: "<b>"}, prometheus.NewRegistry(), nil)
+	w := ask(h, request("GET", "/"))
+	if body := w.Body.String(); strings.Contains(body, "<script>") || strings.Contains(body, "<b>") || !strings.Contains(body, "&lt;script&gt;") {
+		t.Errorf("%s", body)
+	}
+	for name, want := range map[string]string{
+		"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+		"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+	} {
+		if got := w.Header().Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestTheOpsListenerServesNoCredentialsAndNoProfiles(t *testing.T) {
+	h := NewOps(warm(t), prometheus.NewRegistry(), nil)
+	for _, path := range []string{"/v1/credentials", "/v1/identity", "/debug/pprof/", "/debug/vars", "/quitquitquit", "//livez", "/livez/../v1/credentials"} {
+		for _, method := range []string{"GET", "POST"} {
+			w := ask(h, request(method, path))
+			if w.Code != 404 {
+				t.Errorf("%s %s: %d %s, want 404", method, path, w.Code, w.Body)
+			}
+			mustBeSecretFree(t, path, w.Body.String())
+		}
+	}
+	for _, path := range []string{"/", "/livez", "/healthz", "/readyz", "/startupz", "/metrics"} {
+		if w := ask(h, request("POST", path)); w.Code != 405 || w.Header().Get("Allow") != "GET" {
+			t.Errorf("POST %s: %d, Allow %q; want 405, GET", path, w.Code, w.Header().Get("Allow"))
+		}
+	}
+}
+
+func TestTheSidecarIsEndedFromInsideThePodOnlyAndOnlyWhereAllowed(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		method string
+		edit   func(*http.Request)
+		code   int
+		ends   bool
+	}{
+		{"from here", "POST", from("127.0.0.1:40000"), 200, true},
+		{"from here by IPv6", "POST", from("[::1]:40000"), 200, true},
+		{"from elsewhere", "POST", elsewhere, 403, false},
+		{"by a page", "POST", header("Origin", "http://127.0.0.1:9912"), 403, false},
+		{"by a page without an origin", "POST", header("Origin", "null"), 403, false},
+		{"by a browser", "POST", header("Sec-Fetch-Site", "same-origin"), 403, false},
+		{"with GET", "GET", from("127.0.0.1:40000"), 405, false},
+		{"with HEAD", "HEAD", from("127.0.0.1:40000"), 405, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			ended := false
+			h := NewOps(warm(t), prometheus.NewRegistry(), func() { ended = true })
+			w := ask(h, request(row.method, "/quitquitquit", row.edit))
+			if w.Code != row.code || ended != row.ends {
+				t.Errorf("%d %s, ends: %v; want %d, %v", w.Code, w.Body, ended, row.code, row.ends)
+			}
+			if row.code == 405 && w.Header().Get("Allow") != "POST" {
+				t.Errorf("Allow: %q", w.Header().Get("Allow"))
+			}
+		})
+	}
+}
+
+func TestMetricsHaveTheNamesAndNothingThatACallerChooses(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	p := Profile{Name: DefaultProfile, RoleARN: testRole, Cache: cache.New(issues(testCredentials()), cache.Options{Metrics: cache.NewMetrics(registry)})}
+	o := withToken(t, Options{Profiles: []Profile{p}, Port: testPort, Metrics: NewMetrics(registry)})
+	h, ops := Credentials(o), NewOps(o, registry, nil)
+	right := header("Authorization", testToken)
+	for range 2 {
+		ask(h, request("GET", "/v1/credentials", right))
+	}
+	for _, path := range []string{"/v1/credentials/default", "/v1/credentials/evil1", "/v1/credentials/evil2", "/v1/identity", "/v1/identity/evil", "/", "/evil", "//v1//credentials"} {
+		ask(h, request("GET", path, right))
+	}
+	ask(h, request("EVIL", "/v1/credentials", right))
+	ask(h, request("POST", "/v1/credentials", right))
+	ask(h, request("GET", "/v1/credentials", header("User-Agent", "evil")))
+	ask(h, request("GET", "/v1/credentials", host("evil.example")))
+	for _, path := range []string{"/livez", "/readyz", "/evil", "/evil?x=y"} {
+		ask(ops, request("GET", path))
+	}
+
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP irsa_sidecar_http_requests_total Requests answered, by route and status code.
+# TYPE irsa_sidecar_http_requests_total counter
+irsa_sidecar_http_requests_total{code="200",route="/"} 1
+irsa_sidecar_http_requests_total{code="200",route="/livez"} 1
+irsa_sidecar_http_requests_total{code="200",route="/readyz"} 1
+irsa_sidecar_http_requests_total{code="200",route="/v1/credentials"} 3
+irsa_sidecar_http_requests_total{code="200",route="/v1/identity"} 1
+irsa_sidecar_http_requests_total{code="400",route="/v1/credentials/{profile}"} 2
+irsa_sidecar_http_requests_total{code="400",route="/v1/identity/{profile}"} 1
+irsa_sidecar_http_requests_total{code="403",route="refused"} 2
+irsa_sidecar_http_requests_total{code="404",route="other"} 4
+irsa_sidecar_http_requests_total{code="405",route="other"} 2
+`), "irsa_sidecar_http_requests_total"); err != nil {
+		t.Error(err)
+	}
+	problems, err := testutil.GatherAndLint(registry)
+	if err != nil || len(problems) != 0 {
+		t.Errorf("promtool would complain: %v, %v", problems, err)
+	}
+
+	w := ask(ops, request("GET", "/metrics", elsewhere))
+	for _, name := range []string{
+		"irsa_sidecar_credentials_expiry_timestamp_seconds", "irsa_sidecar_last_refresh_success_timestamp_seconds", "irsa_sidecar_refreshes_total",
+		"irsa_sidecar_refresh_duration_seconds_bucket", "irsa_sidecar_http_requests_total", "irsa_sidecar_http_request_duration_seconds_bucket",
+	} {
+		if !strings.Contains(w.Body.String(), "\n"+name+"{") {
+			t.Errorf("/metrics lacks %s", name)
+		}
+	}
+	for _, word := range []string{"evil", "arn:", testAccount} {
+		if strings.Contains(w.Body.String(), word) {
+			t.Errorf("/metrics shows %q", word)
+		}
+	}
+	mustBeSecretFree(t, "/metrics", w.Body.String())
+}
+
+// What people see, in each state that they may find the sidecar in.
+func TestPages(t *testing.T) {
+	good := func(context.Context) (cache.Credentials, error) {
+		c := testCredentials()
+		c.ServerTime = time.Now()
+		c.Expiration = time.Now().Add(time.Hour)
+		c.TokenExpiration = time.Now().Add(24 * time.Hour)
+		return c, nil
+	}
+	hangs := func(ctx context.Context) (cache.Credentials, error) {
+		<-ctx.Done()
+		return cache.Credentials{}, &cache.FetchError{Reason: cache.EndpointTimeout, Message: "no answer within 5s"}
+	}
+	skewed := func(by time.Duration) cache.Fetch {
+		return func(ctx context.Context) (cache.Credentials, error) {
+			c, err := good(ctx)
+			c.ServerTime, c.Expiration = c.ServerTime.Add(-by), c.Expiration.Add(-by)
+			return c, err
+		}
+	}
+	unavailable := func(context.Context) (cache.Credentials, error) {
+		return cache.Credentials{}, &cache.FetchError{Reason: cache.ServiceUnavailable, Message: "STS answered 503 Service Unavailable"}
+	}
+	for _, row := range []struct {
+		name  string
+		first cache.Fetch
+		then  cache.Fetch
+		at    time.Duration
+		token bool
+	}{
+		{"fresh", good, good, 5 * time.Minute, false},
+		{"fresh-with-authorization", good, good, 5 * time.Minute, true},
+		{"last-good", good, unavailable, 40 * time.Minute, false},
+		{"expired", good, fails(cache.AccessDenied), 90 * time.Minute, false},
+		{"nothing-yet", hangs, hangs, 2 * time.Second, false},
+		{"access-denied", fails(cache.AccessDenied), fails(cache.AccessDenied), 90 * time.Second, false},
+		{"clock-ahead", skewed(7 * time.Minute), good, time.Minute, false},
+		{"clock-behind", skewed(-7 * time.Minute), good, time.Minute, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				exchanges := 0
+				p := profileOf(func(ctx context.Context) (cache.Credentials, error) {
+					if exchanges++; exchanges == 1 {
+						return row.first(ctx)
+					}
+					return row.then(ctx)
+				})
+				o := Options{Profiles: []Profile{p}, Port: testPort, Version: "v1.2.3"}
+				if row.token {
+					o = withToken(t, o)
+				}
+				h, ops := Credentials(o), NewOps(o, prometheus.NewRegistry(), nil)
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				go func() { p.Cache.Run(ctx); close(ended) }()
+				time.Sleep(row.at)
+				synctest.Wait()
+
+				var b strings.Builder
+				show := func(title string, h http.Handler, path string, edits ...func(*http.Request)) {
+					w := ask(h, request("GET", path, edits...))
+					fmt.Fprintf(&b, "# %s: GET %s\n%d %s\n%s\n", title, path, w.Code, w.Header().Get("Content-Type"), w.Body)
+				}
+				token := header("Authorization", testToken)
+				show("credentials", h, "/", token)
+				show("credentials", h, "/v1/identity", token)
+				for _, path := range []string{"/", "/readyz", "/startupz"} {
+					show("ops, from loopback", ops, path)
+					show("ops, from elsewhere", ops, path, elsewhere)
+				}
+				mustBeSecretFree(t, "a page", b.String())
+				golden(t, row.name+".txt", b.String())
+				cancel()
+				<-ended
+			})
+		})
+	}
+}

@@ -1,0 +1,356 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// serveWarm serves testCredentials on a real socket.
+func serveWarm(t *testing.T, token bool) (address string) {
+	return serveTCP(t, func(port uint16) http.Handler {
+		o := warm(t)
+		if token {
+			o = withToken(t, o)
+		}
+		o.Port = port
+		return Credentials(o)
+	})
+}
+
+var dateLine = regexp.MustCompile(`(?m)^Date: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT\r$`)
+
+const wantHead = "HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: %d\r\nContent-Type: application/json\r\n" +
+	"X-Content-Type-Options: nosniff\r\nDate: \r\nConnection: close\r\n\r\n"
+
+func TestTheAnswerOnTheWire(t *testing.T) {
+	address := serveWarm(t, false)
+	got := raw(t, address, "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Accept-Encoding: gzip, deflate, br|Connection: close")
+	date := dateLine.FindString(got)
+	when, err := time.Parse(http.TimeFormat, strings.TrimSuffix(strings.TrimPrefix(date, "Date: "), "\r"))
+	if age := time.Since(when); err != nil || age.Abs() > time.Minute {
+		t.Errorf("the Date is %v old (%v)", age, err)
+	}
+	got = strings.Replace(got, date, "Date: \r", 1)
+	if want := fmt.Sprintf(wantHead, len(wantBody)) + wantBody; got != want {
+		t.Errorf("%q\nwant %q", got, want)
+	}
+}
+
+// What the SDKs and tools really send, captured. P is the path, TOKEN the authorization token.
+var clients = []struct{ name, head, want string }{
+	{"Go v2", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|User-Agent: Go-http-client/1.1|Accept: application/json|Amz-Sdk-Request: attempt=1; max=3|Authorization: TOKEN|Accept-Encoding: gzip", ""},
+	{"Go v1 before 1.15.41", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|User-Agent: aws-sdk-go/1.15.11 (go1.26.8; linux; amd64)|Accept: application/json|Accept-Encoding: gzip", "AuthorizationRequired"},
+	{"CRT", "GET P HTTP/1.1|Host: 127.0.0.1|Authorization: TOKEN|Accept: application/json|Accept-Encoding: identity|User-Agent: aws-sdk-crt/ecs-credentials-provider", ""},
+	{"JavaScript v3", "GET P HTTP/1.1|Authorization: TOKEN|Host: 127.0.0.1:PORT|Connection: keep-alive", ""},
+	{"JavaScript v2", "GET P HTTP/1.1|User-Agent: aws-sdk-nodejs/2.1693.0 linux/v20.20.2|Accept: application/json|Authorization: TOKEN|Host: 127.0.0.1:PORT|Connection: close", ""},
+	{"botocore", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Accept-Encoding: identity|User-Agent: python-urllib3/2.7.0|Accept: application/json|Authorization: TOKEN", ""},
+	{"Ruby", "GET P HTTP/1.1|Accept-Encoding: gzip;q=1.0,deflate;q=0.6,identity;q=0.3|Accept: */*|User-Agent: Ruby|Authorization: TOKEN|Host: 127.0.0.1:PORT", ""},
+	{"Java", "GET P HTTP/1.1|Authorization: TOKEN|Accept: */*|User-Agent: aws-sdk-java/2.31.0|Host: 127.0.0.1:PORT|Connection: keep-alive", ""},
+	{"the JDK's client", "GET P HTTP/1.1|Connection: Upgrade, HTTP2-Settings|Content-Length: 0|Host: 127.0.0.1:PORT|HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA|Upgrade: h2c|User-Agent: Java-http-client/17|Authorization: TOKEN", ""},
+	{"Envoy without a token", "GET P HTTP/1.1|host: 127.0.0.1|authorization: ", "AuthorizationRequired"},
+	{"Ruby by the relative URI", "GET P HTTP/1.1|Accept: */*|User-Agent: Ruby|Host: 169.254.170.2", "HostNotAllowed"},
+	{"IPv6", "GET P HTTP/1.1|Host: [::1]:PORT|Authorization: TOKEN", ""},
+	{"n8n", "GET P HTTP/1.1|Host: localhost:PORT|Authorization: Bearer TOKEN", ""},
+}
+
+func TestWhatTheSDKsSendIsAnswered(t *testing.T) {
+	address := serveWarm(t, true)
+	for _, client := range clients {
+		t.Run(client.name, func(t *testing.T) {
+			conn := dial(t, address)
+			r := bufio.NewReader(conn)
+			closes := strings.Contains(client.head, "|Connection: close")
+			for i, path := range []string{"/v1/credentials", "/v1/credentials/", "/v1/credentials/default?x=y"} {
+				send(t, conn, address, strings.NewReplacer("GET P ", "GET "+path+" ", "TOKEN", testToken).Replace(client.head))
+				response, body := receive(t, r)
+				if response.Proto != "HTTP/1.1" || response.Header.Get("Content-Type") != "application/json" ||
+					response.ContentLength != int64(len(body)) || response.Header.Get("Date") == "" || len(response.TransferEncoding) != 0 {
+					t.Errorf("answer %d is framed or typed otherwise: %+v", i, response)
+				}
+				for _, name := range []string{"Content-Encoding", "Location", "Retry-After", "Upgrade", "Set-Cookie"} {
+					if value := response.Header.Get(name); value != "" {
+						t.Errorf("%s: %s", name, value)
+					}
+				}
+				switch {
+				case client.want == "" && (response.StatusCode != 200 || body != wantBody):
+					t.Errorf("%s %s, want the credentials", response.Status, body)
+				case client.want != "" && (response.StatusCode != 403 || !strings.Contains(body, `"code":"`+client.want+`"`)):
+					t.Errorf("%s %s, want 403 %s", response.Status, body, client.want)
+				}
+				if response.Close != closes {
+					t.Errorf("the server closes the connection: %v, want %v", response.Close, closes)
+				}
+				if closes {
+					return
+				}
+			}
+		})
+	}
+}
+
+func TestAJDKThatOffersHTTP2IsAnsweredInHTTP1(t *testing.T) {
+	address := serveWarm(t, false)
+	got := raw(t, address, "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: Upgrade, HTTP2-Settings, close|Content-Length: 0|Upgrade: h2c|HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA")
+	if !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") || strings.Contains(got, "101") || !strings.HasSuffix(got, wantBody) {
+		t.Errorf("%q", got)
+	}
+}
+
+// Most of these a plain net/http server would have answered with what was asked for.
+func TestMalformedAndMisledRequestsAreRefusedOnTheWire(t *testing.T) {
+	address := serveWarm(t, false)
+	for _, row := range []struct{ name, head, status, code string }{
+		{"another host", "GET /v1/credentials HTTP/1.1|Host: evil.example|Connection: close", "403 Forbidden", "HostNotAllowed"},
+		{"an empty host", "GET /v1/credentials HTTP/1.1|Host: |Connection: close", "403 Forbidden", "HostNotAllowed"},
+		{"HTTP/1.0 without a host", "GET /v1/credentials HTTP/1.0", "403 Forbidden", "HostNotAllowed"},
+		{"an absolute URI of another host", "GET http://evil.example/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "403 Forbidden", "HostNotAllowed"},
+		{"an absolute URI with a user", "GET http://x@127.0.0.1:PORT@evil.example/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "403 Forbidden", "HostNotAllowed"},
+		{"two hosts", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Host: evil.example|Connection: close", "400 Bad Request", ""},
+		{"no host", "GET /v1/credentials HTTP/1.1|Connection: close", "400 Bad Request: missing required Host header", ""},
+		{"a length and chunks", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 5|Transfer-Encoding: chunked||0|", "403 Forbidden", "BodyNotAllowed"},
+		{"chunks", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding: chunked||0|", "403 Forbidden", "BodyNotAllowed"},
+		{"a body", "POST /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 4|", "403 Forbidden", "BodyNotAllowed"},
+		{"a blank before the colon", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Via : 1.1 proxy|Connection: close", "400 Bad Request: invalid header name", ""},
+		{"two authorizations", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: a|authorization: b|Connection: close", "403 Forbidden", "AuthorizationRepeated"},
+		{"a proxy's header in lower case", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|x-forwarded-for: 10.0.0.7|Connection: close", "403 Forbidden", "ForwardedRequest"},
+		{"a browser's header in upper case", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|SEC-FETCH-SITE: none|Connection: close", "403 Forbidden", "BrowserRequest"},
+		{"OPTIONS *", "OPTIONS * HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
+		{"OPTIONS * of another host", "OPTIONS * HTTP/1.1|Host: evil.example|Connection: close", "403 Forbidden", "HostNotAllowed"},
+		{"CONNECT", "CONNECT 127.0.0.1:PORT HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "405 Method Not Allowed", "MethodNotAllowed"},
+		{"doubled slashes", "GET //v1//credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
+		{"a way up", "GET /x/../v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
+		{"an encoded path", "GET /v1%2fcredentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
+		{"headers of more than 8 KiB", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close|X: " + strings.Repeat("x", 8<<10), "431 Request Header Fields Too Large", ""},
+		{"many headers", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close" + strings.Repeat("|X: x", 3000), "431 Request Header Fields Too Large", ""},
+		{"HTTP/2", "PRI * HTTP/2.0||SM|", "403 Forbidden", "HostNotAllowed"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			conn := dial(t, address)
+			send(t, conn, address, row.head)
+			response, body := receive(t, bufio.NewReader(conn))
+			if response.Status != row.status || row.code != "" && !strings.Contains(body, `"code":"`+row.code+`"`) {
+				t.Errorf("%s %s, want %s %s", response.Status, body, row.status, row.code)
+			}
+			if !response.Close && row.name != "HTTP/2" {
+				t.Error("the connection stays open")
+			}
+			mustBeSecretFree(t, "the answer", body)
+		})
+	}
+}
+
+func TestHeadersOfNearlyEightKiBAreRead(t *testing.T) {
+	address := serveWarm(t, false)
+	got := raw(t, address, "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close|X: "+strings.Repeat("x", 8<<10-200))
+	if !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
+		t.Errorf("%q", got)
+	}
+}
+
+// start serves h in memory; in a bubble, in fake time.
+func start(t *testing.T, h http.Handler, grace time.Duration) (l *pipes, stop context.CancelFunc, ended <-chan error) {
+	t.Helper()
+	l = newPipes()
+	ctx, stop := context.WithCancel(t.Context())
+	result, gone := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(gone)
+		result <- Serve(ctx, l, h, grace, slog.New(slog.DiscardHandler))
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-gone
+	})
+	return l, stop, result
+}
+
+func closed(conn net.Conn) bool {
+	_, err := conn.Read(make([]byte, 1))
+	return err == io.EOF
+}
+
+func TestAConnectionMayRestForAMinuteBetweenRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, stop, ended := start(t, Credentials(warm(t)), time.Second)
+		conn := l.dial()
+		for range 3 {
+			for range 2 {
+				if status, err := get(conn, "/v1/credentials"); status != "200 OK" {
+					t.Fatalf("%q, %v", status, err)
+				}
+			}
+			time.Sleep(65 * time.Second)
+		}
+		if status, err := get(conn, "/v1/credentials"); status != "200 OK" {
+			t.Fatalf("%q, %v", status, err)
+		}
+		rested := time.Now()
+		if !closed(conn) || time.Since(rested) != idleTimeout {
+			t.Errorf("an idle connection was cut after %v, want %v", time.Since(rested), idleTimeout)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestASlowHeadIsCutAfterTwoSeconds(t *testing.T) {
+	for name, head := range map[string]string{
+		"silence":      "",
+		"half a line":  "GET /v1/cre",
+		"half a head":  "GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1:9911\r\n",
+		"one byte ago": "G",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l, stop, ended := start(t, Credentials(warm(t)), time.Second)
+				started := time.Now()
+				conn := l.dial()
+				io.WriteString(conn, head)
+				rest, err := io.ReadAll(conn)
+				if took := time.Since(started); took != 2*time.Second || err != nil {
+					t.Errorf("cut after %v with %q, %v; want 2s", took, rest, err)
+				}
+				if strings.Contains(string(rest), "200") {
+					t.Errorf("answered: %q", rest)
+				}
+				stop()
+				<-ended
+			})
+		})
+	}
+}
+
+func TestAClientThatDoesNotReadIsCutAfterFiveSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		took := make(chan time.Duration, 1)
+		h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			started := time.Now()
+			for {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					took <- time.Since(started)
+					return
+				}
+			}
+		})
+		l, stop, ended := start(t, h, time.Second)
+		conn := l.dial()
+		defer conn.Close()
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+		if got := <-took; got != 5*time.Second {
+			t.Errorf("cut after %v, want 5s", got)
+		}
+		stop()
+		<-ended
+	})
+}
+
+func TestABodyThatIsReadMayTakeFiveSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		took := make(chan time.Duration, 1)
+		l, stop, ended := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			started := time.Now()
+			io.Copy(io.Discard, r.Body)
+			took <- time.Since(started)
+		}), time.Second)
+		conn := l.dial()
+		defer conn.Close()
+		io.WriteString(conn, "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n")
+		if got := <-took; got != 5*time.Second {
+			t.Errorf("cut after %v, want 5s", got)
+		}
+		stop()
+		<-ended
+	})
+}
+
+func TestRequestsUnderWayAreAnsweredAtTheEnd(t *testing.T) {
+	slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			time.Sleep(3 * time.Second)
+		}
+		io.WriteString(w, "done")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		l, stop, ended := start(t, slow, 5*time.Second)
+		idle := l.dial()
+		if status, err := get(idle, "/"); status != "200 OK" {
+			t.Fatalf("%q, %v", status, err)
+		}
+		busy := l.dial()
+		answer := make(chan string)
+		go func() {
+			status, err := get(busy, "/slow")
+			answer <- fmt.Sprint(status, " ", err)
+		}()
+		synctest.Wait()
+		started := time.Now()
+		stop()
+		if !closed(idle) || time.Since(started) != 0 {
+			t.Errorf("an idle connection was closed after %v, want at once", time.Since(started))
+		}
+		select {
+		case <-l.closed:
+		default:
+			t.Error("the listener still takes connections")
+		}
+		if got := <-answer; got != "200 OK <nil>" || time.Since(started) != 3*time.Second {
+			t.Errorf("the request under way ended in %s after %v, want 200 after 3s", got, time.Since(started))
+		}
+		// Shutdown looks every half second at the latest.
+		if err := <-ended; err != nil || time.Since(started) > 3500*time.Millisecond {
+			t.Errorf("Serve returned %v after %v", err, time.Since(started))
+		}
+	})
+}
+
+func TestARequestThatHangsIsCutAfterTheGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		released := make(chan struct{})
+		hangs := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			close(released)
+		})
+		l, stop, ended := start(t, hangs, 5*time.Second)
+		conn := l.dial()
+		answer := make(chan error)
+		go func() {
+			_, err := get(conn, "/")
+			answer <- err
+		}()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		started := time.Now()
+		stop()
+		if err := <-answer; err == nil {
+			t.Error("the hung request was answered")
+		}
+		if err := <-ended; err != nil || time.Since(started) != 5*time.Second {
+			t.Errorf("Serve returned %v after %v, want nil after 5s", err, time.Since(started))
+		}
+		<-released // the request's context ended too
+	})
+}
+
+func TestAListenerThatFailsEndsServe(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if err := Serve(t.Context(), l, http.NotFoundHandler(), time.Second, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("Serve on a closed listener returned nil")
+	}
+}
