@@ -9,8 +9,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -19,7 +17,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -30,19 +27,14 @@ import (
 )
 
 const (
-	roleARN        = "arn:aws:iam::123456789012:role/app"
 	namespace      = "default"
 	serviceAccount = "app"
 	audience       = "sts.amazonaws.com"
-	region         = "us-east-1"
 	objectPath     = "/demo/object.bin"
 
 	// tokenLife is how long the tokens live, and with them the sessions: MinIO's end with the token that
 	// bought them. Within it the AWS CLI must have the time to start.
 	tokenLife = 30 * time.Second
-
-	// soon bounds every wait for something that is not the end of a token.
-	soon = 20 * time.Second
 )
 
 // TestMinIO is the main path with nothing of our own making on the far sides: MinIO is the STS and the
@@ -202,12 +194,7 @@ func newStage(t *testing.T) *stage {
 		secrets:   make(map[string]string),
 	}
 	rand.Read(s.object)
-	program := filepath.Join(t.TempDir(), "irsa-sidecar")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../cmd/irsa-sidecar")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, output)
-	}
+	program := program(t)
 
 	var err error
 	if s.issuer, err = ststest.NewIssuer(""); err != nil {
@@ -340,22 +327,6 @@ func (s *stage) copyObject(t *testing.T) {
 	t.Logf("the AWS CLI copied %d bytes in %s", len(content), time.Since(began).Round(time.Millisecond))
 }
 
-// answer is what the credentials endpoint said: credentials, or why there are none.
-type answer struct {
-	status int
-
-	RoleARN         string    `json:"RoleArn"`
-	AccessKeyID     string    `json:"AccessKeyId"`
-	SecretAccessKey string    `json:"SecretAccessKey"`
-	SessionToken    string    `json:"Token"`
-	Expiration      time.Time `json:"Expiration"`
-
-	Code    string `json:"code"`
-	Message string `json:"message"`
-}
-
-func (a answer) valid() bool { return a.status == http.StatusOK }
-
 // ask asks for the credentials and holds the answer against what is promised at every moment: no
 // expired credentials, none taken away that are still valid, and a reason where there are none.
 func (s *stage) ask(t *testing.T) answer {
@@ -432,123 +403,4 @@ func (s *stage) s3(t *testing.T, credentials aws.Credentials, method, path strin
 		t.Fatal(err)
 	}
 	return do(t, request)
-}
-
-// client goes straight to the loopback, whatever proxy the machine's environment names.
-var client = &http.Client{Transport: &http.Transport{}, Timeout: 5 * time.Second}
-
-func get(t *testing.T, url string) (status int, body []byte) {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return do(t, request)
-}
-
-func do(t *testing.T, request *http.Request) (status int, body []byte) {
-	t.Helper()
-	response, err := client.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err = io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, body
-}
-
-// process is a program that runs beside the test, and never longer.
-type process struct {
-	name  string
-	cmd   *exec.Cmd
-	log   string
-	ended chan struct{} // closed when err is there
-	err   error
-}
-
-// start starts a program with env and nothing else in its environment. What it prints is shown if the
-// test fails.
-func start(t *testing.T, program string, env []string, args ...string) *process {
-	t.Helper()
-	p := &process{
-		name:  filepath.Base(program),
-		cmd:   exec.Command(program, args...),
-		log:   filepath.Join(t.TempDir(), "log"),
-		ended: make(chan struct{}),
-	}
-	log, err := os.Create(p.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, log, log
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		p.err = p.cmd.Wait()
-		close(p.ended)
-	}()
-	t.Cleanup(func() {
-		p.stop(t)
-		if t.Failed() {
-			t.Logf("%s printed:\n%s", p.name, p.output(t))
-		}
-	})
-	return p
-}
-
-// stop ends the program politely, or else by force, and returns how it ended.
-func (p *process) stop(t *testing.T) error {
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-p.ended:
-	case <-time.After(soon):
-		t.Errorf("%s is still there %s after SIGTERM", p.name, soon)
-		p.cmd.Process.Kill()
-		<-p.ended
-	}
-	return p.err
-}
-
-func (p *process) wantRunning(t *testing.T) {
-	t.Helper()
-	select {
-	case <-p.ended:
-		t.Fatalf("%s has ended: %v", p.name, p.err)
-	default:
-	}
-}
-
-func (p *process) output(t *testing.T) string {
-	output, err := os.ReadFile(p.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(output)
-}
-
-// eventually tries until done, ten times a second.
-func eventually(t *testing.T, patience time.Duration, what string, done func() bool) {
-	t.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(patience); !done(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %s in vain: %s", patience, what)
-		}
-	}
-}
-
-// freeAddress returns an address that nobody listens on just now.
-func freeAddress(t *testing.T) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }

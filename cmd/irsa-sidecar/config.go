@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -67,28 +69,44 @@ type Config struct {
 	level            slog.Level
 	delay, grace     time.Duration
 	warnings         []string
+
+	authorization *server.Authorization // nil asks for nothing
 }
 
 // problems are all mistakes of a configuration, one to a line.
-type problems []string
+type problems []problem
+
+type problem struct{ variable, text string }
 
 func (p problems) Error() string {
 	if len(p) == 1 {
-		return "configuration: " + p[0]
+		return "configuration: " + p[0].variable + " " + p[0].text
 	}
-	return fmt.Sprintf("configuration: %d mistakes\n  %s", len(p), strings.Join(p, "\n  "))
+	var b strings.Builder
+	fmt.Fprintf(&b, "configuration: %d mistakes", len(p))
+	for _, one := range p {
+		fmt.Fprintf(&b, "\n  %s %s", one.variable, one.text)
+	}
+	return b.String()
 }
 
-// loadConfig reads the environment. The error is nil or a [problems]; what could be read is returned
-// all the same.
-func loadConfig() (*Config, error) {
+// concerning leaves out the problems of all variables but one. Names that are no variable at all stay:
+// each may be that one, misspelt.
+func (p problems) concerning(variable string) problems {
+	known := knownVariables()
+	return slices.DeleteFunc(p, func(one problem) bool { return one.variable != variable && known[one.variable] })
+}
+
+// loadConfig reads the environment. What could be read is returned whatever the problems.
+func loadConfig() (*Config, problems) {
 	var c Config
 	if err := envconfig.Process("", &c); err != nil {
-		return &c, problems{err.Error()}
+		panic(err) // strings always parse
 	}
+	c.setDefaults()
 	var p problems
 	wrong := func(variable, format string, args ...any) {
-		p = append(p, variable+" "+fmt.Sprintf(format, args...))
+		p = append(p, problem{variable, fmt.Sprintf(format, args...)})
 	}
 	c.checkIdentity(wrong)
 	c.checkSTS(wrong)
@@ -100,10 +118,18 @@ func loadConfig() (*Config, error) {
 		}
 		wrong(name, "is not a variable of this program: %s", hint)
 	}
-	if len(p) > 0 {
-		return &c, p
+	return &c, p
+}
+
+// setDefaults gives the variables that are empty their defaults; envconfig does so only for those that
+// are not set.
+func (c *Config) setDefaults() {
+	v := reflect.ValueOf(c).Elem()
+	for i := range v.NumField() {
+		if d := v.Type().Field(i).Tag.Get("default"); d != "" && v.Field(i).String() == "" {
+			v.Field(i).SetString(d)
+		}
 	}
-	return &c, nil
 }
 
 type complain func(variable, format string, args ...any)
@@ -115,7 +141,9 @@ func (c *Config) checkIdentity(wrong complain) {
 		wrong("AWS_ROLE_ARN", "%v", err)
 	}
 	if c.TokenFile == "" {
-		wrong("AWS_WEB_IDENTITY_TOKEN_FILE", "is not set: the path of the projected service account token")
+		wrong("AWS_WEB_IDENTITY_TOKEN_FILE", "is not set: the path of the projected service account token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token")
+	} else if strings.HasPrefix(c.TokenFile, "eyJ") && !strings.Contains(c.TokenFile, "/") {
+		wrong("AWS_WEB_IDENTITY_TOKEN_FILE", "holds a token: set it to the path of the file that the token is in")
 	}
 	if c.Duration != "" {
 		d, err := time.ParseDuration(c.Duration)
@@ -133,10 +161,10 @@ func (c *Config) checkIdentity(wrong complain) {
 		raw, err := os.ReadFile(c.PolicyFile)
 		switch policy := strings.TrimSpace(string(raw)); {
 		case err != nil:
-			wrong("IRSA_SIDECAR_POLICY_FILE", "%v", err)
+			wrong("IRSA_SIDECAR_POLICY_FILE", "%s cannot be read: %v", c.PolicyFile, innermost(err))
 		case policy == "" || len(policy) > 2048:
 			wrong("IRSA_SIDECAR_POLICY_FILE", "%s has %d characters: a session policy has 1 to 2048", c.PolicyFile, len(policy))
-		case policy[0] != '{':
+		case policy[0] != '{' || !json.Valid([]byte(policy)):
 			wrong("IRSA_SIDECAR_POLICY_FILE", "%s is not a policy in JSON", c.PolicyFile)
 		default:
 			c.policy = policy
@@ -182,7 +210,7 @@ func (c *Config) checkSTS(wrong complain) {
 			wrong(name, "%v", err)
 		}
 		if c.fips || c.dualStack {
-			wrong(name, "cannot go with AWS_USE_FIPS_ENDPOINT or AWS_USE_DUALSTACK_ENDPOINT: name the endpoint you mean")
+			wrong(name, "cannot go with AWS_USE_FIPS_ENDPOINT or AWS_USE_DUALSTACK_ENDPOINT: name the endpoint you mean, and unset those")
 		}
 	}
 	switch c.Regional {
@@ -218,11 +246,16 @@ func (c *Config) checkServing(wrong complain) {
 	} else {
 		c.ops = c.OpsListen
 		if port != "0" && c.listen != "" && strings.HasSuffix(c.listen, ":"+port) {
-			wrong("IRSA_SIDECAR_OPS_LISTEN", "%q has the port of IRSA_SIDECAR_LISTEN", c.OpsListen)
+			wrong("IRSA_SIDECAR_OPS_LISTEN", "%q has the port of IRSA_SIDECAR_LISTEN: each needs its own", c.OpsListen)
 		}
 	}
-	if c.Authorization != "" && c.AuthorizationFile != "" {
+	switch {
+	case c.Authorization != "" && c.AuthorizationFile != "":
 		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN", "and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set: choose one")
+	case c.AuthorizationFile != "" && !strings.Contains(c.AuthorizationFile, "/"):
+		// It may be the token itself: neither quote it nor make a file of that name.
+		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "is not a path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN")
+		c.AuthorizationFile = ""
 	}
 	c.accountID = flagOf("IRSA_SIDECAR_ACCOUNT_ID", c.AccountID, wrong)
 	c.quit = flagOf("IRSA_SIDECAR_QUITQUITQUIT", c.QuitQuitQuit, wrong)
@@ -256,9 +289,6 @@ func flagOf(variable, value string, wrong complain) bool {
 }
 
 func durationOf(variable, value string, wrong complain) time.Duration {
-	if value == "" {
-		return 0
-	}
 	d, err := time.ParseDuration(value)
 	if err != nil || d < 0 || d > time.Hour {
 		wrong(variable, "%q is not a duration from 0s to 1h, such as 5s", value)
@@ -266,23 +296,25 @@ func durationOf(variable, value string, wrong complain) time.Duration {
 	return d
 }
 
-// authorization makes what callers must send; nil asks for nothing.
-func (c *Config) authorization() (*server.Authorization, error) {
+// authorize makes what callers must send, if anything. It is apart from the other checks because it
+// may make a file, and that is for serve alone.
+func (c *Config) authorize() problems {
+	var err error
+	variable := "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"
 	switch {
+	case c.Authorization != "" && c.AuthorizationFile != "": // said already
 	case c.AuthorizationFile != "":
-		a, err := server.AuthorizationFile(c.AuthorizationFile)
-		if err != nil {
-			return nil, usagef("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE %v", err)
-		}
-		return a, nil
+		c.authorization, err = server.AuthorizationFile(c.AuthorizationFile)
 	case c.Authorization != "":
-		a, err := server.FixedAuthorization(c.Authorization)
-		if err != nil {
-			return nil, usagef("IRSA_SIDECAR_AUTHORIZATION_TOKEN %v", err)
-		}
-		return a, nil
+		variable = "IRSA_SIDECAR_AUTHORIZATION_TOKEN"
+		c.authorization, err = server.FixedAuthorization(c.Authorization)
+	case onHostNetwork():
+		err = errHostNetwork
 	}
-	return nil, nil
+	if err != nil {
+		return problems{{variable, err.Error()}}
+	}
+	return nil
 }
 
 func (c *Config) provider(logger *slog.Logger) *webidentity.Provider {
@@ -321,19 +353,25 @@ func configurationHelp() string {
 
 const prefix = "IRSA_SIDECAR_"
 
-// serviceVariable is what Kubernetes sets in every Pod beside a Service called irsa-sidecar.
-var serviceVariable = regexp.MustCompile(`^IRSA_SIDECAR_(SERVICE_(HOST|PORT)|PORT(_|$))`)
+// serviceVariable is what Kubernetes sets in every Pod beside a Service called irsa-sidecar, or
+// irsa-sidecar-metrics: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+var serviceVariable = regexp.MustCompile(`^IRSA_SIDECAR_([A-Z0-9_]+_)?(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=[a-z]+://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=)`)
 
-// mistyped returns the names with our prefix that mean nothing: a setting that is spelt wrong must
-// not be silently left out.
-func mistyped(environ []string) (names []string) {
+func knownVariables() map[string]bool {
 	known := make(map[string]bool)
 	for _, tag := range variables() {
 		known[tag.Get("envconfig")] = true
 	}
+	return known
+}
+
+// mistyped returns the names with our prefix that mean nothing: a setting that is spelt wrong must
+// not be silently left out.
+func mistyped(environ []string) (names []string) {
+	known := knownVariables()
 	for _, entry := range environ {
 		name, _, _ := strings.Cut(entry, "=")
-		if strings.HasPrefix(name, prefix) && !known[name] && !serviceVariable.MatchString(name) {
+		if strings.HasPrefix(name, prefix) && !known[name] && !serviceVariable.MatchString(entry) {
 			names = append(names, name)
 		}
 	}
@@ -375,4 +413,4 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-var errHostNetwork = errors.New("this Pod uses the node's network, where everybody on the node reaches 127.0.0.1: set IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE, or take hostNetwork away")
+var errHostNetwork = errors.New("is not set, and this Pod uses the node's network, where everybody on the node reaches 127.0.0.1: set it, or take hostNetwork away")

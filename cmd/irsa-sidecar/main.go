@@ -31,7 +31,7 @@ func main() {
 	if err == nil {
 		return
 	}
-	fmt.Fprintf(os.Stderr, "irsa-sidecar: %v\n", err)
+	fmt.Fprintf(os.Stderr, "irsa-sidecar: %s\n", cache.Scrub(err.Error())) // a mistaken value may be a secret
 	if _, ok := errors.AsType[usageError](err); ok {
 		os.Exit(2)
 	}
@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.SetOutput(io.Discard)
 	timeout := 30 * time.Second
 	format := "process"
 	switch command {
@@ -93,9 +93,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		flags.StringVar(&format, "format", format, "process: as a credential_process prints them; env: export lines for a shell")
 	}
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(stdout, help+configurationHelp())
 		return nil
 	} else if err != nil {
-		return usagef("irsa-sidecar help says more")
+		return usagef("%s: %w: try irsa-sidecar help", command, err)
 	}
 	check := "readyz"
 	if command == "healthcheck" && flags.NArg() == 1 {
@@ -106,18 +107,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if check != "readyz" && check != "livez" && check != "startupz" {
 		return usagef("healthcheck takes livez, readyz or startupz, not %q", check)
 	}
+	if timeout <= 0 {
+		return usagef("wait: --timeout must be more than 0s, not %s", timeout)
+	}
+	render := map[string]func(*cache.Credentials) []byte{"process": server.ProcessCredentials, "env": server.ShellCredentials}[format]
+	if render == nil {
+		return usagef("credentials: --format is process or env, not %q", format)
+	}
 
 	c, problems := loadConfig()
 	switch command {
 	case "wait", "healthcheck", "shutdown":
 		// These ask a sidecar that is configured elsewhere: of the configuration only the address matters.
-		if c.ops == "" {
-			return usagef("%v", problems)
-		}
-	default:
-		if problems != nil {
-			return usageError{problems}
-		}
+		problems = problems.concerning("IRSA_SIDECAR_OPS_LISTEN")
+	case "serve":
+		problems = append(problems, c.authorize()...)
+	}
+	if len(problems) > 0 {
+		return usageError{problems}
 	}
 	switch command {
 	case "wait":
@@ -127,7 +134,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "shutdown":
 		return ask(ctx, c, http.MethodPost, "/quitquitquit")
 	case "credentials":
-		return printCredentials(ctx, c, format, stdout, stderr)
+		return printCredentials(ctx, c, render, stdout, stderr)
 	}
 	return serve(ctx, c, newLogger(c, stderr))
 }
@@ -151,14 +158,13 @@ func newLogger(c *Config, w io.Writer) *slog.Logger {
 }
 
 // printCredentials makes one exchange, without a daemon.
-func printCredentials(ctx context.Context, c *Config, format string, stdout, stderr io.Writer) error {
-	render := map[string]func(*cache.Credentials) []byte{"process": server.ProcessCredentials, "env": server.ShellCredentials}[format]
-	if render == nil {
-		return usagef("--format is process or env, not %q", format)
-	}
+func printCredentials(ctx context.Context, c *Config, render func(*cache.Credentials) []byte, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	creds, err := c.provider(newLogger(c, stderr)).Fetch(ctx)
+	if err == nil && (creds.AccessKeyID == "" || creds.SecretAccessKey.IsZero() || creds.SessionToken.IsZero() || creds.Expiration.IsZero()) {
+		err = &cache.FetchError{Reason: cache.UnusableCredentials, Message: "STS answered without all of the credentials"}
+	}
 	if err != nil {
 		return withHint(err)
 	}
@@ -166,32 +172,36 @@ func printCredentials(ctx context.Context, c *Config, format string, stdout, std
 	return err
 }
 
-// withHint says after what went wrong also what to do.
+// withHint says after what went wrong also what to do, on the same line: the last line on stderr is
+// what a Pod's status shows.
 func withHint(err error) error {
 	if fe, ok := errors.AsType[*cache.FetchError](err); ok {
-		return fmt.Errorf("%w\nirsa-sidecar: hint: %s", err, fe.Reason.Advice())
+		return fmt.Errorf("%w; hint: %s", err, fe.Reason.Advice())
 	}
 	return err
 }
 
 // wait asks until the sidecar is ready.
 func wait(ctx context.Context, c *Config, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var last error
 	for {
-		err := ask(ctx, c, http.MethodGet, "/readyz")
+		err := ask(waiting, c, http.MethodGet, "/readyz")
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() == nil || last == nil {
+		if waiting.Err() == nil || last == nil {
 			last = err
 		}
 		select {
 		case <-tick.C:
-		case <-ctx.Done():
+		case <-waiting.Done():
+			if ctx.Err() != nil {
+				return fmt.Errorf("told to end before there were credentials: %w", last)
+			}
 			return fmt.Errorf("no credentials after %s: %w", timeout, last)
 		}
 	}
@@ -212,16 +222,23 @@ func ask(ctx context.Context, c *Config, method, path string) error {
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // never through a proxy
 	response, err := client.Do(request)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("no sidecar answers at %s (IRSA_SIDECAR_OPS_LISTEN) in time", address)
+	}
 	if err != nil {
-		return fmt.Errorf("no sidecar answers at %s (IRSA_SIDECAR_OPS_LISTEN): %w", address, errors.Unwrap(err))
+		return fmt.Errorf("no sidecar answers at %s (IRSA_SIDECAR_OPS_LISTEN): %w", address, innermost(err))
 	}
 	defer response.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(response.Body, 16<<10))
-	if response.StatusCode == http.StatusOK {
+	switch response.StatusCode {
+	case http.StatusOK:
 		return nil
+	case http.StatusServiceUnavailable, http.StatusForbidden:
+		return errors.New(strings.ReplaceAll(strings.TrimSpace(string(body)), "\n", "; "))
+	case http.StatusNotFound:
+		if method == http.MethodPost {
+			return fmt.Errorf("the sidecar does not let itself be ended: set IRSA_SIDECAR_QUITQUITQUIT=true in its environment")
+		}
 	}
-	if method == http.MethodPost && response.StatusCode == http.StatusNotFound {
-		return fmt.Errorf("the sidecar does not let itself be ended: set IRSA_SIDECAR_QUITQUITQUIT=true in its environment")
-	}
-	return errors.New(strings.TrimSpace(string(body)))
+	return fmt.Errorf("what answers at %s (IRSA_SIDECAR_OPS_LISTEN) is not the sidecar's health and metrics: %s to %s", address, response.Status, path)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -23,13 +24,6 @@ import (
 
 // serve runs the sidecar until ctx ends: token file → webidentity → cache → server → client.
 func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
-	authorization, err := c.authorization()
-	if err != nil {
-		return err
-	}
-	if authorization == nil && onHostNetwork() {
-		return usageError{errHostNetwork}
-	}
 	for _, w := range c.warnings {
 		logger.Warn(w)
 	}
@@ -59,7 +53,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 	options := server.Options{
 		Profiles:      []server.Profile{{Name: server.DefaultProfile, RoleARN: c.RoleARN, Cache: creds}},
 		Port:          uint16(listener.Addr().(*net.TCPAddr).Port),
-		Authorization: authorization,
+		Authorization: c.authorization,
 		AccountID:     c.accountID,
 		Logger:        logger,
 		Metrics:       server.NewMetrics(registry),
@@ -79,18 +73,21 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 	refresher.Go(func() { creds.Run(refreshing) })
 	failures := make(chan error, 2)
 	servers.Go(func() {
-		failures <- server.Serve(serving, listener, server.Credentials(options), c.grace, logger)
+		failures <- server.Serve(serving, listener, trimmed(serving, server.Credentials(options)), c.grace, logger)
 	})
 	servers.Go(func() { failures <- server.Serve(serving, opsListener, ops, c.grace, logger) })
 	logger.Info("serving", "version", version, "credentials", "http://"+listener.Addr().String()+"/v1/credentials",
-		"ops", opsListener.Addr().String(), "role", c.RoleARN, "authorization", authorization != nil)
+		"ops", opsListener.Addr().String(), "role", c.RoleARN, "authorization", c.authorization != nil)
 
 	select {
 	case err = <-failures:
 	case <-ctx.Done():
+		// Before the log says that a first signal has been taken in.
+		again, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+		defer stop()
 		logger.Info("ending", "cause", context.Cause(ctx).Error(), "delay", c.delay.String(), "grace", c.grace.String())
 		ops.Drain()
-		hold(c.delay)
+		hold(c.delay, again)
 	}
 	stopServing()
 	servers.Wait()
@@ -103,10 +100,8 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 	return nil
 }
 
-// hold keeps serving for delay; a second signal ends it.
-func hold(delay time.Duration) {
-	again, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
+// hold keeps serving for delay, or until a second signal ends it.
+func hold(delay time.Duration, again context.Context) {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {
@@ -125,15 +120,19 @@ func quitter(allowed bool, quit context.CancelCauseFunc) func() {
 // listen binds, so that a taken port is a mistake at the start and not a line in a log.
 func listen(variable, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s: %s is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port", variable, address)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: cannot listen on %s: %w", variable, address, innermost(err))
 	}
 	return l, nil
 }
 
+// innermost drops what our own message already names: the operation, the address, the path.
 func innermost(err error) error {
-	if op, ok := err.(*net.OpError); ok {
-		return op.Err
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
 	}
 	return err
 }

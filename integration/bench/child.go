@@ -1,0 +1,185 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	module  = "github.com/irsa-sidecar/irsa-sidecar/"
+	roleARN = "arn:aws:iam::123456789012:role/bench"
+
+	// patience bounds every single wait.
+	patience = 10 * time.Second
+)
+
+// build makes a program as the Makefile makes what is shipped. It names it by its import path, so that
+// bench may be run from any directory of the module.
+func build(ctx context.Context, dir, pkg string) (program string, err error) {
+	program = filepath.Join(dir, path.Base(pkg))
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, module+pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("go build %s: %w", pkg, err)
+	}
+	return program, nil
+}
+
+// child is a server that runs.
+type child struct {
+	cmd     *exec.Cmd
+	address string
+	request []byte
+	said    bytes.Buffer
+	ended   chan struct{}
+
+	listening time.Duration // since it was started
+}
+
+// startSidecar starts a sidecar with an environment of its own: nothing of the caller's reaches it.
+func (b *bench) startSidecar(ctx context.Context) (*child, error) {
+	listen, ops, err := freePorts()
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, listen, []string{b.programs.ours}, []string{
+		"AWS_ROLE_ARN=" + roleARN,
+		"AWS_WEB_IDENTITY_TOKEN_FILE=" + b.token,
+		"AWS_ENDPOINT_URL_STS=" + b.stsURL,
+		"AWS_REGION=eu-west-1",
+		// In place of the file with the system's roots. Those in the system's directory are read all the
+		// same, as they are in an image: they are a good part of the way to the first credentials.
+		"SSL_CERT_FILE=" + b.roots,
+		"IRSA_SIDECAR_LISTEN=" + listen,
+		"IRSA_SIDECAR_OPS_LISTEN=" + ops,
+	})
+}
+
+func (b *bench) startBare(ctx context.Context) (*child, error) {
+	listen, _, err := freePorts()
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, listen, []string{b.programs.bare, listen, b.body}, []string{})
+}
+
+// both starts one of each, neighbours in time.
+func (b *bench) both(ctx context.Context) (p pair[*child], err error) {
+	if p.ours, err = b.startSidecar(ctx); err != nil {
+		return p, err
+	}
+	if p.bare, err = b.startBare(ctx); err != nil {
+		p.ours.stop()
+	}
+	return p, err
+}
+
+// start starts a server and returns as soon as it listens.
+func start(ctx context.Context, address string, args, env []string) (*child, error) {
+	c := &child{
+		address: address,
+		request: []byte("GET /v1/credentials HTTP/1.1\r\nHost: " + address + "\r\nUser-Agent: bench\r\nAccept: application/json\r\n\r\n"),
+		ended:   make(chan struct{}),
+	}
+	c.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
+	c.cmd.Env = env
+	c.cmd.Stderr = &c.said
+	c.cmd.Cancel = func() error { return c.cmd.Process.Signal(syscall.SIGTERM) }
+	c.cmd.WaitDelay = patience
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for bench, which ends its children itself
+	began := time.Now()
+	if err := c.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		c.cmd.Wait()
+		close(c.ended)
+	}()
+	if err := c.first(began); err != nil {
+		c.stop()
+		return nil, fmt.Errorf("%s: %w; its last words: %s", filepath.Base(args[0]), err, bytes.TrimSpace(c.said.Bytes()))
+	}
+	return c, nil
+}
+
+// first knocks until somebody opens. Both servers are knocked at alike, and what it costs them is the same.
+func (c *child) first(began time.Time) error {
+	// From another address than the one that is dialled: a free port is an ephemeral one, and a socket
+	// may connect to itself.
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	for time.Since(began) < patience {
+		conn, err := dialer.Dial("tcp", c.address)
+		if err == nil {
+			c.listening = time.Since(began)
+			conn.(*net.TCPConn).SetLinger(0)
+			return conn.Close()
+		}
+		select {
+		case <-c.ended:
+			return errors.New("it ended")
+		case <-time.After(100 * time.Microsecond):
+		}
+	}
+	return fmt.Errorf("it does not listen after %s", patience)
+}
+
+// stop ends the process, and only it.
+func (c *child) stop() {
+	c.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-c.ended:
+	case <-time.After(patience):
+		c.cmd.Process.Kill()
+		<-c.ended
+	}
+}
+
+// freePorts returns two addresses on which nobody listens.
+func freePorts() (one, other string, err error) {
+	var listeners [2]net.Listener
+	for i := range listeners {
+		if listeners[i], err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
+			return "", "", err
+		}
+		defer listeners[i].Close()
+	}
+	return listeners[0].Addr().String(), listeners[1].Addr().String(), nil
+}
+
+// mebibytes reads a field of /proc/<pid>/status that is an amount of memory.
+func (c *child) mebibytes(field string) (float64, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(raw)) {
+		if value, ok := strings.CutPrefix(line, field+":"); ok {
+			kibibytes, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(value, "kB\n")), 64)
+			return kibibytes / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("/proc has no %s of the process", field)
+}
+
+// memory is mebibytes of both.
+func memory(p pair[*child], field string) (m pair[float64], err error) {
+	if m.ours, err = p.ours.mebibytes(field); err != nil {
+		return m, err
+	}
+	m.bare, err = p.bare.mebibytes(field)
+	return m, err
+}

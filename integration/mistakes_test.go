@@ -1,0 +1,374 @@
+package integration
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+// mistake is something that goes wrong, and what the program makes of it. In env and in what is said,
+// {dir} is the directory of mistaken files, {refused} an address that refuses connections, {taken} one
+// that somebody listens on, and {sts} the STS's.
+type mistake struct {
+	name string
+	env  []string      // changes, as world.with takes them
+	args []string      // the command; none for serve
+	sts  ststest.Fault // what STS does
+	as   uint32        // the user to run as, where the test may choose
+
+	// The program ends at once: with this code, and with these words alone after its name (is) or among
+	// others (has).
+	exit int
+	is   string
+	has  string
+
+	// Or it serves, and answers a request for credentials like this. It is then asked for credentials on
+	// the command line too, with the same outcome.
+	status  int
+	code    string
+	message string
+}
+
+const (
+	badListen = " is not a loopback address and a port, such as 127.0.0.1:9911 or [::1]:9911: credentials are never served to other machines"
+	badOps    = " is not an address and a port, such as :9912 or 127.0.0.1:9912"
+	badDelay  = " is not a duration from 0s to 1h, such as 5s"
+
+	noRole  = "AWS_ROLE_ARN is not set: the role to assume, arn:aws:iam::<account>:role/<name>; on EKS, annotate the service account with eks.amazonaws.com/role-arn and recreate the Pod"
+	noToken = "AWS_WEB_IDENTITY_TOKEN_FILE is not set: the path of the projected service account token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token"
+)
+
+var mistakes = []mistake{
+	// The command line.
+	{name: "an unknown command", args: []string{"sevre"}, exit: 2, is: `there is no command "sevre": try irsa-sidecar help`},
+	{name: "an argument too many", args: []string{"serve", "now"}, exit: 2, is: `serve does not take "now"`},
+	{name: "an unknown flag", args: []string{"wait", "--timeot", "1s"}, exit: 2, is: `wait: flag provided but not defined: -timeot: try irsa-sidecar help`},
+	{name: "a time-out that is none", args: []string{"wait", "--timeout", "soon"}, exit: 2, is: `wait: invalid value "soon" for flag -timeout: parse error: try irsa-sidecar help`},
+	{name: "a time-out of nothing", args: []string{"wait", "--timeout", "0s"}, exit: 2, is: `wait: --timeout must be more than 0s, not 0s`},
+	{name: "an unknown format", args: []string{"credentials", "--format", "yaml"}, exit: 2, is: `credentials: --format is process or env, not "yaml"`},
+	{name: "an unknown check", args: []string{"healthcheck", "healthz"}, exit: 2, is: `healthcheck takes livez, readyz or startupz, not "healthz"`},
+
+	// Who we are.
+	{name: "no role", env: []string{"AWS_ROLE_ARN"}, exit: 2, is: "configuration: " + noRole},
+	{name: "an empty role", env: []string{"AWS_ROLE_ARN="}, exit: 2, is: "configuration: " + noRole},
+	{name: "a role by its name", env: []string{"AWS_ROLE_ARN=app"}, exit: 2, has: `AWS_ROLE_ARN "app" is not a role's ARN, such as arn:aws:iam::111122223333:role/app`},
+	{name: "an instance profile", env: []string{"AWS_ROLE_ARN=arn:aws:iam::123456789012:instance-profile/app"}, exit: 2, has: "is an instance profile: name the role in it"},
+	{name: "a session of a role", env: []string{"AWS_ROLE_ARN=arn:aws:sts::123456789012:assumed-role/app/me"}, exit: 2, has: "name the role itself"},
+	{name: "a role's ARN without end", env: []string{"AWS_ROLE_ARN=arn:aws:iam::123456789012:role/" + strings.Repeat("a", 3000)}, exit: 2, has: "is longer than the 2048 characters that STS takes"},
+	{name: "a token for a role", env: []string{"AWS_ROLE_ARN={token}"}, exit: 2, has: `AWS_ROLE_ARN "[token]" is not a role's ARN`},
+	{name: "no token file", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE"}, exit: 2, is: "configuration: " + noToken},
+	{name: "an empty token file name", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE="}, exit: 2, is: "configuration: " + noToken},
+	{name: "a token for a token file", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={token}"}, exit: 2,
+		is: "configuration: AWS_WEB_IDENTITY_TOKEN_FILE holds a token: set it to the path of the file that the token is in"},
+	{name: "a session name that STS would not take", env: []string{"AWS_ROLE_SESSION_NAME=what a name/!"}, status: 200},
+
+	// Where STS is.
+	{name: "an availability zone", env: []string{"AWS_REGION=eu-west-1a"}, exit: 2, has: `AWS_REGION "eu-west-1a" is an availability zone: its region is eu-west-1`},
+	{name: "a region that is none", env: []string{"AWS_REGION=Ireland"}, exit: 2, has: `AWS_REGION "Ireland" is not the name of a region, such as eu-west-1`},
+	{name: "a default region that is none", env: []string{"AWS_REGION=", "AWS_DEFAULT_REGION=eu_west_1"}, exit: 2, has: `AWS_DEFAULT_REGION "eu_west_1" is not the name of a region`},
+	{name: "a region of another partition", env: []string{"AWS_ENDPOINT_URL_STS", "AWS_REGION=cn-north-1"}, exit: 2,
+		is: "configuration: AWS_REGION cn-north-1 is in the partition aws-cn, but the role in AWS_ROLE_ARN is in aws"},
+	{name: "no region anywhere", env: []string{"AWS_ENDPOINT_URL_STS", "AWS_REGION"}, status: 400, code: "RegionUnknown",
+		message: `AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer "https://issuer.example" is not an EKS cluster's`},
+	{name: "an endpoint without a scheme", env: []string{"AWS_ENDPOINT_URL_STS=sts.example"}, exit: 2, has: "AWS_ENDPOINT_URL_STS is not a URL such as https://sts.eu-west-1.amazonaws.com"},
+	{name: "an endpoint in the clear", env: []string{"AWS_ENDPOINT_URL_STS=http://sts.example"}, exit: 2, has: "AWS_ENDPOINT_URL_STS would send the token unencrypted to sts.example: plain http is for loopback only, use https"},
+	{name: "an endpoint with a password", env: []string{"AWS_ENDPOINT_URL_STS=https://me:" + password + "@sts.example"}, exit: 2, has: "AWS_ENDPOINT_URL_STS must be a bare URL, without user, query or fragment"},
+	{name: "an endpoint for all services in the clear", env: []string{"AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL=http://192.0.2.1:9000"}, exit: 2, has: "AWS_ENDPOINT_URL would send the token unencrypted to 192.0.2.1"},
+	{name: "FIPS, perhaps", env: []string{"AWS_USE_FIPS_ENDPOINT=yes"}, exit: 2, is: `configuration: AWS_USE_FIPS_ENDPOINT "yes" is neither true nor false`},
+	{name: "FIPS at an endpoint of one's own", env: []string{"AWS_USE_FIPS_ENDPOINT=true"}, exit: 2,
+		is: "configuration: AWS_ENDPOINT_URL_STS cannot go with AWS_USE_FIPS_ENDPOINT or AWS_USE_DUALSTACK_ENDPOINT: name the endpoint you mean, and unset those"},
+	{name: "dual stack, perhaps", env: []string{"AWS_USE_DUALSTACK_ENDPOINT=1"}, exit: 2, is: `configuration: AWS_USE_DUALSTACK_ENDPOINT "1" is neither true nor false`},
+	{name: "a global STS", env: []string{"AWS_STS_REGIONAL_ENDPOINTS=global"}, exit: 2, is: `configuration: AWS_STS_REGIONAL_ENDPOINTS "global" is neither regional nor legacy`},
+	{name: "no CA bundle there", env: []string{"AWS_CA_BUNDLE={dir}/nothing"}, exit: 2, has: "AWS_CA_BUNDLE {dir}/nothing cannot be read: no such file or directory"},
+	{name: "a CA bundle without certificates", env: []string{"AWS_CA_BUNDLE={dir}/words"}, exit: 2, has: "AWS_CA_BUNDLE {dir}/words holds no PEM certificate"},
+	{name: "a proxy that is no URL", env: []string{"HTTPS_PROXY=ftp://me:" + password + "@proxy.example"}, exit: 2, is: "configuration: HTTPS_PROXY is not a URL such as http://proxy.example:3128"},
+	{name: "a proxy that refuses connections", env: []string{"AWS_ENDPOINT_URL_STS=https://sts.example", "HTTPS_PROXY=http://{refused}"}, status: 503, code: "EndpointUnreachable",
+		message: "the proxy on the way to sts.example"},
+	{name: "a proxy for others", env: []string{"HTTPS_PROXY=http://{refused}", "NO_PROXY=*"}, status: 200},
+	{name: "an STS without TLS", env: []string{"AWS_ENDPOINT_URL_STS=https://{sts}"}, status: 503, code: "NotAnSTSEndpoint", message: "{sts} does not speak TLS"},
+
+	// Where and to whom we serve.
+	{name: "credentials for everybody", env: []string{"IRSA_SIDECAR_LISTEN=0.0.0.0:9911"}, exit: 2, is: `configuration: IRSA_SIDECAR_LISTEN "0.0.0.0:9911"` + badListen},
+	{name: "credentials on all addresses", env: []string{"IRSA_SIDECAR_LISTEN=:9911"}, exit: 2, is: `configuration: IRSA_SIDECAR_LISTEN ":9911"` + badListen},
+	{name: "credentials on a name", env: []string{"IRSA_SIDECAR_LISTEN=localhost:9911"}, exit: 2, is: `configuration: IRSA_SIDECAR_LISTEN "localhost:9911"` + badListen},
+	{name: "credentials on no port", env: []string{"IRSA_SIDECAR_LISTEN=127.0.0.1"}, exit: 2, is: `configuration: IRSA_SIDECAR_LISTEN "127.0.0.1"` + badListen},
+	{name: "credentials on an impossible port", env: []string{"IRSA_SIDECAR_LISTEN=127.0.0.1:99110"}, exit: 2, is: `configuration: IRSA_SIDECAR_LISTEN "127.0.0.1:99110"` + badListen},
+	{name: "health on a name", env: []string{"IRSA_SIDECAR_OPS_LISTEN=localhost:9912"}, exit: 2, is: `configuration: IRSA_SIDECAR_OPS_LISTEN "localhost:9912"` + badOps},
+	{name: "health on no port", env: []string{"IRSA_SIDECAR_OPS_LISTEN=9912"}, exit: 2, is: `configuration: IRSA_SIDECAR_OPS_LISTEN "9912"` + badOps},
+	{name: "health on a named port", env: []string{"IRSA_SIDECAR_OPS_LISTEN=:http"}, exit: 2, is: `configuration: IRSA_SIDECAR_OPS_LISTEN ":http"` + badOps},
+	{name: "both on one port", env: []string{"IRSA_SIDECAR_LISTEN=127.0.0.1:9911", "IRSA_SIDECAR_OPS_LISTEN=:9911"}, exit: 2,
+		is: `configuration: IRSA_SIDECAR_OPS_LISTEN ":9911" has the port of IRSA_SIDECAR_LISTEN: each needs its own`},
+	{name: "the port of the credentials is taken", env: []string{"IRSA_SIDECAR_LISTEN={taken}"}, exit: 1,
+		is: "IRSA_SIDECAR_LISTEN: {taken} is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port"},
+	{name: "the port of the health checks is taken", env: []string{"IRSA_SIDECAR_OPS_LISTEN={taken}"}, exit: 1,
+		is: "IRSA_SIDECAR_OPS_LISTEN: {taken} is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port"},
+	{name: "an address that is not ours", env: []string{"IRSA_SIDECAR_OPS_LISTEN=192.0.2.1:0"}, exit: 1,
+		is: "IRSA_SIDECAR_OPS_LISTEN: cannot listen on 192.0.2.1:0: cannot assign requested address"},
+	{name: "an authorization token with a newline", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + password + "\n"}, exit: 2, has: "configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN holds a line break, which the AWS SDKs refuse"},
+	{name: "an authorization token with a blank", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN= " + password}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN begins or ends with a blank"},
+	{name: "an authorization token in other letters", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + password + "é"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN holds a character that an HTTP header does not carry"},
+	{name: "an authorization token without end", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + strings.Repeat(password, 500)}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN is longer than 4096 bytes"},
+	{name: "an empty authorization file", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/empty"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE {dir}/empty is empty"},
+	{name: "an authorization file with a newline", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/password"}, exit: 2, has: "{dir}/password holds a line break, which the AWS SDKs refuse: write it with printf %s"},
+	{name: "a directory for an authorization file", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE {dir} is not a regular file"},
+	{name: "an authorization file in no directory", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/nothing/token"}, exit: 2, has: "{dir}/nothing/token does not exist and cannot be made: no such file or directory"},
+	{name: "a token for an authorization file", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + password}, exit: 2,
+		is: "configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not a path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN"},
+	{name: "two authorization tokens", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + password, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/new"}, exit: 2,
+		is: "configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set: choose one"},
+
+	// What the session is.
+	{name: "a session too short", env: []string{"IRSA_SIDECAR_DURATION=5m"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "5m" is not a duration from 15m to 12h in whole seconds`},
+	{name: "a session too long", env: []string{"IRSA_SIDECAR_DURATION=86400"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "86400" is not a duration from 15m to 12h in whole seconds`},
+	{name: "a session of no length", env: []string{"IRSA_SIDECAR_DURATION=an hour"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "an hour" is not a duration from 15m to 12h in whole seconds`},
+	{name: "a session of half a second", env: []string{"IRSA_SIDECAR_DURATION=900.5s"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "900.5s" is not a duration from 15m to 12h in whole seconds`},
+	{name: "no policy there", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/nothing"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/nothing cannot be read: no such file or directory"},
+	{name: "a directory for a policy", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir} cannot be read: is a directory"},
+	{name: "an empty policy", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/empty"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/empty has 0 characters: a session policy has 1 to 2048"},
+	{name: "a policy without end", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/mebibyte"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/mebibyte has 1048576 characters: a session policy has 1 to 2048"},
+	{name: "half a policy", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/brace"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/brace is not a policy in JSON"},
+	{name: "a policy's name", env: []string{"IRSA_SIDECAR_POLICY_ARNS=ReadOnlyAccess"}, exit: 2,
+		is: `configuration: IRSA_SIDECAR_POLICY_ARNS "ReadOnlyAccess" is not a policy's ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess`},
+	{name: "eleven policies", env: []string{"IRSA_SIDECAR_POLICY_ARNS=" + strings.Repeat("arn:aws:iam::aws:policy/A,", 11)}, exit: 2,
+		is: "configuration: IRSA_SIDECAR_POLICY_ARNS has 11 policies: STS takes at most 10"},
+	{name: "an account ID, perhaps", env: []string{"IRSA_SIDECAR_ACCOUNT_ID=123456789012"}, exit: 2, is: `configuration: IRSA_SIDECAR_ACCOUNT_ID "123456789012" is neither true nor false`},
+
+	// How we behave.
+	{name: "an unknown log level", env: []string{"IRSA_SIDECAR_LOG_LEVEL=verbose"}, exit: 2, is: `configuration: IRSA_SIDECAR_LOG_LEVEL "verbose" is none of debug, info, warn and error`},
+	{name: "an unknown log format", env: []string{"IRSA_SIDECAR_LOG_FORMAT=xml"}, exit: 2, is: `configuration: IRSA_SIDECAR_LOG_FORMAT "xml" is neither json nor text`},
+	{name: "a delay without a unit", env: []string{"IRSA_SIDECAR_SHUTDOWN_DELAY=5"}, exit: 2, is: `configuration: IRSA_SIDECAR_SHUTDOWN_DELAY "5"` + badDelay},
+	{name: "a delay backwards", env: []string{"IRSA_SIDECAR_SHUTDOWN_DELAY=-1s"}, exit: 2, is: `configuration: IRSA_SIDECAR_SHUTDOWN_DELAY "-1s"` + badDelay},
+	{name: "grace without end", env: []string{"IRSA_SIDECAR_SHUTDOWN_GRACE=24h"}, exit: 2, is: `configuration: IRSA_SIDECAR_SHUTDOWN_GRACE "24h"` + badDelay},
+	{name: "an end on request, perhaps", env: []string{"IRSA_SIDECAR_QUITQUITQUIT=1"}, exit: 2, is: `configuration: IRSA_SIDECAR_QUITQUITQUIT "1" is neither true nor false`},
+
+	// Names.
+	{name: "a name mistyped", env: []string{"IRSA_SIDECAR_LISTN=127.0.0.1:1"}, exit: 2, is: "configuration: IRSA_SIDECAR_LISTN is not a variable of this program: did you mean IRSA_SIDECAR_LISTEN?"},
+	{name: "a name made up", env: []string{"IRSA_SIDECAR_COLOUR=blue"}, exit: 2, is: "configuration: IRSA_SIDECAR_COLOUR is not a variable of this program: irsa-sidecar help lists them all"},
+	{name: "a port, which is part of an address", env: []string{"IRSA_SIDECAR_PORT=9911"}, exit: 2, is: "configuration: IRSA_SIDECAR_PORT is not a variable of this program: irsa-sidecar help lists them all"},
+	{name: "what Kubernetes sets beside a Service", env: []string{
+		"IRSA_SIDECAR_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_SERVICE_PORT=9912", "IRSA_SIDECAR_SERVICE_PORT_METRICS=9912", "IRSA_SIDECAR_PORT=tcp://10.0.0.1:9912",
+		"IRSA_SIDECAR_PORT_9912_TCP=tcp://10.0.0.1:9912", "IRSA_SIDECAR_PORT_9912_TCP_PROTO=tcp", "IRSA_SIDECAR_PORT_9912_TCP_PORT=9912", "IRSA_SIDECAR_PORT_9912_TCP_ADDR=10.0.0.1",
+	}, status: 200},
+	{name: "what Kubernetes sets beside a Service with a longer name", env: []string{
+		"IRSA_SIDECAR_METRICS_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_METRICS_SERVICE_PORT=9912", "IRSA_SIDECAR_METRICS_SERVICE_PORT_HTTP=9912", "IRSA_SIDECAR_METRICS_PORT=tcp://10.0.0.1:9912",
+		"IRSA_SIDECAR_METRICS_PORT_9912_TCP=tcp://10.0.0.1:9912", "IRSA_SIDECAR_METRICS_PORT_9912_TCP_PROTO=tcp",
+	}, status: 200},
+
+	// All at once.
+	{name: "two mistakes", env: []string{"AWS_ROLE_ARN=", "IRSA_SIDECAR_LOG_LEVEL=loud"}, exit: 2,
+		is: "configuration: 2 mistakes\n  " + noRole + "\n  " + `IRSA_SIDECAR_LOG_LEVEL "loud" is none of debug, info, warn and error`},
+	{name: "a mistake in a file and one elsewhere", env: []string{"IRSA_SIDECAR_LOG_FORMAT=xml", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/empty"}, exit: 2,
+		is: "configuration: 2 mistakes\n  " + `IRSA_SIDECAR_LOG_FORMAT "xml" is neither json nor text` + "\n  IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE {dir}/empty is empty"},
+	{name: "nothing set at all", env: []string{"AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_REGION", "AWS_ENDPOINT_URL_STS", "IRSA_SIDECAR_LISTEN", "IRSA_SIDECAR_OPS_LISTEN"}, exit: 2,
+		is: "configuration: 2 mistakes\n  " + noRole + "\n  " + noToken},
+
+	// The commands that ask another sidecar need to know where it is, and nothing else.
+	{name: "waiting at no address", args: []string{"wait"}, env: []string{"AWS_ROLE_ARN", "IRSA_SIDECAR_OPS_LISTEN=nowhere"}, exit: 2, is: `configuration: IRSA_SIDECAR_OPS_LISTEN "nowhere"` + badOps},
+	{name: "waiting at a name mistyped", args: []string{"wait"}, env: []string{"IRSA_SIDECAR_OPS_LISTN=:9"}, exit: 2, is: "configuration: IRSA_SIDECAR_OPS_LISTN is not a variable of this program: did you mean IRSA_SIDECAR_OPS_LISTEN?"},
+	{name: "asking after nobody", args: []string{"healthcheck"}, env: []string{"AWS_ROLE_ARN", "IRSA_SIDECAR_LOG_LEVEL=loud", "IRSA_SIDECAR_OPS_LISTEN={refused}"}, exit: 1,
+		is: "no sidecar answers at {refused} (IRSA_SIDECAR_OPS_LISTEN): connection refused"},
+
+	// The token.
+	{name: "no token there", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/nothing"}, status: 503, code: "TokenFileMissing", message: "token file {dir}/nothing does not exist"},
+	{name: "an empty token", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/empty"}, status: 503, code: "TokenFileMalformed", message: "token file {dir}/empty is empty"},
+	{name: "a directory for a token", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}"}, status: 503, code: "TokenFileUnreadable", message: "token file {dir} is a directory, not a file"},
+	{name: "a pipe for a token", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/pipe"}, status: 503, code: "TokenFileUnreadable", message: "token file {dir}/pipe is not a regular file"},
+	{name: "a token under lock and key", args: []string{"credentials"}, env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/locked"}, as: 65532, exit: 1,
+		has: "irsa-sidecar: TokenFileUnreadable: token file {dir}/locked may not be read by uid "},
+	{name: "a token of a mebibyte", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/mebibyte"}, status: 503, code: "TokenFileMalformed", message: "token file {dir}/mebibyte is longer than the 20000 characters that STS takes"},
+	{name: "a token that is no JWT", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/brace"}, status: 503, code: "TokenFileMalformed", message: "token file {dir}/brace is not a JWT: it has 1 parts and not three"},
+	{name: "words for a token", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/words"}, status: 503, code: "TokenFileMalformed", message: "token file {dir}/words holds more than the token: there is white space inside"},
+	{name: "a token that has expired", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/expired"}, status: 503, code: "ExpiredTokenException", message: "Token expired: current date/time "},
+	{name: "a token of another cluster", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/foreign"}, status: 400, code: "InvalidIdentityToken", message: "could not be validated"},
+	{name: "a token for somebody else", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/vault"}, status: 400, code: "InvalidIdentityToken", message: "Incorrect token audience"},
+
+	// STS.
+	{name: "an STS that refuses connections", env: []string{"AWS_ENDPOINT_URL_STS=http://{refused}"}, status: 503, code: "EndpointUnreachable", message: "{refused}: connect: connection refused"},
+	{name: "an STS that hangs up", sts: ststest.Drop, status: 503, code: "EndpointUnreachable", message: "{sts}: EOF"},
+	{name: "an STS that says nothing", sts: ststest.Hang, status: 503, code: "EndpointTimeout", message: "{sts} did not answer in time"},
+	{name: "a role that does not let us in", sts: ststest.AccessDenied, status: 403, code: "AccessDenied", message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"},
+	{name: "another role", env: []string{"AWS_ROLE_ARN=" + roleARN + "2"}, status: 403, code: "AccessDenied", message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"},
+	{name: "an issuer that STS cannot reach", sts: ststest.KeysUnreachable, status: 503, code: "IDPCommunicationError", message: "Couldn't retrieve verification key"},
+	{name: "a region that is switched off", sts: ststest.RegionDisabled, status: 403, code: "RegionDisabledException", message: "STS is not activated in this region"},
+	{name: "too much", sts: ststest.Throttling, status: 503, code: "Throttling", message: "Rate exceeded"},
+	{name: "a bad day", sts: ststest.InternalFailure, status: 503, code: "ServiceUnavailable", message: "HTTP 500"},
+	{name: "a code that nobody knows", sts: ststest.Fault{Code: "NewException", Message: "Something new."}, status: 400, code: "UnknownError", message: "STS refused (NewException, HTTP 400): Something new."},
+	{name: "a page for people", sts: ststest.HTMLPage(200), status: 503, code: "NotAnSTSEndpoint", message: "HTTP 200, text/html"},
+	{name: "a block page", sts: ststest.HTMLPage(403), status: 503, code: "NotAnSTSEndpoint", message: "HTTP 403, text/html"},
+	{name: "nothing at all", sts: ststest.EmptyOK, status: 503, code: "NotAnSTSEndpoint", message: "without credentials"},
+	{name: "the right shape without credentials", sts: ststest.NoCredentials, status: 503, code: "NotAnSTSEndpoint", message: "without credentials"},
+	{name: "half of the credentials", sts: halfCredentials, status: 503, code: "UnusableCredentials", message: "STS answered without all of the credentials"},
+}
+
+// password stands for whatever a user does not want to see in a log.
+const password = "correct-horse-battery"
+
+func TestEveryMistakeSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	printed.secret("a password", password)
+	dir := mistakenFiles(t)
+	for _, m := range mistakes {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, ststest.Options{})
+			w.sts.Break(m.sts)
+			places := []string{"{dir}", dir, "{sts}", strings.TrimPrefix(w.stsURL, "http://"), "{token}", newToken(t, ststest.Claims{})}
+			if slices.ContainsFunc(append(m.env, m.has, m.is), func(s string) bool { return strings.Contains(s, "{refused}") }) {
+				places = append(places, "{refused}", refusingAddress(t))
+			}
+			if strings.Contains(m.is, "{taken}") {
+				places = append(places, "{taken}", takenAddress(t))
+			}
+			fill := strings.NewReplacer(places...).Replace
+			var env []string
+			for _, change := range m.env {
+				env = append(env, fill(change))
+			}
+			if m.exit != 0 {
+				m.wantExit(t, w.with(env...), fill)
+			} else {
+				m.wantAnswer(t, w, env, fill)
+			}
+		})
+	}
+}
+
+func (m mistake) wantExit(t *testing.T, env []string, fill func(string) string) {
+	cmd := exec.CommandContext(t.Context(), program(t), m.args...)
+	if m.as != 0 && os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: m.as, Gid: m.as}}
+	}
+	r := finish(t, cmd, env)
+	wantCode(t, r, m.exit)
+	if r.stdout != "" {
+		t.Errorf("%d bytes on stdout", len(r.stdout))
+	}
+	if m.is != "" && r.stderr != "irsa-sidecar: "+fill(m.is)+"\n" {
+		t.Errorf("said\n%s\nwant\nirsa-sidecar: %s\n", r.stderr, fill(m.is))
+	}
+	want(t, "stderr", r.stderr, fill(m.has))
+	if strings.Count(r.stderr, "irsa-sidecar: ") != 1 {
+		t.Errorf("the name of the program should begin the message, once:\n%s", r.stderr)
+	}
+}
+
+func (m mistake) wantAnswer(t *testing.T, w *world, env []string, fill func(string) string) {
+	s := w.serve(t, env...)
+	var a answer
+	eventually(t, soon, "the outcome of the first exchange", func() bool {
+		a = s.ask(t)
+		return a.Code != "CredentialsUninitialized"
+	})
+	if a.status != m.status || a.Code != m.code {
+		t.Errorf("answered %d %q, want %d %q: %s", a.status, a.Code, m.status, m.code, a.Message)
+	}
+	want(t, "the answer", a.Message, fill(m.message))
+	s.wantRunning(t)
+	if status, _ := s.health(t, "/livez"); status != http.StatusOK {
+		t.Errorf("/livez answered %d: a restart mends nothing of this", status)
+	}
+	for _, page := range []string{s.base + "/", "http://" + s.ops + "/", "http://" + s.ops + "/readyz", "http://" + s.ops + "/metrics"} {
+		_, body := s.open(t, page)
+		want(t, page, body, m.code)
+	}
+
+	r := run(t, w.with(env...), "credentials")
+	if m.status == http.StatusOK {
+		wantCode(t, r, 0)
+		return
+	}
+	wantCode(t, r, 1)
+	want(t, "the last line on stderr", lastLine(r.stderr), "irsa-sidecar: "+m.code+": ", fill(m.message), "; hint: "+a.Hint)
+	line := find(s.output(t), "exchange failed")
+	if line["reason"] != m.code || line["advice"] != a.Hint {
+		t.Errorf("the log gives %v and advises %v; the answer says %s and %s", line["reason"], line["advice"], a.Code, a.Hint)
+	}
+}
+
+// mistakenFiles makes the files that nobody means to use.
+func mistakenFiles(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	i, err := ststest.NewIssuer("https://issuer.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := i.Token(ststest.Claims{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed.token(foreign)
+	for name, content := range map[string]string{
+		"empty":    "",
+		"words":    "this is no token, nor a certificate, nor a policy\n",
+		"brace":    "{",
+		"password": password + "\n",
+		"mebibyte": strings.Repeat("0123456789abcdef", 1<<16),
+		"locked":   newToken(t, ststest.Claims{}),
+		"expired":  newToken(t, ststest.Claims{Lifetime: -1}),
+		"vault":    newToken(t, ststest.Claims{Audience: []string{"vault"}}),
+		"foreign":  foreign,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, "locked"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Of each variable that the program knows, the table has a mistake.
+func TestEveryVariableHasItsMistakes(t *testing.T) {
+	t.Parallel()
+	help := run(t, nil, "help").stdout
+	variables := regexp.MustCompile(`(?m)^  ([A-Z_]+) `).FindAllStringSubmatch(help, -1)
+	if len(variables) < 20 {
+		t.Fatalf("help lists %d variables:\n%s", len(variables), help)
+	}
+	for _, v := range variables {
+		if !slices.ContainsFunc(mistakes, func(m mistake) bool {
+			return slices.ContainsFunc(m.env, func(change string) bool { return strings.HasPrefix(change, v[1]+"=") })
+		}) {
+			t.Errorf("no row of the table has %s", v[1])
+		}
+	}
+}
+
+// An empty variable is as good as none: whoever renders manifests cannot always leave one out.
+func TestEmptyVariablesHaveTheirDefaults(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	var empty []string
+	for _, v := range regexp.MustCompile(`(?m)^  ([A-Z_]+) `).FindAllStringSubmatch(run(t, nil, "help").stdout, -1) {
+		if !slices.Contains([]string{"AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ENDPOINT_URL_STS"}, v[1]) {
+			empty = append(empty, v[1]+"=")
+		}
+	}
+	// Which does not listen, and so leaves the default ports to whoever has them.
+	r := run(t, w.with(empty...), "credentials")
+	wantCode(t, r, 0)
+	if r.stderr != "" {
+		t.Errorf("said %s", r.stderr)
+	}
+
+	empty = slices.DeleteFunc(empty, func(change string) bool { return strings.HasSuffix(change, "LISTEN=") })
+	s := w.serve(t, empty...)
+	s.terminate(t)
+	s.wantEnd(t)
+	if line := find(s.output(t), "ending"); line["delay"] != "0s" || line["grace"] != "5s" {
+		t.Errorf("delay %v and grace %v, want 0s and 5s", line["delay"], line["grace"])
+	}
+}

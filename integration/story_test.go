@@ -1,0 +1,687 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+// Each test is a story: what somebody does with the program, in order, and what they see.
+
+func TestAPodsWholeLife(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t, "IRSA_SIDECAR_LOG_LEVEL=debug")
+	if r := run(t, s.beside(), "wait", "--timeout", soon.String()); r != (result{}) {
+		t.Errorf("wait: exit code %d and not in silence: %s%s", r.code, r.stdout, r.stderr)
+	}
+
+	status, body := get(t, s.base+"/v1/credentials")
+	issued := w.sts.Issued()
+	if len(issued) != 1 {
+		t.Fatalf("STS issued %d sessions to serve one", len(issued))
+	}
+	wanted := fmt.Sprintf(`{"RoleArn":"%s","AccessKeyId":"%s","SecretAccessKey":"%s","Token":"%s","Expiration":"%s"}`, roleARN,
+		issued[0].AccessKeyID, issued[0].SecretAccessKey, issued[0].SessionToken, issued[0].Expiration.Format("2006-01-02T15:04:05Z"))
+	if status != http.StatusOK || string(body) != wanted {
+		t.Error("credentials are not served byte by byte as STS issued them and SDKs read them")
+	}
+	if issued[0].SessionName != "default.app-0" {
+		t.Errorf("the session is called %q, want <namespace>.<pod>", issued[0].SessionName)
+	}
+
+	for _, check := range [][]string{{"healthcheck"}, {"healthcheck", "readyz"}, {"healthcheck", "livez"}, {"healthcheck", "startupz"}} {
+		if r := run(t, s.beside(), check...); r != (result{}) {
+			t.Errorf("%s: exit code %d and not in silence: %s%s", check, r.code, r.stdout, r.stderr)
+		}
+	}
+	for _, url := range []string{s.base + "/", s.base + "/v1/identity", "http://" + s.ops + "/"} {
+		status, page := s.open(t, url)
+		if status != http.StatusOK {
+			t.Errorf("%s answered %d", url, status)
+		}
+		want(t, url, page, "assumed-role/app/default.app-0")
+	}
+	status, metrics := s.health(t, "/metrics")
+	if status != http.StatusOK {
+		t.Errorf("/metrics answered %d", status)
+	}
+	for _, series := range []string{
+		`irsa_sidecar_credentials_expiry_timestamp_seconds{profile="default"} 1`,
+		`irsa_sidecar_token_expiry_timestamp_seconds{profile="default"} 1`,
+		`irsa_sidecar_last_refresh_success_timestamp_seconds{profile="default"} 1`,
+		`irsa_sidecar_refreshes_total{profile="default",reason="ok"} 1`,
+		`irsa_sidecar_refresh_duration_seconds_count{profile="default"} 1`,
+		`irsa_sidecar_http_requests_total{code="200",route="/v1/credentials"} 1`,
+		`irsa_sidecar_http_request_duration_seconds_count{route="/v1/credentials"} 1`,
+		`irsa_sidecar_build_info{`,
+	} {
+		want(t, "/metrics", metrics, "\n"+series)
+	}
+	if strings.Contains(metrics, roleARN) {
+		t.Error("/metrics names the role")
+	}
+
+	s.terminate(t)
+	s.wantEnd(t)
+	if cause := find(s.output(t), "ending")["cause"]; cause != "terminated signal received" {
+		t.Errorf("the log gives %q as the cause of the end", cause)
+	}
+}
+
+func TestStartsWithoutSTSAndRecovers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	w.sts.Break(ststest.Drop)
+	s := w.serve(t)
+	eventually(t, soon, "a failed exchange", func() bool { return find(s.output(t), "exchange failed") != nil })
+	if a := s.ask(t); a.status != http.StatusServiceUnavailable || a.Code != "EndpointUnreachable" {
+		t.Errorf("without STS: %d %s, want 503 EndpointUnreachable", a.status, a.Code)
+	}
+	for path, status := range map[string]int{"/livez": 200, "/readyz": 503, "/startupz": 503} {
+		if got, body := s.health(t, path); got != status {
+			t.Errorf("without STS, %s answered %d, want %d: %s", path, got, status, body)
+		}
+	}
+	r := run(t, s.beside(), "healthcheck", "startupz")
+	wantCode(t, r, 1)
+	want(t, "healthcheck", lastLine(r.stderr), "irsa-sidecar: default: not started", "EndpointUnreachable: ", "hint: allow egress to STS")
+
+	waiting := start(t, program(t), s.beside(), "wait", "--timeout", soon.String())
+	waiting.wantRunning(t)
+	w.sts.Mend()
+	select {
+	case <-waiting.ended:
+		if waiting.err != nil {
+			t.Errorf("wait, with STS back: %v\n%s", waiting.err, waiting.output(t))
+		}
+	case <-time.After(soon):
+		t.Fatalf("wait still waits %s after STS came back", soon)
+	}
+	if a := s.ask(t); !a.valid() {
+		t.Errorf("after wait: %d %s", a.status, a.Code)
+	}
+}
+
+func TestWaitGivesTheReasonAndTheHint(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	w.sts.Break(ststest.AccessDenied)
+	s := w.serve(t)
+	r := run(t, s.beside(), "wait", "--timeout", "1s")
+	wantCode(t, r, 1)
+	want(t, "wait", lastLine(r.stderr), "irsa-sidecar: no credentials after 1s: default: not ready: there are no valid credentials; ",
+		"AccessDenied: STS refused (AccessDenied, HTTP 403): Not authorized to perform sts:AssumeRoleWithWebIdentity; ",
+		"hint: the token is valid but the role's trust policy does not let it in")
+	if a := s.ask(t); a.status != http.StatusForbidden || a.Code != "AccessDenied" {
+		t.Errorf("refused by STS: %d %s, want 403 AccessDenied", a.status, a.Code)
+	}
+}
+
+func TestWaitWithoutASidecar(t *testing.T) {
+	t.Parallel()
+	address := refusingAddress(t)
+	began := time.Now()
+	r := run(t, []string{"IRSA_SIDECAR_OPS_LISTEN=" + address}, "wait", "--timeout", "300ms")
+	wantCode(t, r, 1)
+	if waited := time.Since(began); waited < 300*time.Millisecond {
+		t.Errorf("waited %s, not 300ms", waited)
+	}
+	if wanted := "irsa-sidecar: no credentials after 300ms: no sidecar answers at " + address + " (IRSA_SIDECAR_OPS_LISTEN): connection refused\n"; r.stderr != wanted {
+		t.Errorf("said %q, want %q", r.stderr, wanted)
+	}
+}
+
+func TestWaitIsToldToEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	w.sts.Break(ststest.Hang)
+	s := w.serve(t)
+	p := start(t, program(t), s.beside(), "wait", "--timeout", "1h")
+	eventually(t, soon, "wait asks", func() bool {
+		_, metrics := s.health(t, "/metrics")
+		return strings.Contains(metrics, `{code="503",route="/readyz"}`)
+	})
+	p.terminate(t)
+	<-p.ended
+	if code := p.cmd.ProcessState.ExitCode(); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	want(t, "wait", lastLine(p.output(t)), "told to end before there were credentials: default: not ready")
+}
+
+func TestAskingSomethingElseThanASidecar(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t)
+	// The likeliest mistake: the port of the credentials.
+	r := run(t, []string{"IRSA_SIDECAR_OPS_LISTEN=" + strings.TrimPrefix(s.base, "http://")}, "healthcheck")
+	wantCode(t, r, 1)
+	want(t, "healthcheck", r.stderr, "(IRSA_SIDECAR_OPS_LISTEN) is not the sidecar's health and metrics: 404 Not Found to /readyz")
+}
+
+func TestShutdownIsOffUnlessAskedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t)
+	r := run(t, s.beside(), "shutdown")
+	wantCode(t, r, 1)
+	if wanted := "irsa-sidecar: the sidecar does not let itself be ended: set IRSA_SIDECAR_QUITQUITQUIT=true in its environment\n"; r.stderr != wanted {
+		t.Errorf("said %q, want %q", r.stderr, wanted)
+	}
+	s.untilValid(t)
+	s.wantRunning(t)
+}
+
+func TestShutdownEndsTheSidecar(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t, "IRSA_SIDECAR_QUITQUITQUIT=true")
+	if r := run(t, s.beside(), "shutdown"); r != (result{}) {
+		t.Errorf("shutdown: exit code %d and not in silence: %s%s", r.code, r.stdout, r.stderr)
+	}
+	s.wantEnd(t)
+	if cause := find(s.output(t), "ending")["cause"]; cause != "asked to by /quitquitquit" {
+		t.Errorf("the log gives %q as the cause of the end", cause)
+	}
+}
+
+func TestCredentialsForACredentialProcess(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	for _, args := range [][]string{{"credentials"}, {"credentials", "--format", "process"}} {
+		r := run(t, w.env, args...)
+		wantCode(t, r, 0)
+		if r.stderr != "" {
+			t.Errorf("%s: stderr is not empty: %s", args, r.stderr)
+		}
+		var document map[string]any
+		if err := json.Unmarshal([]byte(r.stdout), &document); err != nil {
+			t.Fatalf("%s: not JSON: %v", args, err)
+		}
+		issued := w.sts.Issued()
+		last := issued[len(issued)-1]
+		for field, value := range map[string]any{
+			"Version": 1.0, "AccessKeyId": last.AccessKeyID, "SecretAccessKey": last.SecretAccessKey,
+			"SessionToken": last.SessionToken, "Expiration": last.Expiration.Format(time.RFC3339),
+		} {
+			if document[field] != value {
+				t.Errorf("%s: %s is not what STS issued", args, field)
+			}
+		}
+		if len(document) != 5 {
+			t.Errorf("%s: %d fields, want 5", args, len(document))
+		}
+	}
+}
+
+func TestCredentialsForAShell(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	const script = `eval "$("$0" credentials --format env)" && printf '%s\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" "$AWS_SESSION_TOKEN" "$AWS_CREDENTIAL_EXPIRATION"`
+	shell, err := exec.LookPath("sh")
+	if err != nil {
+		t.Skip("this machine has no sh")
+	}
+	cmd := exec.CommandContext(t.Context(), shell, "-c", script, program(t))
+	cmd.Args = append(cmd.Args, "credentials") // for finish: its output holds secrets
+	r := finish(t, cmd, w.env)
+	wantCode(t, r, 0)
+	issued := w.sts.Issued()[0]
+	if r.stdout != strings.Join([]string{issued.AccessKeyID, issued.SecretAccessKey, issued.SessionToken, issued.Expiration.Format(time.RFC3339)}, "\n")+"\n" {
+		t.Error("a shell that evaluates the lines has other values than STS issued")
+	}
+}
+
+func TestCredentialsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	for _, refusal := range []struct {
+		fault ststest.Fault
+		words []string
+	}{
+		{ststest.AccessDenied, []string{"irsa-sidecar: AccessDenied: STS refused (AccessDenied, HTTP 403): Not authorized", "; hint: the token is valid but"}},
+		{ststest.NoCredentials, []string{"irsa-sidecar: NotAnSTSEndpoint: ", "; hint: something other than STS answered"}},
+		{halfCredentials, []string{"irsa-sidecar: UnusableCredentials: STS answered without all of the credentials; hint: "}},
+	} {
+		w.sts.Break(refusal.fault)
+		for _, format := range []string{"process", "env"} {
+			r := run(t, w.env, "credentials", "--format", format)
+			wantCode(t, r, 1)
+			if r.stdout != "" {
+				t.Errorf("printed %d bytes of no credentials", len(r.stdout))
+			}
+			want(t, "the last line", lastLine(r.stderr), refusal.words...)
+		}
+	}
+}
+
+// halfCredentials are credentials without the session token, which no AWS service would take.
+var halfCredentials = ststest.Fault{Body: `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+  <AssumeRoleWithWebIdentityResult><Credentials>
+    <AccessKeyId>ASIAEXAMPLEEXAMPLE00</AccessKeyId><SecretAccessKey>EXAMPLE</SecretAccessKey><Expiration>2100-01-01T00:00:00Z</Expiration>
+  </Credentials></AssumeRoleWithWebIdentityResult>
+</AssumeRoleWithWebIdentityResponse>
+`}
+
+func TestVersionAndHelp(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"version"}, {"--version"}} {
+		r := run(t, nil, args...)
+		wantCode(t, r, 0)
+		if !regexp.MustCompile(`^irsa-sidecar \S+ go1\.\d\S* \w+/\w+\n$`).MatchString(r.stdout) || r.stderr != "" {
+			t.Errorf("%s printed %q and %q", args, r.stdout, r.stderr)
+		}
+	}
+	for _, args := range [][]string{{"help"}, {"--help"}, {"-h"}, {"wait", "--help"}, {"serve", "-h"}} {
+		r := run(t, nil, args...)
+		wantCode(t, r, 0)
+		if r.stderr != "" {
+			t.Errorf("%s printed on stderr: %q", args, r.stderr)
+		}
+		want(t, strings.Join(args, " "), r.stdout, "Usage: irsa-sidecar [command]", "--timeout", "AWS_WEB_IDENTITY_TOKEN_FILE", "127.0.0.1:9911")
+	}
+}
+
+func TestKeepsServingDuringTheShutdownDelay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t, "IRSA_SIDECAR_SHUTDOWN_DELAY=1h")
+	before := s.untilValid(t)
+	if status, body := s.health(t, "/readyz"); status != http.StatusOK {
+		t.Errorf("/readyz answered %d before the signal: %s", status, body)
+	}
+
+	s.terminate(t)
+	s.waitForLine(t, "ending")
+	eventually(t, soon, "/readyz says that the sidecar is ending", func() bool {
+		status, body := s.health(t, "/readyz")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "the sidecar is ending")
+	})
+	if a := s.ask(t); a.AccessKeyID != before.AccessKeyID {
+		t.Errorf("during the delay: %d %s, and not the credentials", a.status, a.Code)
+	}
+	if status, _ := s.health(t, "/livez"); status != http.StatusOK {
+		t.Errorf("/livez answered %d during the delay: the kubelet would kill the sidecar", status)
+	}
+	s.wantRunning(t)
+
+	s.terminate(t) // the second ends the delay, which has most of an hour to go
+	s.wantEnd(t)
+}
+
+func TestTheShutdownDelayEndsByItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t, "IRSA_SIDECAR_SHUTDOWN_DELAY=500ms")
+	began := time.Now()
+	s.terminate(t)
+	s.wantEnd(t)
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("ended after %s, within the delay", took)
+	}
+}
+
+func TestInterruptEndsLikeSIGTERM(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t)
+	s.cmd.Process.Signal(os.Interrupt)
+	s.wantEnd(t)
+}
+
+func TestSIGTERMWithARequestToSTSUnderWay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	w.sts.Break(ststest.Hang)
+	s := w.serve(t)
+	eventually(t, soon, "the request to STS", func() bool { return w.sts.Calls() > 0 })
+	began := time.Now()
+	s.terminate(t)
+	s.wantEnd(t)
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("took %s to end: it waited for STS", took)
+	}
+}
+
+func TestARotatedTokenBringsNewCredentials(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{Lifetime: 5 * time.Second})
+	s := w.serve(t)
+	first := s.untilValid(t)
+
+	// Which token was used is seen by its end, in the metrics.
+	expires := time.Now().Add(2 * time.Hour).Truncate(time.Second)
+	w.rotate(t, ststest.Claims{Lifetime: 2 * time.Hour, IssuedAt: expires.Add(-2 * time.Hour)})
+	var next answer
+	eventually(t, soon, "new credentials", func() bool {
+		next = s.ask(t)
+		if !next.valid() {
+			t.Fatalf("%d %s, although nothing is wrong", next.status, next.Code)
+		}
+		return next.AccessKeyID != first.AccessKeyID
+	})
+	if next.Expiration.Before(first.Expiration) {
+		t.Errorf("newer credentials expire earlier: %s, then %s", first.Expiration, next.Expiration)
+	}
+	if got := s.metric(t, `irsa_sidecar_token_expiry_timestamp_seconds{profile="default"}`); got != float64(expires.Unix()) {
+		t.Errorf("the token that was last used expires at %.0f, want %d: the new one was not read", got, expires.Unix())
+	}
+}
+
+func TestAnExpiredTokenIsReplaced(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	w.rotate(t, ststest.Claims{Lifetime: -time.Minute})
+	s := w.serve(t)
+	var a answer
+	eventually(t, soon, "STS's no", func() bool { a = s.ask(t); return a.Code != "CredentialsUninitialized" })
+	if a.status != http.StatusServiceUnavailable || a.Code != "ExpiredTokenException" {
+		t.Errorf("with an expired token: %d %s, want 503 ExpiredTokenException", a.status, a.Code)
+	}
+	w.rotate(t, ststest.Claims{})
+	s.untilValid(t)
+}
+
+func TestWithoutSTSCredentialsAreServedUntilTheyExpire(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{Lifetime: 4 * time.Second})
+	s := w.serve(t)
+	kept := s.untilValid(t)
+	if err := w.sts.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// A refresh may have slipped in before the end of STS.
+	issued := w.sts.Issued()
+	last := issued[len(issued)-1]
+	served, late := 0, 0
+	var a answer
+	eventually(t, soon, "the end of the credentials", func() bool {
+		if a = s.ask(t); !a.valid() { // ask has an eye on the expired
+			if left := time.Until(last.Expiration); left > 0 {
+				t.Errorf("%d %s with credentials valid for another %s", a.status, a.Code, left)
+			}
+			return true
+		}
+		if a.AccessKeyID != last.AccessKeyID && a.AccessKeyID != kept.AccessKeyID {
+			t.Fatal("credentials that STS has not issued")
+		}
+		served++
+		if find(s.output(t), "exchange failed") != nil {
+			late++
+		}
+		return false
+	})
+	if late == 0 {
+		t.Errorf("of %d answers none came after a failed exchange: the outage was not met", served)
+	}
+	if a.status != http.StatusServiceUnavailable || a.Code != "EndpointUnreachable" {
+		t.Errorf("after the end: %d %s, want 503 EndpointUnreachable", a.status, a.Code)
+	}
+	for range 10 {
+		if s.ask(t).valid() {
+			t.Error("credentials again, with no STS to issue them")
+		}
+	}
+	if status, body := s.health(t, "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "EndpointUnreachable") {
+		t.Errorf("/readyz answered %d %s", status, body)
+	}
+	if status, _ := s.health(t, "/startupz"); status != http.StatusOK {
+		t.Errorf("/startupz answered %d: what has started stays so", status)
+	}
+	t.Logf("served %d times without STS, %d of them after a failed exchange", served, late)
+}
+
+func TestAuthorizationByVariable(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	const token = "open-sesame-0123456789"
+	printed.secret("an authorization token", token)
+	s := w.serve(t, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+token)
+	s.wantAuthorization(t, token)
+	if status, _ := s.open(t, s.base+"/"); status != http.StatusForbidden {
+		t.Errorf("the page answered %d without authorization", status)
+	}
+	if status, _ := s.health(t, "/readyz"); status != http.StatusOK {
+		t.Errorf("/readyz answered %d: the kubelet has no token", status)
+	}
+}
+
+func TestAuthorizationByFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	path := filepath.Join(t.TempDir(), "authorization")
+	s := w.serve(t, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE="+path)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("the file has not been made: %v", err)
+	}
+	token := string(raw)
+	printed.secret("an authorization token", token)
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o440 {
+		t.Errorf("the file has mode %v (%v), want 0440", info.Mode(), err)
+	}
+	if len(token) < 32 || strings.TrimSpace(token) != token {
+		t.Errorf("the token has %d characters, or blanks around it", len(token))
+	}
+	s.wantAuthorization(t, token)
+
+	// A second sidecar finds the file and leaves it alone.
+	w.serve(t, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE="+path).wantAuthorization(t, token)
+}
+
+func (s *sidecar) wantAuthorization(t *testing.T, token string) {
+	t.Helper()
+	eventually(t, soon, "credentials for the right token", func() bool { return s.ask(t, "Authorization", token).valid() })
+	if a := s.ask(t, "Authorization", "Bearer "+token); !a.valid() {
+		t.Errorf("Bearer and the right token: %d %s", a.status, a.Code)
+	}
+	if a := s.ask(t); a.status != http.StatusForbidden || a.Code != "AuthorizationRequired" {
+		t.Errorf("no token: %d %s, want 403 AuthorizationRequired", a.status, a.Code)
+	}
+	for _, wrong := range []string{token + "x", token[1:], "Bearer", "Basic " + token} {
+		if a := s.ask(t, "Authorization", wrong); a.status != http.StatusForbidden || a.Code != "AuthorizationRejected" {
+			t.Errorf("a wrong token: %d %s, want 403 AuthorizationRejected", a.status, a.Code)
+		}
+	}
+}
+
+func TestIPv6Loopback(t *testing.T) {
+	t.Parallel()
+	probe, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skipf("this machine has no IPv6 loopback: %v", err)
+	}
+	probe.Close()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t, "IRSA_SIDECAR_LISTEN=[::1]:0", "IRSA_SIDECAR_OPS_LISTEN=[::1]:0")
+	if !strings.HasPrefix(s.base, "http://[::1]:") {
+		t.Errorf("serves at %s", s.base)
+	}
+	s.untilValid(t)
+	if r := run(t, s.beside(), "healthcheck"); r != (result{}) {
+		t.Errorf("healthcheck: exit code %d: %s", r.code, r.stderr)
+	}
+}
+
+func TestOpsOnAllAddressesIsAskedThroughLoopback(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t, "IRSA_SIDECAR_OPS_LISTEN=:0")
+	_, port, err := net.SplitHostPort(s.ops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.untilValid(t)
+	for _, address := range []string{":" + port, "0.0.0.0:" + port, "[::]:" + port} {
+		if r := run(t, []string{"IRSA_SIDECAR_OPS_LISTEN=" + address}, "healthcheck"); r != (result{}) {
+			t.Errorf("healthcheck of %s: exit code %d: %s", address, r.code, r.stderr)
+		}
+	}
+}
+
+// Only a machine that runs containers has the interfaces by which a node is told from a Pod.
+func TestOnTheNodesNetworkAuthorizationIsAskedFor(t *testing.T) {
+	t.Parallel()
+	interfaces, err := net.Interfaces()
+	if err != nil || !slices.ContainsFunc(interfaces, func(i net.Interface) bool {
+		return strings.HasPrefix(i.Name, "docker") || strings.HasPrefix(i.Name, "veth") || strings.HasPrefix(i.Name, "cni")
+	}) {
+		t.Skip("this machine has no interface of a container engine or a network plugin")
+	}
+	w := newWorld(t, ststest.Options{})
+	r := run(t, w.with("KUBERNETES_SERVICE_HOST=10.0.0.1"))
+	wantCode(t, r, 2)
+	want(t, "serve", r.stderr, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not set, and this Pod uses the node's network")
+	w.serve(t, "KUBERNETES_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+password)
+}
+
+func TestSTSWithTLS(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	i, _ := issuer()
+	sts := ststest.New(ststest.Options{Issuer: i})
+	printed.issuedBy(sts)
+	url, ca, err := sts.StartTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sts.Close()
+	bundle := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(bundle, ca, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, run(t, w.with("AWS_ENDPOINT_URL_STS="+url, "AWS_CA_BUNDLE="+bundle), "credentials"), 0)
+	r := run(t, w.with("AWS_ENDPOINT_URL_STS="+url), "credentials")
+	wantCode(t, r, 1)
+	want(t, "the last line", lastLine(r.stderr), "EndpointNotTrusted: ", "name its CA in AWS_CA_BUNDLE")
+}
+
+// A proxy sees where the program wants to go, without anybody going there.
+func TestWhichSTSIsAsked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	eks := filepath.Join(t.TempDir(), "token")
+	token := newToken(t, ststest.Claims{Issuer: "https://oidc.eks.ap-southeast-2.amazonaws.com/id/EXAMPLE"})
+	if err := os.WriteFile(eks, []byte(token), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		host    string
+		changes []string
+	}{
+		{"sts.eu-west-1.amazonaws.com:443", []string{"AWS_REGION=eu-west-1"}},
+		{"sts.eu-west-1.amazonaws.com:443", []string{"AWS_REGION=eu-west-1", "AWS_DEFAULT_REGION=us-west-2", "AWS_STS_REGIONAL_ENDPOINTS=legacy"}},
+		{"sts.us-west-2.amazonaws.com:443", []string{"AWS_REGION=", "AWS_DEFAULT_REGION=us-west-2"}},
+		{"sts.ap-southeast-2.amazonaws.com:443", []string{"AWS_REGION", "AWS_WEB_IDENTITY_TOKEN_FILE=" + eks}},
+		{"sts.cn-north-1.amazonaws.com.cn:443", []string{"AWS_REGION=cn-north-1", "AWS_ROLE_ARN=arn:aws-cn:iam::123456789012:role/app"}},
+		{"sts-fips.us-east-1.amazonaws.com:443", []string{"AWS_USE_FIPS_ENDPOINT=true"}},
+		{"sts.us-east-1.api.aws:443", []string{"AWS_USE_DUALSTACK_ENDPOINT=true"}},
+		{"sts.example:8443", []string{"AWS_ENDPOINT_URL=https://sts.example:8443"}},
+		{"sts.example:8443", []string{"AWS_ENDPOINT_URL_STS=https://sts.example:8443", "AWS_ENDPOINT_URL=https://all.example"}},
+	} {
+		asked := make(chan string, 10)
+		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked <- r.Method + " " + r.Host
+			w.WriteHeader(http.StatusProxyAuthRequired)
+		}))
+		env := w.with(append([]string{"AWS_ENDPOINT_URL_STS", "HTTPS_PROXY=" + proxy.URL}, row.changes...)...)
+		r := run(t, env, "credentials")
+		proxy.Close()
+		wantCode(t, r, 1)
+		want(t, "the last line", lastLine(r.stderr), "ProxyRefused: ", "hint: the proxy refused: check HTTPS_PROXY's user and rules")
+		select {
+		case host := <-asked:
+			if host != "CONNECT "+row.host {
+				t.Errorf("%s: asked the proxy for %s, want %s", row.changes, host, row.host)
+			}
+		default:
+			t.Errorf("%s: the proxy was not asked: %s", row.changes, r.stderr)
+		}
+	}
+}
+
+// The role's MaxSessionDuration is an hour, and STS does not clamp.
+func TestADurationThatTheRoleDoesNotAllow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	for given, seconds := range map[string]string{"30m": "1800", "2700": "2700"} {
+		wantCode(t, run(t, w.with("IRSA_SIDECAR_DURATION="+given), "credentials"), 0)
+		if requests := w.sts.Requests(); requests[len(requests)-1].Get("DurationSeconds") != seconds {
+			t.Errorf("%s: asked for %q seconds", given, requests[len(requests)-1].Get("DurationSeconds"))
+		}
+	}
+	s := w.serve(t, "IRSA_SIDECAR_DURATION=4h")
+	if a := s.untilValid(t); time.Until(a.Expiration) > time.Hour {
+		t.Errorf("a session until %s", a.Expiration)
+	}
+	want(t, "the log", s.output(t), "the role does not allow sessions this long")
+}
+
+func TestSessionPolicies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	policy := filepath.Join(t.TempDir(), "policy.json")
+	const document = `{"Version":"2012-10-17","Statement":[]}`
+	if err := os.WriteFile(policy, []byte(document+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const arn = "arn:aws:iam::aws:policy/ReadOnlyAccess"
+	wantCode(t, run(t, w.with("IRSA_SIDECAR_POLICY_FILE="+policy, "IRSA_SIDECAR_POLICY_ARNS="+arn+", "+arn, "AWS_ROLE_SESSION_NAME=my app"), "credentials"), 0)
+	request := w.sts.Requests()[0]
+	for parameter, value := range map[string]string{
+		"Policy": document, "PolicyArns.member.1.arn": arn, "PolicyArns.member.2.arn": arn, "RoleSessionName": "my-app",
+	} {
+		if request.Get(parameter) != value {
+			t.Errorf("%s is %q, want %q", parameter, request.Get(parameter), value)
+		}
+	}
+}
+
+func TestAccountIDOnRequest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t, "IRSA_SIDECAR_ACCOUNT_ID=true")
+	s.untilValid(t)
+	if _, body := get(t, s.base+"/v1/credentials"); !strings.HasSuffix(string(body), `,"AccountId":"123456789012"}`) {
+		t.Error("the account is not served")
+	}
+}
+
+func TestTextLogForPeople(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	p := start(t, program(t), w.with("IRSA_SIDECAR_LOG_FORMAT=text", "IRSA_SIDECAR_LOG_LEVEL=debug"), "serve")
+	eventually(t, soon, "the first credentials", func() bool { return strings.Contains(p.output(t), `msg="credentials refreshed"`) })
+	want(t, "the log", p.output(t), "level=INFO msg=serving version=dev credentials=http://127.0.0.1:")
+}
+
+// metric returns the value of a series.
+func (s *sidecar) metric(t *testing.T, series string) float64 {
+	t.Helper()
+	_, metrics := s.health(t, "/metrics")
+	for line := range strings.Lines(metrics) {
+		if rest, ok := strings.CutPrefix(line, series+" "); ok {
+			value, err := strconv.ParseFloat(strings.TrimSpace(rest), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return value
+		}
+	}
+	t.Fatalf("there is no %s in\n%s", series, metrics)
+	return 0
+}
