@@ -24,8 +24,9 @@ const (
 	changePoll = 2 * time.Second
 
 	// longestSleep bounds the time after which a resumed node is noticed: timers run on the monotonic
-	// clock, which stands still while a node is suspended.
-	longestSleep = time.Minute
+	// clock, which stands still while a node is suspended. Get looks at the wall clock itself, so this
+	// is for the refresh alone, and an idle process should sleep.
+	longestSleep = 5 * time.Minute
 
 	// clockNoise is as much as two good clocks may differ here: the Date header counts whole seconds,
 	// and the answer takes a moment to arrive.
@@ -243,30 +244,46 @@ func (c *Cache) settle(creds Credentials, err error, started time.Time) {
 	if err == nil {
 		l, err = newLease(creds, started, now)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if err != nil {
 		c.failed(asFetchError(err), started, now)
 		return
 	}
-	c.lease.Store(l)
-	c.failure, c.failures = nil, 0
-	c.next = l.issued.Add(refreshAfter(l.lifetime, c.luck()))
-	c.metrics.succeeded(&l.Credentials, now, now.Sub(started))
+	c.succeeded(l, started, now)
+}
 
-	level, message := slog.LevelInfo, "credentials refreshed"
+// succeeded takes in new credentials, if they last longer than what there is. They do not where the
+// session ends with the token, and the token is the same; or where the role's sessions have been made
+// shorter.
+func (c *Cache) succeeded(l *lease, started, now time.Time) {
+	message := "credentials refreshed"
+	c.mu.Lock()
+	if held := c.lease.Load(); held.valid(now) && !l.Expiration.After(held.Expiration) {
+		message = "the new credentials do not last longer: those at hand stay"
+		l = held
+		c.next = now.Add(max(time.Second, refreshAfter(l.remaining(now), c.luck())))
+	} else {
+		c.lease.Store(l)
+		c.next = l.issued.Add(refreshAfter(l.lifetime, c.luck()))
+	}
+	c.failure, c.failures = nil, 0
+	c.metrics.succeeded(&l.Credentials, now, now.Sub(started))
+	next := c.next
+	c.mu.Unlock()
+
+	level := slog.LevelInfo
 	attrs := []slog.Attr{
 		slog.String("access_key", l.KeyHint()),
 		slog.Time("expiration", l.Expiration),
 		slog.String("lifetime", l.lifetime.Round(time.Second).String()),
-		slog.String("refresh_in", c.next.Sub(now).Round(time.Second).String()),
+		slog.String("refresh_in", next.Sub(now).Round(time.Second).String()),
 		slog.String("took", now.Sub(started).Round(time.Millisecond).String()),
 	}
 	if l.Identity != "" {
 		attrs = append(attrs, slog.String("identity", l.Identity))
 	}
 	if l.skew.Abs() > clockSkewWarning {
-		level, message = slog.LevelWarn, "credentials refreshed, but this node's clock is wrong: AWS refuses requests signed more than 5 minutes off"
+		level = slog.LevelWarn
+		message += ", but this node's clock is wrong: AWS refuses requests signed more than 5 minutes off"
 		if l.skew.Abs() >= clockSkewRefused {
 			level = slog.LevelError
 		}
@@ -277,25 +294,34 @@ func (c *Cache) settle(creds Credentials, err error, started time.Time) {
 
 // failed notes a failure. What is still valid stays.
 func (c *Cache) failed(failure *FetchError, started, now time.Time) {
+	class := failure.Reason.Class()
+	held := c.lease.Load()
+	c.mu.Lock()
+	if c.failure == nil || c.failure.Reason.Class() != class {
+		c.failures, c.firstFailure = 0, now // another fault, another patience
+	}
 	c.failure, c.failedAt = failure, now
 	c.failures++
-	if c.failures == 1 {
-		c.firstFailure = now
+	failures := c.failures
+	delay := retryAfter(class, failures, now.Sub(c.firstFailure), c.luck())
+	if held.valid(now) {
+		// The last minutes of what there is are not slept through.
+		delay = min(delay, max(time.Second, held.remaining(now)/4))
 	}
-	delay := retryAfter(failure.Reason.Class(), c.failures, now.Sub(c.firstFailure), c.luck())
 	c.next = now.Add(delay)
 	c.metrics.failed(failure, now.Sub(started))
+	c.mu.Unlock()
 
 	level, served := slog.LevelError, "nothing: there are no valid credentials"
-	if l := c.lease.Load(); l.valid(now) {
-		level, served = slog.LevelWarn, fmt.Sprintf("the last good credentials, valid for another %s", l.remaining(now).Round(time.Second))
+	if held.valid(now) {
+		level, served = slog.LevelWarn, fmt.Sprintf("the last good credentials, valid for another %s", held.remaining(now).Round(time.Second))
 	}
 	c.logger.LogAttrs(context.Background(), level, "exchange failed",
 		slog.String("reason", string(failure.Reason)),
 		slog.String("message", failure.Message),
 		slog.String("advice", failure.Reason.Advice()),
 		slog.String("serving", served),
-		slog.Int("failures", c.failures),
+		slog.Int("failures", failures),
 		slog.String("retry_in", delay.Round(time.Millisecond).String()),
 	)
 }
@@ -305,17 +331,21 @@ func (c *Cache) failed(failure *FetchError, started, now time.Time) {
 // The lifetime is what is left by STS's clock, since this node's may be wrong; it is counted from
 // before the request, so that the time on the way is never served.
 func newLease(creds Credentials, started, now time.Time) (*lease, error) {
-	if err := creds.check(); err != nil {
-		return nil, &FetchError{Reason: UnusableCredentials, Message: fmt.Sprintf("STS answered without all of the credentials: %v", err)}
+	if err := creds.Check(); err != nil {
+		return nil, err
 	}
 	l := &lease{Credentials: creds, issued: started, lifetime: creds.Expiration.Sub(started)}
-	if skew := now.Sub(creds.ServerTime); !creds.ServerTime.IsZero() && skew.Abs() > clockNoise+now.Sub(started) {
-		l.skew = skew
-		l.lifetime = creds.Expiration.Sub(creds.ServerTime) - time.Second // Date is rounded down
+	if !creds.ServerTime.IsZero() {
+		byServer := creds.Expiration.Sub(creds.ServerTime)
+		if skew := now.Sub(creds.ServerTime); skew.Abs() > clockNoise+now.Sub(started) {
+			l.skew = skew
+			l.lifetime = byServer - time.Second // Date is rounded down
+		} else {
+			l.lifetime = min(l.lifetime, byServer)
+		}
 	}
 	if !l.valid(now) {
-		return nil, &FetchError{Reason: UnusableCredentials, Message: fmt.Sprintf("STS answered with credentials that expired at %s",
-			creds.Expiration.UTC().Format(time.RFC3339))}
+		return nil, expired(creds.Expiration)
 	}
 	return l, nil
 }

@@ -271,8 +271,8 @@ func TestAReplacedTokenFileIsTriedWithinTwoSeconds(t *testing.T) {
 	a := &authority{err: &FetchError{Reason: ExpiredTokenException, Message: "expired", Changed: replaced.Load}}
 	bubble(t, a, func(t *testing.T, c *Cache) {
 		time.Sleep(10 * time.Minute)
-		if n := a.count(); n > 20 {
-			t.Errorf("%d exchanges with the same expired token", n)
+		if n := a.count(); n != 3 { // at 3m45s and 7m30s
+			t.Errorf("%d exchanges with the same expired token, want 3", n)
 		}
 		a.set(succeeds)
 		replaced.Store(true)
@@ -309,6 +309,75 @@ func TestCredentialsThatCannotBeUsedReplaceNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestCredentialsThatDoNotLastLongerReplaceNothing(t *testing.T) {
+	for name, expiration := range map[string]func(first time.Time) time.Time{
+		"shorter":  func(time.Time) time.Time { return time.Now().Add(2 * time.Second) },
+		"the same": func(first time.Time) time.Time { return first },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &authority{}
+			bubble(t, a, func(t *testing.T, c *Cache) {
+				first := mustGet(t, c)
+				a.set(func(a *authority) { a.edit = func(c *Credentials) { c.Expiration = expiration(first.Expiration) } })
+				time.Sleep(time.Until(first.Expiration) - 10*time.Second)
+				if mustGet(t, c) != first {
+					t.Error("replaced")
+				}
+				if n := a.count(); n < 3 || n > 20 {
+					t.Errorf("%d exchanges in the hour, want a few", n)
+				}
+			})
+		})
+	}
+}
+
+func TestASlowExchangeAndASlowClockTogetherStretchNothing(t *testing.T) {
+	a := &authority{takes: 4 * time.Second, skew: -5 * time.Second}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		time.Sleep(4 * time.Second)
+		synctest.Wait()
+		a.set(fails(EndpointUnreachable))
+		time.Sleep(time.Hour - time.Nanosecond) // from when STS answered
+		if _, err := c.Get(t.Context()); err == nil {
+			if left := c.Status().Remaining; left > 0 && time.Now().Add(5*time.Second).After(c.Status().Credentials.Expiration) {
+				t.Error("served beyond the expiration by STS's clock")
+			}
+		}
+		time.Sleep(time.Nanosecond)
+		if got, err := c.Get(t.Context()); err == nil {
+			t.Errorf("served %v at its expiration by STS's clock", got.Expiration)
+		}
+	})
+}
+
+func TestAnotherClassOfFailureStartsItsOwnPatience(t *testing.T) {
+	a := &authority{}
+	fails(EndpointUnreachable)(a)
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		time.Sleep(time.Hour)
+		a.set(fails(EndpointNotFound))
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if s := c.Status(); s.Failure.Reason != EndpointNotFound || time.Until(s.NextTry) > 30*time.Second {
+			t.Errorf("next try in %v after a fresh %s", time.Until(s.NextTry), s.Failure.Reason)
+		}
+	})
+}
+
+func TestTheLastMinutesAreNotSleptThrough(t *testing.T) {
+	a := &authority{}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		a.set(fails(AccessDenied))
+		time.Sleep(59*time.Minute + 30*time.Second)
+		a.set(succeeds)
+		time.Sleep(29 * time.Second)
+		synctest.Wait()
+		if s := c.Status(); s.Remaining < time.Minute {
+			t.Errorf("%v left, and the next try in %v", s.Remaining, time.Until(s.NextTry))
+		}
+	})
 }
 
 func TestTheLifetimeIsMeasuredByTheServersClock(t *testing.T) {

@@ -6,12 +6,13 @@
 package cache
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"regexp"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Credentials are one set of temporary credentials, as STS issued them. A Credentials that a Cache
@@ -50,9 +51,10 @@ func (c *Credentials) KeyHint() string {
 	return "****" + c.AccessKeyID[len(c.AccessKeyID)-4:]
 }
 
-// check reports what makes credentials unusable whoever issued them.
-func (c *Credentials) check() error {
-	var missing []error
+// Check returns what makes credentials unusable, whoever issued them, or nil: a field that is not
+// there, or an expiration that has passed by STS's own clock. The error is always a [*FetchError].
+func (c *Credentials) Check() error {
+	var missing []string
 	for _, field := range []struct {
 		name    string
 		present bool
@@ -63,10 +65,24 @@ func (c *Credentials) check() error {
 		{"Expiration", !c.Expiration.IsZero()},
 	} {
 		if !field.present {
-			missing = append(missing, errors.New("no "+field.name))
+			missing = append(missing, field.name)
 		}
 	}
-	return errors.Join(missing...)
+	if missing != nil {
+		return &FetchError{Reason: UnusableCredentials, Message: "STS answered without " + strings.Join(missing, ", ")}
+	}
+	now := c.ServerTime
+	if now.IsZero() {
+		now = time.Now()
+	}
+	if !now.Before(c.Expiration) {
+		return expired(c.Expiration)
+	}
+	return nil
+}
+
+func expired(at time.Time) error {
+	return &FetchError{Reason: UnusableCredentials, Message: fmt.Sprintf("STS answered with credentials that expired at %s", at.UTC().Format(time.RFC3339))}
 }
 
 // Secret holds a string that does not print itself: not through fmt in any verb, not through slog,
@@ -119,5 +135,21 @@ func Scrub(text string) string {
 	text = jwtShape.ReplaceAllString(text, "[token]")
 	text = fieldShape.ReplaceAllString(text, "${1}"+redacted)
 	text = accessKeyShape.ReplaceAllString(text, "${1}****${2}")
-	return secretKeyShape.ReplaceAllString(text, "${1}"+redacted+"${3}")
+	return secretKeyShape.ReplaceAllStringFunc(text, func(match string) string {
+		parts := secretKeyShape.FindStringSubmatch(match)
+		if word, _, found := strings.Cut(parts[2], "/"); (found && pathWord(word)) || !mixed(parts[2]) {
+			return match
+		}
+		return parts[1] + redacted + parts[3]
+	})
+}
+
+// pathWord tells the beginning of a path, or of "role/" in an ARN, from that of a random key.
+func pathWord(s string) bool {
+	return len(s) > 2 && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsLower(r) }) < 0
+}
+
+// mixed reports whether s has both cases and a digit, as all but one in a thousand random keys do.
+func mixed(s string) bool {
+	return strings.ContainsFunc(s, unicode.IsUpper) && strings.ContainsFunc(s, unicode.IsLower) && strings.ContainsFunc(s, unicode.IsDigit)
 }

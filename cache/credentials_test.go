@@ -69,6 +69,8 @@ func TestScrub(t *testing.T) {
 		{"/var/run/secrets/eks.amazonaws.com/serviceaccount/token", "/var/run/secrets/eks.amazonaws.com/serviceaccount/token"},
 		{"No OpenIDConnect provider found in your account for https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE",
 			"No OpenIDConnect provider found in your account for https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE"},
+		{"arn:aws:iam::111122223333:role/AnApplicationRoleOfThirtyFiveChars1", "arn:aws:iam::111122223333:role/AnApplicationRoleOfThirtyFiveChars1"},
+		{"sha1 da39a3ee5e6b4b0d3255bfef95601890afd80709", "sha1 da39a3ee5e6b4b0d3255bfef95601890afd80709"},
 		{"arn:aws:iam::111122223333:role/a-role-with-a-rather-long-name-of-its-own", "arn:aws:iam::111122223333:role/a-role-with-a-rather-long-name-of-its-own"},
 	} {
 		if got := Scrub(row.in); got != row.want {

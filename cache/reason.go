@@ -149,7 +149,7 @@ type FetchError struct {
 	TokenExpiration time.Time
 
 	// Changed reports whether that which was refused has been replaced, so that another try can end
-	// otherwise. Run asks every two seconds. Nil means that only time can help.
+	// otherwise. Run asks every two seconds, and tries at once. Nil means that only time can help.
 	Changed func() bool
 }
 

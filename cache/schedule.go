@@ -19,6 +19,9 @@ const (
 	// humanHaste is how long a failure that needs a human is tried like any other: IAM is eventually
 	// consistent, and the human may be at it right now.
 	humanHaste = 2 * time.Minute
+
+	// slowest is the longest delay of all.
+	slowest = 5 * time.Minute
 )
 
 // refreshAfter returns how long after being issued credentials of the given lifetime are replaced.
@@ -38,9 +41,13 @@ func retryAfter(class Class, failures int, failing time.Duration, luck float64) 
 	switch class {
 	case Throttled:
 		base, limit = 2*time.Second, time.Minute
-	case Human, StaleToken:
+	case StaleToken:
+		// STS's verdict on the same token stays what it is: what counts is that the file changes. It is
+		// shown again all the same, seldom, lest one wrong verdict last for a day.
+		return time.Duration(float64(slowest) * (1 + luck) / 2)
+	case Human:
 		if failing >= humanHaste {
-			limit = 5 * time.Minute
+			limit = slowest
 		}
 	}
 	bound := limit

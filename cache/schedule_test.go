@@ -57,8 +57,9 @@ func TestRetryBoundsByClass(t *testing.T) {
 		{Human, 9, humanHaste, most, 256 * time.Second},
 		{Human, 10, humanHaste, most, 5 * time.Minute},
 		{Human, 500, 24 * time.Hour, most, 5 * time.Minute},
-		{StaleToken, 9, 0, most, 30 * time.Second},
-		{StaleToken, 10, humanHaste, most, 5 * time.Minute},
+		{StaleToken, 1, 0, most, 5 * time.Minute},
+		{StaleToken, 1, 0, 0, 150 * time.Second},
+		{StaleToken, 1000, 24 * time.Hour, most, 5 * time.Minute},
 	} {
 		if got := retryAfter(row.class, row.failures, row.failing, row.luck); got != row.want {
 			t.Errorf("retryAfter(%v, %d, %v, %v) = %v, want %v", row.class, row.failures, row.failing, row.luck, got, row.want)

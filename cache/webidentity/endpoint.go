@@ -50,8 +50,8 @@ func Partition(region string) string {
 	return "aws"
 }
 
-// CheckRoleARN returns what is wrong with a role's ARN, or nil. Every partition is taken, and the
-// form of MinIO's role ARNs.
+// CheckRoleARN returns what is wrong with a role's ARN, or nil. Every partition is taken, and so are
+// the role ARNs of MinIO and of Ceph, whose have no account.
 func CheckRoleARN(arn string) error {
 	switch {
 	case len(arn) > 2048:

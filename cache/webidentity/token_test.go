@@ -133,7 +133,7 @@ func TestRotationIsNotNoticedByReaders(t *testing.T) {
 
 	rotated := make(chan error, 1)
 	go func() {
-		for i := range 500 {
+		for i := range 300 {
 			if err := file.Write(tokens[i%2]); err != nil {
 				rotated <- err
 				return

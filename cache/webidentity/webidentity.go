@@ -15,6 +15,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -67,6 +68,8 @@ type Provider struct {
 
 	naming      sync.Mutex
 	sessionName string
+
+	tooLong atomic.Bool // the role's maximum is below Options.Duration
 }
 
 // New returns a Provider. It reads no file and asks nobody.
@@ -101,7 +104,7 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 		failure.TokenExpiration = claims.Expiration
 		failure.Message = shorten(oneLine(mask(failure.Message, token)), maxMessage)
 		switch failure.Reason {
-		case cache.ExpiredTokenException, cache.InvalidIdentityToken, cache.IDPRejectedClaim:
+		case cache.ExpiredTokenException, cache.InvalidIdentityToken, cache.IDPRejectedClaim, cache.InvalidParameterValue, cache.RegionUnknown:
 			failure.Changed = p.changedFrom(token)
 		}
 		return cache.Credentials{}, failure
@@ -153,15 +156,16 @@ func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (c
 	for _, arn := range p.options.PolicyARNs {
 		input.PolicyArns = append(input.PolicyArns, types.PolicyDescriptorType{Arn: &arn})
 	}
-	if p.options.Duration > 0 {
+	if p.options.Duration > 0 && !p.tooLong.Load() {
 		input.DurationSeconds = new(int32(p.options.Duration / time.Second))
 	}
 
 	output, failure := call(ctx, client, input, host)
 	if failure != nil && input.DurationSeconds != nil && strings.Contains(failure.Message, "MaxSessionDuration") {
-		p.options.Logger.Warn("the role does not allow sessions this long: asked again for STS's default, one hour",
+		p.tooLong.Store(true)
+		p.options.Logger.Warn("the role does not allow sessions this long: from now on STS's default is asked for, one hour",
 			"duration", p.options.Duration.String(),
-			"advice", "raise the role's MaxSessionDuration, or lower IRSA_SIDECAR_DURATION")
+			"advice", "raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION")
 		input.DurationSeconds = nil
 		output, failure = call(ctx, client, input, host)
 	}
@@ -182,6 +186,9 @@ func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (c
 		if fields := strings.Split(creds.Identity, ":"); len(fields) > 5 {
 			creds.AccountID = fields[4]
 		}
+	}
+	if err := creds.Check(); err != nil {
+		return cache.Credentials{}, err.(*cache.FetchError)
 	}
 	return creds, nil
 }

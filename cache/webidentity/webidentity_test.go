@@ -437,10 +437,20 @@ func TestDurationAboveTheRolesMaximumIsGivenUpWithAWarning(t *testing.T) {
 	if len(requests) != 2 || requests[0].Get("DurationSeconds") != "7200" || requests[1].Has("DurationSeconds") {
 		t.Errorf("sent %v", requests)
 	}
-	const want = `level=WARN msg="the role does not allow sessions this long: asked again for STS's default, one hour" duration=2h0m0s ` +
-		`advice="raise the role's MaxSessionDuration, or lower IRSA_SIDECAR_DURATION"` + "\n"
+	const want = `level=WARN msg="the role does not allow sessions this long: from now on STS's default is asked for, one hour" duration=2h0m0s ` +
+		`advice="raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION"` + "\n"
 	if s.logs.String() != want {
 		t.Errorf("logged\n%swant\n%s", s.logs, want)
+	}
+}
+
+func TestDurationThatWasRefusedIsNotAskedForAgain(t *testing.T) {
+	s := stage(t, tweak{options: Options{Duration: 2 * time.Hour}})
+	s.mustFetch(t)
+	first := s.logs.String()
+	s.mustFetch(t)
+	if s.sts.Calls() != 3 || s.logs.String() != first {
+		t.Errorf("%d requests, want 2 for the first exchange and 1 for the second; logged %s", s.sts.Calls(), s.logs)
 	}
 }
 
