@@ -42,7 +42,6 @@ func TestIdleSocketsDoNotLockOutTheNextClient(t *testing.T) {
 	address := serveWarm(t, false)
 	for i := range 300 {
 		conn := dial(t, address)
-		conn.SetReadDeadline(soon())
 		send(t, conn, address, "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT")
 		buffer := make([]byte, 4096)
 		if n, err := conn.Read(buffer); err != nil || string(buffer[:15]) != "HTTP/1.1 200 OK" {
@@ -79,14 +78,47 @@ func TestBusyConnectionsAreNotCutForTheNextClientWhoWaits(t *testing.T) {
 	})
 }
 
-func TestSilentConnectionsLockNobodyOutForLongerThanAHeadMayTake(t *testing.T) {
+func TestSilentConnectionsLockNobodyOutForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, stop, ended := start(t, Credentials(warm(t)), time.Second)
 		for range maxConnections {
 			l.dial()
 		}
-		if status, err := get(l.dial(), "/v1/credentials"); status != "200 OK" || time.Since(epoch) != readHeaderTimeout {
-			t.Errorf("%q, %v after %v, want 200 after %v", status, err, time.Since(epoch), readHeaderTimeout)
+		if status, err := get(l.dial(), "/v1/credentials"); status != "200 OK" || time.Since(epoch) != silence {
+			t.Errorf("%q, %v after %v, want 200 after %v", status, err, time.Since(epoch), silence)
+		}
+		stop()
+		<-ended
+	})
+}
+
+func TestConnectionsThatAskAreNotClosedForOneThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		finish := make(chan struct{})
+		l, stop, ended := start(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-finish }), time.Second)
+		answers := make(chan string, maxConnections)
+		for range maxConnections - 1 {
+			conn := l.dial()
+			go func() {
+				status, err := get(conn, "/")
+				answers <- fmt.Sprint(status, err)
+			}()
+		}
+		synctest.Wait()
+		silent := l.dial()
+		next := l.dial()
+		go func() {
+			status, err := get(next, "/")
+			answers <- fmt.Sprint(status, err)
+		}()
+		if n, err := silent.Read(make([]byte, 1)); err == nil || time.Since(epoch) != silence {
+			t.Errorf("the silent one read %d bytes, %v, after %v", n, err, time.Since(epoch))
+		}
+		close(finish)
+		for range maxConnections {
+			if got := <-answers; got != "200 OK<nil>" {
+				t.Error(got)
+			}
 		}
 		stop()
 		<-ended

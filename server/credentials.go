@@ -162,19 +162,15 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // routed answers through the router.
 func (h *credentials) routed(w http.ResponseWriter, r *http.Request) (route string, code int) {
-	context := chi.NewRouteContext()
-	context.RoutePath = trimSlash(r.URL.EscapedPath())
-	r = r.WithContext(contextWith(r, context))
+	routing := chi.NewRouteContext()
+	routing.RoutePath = trimSlash(r.URL.EscapedPath())
+	r = r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, routing))
 	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
 	h.router.ServeHTTP(status, r)
-	if route = context.RoutePattern(); route == "" || status.code == http.StatusNotFound {
+	if route = routing.RoutePattern(); route == "" || status.code == http.StatusNotFound {
 		route = "other"
 	}
 	return route, status.code
-}
-
-func contextWith(r *http.Request, c *chi.Context) context.Context {
-	return context.WithValue(r.Context(), chi.RouteCtxKey, c)
 }
 
 // serve answers with the credentials of s, or says why there are none.

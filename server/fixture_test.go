@@ -279,6 +279,3 @@ func (l *lockedBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
-
-// soon is before any of the server's own time-outs.
-func soon() time.Time { return time.Now().Add(readHeaderTimeout - 100*time.Millisecond) }

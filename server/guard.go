@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -70,13 +71,8 @@ func (g *guard) check(r *http.Request) Refusal {
 	if !g.hostAllowed(r.Host) {
 		return HostNotAllowed
 	}
-	for name := range r.Header {
-		switch {
-		case strings.HasPrefix(name, "X-Forwarded-"), name == "Forwarded", name == "Via", name == "X-Real-Ip":
-			return ForwardedRequest
-		case strings.HasPrefix(name, "Sec-Fetch-"), name == "Origin", name == "Referer":
-			return BrowserRequest
-		}
+	if refusal := led(r); refusal != "" {
+		return refusal
 	}
 	if hasBody(r) {
 		return BodyNotAllowed
@@ -95,6 +91,32 @@ func (g *guard) check(r *http.Request) Refusal {
 		return AuthorizationRejected
 	}
 	return ""
+}
+
+// led tells by the headers that a proxy or a page in a browser led the request here.
+func led(r *http.Request) Refusal {
+	for name := range r.Header {
+		switch {
+		case strings.HasPrefix(name, "X-Forwarded-"), name == "Forwarded", name == "Via", name == "X-Real-Ip":
+			return ForwardedRequest
+		case strings.HasPrefix(name, "Sec-Fetch-"), name == "Origin", name == "Referer":
+			return BrowserRequest
+		}
+	}
+	return ""
+}
+
+// isLocal reports whether somebody on this machine asks for himself, through kubectl port-forward too.
+// That the peer is on loopback does not tell: a service mesh hands on there what comes from outside.
+func isLocal(r *http.Request) bool {
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	named := strings.EqualFold(host, "localhost") || (err == nil && ip.IsLoopback())
+	return loopbackPeer(r) && named && r.Header.Get("Origin") == "" &&
+		r.Header.Get("Sec-Fetch-Site") != "cross-site" && led(r) != ForwardedRequest
 }
 
 // hasBody lets a JDK's "Content-Length: 0" and "Upgrade: h2c" pass: both are harmless.

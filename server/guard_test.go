@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func host(name string) func(*http.Request) {
@@ -195,31 +197,24 @@ func TestABodyIsRefusedAndTheConnectionClosed(t *testing.T) {
 }
 
 func TestABodyThatNeverComesKeepsNobodyWaiting(t *testing.T) {
-	address := serveTCP(t, func(port uint16) http.Handler {
-		o := warm(t)
-		o.Port = port
-		return Credentials(o)
-	})
 	for _, head := range []string{
-		"POST /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 1000",
-		"POST /v1/credentials HTTP/1.1|Host: evil.example|Content-Length: 1000",
-		"POST /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Via: 1.1 proxy|Transfer-Encoding: chunked",
-		"POST /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 1000|Expect: 100-continue",
+		"Host: 127.0.0.1:9911\r\nContent-Length: 1000",
+		"Host: evil.example\r\nContent-Length: 1000",
+		"Host: 127.0.0.1:9911\r\nVia: 1.1 proxy\r\nTransfer-Encoding: chunked",
+		"Host: 127.0.0.1:9911\r\nContent-Length: 1000\r\nExpect: 100-continue",
 	} {
-		// The connection stays open on our side: an answer that waited would come with the read time-out,
-		// after the deadline of the connection.
-		conn := dial(t, address)
-		conn.SetReadDeadline(soon())
-		send(t, conn, address, head)
-		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil {
-			t.Fatalf("%s: %v", head, err)
-		}
-		io.Copy(io.Discard, response.Body)
-		response.Body.Close()
-		if response.StatusCode != 403 || !response.Close {
-			t.Errorf("%s: %s, closing %v; want 403, closing", head, response.Status, response.Close)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			l, stop, ended := start(t, Credentials(warm(t)), time.Second)
+			conn := l.dial()
+			defer conn.Close()
+			io.WriteString(conn, "POST /v1/credentials HTTP/1.1\r\n"+head+"\r\n\r\n")
+			response, _ := receive(t, bufio.NewReader(conn))
+			if response.StatusCode != 403 || !response.Close || time.Since(epoch) != 0 {
+				t.Errorf("%q: %s after %v, closing %v; want 403 at once, closing", head, response.Status, time.Since(epoch), response.Close)
+			}
+			stop()
+			<-ended
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"html"
 	"net/http"
@@ -37,7 +38,7 @@ func NewOps(o Options, metrics prometheus.Gatherer, quit func()) *Ops {
 	if quit != nil {
 		h.router.Post("/quitquitquit", func(w http.ResponseWriter, r *http.Request) {
 			// A page in a browser can send a POST to loopback too.
-			if !loopbackPeer(r) || r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+			if !isLocal(r) || led(r) != "" {
 				writeText(w, http.StatusForbidden, "the sidecar is ended from inside its Pod only\n")
 				return
 			}
@@ -64,12 +65,15 @@ func (h *Ops) Drain() { h.draining.Store(true) }
 
 func (h *Ops) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	context := chi.NewRouteContext()
+	routing := chi.NewRouteContext()
 	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
-	h.router.ServeHTTP(status, r.WithContext(contextWith(r, context)))
-	route := context.RoutePattern()
-	if route == "" {
+	h.router.ServeHTTP(status, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, routing)))
+	route := routing.RoutePattern()
+	switch route {
+	case "":
 		route = "other"
+	case "/":
+		route = "/ (ops)" // the credentials listener has a page of its own
 	}
 	h.Metrics.count(route, status.code, started)
 }
@@ -113,7 +117,7 @@ func (h *Ops) report(w http.ResponseWriter, r *http.Request, draining bool, judg
 		}
 		status = http.StatusServiceUnavailable
 		if f := s.Failure; f != nil {
-			if loopbackPeer(r) {
+			if isLocal(r) {
 				fmt.Fprintf(&b, "%s: %s\n", f.Reason, f.Message)
 			} else {
 				fmt.Fprintf(&b, "%s\n", f.Reason)
@@ -128,7 +132,7 @@ func (h *Ops) report(w http.ResponseWriter, r *http.Request, draining bool, judg
 func (h *Ops) page(w http.ResponseWriter, r *http.Request) {
 	var b strings.Builder
 	for _, p := range h.Profiles {
-		writeProfile(&b, p, p.Cache.Status(), loopbackPeer(r), time.Now())
+		writeProfile(&b, p, p.Cache.Status(), isLocal(r), time.Now())
 	}
 	header := w.Header()
 	header.Set("Content-Type", "text/html; charset=utf-8")

@@ -7,9 +7,11 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -42,7 +44,7 @@ const (
 func Serve(ctx context.Context, l net.Listener, h http.Handler, grace time.Duration, logger *slog.Logger) error {
 	limit := newConnections(maxConnections)
 	s := &http.Server{
-		Handler:           h,
+		Handler:           loudly(h, logger),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -69,6 +71,22 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, grace time.Durat
 	}
 	<-ended
 	return err
+}
+
+// loudly lets a panic end its request alone, and says so: what net/http would say is among what
+// clients do, at debug.
+func loudly(h http.Handler, logger *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if p := recover(); p != nil {
+				if p != http.ErrAbortHandler {
+					logger.Error("a bug: the handler panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				}
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		h.ServeHTTP(w, r)
+	})
 }
 
 // trimSlash drops one trailing slash, except from "/".
