@@ -20,10 +20,11 @@ RUN --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /irsa-sidecar ./cmd/irsa-sidecar
 
+# Go reads a bundle and then every file in /etc/ssl/certs: the roots stand where it looks for a bundle only, and are parsed once.
 # The whole file system of the image, so that it is one layer. Fixed modes and times: the same sources and the same golang image give
 # the same layer.
 RUN install -D -m 0755 /irsa-sidecar /rootfs/irsa-sidecar && \
-    install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/certs/ca-certificates.crt && \
+    install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/cert.pem && \
     install -D -m 0644 LICENSE /rootfs/licenses/LICENSE && \
     find /rootfs -exec touch -d @0 {} +
 

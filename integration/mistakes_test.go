@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"net/http"
 	"os"
 	"os/exec"
@@ -92,6 +93,13 @@ var mistakes = []mistake{
 	{name: "a proxy that is no URL", env: []string{"HTTPS_PROXY=ftp://me:" + password + "@proxy.example"}, exit: 2, is: "configuration: HTTPS_PROXY is not a URL such as http://proxy.example:3128"},
 	{name: "a proxy that refuses connections", env: []string{"AWS_ENDPOINT_URL_STS=https://sts.example", "HTTPS_PROXY=http://{refused}"}, status: 503, code: "EndpointUnreachable",
 		message: "the proxy on the way to sts.example"},
+	{name: "a proxy without a scheme", env: []string{"AWS_ENDPOINT_URL_STS=https://sts.example", "HTTPS_PROXY={refused}"}, status: 503, code: "EndpointUnreachable"},
+	{name: "a proxy in lower case that is no URL", env: []string{"https_proxy=ftp://proxy.example"}, exit: 2, is: "configuration: https_proxy is not a URL such as http://proxy.example:3128"},
+	{name: "endpoints to be ignored", env: []string{"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true", "HTTPS_PROXY={refused}"}, status: 503, code: "EndpointUnreachable"},
+	{name: "endpoints perhaps to be ignored", env: []string{"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=yes"}, exit: 2, is: `configuration: AWS_IGNORE_CONFIGURED_ENDPOINT_URLS "yes" is neither true nor false`},
+	{name: "the node's network, by its address", env: []string{"IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=10.0.0.1"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not set, and this Pod seems to use the node's network"},
+	{name: "a network of its own, by its address", env: []string{"KUBERNETES_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=10.0.0.2"}, status: 200},
+	{name: "one address of two", env: []string{"IRSA_SIDECAR_POD_IP=10.0.0.2"}, exit: 2, has: "IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP tell something only together"},
 	{name: "a proxy for others", env: []string{"HTTPS_PROXY=http://{refused}", "NO_PROXY=*"}, status: 200},
 	{name: "an STS without TLS", env: []string{"AWS_ENDPOINT_URL_STS=https://{sts}"}, status: 503, code: "NotAnSTSEndpoint", message: "{sts} does not speak TLS"},
 
@@ -121,7 +129,7 @@ var mistakes = []mistake{
 	{name: "a directory for an authorization file", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE {dir} is not a regular file"},
 	{name: "an authorization file in no directory", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/nothing/token"}, exit: 2, has: "{dir}/nothing/token does not exist and cannot be made: no such file or directory"},
 	{name: "a token for an authorization file", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + password}, exit: 2,
-		is: "configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not a path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN"},
+		is: "configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not an absolute path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN"},
 	{name: "two authorization tokens", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + password, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/new"}, exit: 2,
 		is: "configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set: choose one"},
 
@@ -205,7 +213,7 @@ var mistakes = []mistake{
 	{name: "a block page", sts: ststest.HTMLPage(403), status: 503, code: "NotAnSTSEndpoint", message: "HTTP 403, text/html"},
 	{name: "nothing at all", sts: ststest.EmptyOK, status: 503, code: "NotAnSTSEndpoint", message: "without credentials"},
 	{name: "the right shape without credentials", sts: ststest.NoCredentials, status: 503, code: "NotAnSTSEndpoint", message: "without credentials"},
-	{name: "half of the credentials", sts: halfCredentials, status: 503, code: "UnusableCredentials", message: "STS answered without all of the credentials"},
+	{name: "half of the credentials", sts: halfCredentials, status: 503, code: "UnusableCredentials", message: "STS answered without SessionToken"},
 }
 
 // password stands for whatever a user does not want to see in a log.
@@ -242,7 +250,9 @@ func TestEveryMistakeSaysWhatToDo(t *testing.T) {
 }
 
 func (m mistake) wantExit(t *testing.T, env []string, fill func(string) string) {
-	cmd := exec.CommandContext(t.Context(), program(t), m.args...)
+	ctx, cancel := context.WithTimeout(t.Context(), soon) // a mistake that is not noticed leaves a sidecar that runs
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program(t), m.args...)
 	if m.as != 0 && os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: m.as, Gid: m.as}}
 	}

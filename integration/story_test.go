@@ -255,7 +255,7 @@ func TestCredentialsRefused(t *testing.T) {
 	}{
 		{ststest.AccessDenied, []string{"irsa-sidecar: AccessDenied: STS refused (AccessDenied, HTTP 403): Not authorized", "; hint: the token is valid but"}},
 		{ststest.NoCredentials, []string{"irsa-sidecar: NotAnSTSEndpoint: ", "; hint: something other than STS answered"}},
-		{halfCredentials, []string{"irsa-sidecar: UnusableCredentials: STS answered without all of the credentials; hint: "}},
+		{halfCredentials, []string{"irsa-sidecar: UnusableCredentials: STS answered without SessionToken; hint: "}},
 	} {
 		w.sts.Break(refusal.fault)
 		for _, format := range []string{"process", "env"} {

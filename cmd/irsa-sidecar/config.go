@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -32,16 +33,17 @@ type Config struct {
 	TokenFile   string `envconfig:"AWS_WEB_IDENTITY_TOKEN_FILE" desc:"the projected service account token; required"`
 	SessionName string `envconfig:"AWS_ROLE_SESSION_NAME" desc:"name of the session in CloudTrail; otherwise <namespace>.<pod> as the token says, or the host name"`
 
-	Region        string `envconfig:"AWS_REGION" desc:"region of the STS endpoint; otherwise AWS_DEFAULT_REGION, otherwise the region in the token's issuer"`
-	DefaultRegion string `envconfig:"AWS_DEFAULT_REGION" desc:"see AWS_REGION"`
-	EndpointSTS   string `envconfig:"AWS_ENDPOINT_URL_STS" desc:"an STS endpoint of your own; http:// only on loopback"`
-	Endpoint      string `envconfig:"AWS_ENDPOINT_URL" desc:"the same, for all services; AWS_ENDPOINT_URL_STS goes first"`
-	FIPS          string `envconfig:"AWS_USE_FIPS_ENDPOINT" desc:"true: the region's FIPS endpoint"`
-	DualStack     string `envconfig:"AWS_USE_DUALSTACK_ENDPOINT" desc:"true: the region's dual-stack endpoint"`
-	Regional      string `envconfig:"AWS_STS_REGIONAL_ENDPOINTS" desc:"regional, or legacy, which is taken as regional too, with a warning"`
-	CABundle      string `envconfig:"AWS_CA_BUNDLE" desc:"PEM file of CA certificates, trusted besides the system's"`
-	HTTPSProxy    string `envconfig:"HTTPS_PROXY" desc:"proxy on the way to STS"`
-	NoProxy       string `envconfig:"NO_PROXY" desc:"hosts that are reached without the proxy"`
+	Region          string `envconfig:"AWS_REGION" desc:"region of the STS endpoint; otherwise AWS_DEFAULT_REGION, otherwise the region in the token's issuer"`
+	DefaultRegion   string `envconfig:"AWS_DEFAULT_REGION" desc:"see AWS_REGION"`
+	EndpointSTS     string `envconfig:"AWS_ENDPOINT_URL_STS" desc:"an STS endpoint of your own; http:// only on loopback"`
+	Endpoint        string `envconfig:"AWS_ENDPOINT_URL" desc:"the same, for all services; AWS_ENDPOINT_URL_STS goes first"`
+	IgnoreEndpoints string `envconfig:"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" desc:"true: the two above count for nothing"`
+	FIPS            string `envconfig:"AWS_USE_FIPS_ENDPOINT" desc:"true: the region's FIPS endpoint"`
+	DualStack       string `envconfig:"AWS_USE_DUALSTACK_ENDPOINT" desc:"true: the region's dual-stack endpoint"`
+	Regional        string `envconfig:"AWS_STS_REGIONAL_ENDPOINTS" desc:"regional, or legacy, which is taken as regional too, with a warning"`
+	CABundle        string `envconfig:"AWS_CA_BUNDLE" desc:"PEM file of CA certificates, trusted besides the system's"`
+	HTTPSProxy      string `envconfig:"HTTPS_PROXY" desc:"proxy on the way to STS"`
+	NoProxy         string `envconfig:"NO_PROXY" desc:"hosts that are reached without the proxy"`
 
 	Listen            string `envconfig:"IRSA_SIDECAR_LISTEN" default:"127.0.0.1:9911" desc:"where credentials are served: a loopback address and a port"`
 	OpsListen         string `envconfig:"IRSA_SIDECAR_OPS_LISTEN" default:":9912" desc:"where health and metrics are served"`
@@ -50,6 +52,8 @@ type Config struct {
 	Duration          string `envconfig:"IRSA_SIDECAR_DURATION" desc:"length of a session, 15m to 12h; otherwise STS's default, 1h"`
 	PolicyFile        string `envconfig:"IRSA_SIDECAR_POLICY_FILE" desc:"a session policy, in JSON"`
 	PolicyARNs        string `envconfig:"IRSA_SIDECAR_POLICY_ARNS" desc:"managed policies as session policies, at most 10, separated by commas"`
+	HostIP            string `envconfig:"IRSA_SIDECAR_HOST_IP" desc:"the downward API's status.hostIP; equal to IRSA_SIDECAR_POD_IP it tells of hostNetwork, otherwise interface names do"`
+	PodIP             string `envconfig:"IRSA_SIDECAR_POD_IP" desc:"the downward API's status.podIP"`
 	AccountID         string `envconfig:"IRSA_SIDECAR_ACCOUNT_ID" default:"false" desc:"true: AccountId is served too, which old .NET SDKs do not survive"`
 	LogLevel          string `envconfig:"IRSA_SIDECAR_LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 	LogFormat         string `envconfig:"IRSA_SIDECAR_LOG_FORMAT" default:"json" desc:"json, or text for people"`
@@ -200,6 +204,9 @@ func (c *Config) checkSTS(wrong complain) {
 		}
 	}
 	name = "AWS_ENDPOINT_URL_STS"
+	if flagOf("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", c.IgnoreEndpoints, wrong) {
+		c.EndpointSTS, c.Endpoint = "", ""
+	}
 	if c.endpoint = c.EndpointSTS; c.endpoint == "" {
 		name, c.endpoint = "AWS_ENDPOINT_URL", c.Endpoint
 	}
@@ -224,14 +231,13 @@ func (c *Config) checkSTS(wrong complain) {
 	if c.roots, err = webidentity.LoadCABundle(c.CABundle); err != nil {
 		wrong("AWS_CA_BUNDLE", "%v", err)
 	}
-	if c.HTTPSProxy != "" {
-		u, err := url.Parse(c.HTTPSProxy)
-		if err == nil && u.Host == "" {
-			u, err = url.Parse("http://" + c.HTTPSProxy)
-		}
-		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5") {
-			wrong("HTTPS_PROXY", "is not a URL such as http://proxy.example:3128")
-		}
+	// net/http takes either spelling, and silently goes without a proxy that it cannot read.
+	name, proxy := "HTTPS_PROXY", c.HTTPSProxy
+	if proxy == "" {
+		name, proxy = "https_proxy", os.Getenv("https_proxy")
+	}
+	if proxy != "" && !isProxy(proxy) {
+		wrong(name, "is not a URL such as http://proxy.example:3128")
 	}
 }
 
@@ -252,10 +258,13 @@ func (c *Config) checkServing(wrong complain) {
 	switch {
 	case c.Authorization != "" && c.AuthorizationFile != "":
 		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN", "and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set: choose one")
-	case c.AuthorizationFile != "" && !strings.Contains(c.AuthorizationFile, "/"):
+	case c.AuthorizationFile != "" && !filepath.IsAbs(c.AuthorizationFile):
 		// It may be the token itself: neither quote it nor make a file of that name.
-		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "is not a path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN")
+		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "is not an absolute path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN")
 		c.AuthorizationFile = ""
+	}
+	if (c.HostIP == "") != (c.PodIP == "") {
+		wrong("IRSA_SIDECAR_HOST_IP", "and IRSA_SIDECAR_POD_IP tell something only together: set both, from status.hostIP and status.podIP")
 	}
 	c.accountID = flagOf("IRSA_SIDECAR_ACCOUNT_ID", c.AccountID, wrong)
 	c.quit = flagOf("IRSA_SIDECAR_QUITQUITQUIT", c.QuitQuitQuit, wrong)
@@ -270,6 +279,14 @@ func (c *Config) checkServing(wrong complain) {
 	if c.LogFormat != "json" && c.LogFormat != "text" && c.LogFormat != "" {
 		wrong("IRSA_SIDECAR_LOG_FORMAT", "%q is neither json nor text", c.LogFormat)
 	}
+}
+
+func isProxy(s string) bool {
+	if !strings.Contains(s, "://") {
+		s = "http://" + s
+	}
+	u, err := url.Parse(s)
+	return err == nil && u.Host != "" && slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme)
 }
 
 func isPort(s string) bool {
@@ -308,7 +325,7 @@ func (c *Config) authorize() problems {
 	case c.Authorization != "":
 		variable = "IRSA_SIDECAR_AUTHORIZATION_TOKEN"
 		c.authorization, err = server.FixedAuthorization(c.Authorization)
-	case onHostNetwork():
+	case c.onHostNetwork():
 		err = errHostNetwork
 	}
 	if err != nil {
@@ -413,4 +430,4 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-var errHostNetwork = errors.New("is not set, and this Pod uses the node's network, where everybody on the node reaches 127.0.0.1: set it, or take hostNetwork away")
+var errHostNetwork = errors.New("is not set, and this Pod seems to use the node's network, where everybody on the node reaches 127.0.0.1: set it, or take hostNetwork away; if it does not, say so with IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP")

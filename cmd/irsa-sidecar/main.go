@@ -161,10 +161,11 @@ func newLogger(c *Config, w io.Writer) *slog.Logger {
 func printCredentials(ctx context.Context, c *Config, render func(*cache.Credentials) []byte, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	creds, err := c.provider(newLogger(c, stderr)).Fetch(ctx)
-	if err == nil && (creds.AccessKeyID == "" || creds.SecretAccessKey.IsZero() || creds.SessionToken.IsZero() || creds.Expiration.IsZero()) {
-		err = &cache.FetchError{Reason: cache.UnusableCredentials, Message: "STS answered without all of the credentials"}
+	logger := newLogger(c, stderr)
+	for _, w := range c.warnings {
+		logger.Warn(w)
 	}
+	creds, err := c.provider(logger).Fetch(ctx)
 	if err != nil {
 		return withHint(err)
 	}

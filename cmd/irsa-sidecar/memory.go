@@ -9,21 +9,16 @@ import (
 	"time"
 )
 
-const (
-	// trimAfter is how long nobody must have asked for credentials.
-	trimAfter = 5 * time.Second
+// trimAfter is how long nobody must have asked for credentials.
+const trimAfter = 5 * time.Second
 
-	// trimEvery is for what is not asked for by anybody: the exchanges, the kubelet's probes, scrapes.
-	trimEvery = 10 * time.Minute
-)
-
-// trimmed returns h, and gives memory back to the system when h has nothing to do, until ctx ends.
+// trimmed returns h, and gives memory back to the system once h has had nothing to do for a while,
+// until ctx ends.
 //
-// A sidecar does nothing nearly always, on every node many times over. Left to itself the runtime
-// keeps what the last exchange needed for TLS, and collects no garbage before there are four megabytes
-// of it: together that is nearly half of what the process holds. The collector's own settings (GOGC,
-// a memory limit) save less, and make it slower when there is work; this makes the first request after
-// a pause slower by some microseconds.
+// An exchange and a burst of requests leave several megabytes of garbage, above all from TLS, and then
+// nothing happens for half an hour. The runtime does give them back by itself, but takes some six
+// minutes, on every Pod that starts or wakes. The collector's own settings (GOGC, a memory limit) save
+// less, and make it slower when there is work. What little the probes leave is the runtime's affair.
 func trimmed(ctx context.Context, h http.Handler) http.Handler {
 	var worked atomic.Bool
 	wake := make(chan struct{}, 1)
@@ -39,17 +34,21 @@ func trimmed(ctx context.Context, h http.Handler) http.Handler {
 	work() // the first exchange
 	go func() {
 		for {
-			// No ticker: an idle process should sleep.
-			pause(ctx, trimEvery, wake)
+			select { // no ticker: an idle process should sleep
+			case <-wake:
+			case <-ctx.Done():
+				return
+			}
 			for worked.Swap(false) {
 				select {
 				case <-wake: // taken in already
 				default:
 				}
-				pause(ctx, trimAfter, nil)
-			}
-			if ctx.Err() != nil {
-				return
+				select {
+				case <-time.After(trimAfter):
+				case <-ctx.Done():
+					return
+				}
 			}
 			runtime.GC() // pooled buffers survive one collection, and FreeOSMemory makes the second
 			debug.FreeOSMemory()
@@ -59,15 +58,4 @@ func trimmed(ctx context.Context, h http.Handler) http.Handler {
 		work()
 		h.ServeHTTP(w, r)
 	})
-}
-
-// pause returns after d, when it is woken, or when ctx ends.
-func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-wake:
-	case <-ctx.Done():
-	}
 }

@@ -137,8 +137,12 @@ func innermost(err error) error {
 	return err
 }
 
-// onHostNetwork guesses whether this Pod shares the node's network.
-func onHostNetwork() bool {
+// onHostNetwork tells whether this Pod shares the node's network, or guesses it where nobody has said
+// which addresses the two have.
+func (c *Config) onHostNetwork() bool {
+	if c.HostIP != "" && c.PodIP != "" {
+		return c.HostIP == c.PodIP
+	}
 	if os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
 		return false
 	}

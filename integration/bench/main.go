@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -74,6 +75,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer b.sts.Close()
 
+	load := loadAverage()
 	var t table
 	for _, step := range []struct {
 		name    string
@@ -93,9 +95,19 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	progress("")
-	fmt.Printf("irsa-sidecar beside a bare net/http server: %d CPUs, %s, %d rounds of %d requests\n\n",
-		runtime.NumCPU(), runtime.Version(), o.rounds, o.n)
+	fmt.Printf("irsa-sidecar beside a bare net/http server: %d CPUs (load %s before), %s, %d rounds of %d requests\n\n",
+		runtime.NumCPU(), load, runtime.Version(), o.rounds, o.n)
 	return t.print(os.Stdout)
+}
+
+// loadAverage is the last minute's: on a machine that is busy already, speed says little.
+func loadAverage() string {
+	raw, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	load, _, _ := strings.Cut(string(raw), " ")
+	return load
 }
 
 // progress tells a person what is going on, on one line that the next call overwrites.
