@@ -127,6 +127,27 @@ func TestWhoWeAreIsToldToThisMachineOnly(t *testing.T) {
 	if told := tells("/readyz"); len(told) != 1 || told[0] != testMessage {
 		t.Errorf("/readyz tells loopback %q", told)
 	}
+	for _, name := range []string{"127.0.0.1:9912", "localhost:30001", "LOCALHOST", "[::1]:8080", "127.0.0.1"} { // kubectl port-forward has a port of its own
+		if told := tells("/", host(name)); len(told) != 4 {
+			t.Errorf("the page tells Host %s only %q", name, told)
+		}
+	}
+	// A service mesh connects from loopback for whoever asks it.
+	for name, edit := range map[string]func(*http.Request){
+		"the mesh's header":   header("X-Forwarded-For", "10.9.9.9"),
+		"another proxy's":     header("Via", "1.1 envoy"),
+		"the Pod's address":   host("10.0.0.7:9912"),
+		"the name of the Pod": host("app-0.app.default.svc:9912"),
+		"a rebound name":      host("evil.example"),
+		"no host":             host(""),
+		"a foreign page":      header("Sec-Fetch-Site", "cross-site"),
+	} {
+		for _, path := range []string{"/", "/readyz"} {
+			if told := tells(path, edit); told != nil {
+				t.Errorf("GET %s with %s tells %q", path, name, told)
+			}
+		}
+	}
 	for _, path := range []string{"/", "/readyz", "/startupz", "/livez", "/healthz", "/metrics", "/quitquitquit", "/nothing", "/v1/identity", "/v1/credentials"} {
 		for _, peer := range []string{"10.0.0.7:40000", "[fd00::7]:40000", "", "127.0.0.1"} {
 			if told := tells(path, from(peer)); told != nil {
@@ -192,6 +213,8 @@ func TestTheSidecarIsEndedFromInsideThePodOnlyAndOnlyWhereAllowed(t *testing.T) 
 		{"by a page", "POST", header("Origin", "http://127.0.0.1:9912"), 403, false},
 		{"by a page without an origin", "POST", header("Origin", "null"), 403, false},
 		{"by a browser", "POST", header("Sec-Fetch-Site", "same-origin"), 403, false},
+		{"through a mesh", "POST", header("X-Forwarded-For", "10.9.9.9"), 403, false},
+		{"by another name", "POST", host("evil.example"), 403, false},
 		{"with GET", "GET", from("127.0.0.1:40000"), 405, false},
 		{"with HEAD", "HEAD", from("127.0.0.1:40000"), 405, false},
 	} {
