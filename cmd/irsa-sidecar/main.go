@@ -98,11 +98,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	} else if err != nil {
 		return usagef("%s: %w: try irsa-sidecar help", command, err)
 	}
-	check := "readyz"
-	if command == "healthcheck" && flags.NArg() == 1 {
-		check = flags.Arg(0)
-	} else if flags.NArg() > 0 {
-		return usagef("%s does not take %q", command, flags.Arg(0))
+	check, rest := "readyz", flags.Args()
+	if command == "healthcheck" && len(rest) > 0 {
+		check, rest = rest[0], rest[1:]
+	}
+	if len(rest) > 0 {
+		return usagef("%s does not take %q", command, rest[0])
 	}
 	if check != "readyz" && check != "livez" && check != "startupz" {
 		return usagef("healthcheck takes livez, readyz or startupz, not %q", check)
