@@ -12,6 +12,7 @@ build: ## Build bin/irsa-sidecar
 
 test: ## Vet, and run all tests that need nothing but Go; with the race detector where there is a C compiler
 	go vet ./...
+	go vet -tags 'clients minio' ./integration
 ifneq ($(shell command -v "$$(go env CC)"),)
 	CGO_ENABLED=1 go test -race ./...
 else
@@ -19,9 +20,12 @@ else
 	go test ./...
 endif
 
-integration: ## The real binary against MinIO as STS and S3, with the real AWS CLI
+integration: ## Real SDKs and tools, and MinIO as STS and S3, against the real binary; CLIENT=botocore for one
+ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
+endif
+	cd integration && IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 -timeout 15m -parallel 4 -run '^TestClients$$'
 
 demo: ## The whole main path on this machine, with an STS of its own; Ctrl-C ends it
 	@mkdir -p bin && go build -o bin/demo ./integration/demo # go run would report Ctrl-C as a failure

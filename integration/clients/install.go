@@ -1,0 +1,364 @@
+package clients
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Installer installs clients below a directory, each once. What is there already is taken for good: its
+// name says all that went into it.
+type Installer struct {
+	Table   Table
+	Cache   string
+	Drivers string                           // the directory of that name
+	Log     func(format string, args ...any) // told before anything that takes time
+
+	debian sync.Mutex
+}
+
+// Command starts a client. What follows Args is the client's own.
+type Command struct {
+	Args    []string
+	Dir     string // to start it in; empty where it does not matter
+	Version string // what has been installed
+}
+
+// Install returns how c is started. An error says why it cannot be, on this machine.
+func (in *Installer) Install(ctx context.Context, c Client) (Command, error) {
+	switch c.From {
+	case "go":
+		return in.fromGo(ctx, c)
+	case "npm":
+		return in.fromNPM(ctx, c)
+	case "debian":
+		return in.fromDebian(ctx, c)
+	case "machine":
+		return in.fromMachine(ctx, c)
+	}
+	return Command{}, fmt.Errorf("no way to install from %q", c.From)
+}
+
+// whole makes the directory path by letting fill a new one, which gets its name only when it is
+// complete: an interrupted run leaves nothing that looks finished.
+func (in *Installer) whole(path string, fill func(dir string) error) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(in.Cache, 0o755); err != nil {
+		return err
+	}
+	in.Log("installing %s", filepath.Base(path))
+	part, err := os.MkdirTemp(in.Cache, "part-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(part)
+	if err := os.Chmod(part, 0o755); err != nil {
+		return err
+	}
+	if err := fill(part); err != nil {
+		return err
+	}
+	err = os.Rename(part, path)
+	if _, exists := os.Stat(path); exists == nil { // another run was faster
+		return nil
+	}
+	return err
+}
+
+func (in *Installer) fromGo(ctx context.Context, c Client) (Command, error) {
+	source, err := os.ReadFile(filepath.Join(in.Drivers, c.Driver, "main.go"))
+	if err != nil {
+		return Command{}, err
+	}
+	path := filepath.Join(in.Cache, fmt.Sprintf("go-%s-%s-%s", c.Driver, c.Version, digest(source)))
+	err = in.whole(path, func(dir string) error {
+		module := fmt.Sprintf("module driver\n\ngo 1.26\n\nrequire %s %s\n", c.Package, c.Version)
+		err := errors.Join(
+			os.WriteFile(filepath.Join(dir, "go.mod"), []byte(module), 0o644),
+			os.WriteFile(filepath.Join(dir, "main.go"), source, 0o644))
+		if err != nil {
+			return err
+		}
+		// The SDK's own requirements decide the rest, and they are as fixed as its version.
+		for _, args := range [][]string{{"mod", "tidy"}, {"build", "-o", "driver", "."}} {
+			if err := quiet(ctx, dir, "go", args...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return Command{Args: []string{filepath.Join(path, "driver")}, Version: c.Version}, err
+}
+
+func (in *Installer) fromNPM(ctx context.Context, c Client) (Command, error) {
+	source, err := os.ReadFile(filepath.Join(in.Drivers, c.Driver+".js"))
+	if err != nil {
+		return Command{}, err
+	}
+	node, err := exec.LookPath("node")
+	if err != nil {
+		return Command{}, err
+	}
+	name := strings.NewReplacer("@", "", "/", "-").Replace(c.Package)
+	path := filepath.Join(in.Cache, fmt.Sprintf("npm-%s-%s-%s", name, c.Version, in.Table.NPMBefore))
+	err = in.whole(path, func(dir string) error {
+		if err := os.WriteFile(filepath.Join(dir, "package.json"), []byte("{\"private\": true}\n"), 0o644); err != nil {
+			return err
+		}
+		return quiet(ctx, dir, "npm", "install", "--no-audit", "--no-fund", "--ignore-scripts",
+			"--before="+in.Table.NPMBefore, c.Package+"@"+c.Version)
+	})
+	return Command{Args: []string{node, "-e", string(source)}, Dir: path, Version: c.Version}, err
+}
+
+// inRoot runs a program with another root directory, with this machine's devices, processes, network
+// and temporary files. It needs no privileges where user namespaces are allowed.
+const inRoot = `root=$1 tmp=$2; shift 2
+mount --rbind /dev "$root/dev" && mount --rbind /proc "$root/proc" && mount --rbind "$tmp" "$root$tmp" || exit
+[ $# -eq 0 ] || exec chroot "$root" "$@"`
+
+func (in *Installer) fromDebian(ctx context.Context, c Client) (Command, error) {
+	in.debian.Lock() // all clients of a release share a root
+	defer in.debian.Unlock()
+	root, err := in.debianRoot(ctx, c.Release)
+	if err != nil {
+		return Command{}, err
+	}
+	list, err := os.ReadFile(filepath.Join(root, "versions.json"))
+	if err != nil {
+		return Command{}, err
+	}
+	versions := make(map[string]string)
+	if err := json.Unmarshal(list, &versions); err != nil {
+		return Command{}, err
+	}
+	if has := versions[c.Package]; !strings.HasPrefix(has, c.Version+"-") && !strings.HasPrefix(has, c.Version+"+") {
+		return Command{}, fmt.Errorf("%s now has %s %s: clients.json pins %s", debianVersions[c.Release], c.Package, has, c.Version)
+	}
+	enter := []string{"unshare", "--mount", "sh", "-c", inRoot, "sh", root, os.TempDir()}
+	if os.Getuid() != 0 {
+		enter = slices.Insert(enter, 1, "--map-root-user")
+	}
+	args, err := in.interpreted(c, "/usr/bin/python3", "/usr/bin/ruby")
+	if err != nil {
+		return Command{}, err
+	}
+	if args == nil {
+		args = []string{"/usr/bin/" + c.Driver}
+	}
+	if err := quiet(ctx, "", enter[0], enter[1:]...); err != nil {
+		return Command{}, fmt.Errorf("this machine lets nobody have a root directory of his own: %w", err)
+	}
+	return Command{Args: append(enter, args...), Version: versions[c.Package]}, nil
+}
+
+// debianRoot makes a directory that holds all packages of a release and whatever they depend on, as
+// files: nothing is configured, and the machine's own packages do not change.
+func (in *Installer) debianRoot(ctx context.Context, release string) (string, error) {
+	const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+	for _, tool := range []string{"apt-get", "dpkg", "dpkg-deb", "unshare", "chroot"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return "", fmt.Errorf("packages of %s are taken on Debian alone: %w", debianVersions[release], err)
+		}
+	}
+	if _, err := os.Stat(keyring); err != nil {
+		return "", fmt.Errorf("packages of %s are taken on Debian alone: %w", debianVersions[release], err)
+	}
+	var packages []string
+	for _, c := range in.Table.Clients {
+		if c.From == "debian" && c.Release == release {
+			packages = append(packages, c.Package)
+		}
+	}
+	slices.Sort(packages)
+	packages = slices.Compact(packages)
+	path := filepath.Join(in.Cache, fmt.Sprintf("debian-%s-%s", release, digest([]byte(strings.Join(packages, " ")+os.TempDir()))))
+	err := in.whole(path, func(root string) error { return fillRoot(ctx, root, release, keyring, packages) })
+	return path, err
+}
+
+func fillRoot(ctx context.Context, root, release, keyring string, packages []string) error {
+	work, err := os.MkdirTemp("", "irsa-sidecar-apt-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	mirror, err := debianMirror(ctx)
+	if err != nil {
+		return err
+	}
+	architecture, err := output(ctx, "dpkg", "--print-architecture")
+	if err != nil {
+		return err
+	}
+	in := func(name string) string { return filepath.Join(work, name) }
+	err = errors.Join(
+		os.MkdirAll(in("state/lists/partial"), 0o755),
+		os.MkdirAll(in("cache/archives/partial"), 0o755),
+		os.MkdirAll(in("parts"), 0o755),
+		os.WriteFile(in("state/status"), nil, 0o644), // nothing is installed yet
+		os.WriteFile(in("sources.list"), fmt.Appendf(nil, "deb [signed-by=%s] %s %s main\n", keyring, mirror, release), 0o644),
+		os.WriteFile(in("apt.conf"), fmt.Appendf(nil, `Dir::State %[1]q; Dir::State::status %[2]q; Dir::Cache %[3]q; Dir::Etc::sourcelist %[4]q;
+Dir::Etc::sourceparts %[5]q; Dir::Etc::parts %[5]q; Dir::Etc::preferencesparts %[5]q; Dir::Etc::trustedparts %[5]q;
+APT::Architecture %[6]q; APT::Install-Recommends "false"; APT::Sandbox::User ""; Acquire::Languages "none"; Debug::NoLocking "true";
+`, in("state"), in("state/status"), in("cache"), in("sources.list"), in("parts"), architecture), 0o644))
+	if err != nil {
+		return err
+	}
+	for _, args := range [][]string{{"update"}, append([]string{"install", "--yes", "--download-only"}, packages...)} {
+		args = append([]string{"APT_CONFIG=" + in("apt.conf"), "apt-get", "-q"}, args...)
+		if err := quiet(ctx, "", "env", args...); err != nil {
+			return err
+		}
+	}
+	// Packages of Debian 13 have their files in /usr alone and rely on these.
+	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
+		err = errors.Join(err, os.MkdirAll(filepath.Join(root, "usr", dir), 0o755), os.Symlink("usr/"+dir, filepath.Join(root, dir)))
+	}
+	for _, dir := range []string{"dev", "proc", os.TempDir()} {
+		err = errors.Join(err, os.MkdirAll(filepath.Join(root, dir), 0o755))
+	}
+	if err != nil {
+		return err
+	}
+	archives, err := filepath.Glob(in("cache/archives/*.deb"))
+	if err != nil {
+		return err
+	}
+	versions := make(map[string]string)
+	for _, archive := range archives {
+		if err := quiet(ctx, "", "dpkg-deb", "--extract", archive, root); err != nil {
+			return err
+		}
+		// name_version_architecture.deb
+		if parts := strings.Split(filepath.Base(archive), "_"); len(parts) == 3 && slices.Contains(packages, parts[0]) {
+			versions[parts[0]] = strings.ReplaceAll(parts[1], "%3a", ":")
+		}
+	}
+	if err := trustCertificates(root); err != nil {
+		return err
+	}
+	list, err := json.Marshal(versions)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(root, "versions.json"), list, 0o644)
+}
+
+// trustCertificates does what configuring ca-certificates would have done: some clients do not start
+// without the file, though nobody here speaks TLS.
+func trustCertificates(root string) error {
+	all, err := filepath.Glob(filepath.Join(root, "usr/share/ca-certificates/mozilla/*.crt"))
+	if err != nil {
+		return err
+	}
+	var bundle []byte
+	for _, path := range all {
+		certificate, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		bundle = append(bundle, certificate...)
+	}
+	dir := filepath.Join(root, "etc/ssl/certs")
+	return errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "ca-certificates.crt"), bundle, 0o644))
+}
+
+// debianMirror returns where this machine gets Debian's packages from.
+func debianMirror(ctx context.Context) (string, error) {
+	targets, err := output(ctx, "apt-get", "indextargets", "--format", "$(CREATED_BY) $(COMPONENT) $(REPO_URI)")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(targets) {
+		fields := strings.Fields(line)
+		if len(fields) == 3 && fields[0] == "Packages" && fields[1] == "main" && strings.HasSuffix(strings.TrimSuffix(fields[2], "/"), "/debian") {
+			return fields[2], nil
+		}
+	}
+	return "", errors.New("apt-get on this machine knows no archive of Debian")
+}
+
+// interpreted returns the command of a driver in Python or Ruby, or nil.
+func (in *Installer) interpreted(c Client, python, ruby string) ([]string, error) {
+	for suffix, command := range map[string][]string{".py": {python, "-c"}, ".rb": {ruby, "-e"}} {
+		source, err := os.ReadFile(filepath.Join(in.Drivers, c.Driver+suffix))
+		if err == nil {
+			return append(command, string(source)), nil
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+func (in *Installer) fromMachine(ctx context.Context, c Client) (Command, error) {
+	if c.Package == "botocore" {
+		found, err := output(ctx, "python3", "-c", "import sys, botocore; print(sys.executable, botocore.__version__)")
+		if err != nil {
+			return Command{}, err
+		}
+		python, version, _ := strings.Cut(found, " ")
+		args, err := in.interpreted(c, python, "")
+		return Command{Args: args, Version: version}, err
+	}
+	path, err := exec.LookPath(c.Driver)
+	if err != nil {
+		return Command{}, err
+	}
+	if strings.Contains(path, "/shims/") { // pyenv's, which finds nothing without its user's environment
+		if path, err = output(ctx, "pyenv", "which", c.Driver); err != nil {
+			return Command{}, err
+		}
+	}
+	version, err := output(ctx, path, "--version")
+	if err != nil {
+		return Command{}, err
+	}
+	version, _, _ = strings.Cut(strings.TrimPrefix(version, "aws-cli/"), " ")
+	return Command{Args: []string{path}, Version: version}, nil
+}
+
+// digest tells two inputs of the same name apart.
+func digest(b []byte) string {
+	sum := sha256.Sum256(b)
+	return fmt.Sprintf("%x", sum[:4])
+}
+
+// quiet runs a program that is only heard when it fails.
+func quiet(ctx context.Context, dir, program string, args ...string) error {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = dir
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", program, err, lastLines(said))
+	}
+	return nil
+}
+
+func output(ctx context.Context, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	said, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w: %s", program, err, lastLines(stderr.Bytes()))
+	}
+	return strings.TrimSpace(string(said)), nil
+}
+
+func lastLines(said []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+	return strings.Join(lines[max(0, len(lines)-3):], "; ")
+}

@@ -1,0 +1,138 @@
+// Package clients knows the AWS clients that the sidecar is tested with: which there are, what is
+// expected of each, and how it is installed and started. The test that starts them is in the package
+// above; README's table is made from the same list.
+package clients
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+//go:embed clients.json
+var raw []byte
+
+// Table is clients.json.
+type Table struct {
+	// NPMBefore is the day that npm is held to, YYYY-MM-DD: it pins what the packages themselves need.
+	NPMBefore string `json:"npmBefore"`
+
+	// Clients are those that are run.
+	Clients []Client `json:"clients"`
+
+	// Known are those that are not: no registry that the suite can rely on has them.
+	Known []Known `json:"known"`
+}
+
+// Client is one version of an SDK or a tool. The expectations are checked in both directions: a client
+// that has learned something fails the test until the table, and with it README, says so.
+type Client struct {
+	Name    string `json:"name"`
+	From    string `json:"from"`    // go, npm, debian, or machine: whatever is installed
+	Package string `json:"package"` // its name there
+	Version string `json:"version"` // pinned; for Debian the upstream part alone; empty for machine
+	Release string `json:"release"` // Debian's name for one
+	Driver  string `json:"driver"`  // the program in drivers that uses an SDK; for a tool, its own name
+
+	// Endpoint: it knows AWS_CONTAINER_CREDENTIALS_FULL_URI. One that does not asks for nothing.
+	Endpoint bool `json:"endpoint"`
+
+	// TokenFile: it knows AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE. All know the variable with the token.
+	TokenFile bool `json:"tokenFile"`
+
+	// Message: its own error shows the one that the sidecar gave.
+	Message bool `json:"message"`
+
+	// WebIdentityFirst: with AWS_WEB_IDENTITY_TOKEN_FILE set it does the exchange itself.
+	WebIdentityFirst bool `json:"webIdentityFirst"`
+
+	// Tries is how often it asks before it gives up on a refusal.
+	Tries int `json:"tries"`
+
+	// Window: it asks again before every use when credentials have 4 minutes left.
+	Window bool `json:"window"`
+
+	// Since and TokenFileSince are the first versions that know either; empty where another row says so,
+	// or nobody does.
+	Since          string `json:"since"`
+	TokenFileSince string `json:"tokenFileSince"`
+}
+
+// Known is what the source of a client says that is not run.
+type Known struct {
+	Name           string `json:"name"`
+	Since          string `json:"since"`
+	TokenFileSince string `json:"tokenFileSince"`
+	Remark         string `json:"remark"`
+}
+
+// Read returns the table.
+func Read() (Table, error) {
+	var t Table
+	decoder := json.NewDecoder(strings.NewReader(string(raw)))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&t); err != nil {
+		return t, fmt.Errorf("clients.json: %w", err)
+	}
+	return t, nil
+}
+
+var debianVersions = map[string]string{"bookworm": "Debian 12", "trixie": "Debian 13"}
+
+// ID names a client with its version, as on a command line.
+func (c Client) ID() string { return c.Name + " " + c.label() }
+
+func (c Client) label() string {
+	switch c.From {
+	case "machine":
+		return "(installed)"
+	case "debian":
+		return c.Version + " (" + debianVersions[c.Release] + ")"
+	}
+	return strings.TrimPrefix(c.Version, "v")
+}
+
+// Markdown returns README's table of the clients that are run.
+func (t Table) Markdown() string {
+	var b strings.Builder
+	b.WriteString("| client | tested | gets credentials | token by variable | token by file | shows the sidecar's error | with web identity variables too |\n|---|---|---|---|---|---|---|\n")
+	for _, c := range t.Clients {
+		endpoint, variable, file, message, trap := "yes"+since(c.Since), "yes", "yes", "no", "asks the sidecar"
+		if !c.TokenFile {
+			file = "no" + since(c.TokenFileSince)
+		}
+		if c.Message {
+			message = "yes"
+		}
+		if c.WebIdentityFirst {
+			trap = "**never asks**"
+		}
+		if !c.Endpoint {
+			endpoint, variable, file, message, trap = "no"+since(c.Since), "–", "–", "–", "–"
+		}
+		tested := c.label()
+		if c.From == "machine" {
+			tested = "whatever is installed"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", c.Name, tested, endpoint, variable, file, message, trap)
+	}
+	return b.String()
+}
+
+func since(version string) string {
+	if version == "" {
+		return ""
+	}
+	return "; since " + version
+}
+
+// KnownMarkdown returns README's table of the clients that are not run.
+func (t Table) KnownMarkdown() string {
+	var b strings.Builder
+	b.WriteString("| client | gets credentials since | token by file since | |\n|---|---|---|---|\n")
+	for _, k := range t.Known {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", k.Name, k.Since, k.TokenFileSince, k.Remark)
+	}
+	return b.String()
+}

@@ -1,0 +1,57 @@
+package clients
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestTheTableCanBeRun(t *testing.T) {
+	table, err := Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := time.Parse(time.DateOnly, table.NPMBefore); err != nil {
+		t.Errorf("npmBefore: %v", err)
+	}
+	seen := make(map[string]bool)
+	tools := []string{"aws", "rclone", "restic"}
+	for _, c := range table.Clients {
+		t.Run(c.ID(), func(t *testing.T) {
+			if seen[c.ID()] {
+				t.Error("it is there twice")
+			}
+			seen[c.ID()] = true
+			if !slices.Contains([]string{"go", "npm", "debian", "machine"}, c.From) {
+				t.Errorf("from %q", c.From)
+			}
+			if pinned := c.Version != ""; pinned == (c.From == "machine") {
+				t.Errorf("version %q", c.Version)
+			}
+			if known := debianVersions[c.Release] != ""; known != (c.From == "debian") {
+				t.Errorf("release %q", c.Release)
+			}
+			if drivers, _ := filepath.Glob(filepath.Join("drivers", c.Driver+"*")); len(drivers) != 1 && !slices.Contains(tools, c.Driver) {
+				t.Errorf("driver %q is in %q", c.Driver, drivers)
+			}
+			if asks := c.Tries > 0; asks != c.Endpoint {
+				t.Errorf("endpoint %v, and %d tries", c.Endpoint, c.Tries)
+			}
+		})
+	}
+	programs, err := os.ReadDir("drivers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, program := range programs {
+		name := program.Name()
+		used := slices.ContainsFunc(table.Clients, func(c Client) bool {
+			return name == c.Driver || name == c.Driver+filepath.Ext(name)
+		})
+		if !used && name != "go.mod" {
+			t.Errorf("no client uses drivers/%s", name)
+		}
+	}
+}
