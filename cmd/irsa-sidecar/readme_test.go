@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/clients"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
@@ -22,7 +23,17 @@ func TestREADMETablesAreTheProgramsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	readme := string(raw)
-	for name, table := range map[string]string{"configuration": configurationTable(), "reasons": reasonsTable(), "refusals": refusalsTable()} {
+	tested, err := clients.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, table := range map[string]string{
+		"configuration":   configurationTable(),
+		"reasons":         reasonsTable(),
+		"refusals":        refusalsTable(),
+		"clients":         tested.Markdown(),
+		"clients not run": tested.KnownMarkdown(),
+	} {
 		begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
 		head, rest, ok := strings.Cut(readme, begin)
 		old, tail, closed := strings.Cut(rest, end)
