@@ -2,42 +2,45 @@ package server
 
 import (
 	"container/list"
+	"context"
 	"net"
 	"net/http"
 	"sync"
 	"time"
 )
 
-// silence is how long a connection may keep a full house waiting for its first byte. The SDKs give up
-// on us after a second.
-const silence = 500 * time.Millisecond
+// patience is how long a connection may keep a full house waiting for the rest of its request's head.
+// The SDKs send theirs as soon as they are connected, and give up on us after a second: with this, even
+// a thousand that send nothing, or a byte a second, hold the next one up for less than half of that.
+const patience = 100 * time.Millisecond
 
 // connections bounds how many connections are open at once without letting those who do not ask lock
 // out those who do: at the bound the connection that has been idle longest is closed; where none is
-// idle, the oldest that has been silent since it was opened; and only where there is none of these
-// either does the next one wait in the kernel's queue.
+// idle, the one whose request has been incomplete longest; and only where every one has a request that
+// is being answered does the next one wait in the kernel's queue.
 type connections struct {
 	limit int
 	freed chan struct{} // one may have become free, or idle
 
-	mu     sync.Mutex
-	open   map[net.Conn]*list.Element // nil where neither idle nor silent
-	idle   *list.List                 // of quiet, the longest idle first
-	silent *list.List                 // of quiet, the oldest first
+	mu      sync.Mutex
+	open    map[net.Conn]*list.Element // nil where a request is being answered
+	idle    *list.List                 // of quiet, the longest idle first
+	waiting *list.List                 // of quiet, the longest without a whole head first
 }
 
 type quiet struct {
 	conn  net.Conn
 	since time.Time
+	idle  bool // otherwise waiting
 }
 
 func newConnections(limit int) *connections {
 	return &connections{
-		limit:  limit,
-		freed:  make(chan struct{}, 1),
-		open:   make(map[net.Conn]*list.Element),
-		idle:   list.New(),
-		silent: list.New(),
+		limit:   limit,
+		freed:   make(chan struct{}, 1),
+		open:    make(map[net.Conn]*list.Element),
+		idle:    list.New(),
+		waiting: list.New(),
 	}
 }
 
@@ -45,16 +48,17 @@ func newConnections(limit int) *connections {
 func (c *connections) stateChanged(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	// Active means that the first byte of a request is there. Who has waited since he came goes on waiting.
+	if element := c.open[conn]; state == http.StateActive && element != nil && !element.Value.(quiet).idle {
+		return
+	}
 	c.forget(conn)
 	switch state {
-	case http.StateNew:
-		c.open[conn] = c.silent.PushBack(quiet{conn, time.Now()})
-		return
-	case http.StateActive:
-		c.open[conn] = nil
+	case http.StateNew, http.StateActive:
+		c.open[conn] = c.waiting.PushBack(quiet{conn: conn, since: time.Now()})
 		return
 	case http.StateIdle:
-		c.open[conn] = c.idle.PushBack(quiet{conn, time.Now()})
+		c.open[conn] = c.idle.PushBack(quiet{conn: conn, since: time.Now(), idle: true})
 	}
 	select {
 	case c.freed <- struct{}{}:
@@ -62,10 +66,37 @@ func (c *connections) stateChanged(conn net.Conn, state http.ConnState) {
 	}
 }
 
+// connKey finds a request's connection in its context.
+type connKey struct{}
+
+// withConn is the server's ConnContext hook.
+func withConn(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// handler returns h, noting of each request that its head is complete.
+func (c *connections) handler(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+			c.answering(conn)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (c *connections) answering(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if element := c.open[conn]; element != nil {
+		c.forget(conn)
+		c.open[conn] = nil
+	}
+}
+
 func (c *connections) forget(conn net.Conn) {
 	if element := c.open[conn]; element != nil {
 		c.idle.Remove(element) // does nothing to an element of the other list
-		c.silent.Remove(element)
+		c.waiting.Remove(element)
 	}
 	delete(c.open, conn)
 }
@@ -99,10 +130,10 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	}
 	oldest := c.idle.Front()
 	if oldest == nil {
-		if oldest = c.silent.Front(); oldest == nil {
+		if oldest = c.waiting.Front(); oldest == nil {
 			return time.Minute, false
 		}
-		if wait = silence - now.Sub(oldest.Value.(quiet).since); wait > 0 {
+		if wait = patience - now.Sub(oldest.Value.(quiet).since); wait > 0 {
 			return wait, false
 		}
 	}

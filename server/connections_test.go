@@ -1,7 +1,9 @@
 package server
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"testing"
@@ -84,8 +86,60 @@ func TestSilentConnectionsLockNobodyOutForLong(t *testing.T) {
 		for range maxConnections {
 			l.dial()
 		}
-		if status, err := get(l.dial(), "/v1/credentials"); status != "200 OK" || time.Since(epoch) != silence {
-			t.Errorf("%q, %v after %v, want 200 after %v", status, err, time.Since(epoch), silence)
+		if status, err := get(l.dial(), "/v1/credentials"); status != "200 OK" || time.Since(epoch) != patience {
+			t.Errorf("%q, %v after %v, want 200 after %v", status, err, time.Since(epoch), patience)
+		}
+		stop()
+		<-ended
+	})
+}
+
+// A thousand at once, of which nobody ever ends his request: each houseful gives way after its turn.
+func TestDribblersLockNobodyOutForLong(t *testing.T) {
+	for name, head := range map[string]string{"silent": "", "dribbling": "GET /v1/cre"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const many = 1000
+				l, stop, ended := start(t, Credentials(warm(t)), time.Second)
+				for range many {
+					conn := l.dial()
+					go io.WriteString(conn, head)
+				}
+				began := time.Now()
+				if status, err := get(l.dial(), "/v1/credentials"); status != "200 OK" {
+					t.Errorf("%q, %v", status, err)
+				}
+				if took := time.Since(epoch); took > many/maxConnections*patience || time.Since(began) > patience {
+					t.Errorf("answered after %v, %v of it in the queue", took, time.Since(began))
+				}
+				stop()
+				<-ended
+			})
+		})
+	}
+}
+
+func TestAHeadThatIsNotYetWholeIsGivenItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, stop, ended := start(t, Credentials(warm(t)), time.Second)
+		slow := l.dial()
+		io.WriteString(slow, "GET /v1/credentials HTTP/1.1\r\n")
+		for range maxConnections - 1 {
+			l.dial()
+		}
+		next := make(chan string)
+		go func() {
+			status, err := get(l.dial(), "/v1/credentials")
+			next <- fmt.Sprint(status, err)
+		}()
+		time.Sleep(patience - time.Millisecond)
+		io.WriteString(slow, "Host: 127.0.0.1:9911\r\n\r\n")
+		response, err := http.ReadResponse(bufio.NewReader(slow), nil)
+		if err != nil || response.StatusCode != http.StatusOK {
+			t.Errorf("one that was slower than the rest got %v, %v", response, err)
+		}
+		if got := <-next; got != "200 OK<nil>" {
+			t.Error(got)
 		}
 		stop()
 		<-ended
@@ -111,7 +165,7 @@ func TestConnectionsThatAskAreNotClosedForOneThatWaits(t *testing.T) {
 			status, err := get(next, "/")
 			answers <- fmt.Sprint(status, err)
 		}()
-		if n, err := silent.Read(make([]byte, 1)); err == nil || time.Since(epoch) != silence {
+		if n, err := silent.Read(make([]byte, 1)); err == nil || time.Since(epoch) != patience {
 			t.Errorf("the silent one read %d bytes, %v, after %v", n, err, time.Since(epoch))
 		}
 		close(finish)

@@ -44,13 +44,14 @@ const (
 func Serve(ctx context.Context, l net.Listener, h http.Handler, grace time.Duration, logger *slog.Logger) error {
 	limit := newConnections(maxConnections)
 	s := &http.Server{
-		Handler:           loudly(h, logger),
+		Handler:           limit.handler(loudly(h, logger)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnState:         limit.stateChanged,
+		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 
 		// net/http would answer "OPTIONS *" itself, with 200 and past all guards.
