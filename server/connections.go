@@ -1,10 +1,13 @@
 package server
 
 import (
+	"bytes"
 	"container/list"
 	"context"
+	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -161,10 +164,37 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.connections.admit(l.done)
-	return conn, nil
+	return &plainspoken{conn}, nil
 }
 
 func (l *boundedListener) Close() error {
 	l.closing.Do(func() { close(l.done) })
 	return l.Listener.Close()
+}
+
+// plainspoken puts our error document in the place of what net/http itself says to a request that it
+// cannot read: plain text, with a 5xx among it, both of which make one SDK or another try again.
+type plainspoken struct{ net.Conn }
+
+// netHTTPError ends the head of every such answer, which net/http writes past all handlers and in one go.
+const netHTTPError = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+
+func (c *plainspoken) Write(p []byte) (int, error) {
+	const statusAt = len("HTTP/1.1 ")
+	if len(p) < statusAt+3 || p[statusAt] < '4' || !bytes.Contains(p, []byte(netHTTPError)) {
+		return c.Conn.Write(p)
+	}
+	status := http.StatusBadRequest
+	if code, err := strconv.Atoi(string(p[statusAt : statusAt+3])); err == nil && code < 500 {
+		status = code
+	}
+	row := refusals[MalformedRequest]
+	body := append(encode(errorDocument{string(MalformedRequest), row.message, string(MalformedRequest), row.message, row.hint}), '\n')
+	answer := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nCache-Control: no-store\r\nContent-Length: %d\r\nContent-Type: application/json\r\n"+
+		"X-Content-Type-Options: nosniff\r\nDate: %s\r\nConnection: close\r\n\r\n%s",
+		status, http.StatusText(status), len(body), time.Now().UTC().Format(http.TimeFormat), body)
+	if _, err := c.Conn.Write(answer); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }

@@ -25,6 +25,7 @@ const (
 	UnknownProfile        Refusal = "UnknownProfile"
 	UnknownPath           Refusal = "UnknownPath"
 	MethodNotAllowed      Refusal = "MethodNotAllowed"
+	MalformedRequest      Refusal = "MalformedRequest"
 )
 
 var refusals = map[Refusal]struct {
@@ -42,6 +43,7 @@ var refusals = map[Refusal]struct {
 	UnknownProfile:        {400, "there is no such profile", "ask for /v1/credentials; GET / lists the profiles"},
 	UnknownPath:           {404, "there is nothing at this path", "credentials are at /v1/credentials, a summary for people is at /"},
 	MethodNotAllowed:      {405, "only GET is answered", "send a plain GET"},
+	MalformedRequest:      {400, "the request is not HTTP/1.1 as clients send it, or its headers are more than 8 KiB", "send a plain GET with one Host header"},
 }
 
 // Refusals lists every Refusal, in no order.

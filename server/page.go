@@ -27,7 +27,7 @@ func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
 	if h.Authorization != nil {
 		fmt.Fprintf(&b, "  export AWS_CONTAINER_AUTHORIZATION_TOKEN=…   (what you sent to see this page)\n")
 	}
-	fmt.Fprintf(&b, "\nIf it also has AWS_WEB_IDENTITY_TOKEN_FILE, its SDK never asks here. This mends it:\n\n  export AWS_WEB_IDENTITY_TOKEN_FILE=\n")
+	fmt.Fprintf(&b, "\nIf it also has AWS_WEB_IDENTITY_TOKEN_FILE, its SDK never asks here. This mends it:\n\n  unset AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN   (in a Pod's spec: AWS_WEB_IDENTITY_TOKEN_FILE with the value \"\")\n")
 	writeText(w, http.StatusOK, b.String())
 }
 

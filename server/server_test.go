@@ -116,12 +116,12 @@ func TestMalformedAndMisledRequestsAreRefusedOnTheWire(t *testing.T) {
 		{"HTTP/1.0 without a host", "GET /v1/credentials HTTP/1.0", "403 Forbidden", "HostNotAllowed"},
 		{"an absolute URI of another host", "GET http://evil.example/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "403 Forbidden", "HostNotAllowed"},
 		{"an absolute URI with a user", "GET http://x@127.0.0.1:PORT@evil.example/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "403 Forbidden", "HostNotAllowed"},
-		{"two hosts", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Host: evil.example|Connection: close", "400 Bad Request", ""},
-		{"no host", "GET /v1/credentials HTTP/1.1|Connection: close", "400 Bad Request: missing required Host header", ""},
+		{"two hosts", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Host: evil.example|Connection: close", "400 Bad Request", "MalformedRequest"},
+		{"no host", "GET /v1/credentials HTTP/1.1|Connection: close", "400 Bad Request", "MalformedRequest"},
 		{"a length and chunks", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 5|Transfer-Encoding: chunked||0|", "403 Forbidden", "BodyNotAllowed"},
 		{"chunks", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding: chunked||0|", "403 Forbidden", "BodyNotAllowed"},
 		{"a body", "POST /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 4|", "403 Forbidden", "BodyNotAllowed"},
-		{"a blank before the colon", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Via : 1.1 proxy|Connection: close", "400 Bad Request: invalid header name", ""},
+		{"a blank before the colon", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Via : 1.1 proxy|Connection: close", "400 Bad Request", "MalformedRequest"},
 		{"two authorizations", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: a|authorization: b|Connection: close", "403 Forbidden", "AuthorizationRepeated"},
 		{"a proxy's header in lower case", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|x-forwarded-for: 10.0.0.7|Connection: close", "403 Forbidden", "ForwardedRequest"},
 		{"a browser's header in upper case", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|SEC-FETCH-SITE: none|Connection: close", "403 Forbidden", "BrowserRequest"},
@@ -131,14 +131,20 @@ func TestMalformedAndMisledRequestsAreRefusedOnTheWire(t *testing.T) {
 		{"doubled slashes", "GET //v1//credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
 		{"a way up", "GET /x/../v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
 		{"an encoded path", "GET /v1%2fcredentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
-		{"headers of more than 8 KiB", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close|X: " + strings.Repeat("x", 8<<10), "431 Request Header Fields Too Large", ""},
-		{"many headers", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close" + strings.Repeat("|X: x", 3000), "431 Request Header Fields Too Large", ""},
+		{"headers of more than 8 KiB", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close|X: " + strings.Repeat("x", 8<<10), "431 Request Header Fields Too Large", "MalformedRequest"},
+		{"many headers", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close" + strings.Repeat("|X: x", 3000), "431 Request Header Fields Too Large", "MalformedRequest"},
+		{"HTTP/3", "GET /v1/credentials HTTP/3.0|Host: 127.0.0.1:PORT", "400 Bad Request", "MalformedRequest"},
+		{"an encoding nobody knows", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding: gzip", "400 Bad Request", "MalformedRequest"},
+		{"no HTTP at all", "hello", "400 Bad Request", "MalformedRequest"},
 		{"HTTP/2", "PRI * HTTP/2.0||SM|", "403 Forbidden", "HostNotAllowed"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			conn := dial(t, address)
 			send(t, conn, address, row.head)
 			response, body := receive(t, bufio.NewReader(conn))
+			if response.Header.Get("Content-Type") != "application/json" {
+				t.Errorf("an error of type %q", response.Header.Get("Content-Type"))
+			}
 			if response.Status != row.status || row.code != "" && !strings.Contains(body, `"code":"`+row.code+`"`) {
 				t.Errorf("%s %s, want %s %s", response.Status, body, row.status, row.code)
 			}
@@ -223,7 +229,7 @@ func TestASlowHeadIsCutAfterTwoSeconds(t *testing.T) {
 				if took := time.Since(started); took != 2*time.Second || err != nil {
 					t.Errorf("cut after %v with %q, %v; want 2s", took, rest, err)
 				}
-				if strings.Contains(string(rest), "200") {
+				if strings.Contains(string(rest), " 200 OK") {
 					t.Errorf("answered: %q", rest)
 				}
 				stop()
