@@ -173,19 +173,24 @@ func (l *boundedListener) Close() error {
 }
 
 // plainspoken puts our error document in the place of what net/http itself says to a request that it
-// cannot read: plain text, with a 5xx among it, both of which make one SDK or another try again.
+// cannot read, or whose Expect it does not know: plain text or nothing, with a 5xx among it, all of which
+// make one SDK or another try again.
 type plainspoken struct{ net.Conn }
 
-// netHTTPError ends the head of every such answer, which net/http writes past all handlers and in one go.
-const netHTTPError = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+// net/http says these past all handlers, the whole answer in one Write.
+const (
+	netHTTPError             = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" // ends the head
+	netHTTPExpectationFailed = "417 Expectation Failed\r\n"
+)
 
 func (c *plainspoken) Write(p []byte) (int, error) {
 	const statusAt = len("HTTP/1.1 ")
-	if len(p) < statusAt+3 || p[statusAt] < '4' || !bytes.Contains(p, []byte(netHTTPError)) {
+	if len(p) < statusAt+3 || p[statusAt] < '4' ||
+		!bytes.Contains(p, []byte(netHTTPError)) && !bytes.HasPrefix(p[statusAt:], []byte(netHTTPExpectationFailed)) {
 		return c.Conn.Write(p)
 	}
 	status := http.StatusBadRequest
-	if code, err := strconv.Atoi(string(p[statusAt : statusAt+3])); err == nil && code < 500 {
+	if code, err := strconv.Atoi(string(p[statusAt : statusAt+3])); err == nil && code == http.StatusRequestHeaderFieldsTooLarge {
 		status = code
 	}
 	row := refusals[MalformedRequest]
