@@ -42,7 +42,7 @@ func TestBadClients(t *testing.T) {
 		get(t, s.base+route)
 	}
 	series()
-	exchange(t, address, []byte("hello\r\n\r\n"))
+	converse(t, address, []byte("hello\r\n\r\n"))
 	seriesBefore, memoryBefore := series(), s.memory(t, "VmRSS")
 
 	crowd := func(t *testing.T, first string) (conns []net.Conn) {
@@ -116,7 +116,7 @@ func TestBadClients(t *testing.T) {
 			var waits []time.Duration
 			for more := true; more; more = step() {
 				begun := time.Now()
-				answer := exchange(t, address, []byte(strings.Replace(request, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)))
+				answer := converse(t, address, []byte(strings.Replace(request, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)))
 				if waits = append(waits, time.Since(begun)); !bytes.HasPrefix(answer, []byte("HTTP/1.1 200 OK\r\n")) {
 					t.Fatalf("good request %d: %q", len(waits), answer)
 				}
@@ -163,8 +163,8 @@ func dial(t *testing.T, address string) net.Conn {
 	return conn
 }
 
-// exchange sends bytes on a connection of its own, and reads to the end.
-func exchange(t *testing.T, address string, sent []byte) []byte {
+// converse sends bytes on a connection of its own, and reads to the end.
+func converse(t *testing.T, address string, sent []byte) []byte {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
