@@ -1,0 +1,335 @@
+package trustpolicy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Policy is a trust policy that has been read.
+type Policy struct {
+	Statements []*Statement
+}
+
+// Statement is one of a policy's. Line is where it begins, from 1.
+type Statement struct {
+	Line int
+	Sid  string // may be empty
+	Deny bool
+
+	raw          json.RawMessage
+	principalAt  int  // the line of Principal or NotPrincipal
+	anyone       bool // Principal is "*", or has it
+	federated    []value
+	others       bool // Principal has AWS, Service or CanonicalUser
+	notPrincipal bool
+	actions      []value
+	notAction    bool
+	conditions   []condition // one for each operator and key
+}
+
+// value is a text and the line it is on.
+type value struct {
+	text string
+	line int
+}
+
+type condition struct {
+	operator, key value
+	values        []value
+}
+
+// MaxSize is how many bytes are read of a policy. IAM takes 2048 characters, 4096 at the raised quota,
+// not counting white space.
+const MaxSize = 64 << 10
+
+// Parse reads a trust policy: the document itself, or what `aws iam get-role` prints, with or without
+// --query. Every error names the line.
+func Parse(data []byte) (*Policy, error) {
+	if len(data) > MaxSize {
+		return nil, fmt.Errorf("line 1: is longer than %d bytes, which no trust policy is", MaxSize)
+	}
+	if trimmed := strings.TrimSpace(string(data)); strings.HasPrefix(trimmed, "%7B") { // as the API itself gives it
+		if decoded, err := url.PathUnescape(trimmed); err == nil {
+			data = []byte(decoded)
+		}
+	}
+	if err := check(data); err != nil {
+		return nil, err
+	}
+	r := reader{data: data, decoder: json.NewDecoder(bytes.NewReader(data))}
+	r.decoder.UseNumber()
+	root, err := r.read(0)
+	if err != nil {
+		return nil, err
+	}
+	for _, wrapping := range []string{"Role", "AssumeRolePolicyDocument"} {
+		if inner := root.member(wrapping); inner != nil {
+			root = inner
+		}
+	}
+	return newPolicy(root)
+}
+
+// node is a JSON value that knows where it stands.
+type node struct {
+	kind    byte // of '{', '[', '"' and, for all else, 0
+	line    int
+	raw     json.RawMessage
+	text    string
+	members []member
+	items   []*node
+}
+
+type member struct {
+	name  value
+	value *node
+}
+
+func (n *node) member(name string) *node {
+	for _, m := range n.members {
+		if m.name.text == name {
+			return m.value
+		}
+	}
+	return nil
+}
+
+type reader struct {
+	data    []byte
+	decoder *json.Decoder
+}
+
+func (r *reader) line() int {
+	return 1 + bytes.Count(r.data[:min(int(r.decoder.InputOffset()), len(r.data))], []byte("\n"))
+}
+
+// maxDepth is three times what a policy can have.
+const maxDepth = 20
+
+func (r *reader) read(depth int) (*node, error) {
+	token, err := r.decoder.Token()
+	if err != nil {
+		return nil, err
+	}
+	n := &node{line: r.line()}
+	start := r.decoder.InputOffset() - 1
+	switch token := token.(type) {
+	case string:
+		n.kind, n.text = '"', token
+	case json.Number:
+		n.text = token.String()
+	case bool:
+		n.text = fmt.Sprint(token)
+	case json.Delim:
+		n.kind = byte(token)
+		if depth == maxDepth {
+			return nil, fmt.Errorf("line %d: is nested too deeply for a policy", n.line)
+		}
+		for r.decoder.More() {
+			var name value
+			if n.kind == '{' {
+				token, err := r.decoder.Token()
+				if err != nil {
+					return nil, err
+				}
+				name = value{token.(string), r.line()} // the decoder takes nothing else here
+				if n.member(name.text) != nil {
+					return nil, fmt.Errorf("line %d: %q is there twice", name.line, name.text)
+				}
+			}
+			child, err := r.read(depth + 1)
+			if err != nil {
+				return nil, err
+			}
+			if n.kind == '{' {
+				n.members = append(n.members, member{name, child})
+			} else {
+				n.items = append(n.items, child)
+			}
+		}
+		if _, err := r.decoder.Token(); err != nil {
+			return nil, err
+		}
+		n.raw = r.data[start:r.decoder.InputOffset()]
+	}
+	return n, nil
+}
+
+// check says where and how a text is not JSON. The decoder of tokens does not know where exactly.
+func check(data []byte) error {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return errors.New("line 1: is empty")
+	}
+	var ignored json.RawMessage
+	syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(data, &ignored))
+	if !ok {
+		return nil
+	}
+	before := data[:min(max(0, int(syntax.Offset)-1), len(data))]
+	return fmt.Errorf("line %d, column %d: is not JSON: %v", 1+bytes.Count(before, []byte("\n")), len(before)-bytes.LastIndexByte(before, '\n'), syntax)
+}
+
+func newPolicy(root *node) (*Policy, error) {
+	if root.kind != '{' {
+		return nil, fmt.Errorf("line %d: a policy is an object, which begins with {", root.line)
+	}
+	var p Policy
+	for _, m := range root.members {
+		switch m.name.text {
+		case "Version":
+			if m.value.text != "2012-10-17" && m.value.text != "2008-10-17" {
+				return nil, fmt.Errorf(`line %d: Version must be "2012-10-17": it is the version of the policy language`, m.value.line)
+			}
+		case "Id":
+		case "Statement":
+			items := m.value.items
+			if m.value.kind == '{' {
+				items = []*node{m.value}
+			} else if m.value.kind != '[' {
+				return nil, fmt.Errorf("line %d: Statement must be a list of objects", m.value.line)
+			}
+			for _, item := range items {
+				s, err := newStatement(item)
+				if err != nil {
+					return nil, err
+				}
+				p.Statements = append(p.Statements, s)
+			}
+		default:
+			return nil, unknownElement(m.name, "a policy", "Version", "Id", "Statement")
+		}
+	}
+	if len(p.Statements) == 0 {
+		return nil, fmt.Errorf("line %d: there is no Statement: this is no policy", root.line)
+	}
+	return &p, nil
+}
+
+func unknownElement(name value, of string, known ...string) error {
+	for _, k := range known {
+		if strings.EqualFold(k, name.text) {
+			return fmt.Errorf("line %d: %q must be written %q", name.line, name.text, k)
+		}
+	}
+	return fmt.Errorf("line %d: %q is no element of %s: %s are", name.line, name.text, of, strings.Join(known, ", "))
+}
+
+func newStatement(n *node) (*Statement, error) {
+	if n.kind != '{' {
+		return nil, fmt.Errorf("line %d: a statement is an object, which begins with {", n.line)
+	}
+	s := &Statement{Line: n.line, raw: n.raw}
+	effect := ""
+	var err error
+	for _, m := range n.members {
+		switch name := m.name.text; name {
+		case "Sid":
+			s.Sid = m.value.text
+		case "Effect":
+			effect = m.value.text
+			if effect != "Allow" && effect != "Deny" {
+				return nil, fmt.Errorf(`line %d: Effect must be "Allow" or "Deny"`, m.value.line)
+			}
+			s.Deny = effect == "Deny"
+		case "Principal", "NotPrincipal":
+			s.notPrincipal, s.principalAt = name == "NotPrincipal", m.name.line
+			err = s.readPrincipal(m.value)
+		case "Action", "NotAction":
+			s.notAction = name == "NotAction"
+			s.actions, err = texts(m.value, name)
+		case "Condition":
+			err = s.readConditions(m.value)
+		case "Resource", "NotResource":
+			err = fmt.Errorf("line %d: a trust policy has no %s: the role is what it is about", m.name.line, name)
+		default:
+			err = unknownElement(m.name, "a statement", "Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Condition")
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, missing := range []struct {
+		what  string
+		there bool
+	}{
+		{`Effect, "Allow"`, effect != ""},
+		{"Principal", s.anyone || s.others || s.federated != nil},
+		{`Action, "` + Action + `"`, s.actions != nil},
+	} {
+		if !missing.there {
+			return nil, fmt.Errorf("line %d: the statement has no %s", s.Line, missing.what)
+		}
+	}
+	return s, nil
+}
+
+func (s *Statement) readPrincipal(n *node) (err error) {
+	if n.kind == '"' && n.text == "*" {
+		s.anyone = true
+		return nil
+	}
+	if n.kind != '{' || len(n.members) == 0 {
+		return fmt.Errorf(`line %d: Principal must be an object, such as {"Federated": "arn:…"}`, n.line)
+	}
+	for _, m := range n.members {
+		listed, err := texts(m.value, m.name.text)
+		if err != nil {
+			return err
+		}
+		switch m.name.text {
+		case "Federated":
+			s.federated = listed
+		case "AWS":
+			s.others = true
+			s.anyone = s.anyone || slices.ContainsFunc(listed, func(v value) bool { return v.text == "*" })
+		case "Service", "CanonicalUser":
+			s.others = true
+		default:
+			return unknownElement(m.name, "Principal", "Federated", "AWS", "Service", "CanonicalUser")
+		}
+	}
+	return nil
+}
+
+func (s *Statement) readConditions(n *node) error {
+	if n.kind != '{' {
+		return fmt.Errorf("line %d: Condition must be an object of operators", n.line)
+	}
+	for _, operator := range n.members {
+		if operator.value.kind != '{' {
+			return fmt.Errorf(`line %d: %s must be an object, such as {"<issuer>:sub": "system:serviceaccount:<namespace>:<name>"}`, operator.name.line, operator.name.text)
+		}
+		for _, key := range operator.value.members {
+			values, err := texts(key.value, key.name.text)
+			if err != nil {
+				return err
+			}
+			s.conditions = append(s.conditions, condition{operator.name, key.name, values})
+		}
+	}
+	return nil
+}
+
+// texts reads a text or a list of texts.
+func texts(n *node, name string) ([]value, error) {
+	items := []*node{n}
+	if n.kind == '[' {
+		items = n.items
+	}
+	listed := make([]value, 0, len(items))
+	for _, item := range items {
+		if item.kind != '"' && (item.kind != 0 || item.text == "") { // true and 1 are taken for texts, null is not
+			return nil, fmt.Errorf("line %d: %s must be a text or a list of texts", item.line, name)
+		}
+		listed = append(listed, value{item.text, item.line})
+	}
+	if len(listed) == 0 {
+		return nil, fmt.Errorf("line %d: %s is an empty list", n.line, name)
+	}
+	return listed, nil
+}

@@ -1,0 +1,340 @@
+package trustpolicy
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var app = Identity{
+	Partition: "aws", Account: "111122223333",
+	Issuer:   "https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE",
+	Audience: "sts.amazonaws.com", Subject: "system:serviceaccount:default:app",
+}
+
+const (
+	provider    = "oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE"
+	providerOf  = "arn:aws:iam::111122223333:oidc-provider/" + provider
+	rightPolicy = `{
+  "Version": "2012-10-17",
+  "Statement": [
+    {
+      "Effect": "Allow",
+      "Principal": {
+        "Federated": "` + providerOf + `"
+      },
+      "Action": "sts:AssumeRoleWithWebIdentity",
+      "Condition": {
+        "StringEquals": {
+          "` + provider + `:aud": "sts.amazonaws.com",
+          "` + provider + `:sub": "system:serviceaccount:default:app"
+        }
+      }
+    }
+  ]
+}`
+)
+
+func parse(t testing.TB, text string) *Policy {
+	t.Helper()
+	p, err := Parse([]byte(text))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return p
+}
+
+func TestThePolicyThatIsProposedLetsInThisIdentityAlone(t *testing.T) {
+	if got := string(app.Policy()); got != rightPolicy {
+		t.Errorf("proposed:\n%s", got)
+	}
+	p := parse(t, rightPolicy)
+	if d, found := p.Decide(app), p.Review(app); d != Allowed || len(found) > 0 {
+		t.Errorf("decision %d, problems %v", d, found)
+	}
+	for name, change := range map[string]func(*Identity){
+		"partition": func(id *Identity) { id.Partition = "aws-cn" },
+		"account":   func(id *Identity) { id.Account = "444455556666" },
+		"issuer":    func(id *Identity) { id.Issuer += "/" },
+		"audience":  func(id *Identity) { id.Audience = "STS.amazonaws.com" },
+		"subject":   func(id *Identity) { id.Subject += "2" },
+	} {
+		other := app
+		change(&other)
+		if p.Decide(other) != Refused || len(p.Review(other)) == 0 {
+			t.Errorf("another %s is let in, or nothing is said", name)
+		}
+	}
+}
+
+// with returns the right policy with pairs of texts replaced.
+func with(t testing.TB, pairs ...string) string {
+	t.Helper()
+	text := rightPolicy
+	for pair := range slices.Chunk(pairs, 2) {
+		if !strings.Contains(text, pair[0]) {
+			t.Fatalf("the policy has no %s", pair[0])
+		}
+		text = strings.ReplaceAll(text, pair[0], pair[1])
+	}
+	return text
+}
+
+// Each row is a policy that people have written.
+func TestEachMistakeIsNamedWithItsLine(t *testing.T) {
+	audLine := `          "` + provider + `:aud": "sts.amazonaws.com",` + "\n"
+	subLine := `,` + "\n" + `          "` + provider + `:sub": "system:serviceaccount:default:app"`
+	for _, row := range []struct {
+		name   string
+		policy string
+		want   Decision
+		found  string // kind@line, separated by blanks
+		says   string
+	}{
+		{"right", rightPolicy, Allowed, "", ""},
+		{"the action of another principal", with(t, "sts:AssumeRoleWithWebIdentity", "sts:AssumeRole"), Refused, "PolicyAction@9", "Action is sts:AssumeRole: it must be sts:AssumeRoleWithWebIdentity"},
+		{"any action of STS", with(t, "sts:AssumeRoleWithWebIdentity", "sts:*"), Allowed, "", ""},
+		{"an action in another case", with(t, "sts:AssumeRoleWithWebIdentity", "sts:assumerolewithwebidentity"), Allowed, "", ""},
+		{"eks and region swapped", with(t, ":oidc-provider/oidc.eks.eu-west-1", ":oidc-provider/oidc.eu-west-1.eks"), Refused, "PolicyFederated@7", "oidc.eks.<region>, not oidc.<region>.eks"},
+		{"swapped in the key", with(t, `"oidc.eks.eu-west-1`, `"oidc.eu-west-1.eks`), Refused, "PolicyConditionKey@12 PolicyConditionKey@13", "oidc.eks.<region>, not oidc.<region>.eks"},
+		{"the URL for the ARN", with(t, `"`+providerOf+`"`, `"https://`+provider+`"`), Refused, "PolicyFederated@7", "without https://"},
+		{"the URL in the ARN", with(t, "oidc-provider/", "oidc-provider/https://"), Refused, "PolicyFederated@7", "without https://"},
+		{"a slash at the end", with(t, `EXAMPLE"`, `EXAMPLE/"`), Refused, "PolicyFederated@7", "without the slash at its end"},
+		{"another account's provider", with(t, "111122223333", "444455556666"), Refused, "PolicyAccount@7", "in the role's account"},
+		{"another partition's provider", with(t, "arn:aws:", "arn:aws-cn:"), Refused, "PolicyAccount@7", "the role is in the partition aws"},
+		{"another cluster's provider", with(t, `EXAMPLE"`, `0000"`), Refused, "PolicyFederated@7", "of another cluster"},
+		{"a provider in another case", with(t, "oidc-provider/oidc.eks", "oidc-provider/OIDC.eks"), Refused, "PolicyCase@7", "in that spelling"},
+		{"an AWS principal", with(t, `"Federated": "`+providerOf+`"`, `"AWS": "arn:aws:iam::111122223333:root"`), Refused, "PolicyFederated@6", "Principal has no Federated"},
+		{"the host alone in the key", with(t, "/id/EXAMPLED539D4633E53DE1B71EXAMPLE:sub", ":sub"), Refused, "PolicyConditionKey@13", "the whole issuer"},
+		{"https in the key", with(t, `"`+provider+":", `"https://`+provider+":"), Refused, "PolicyConditionKey@12 PolicyConditionKey@13", "without https://"},
+		{"another cluster's key", with(t, "EXAMPLE:aud", "0000:aud"), Refused, "PolicyConditionKey@12", "another cluster's"},
+		{"a key that is no claim", with(t, "EXAMPLE:sub", "EXAMPLE:namespace"), Refused, "PolicyConditionKey@13", "which no web identity has"},
+		{"a key in another case", with(t, `"oidc.eks`, `"OIDC.eks`), Allowed, "", ""},
+		{"StringEquals with a star", with(t, "default:app", "default:*"), Refused, "PolicyWildcard@13", "takes * and ? literally"},
+		{"StringLike with a star", with(t, "default:app", "default:*", "StringEquals", "StringLike"), Allowed, "", ""},
+		{"StringLike with a question mark", with(t, "default:app", "default:a?p", "StringEquals", "StringLike"), Allowed, "", ""},
+		{"StringLike for others", with(t, "default:app", "other:*", "StringEquals", "StringLike"), Refused, "PolicySubject@13", "as the token has it"},
+		{"the subject in another case", with(t, "default:app", "default:App"), Refused, "PolicyCase@13", "in that spelling"},
+		{"another service account", with(t, "default:app", "default:web"), Refused, "PolicySubject@13", `is "system:serviceaccount:default:web"`},
+		{"a subject without its prefix", with(t, "system:serviceaccount:default:app", "default:app"), Refused, "PolicySubject@13", ""},
+		{"another audience", with(t, `"sts.amazonaws.com"`, `"sts.amazon.com"`), Refused, "PolicyAudience@12", ""},
+		{"aud and sub swapped", with(t, ":aud", ":x", ":sub", ":aud", ":x", ":sub"), Refused, "PolicySubject@12 PolicyAudience@13", "changed places"},
+		{"aud replaced by sub", with(t, audLine, ""), Allowed, "PolicyNoAudience@4", "every client ID of the provider"},
+		{"aud alone", with(t, subLine, ""), Allowed, "PolicyNoSubject@4", "every service account of the cluster is let in"},
+		{"no condition at all", with(t, audLine, "", `          "`+provider+`:sub": "system:serviceaccount:default:app"`+"\n", ""), Allowed, "PolicyNoAudience@4 PolicyNoSubject@4", ""},
+		{"StringLike with nothing but a star", with(t, "system:serviceaccount:default:app", "*", "StringEquals", "StringLike"), Allowed, "PolicyNoSubject@4", ""},
+		{"everybody", with(t, `{
+        "Federated": "`+providerOf+`"
+      }`, `"*"`), Allowed, "PolicyAnyone@6", "name " + providerOf},
+		{"a list of subjects", with(t, `"system:serviceaccount:default:app"`, `["system:serviceaccount:default:web", "system:serviceaccount:default:app"]`), Allowed, "", ""},
+		{"a list of others", with(t, `"system:serviceaccount:default:app"`, `["system:serviceaccount:default:web", "system:serviceaccount:default:api"]`), Refused, "PolicySubject@13", ""},
+		{"a condition that only AWS knows", with(t, `"`+provider+`:aud"`, `"aws:SourceVpc": "vpc-1", "`+provider+`:aud"`), Undecided, "PolicyCondition@12", "only AWS can say"},
+		{"everybody but this one", with(t, "StringEquals", "StringNotEquals"), Refused, "PolicyCondition@12 PolicyCondition@13", "excludes the token"},
+		{"denied", with(t, `  "Statement": [`, `  "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "sts:*"},`), Refused, "PolicyDeny@3", "whatever else allows it"},
+		{"others denied", with(t, `  "Statement": [`, `  "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "sts:*", "Condition": {"StringNotEquals": {"`+provider+`:sub": "system:serviceaccount:default:app"}}},`), Allowed, "", ""},
+		{"for EC2", `{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}}`, Refused, "PolicyNoStatement@1", "no statement is about web identity"},
+		{"for Pod Identity", `{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"Service": "pods.eks.amazonaws.com"}, "Action": ["sts:AssumeRole", "sts:TagSession"]}}`, Refused, "PolicyNoStatement@1", ""},
+		{"several mistakes", with(t, "sts:AssumeRoleWithWebIdentity", "sts:AssumeRole", "default:app", "default:APP", "111122223333", "444455556666"), Refused, "PolicyAccount@7 PolicyAction@9 PolicyCase@13", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p := parse(t, row.policy)
+			if d := p.Decide(app); d != row.want {
+				t.Errorf("decision %d, want %d", d, row.want)
+			}
+			var found []string
+			var texts strings.Builder
+			for _, problem := range p.Review(app) {
+				found = append(found, fmt.Sprintf("%s@%d", problem.Kind, problem.Line))
+				fmt.Fprintln(&texts, problem.Text)
+			}
+			if got := strings.Join(found, " "); got != row.found {
+				t.Errorf("found %q, want %q\n%s%s", got, row.found, texts.String(), row.policy)
+			}
+			if !strings.Contains(texts.String(), row.says) {
+				t.Errorf("%q does not say %q", texts.String(), row.says)
+			}
+			mended := p.Mend(app)
+			after := parse(t, string(mended))
+			if d := after.Decide(app); d != Allowed && row.name != "denied" {
+				t.Errorf("mended, and still decision %d:\n%s", d, mended)
+			}
+		})
+	}
+}
+
+func TestMendingShutsNobodyOut(t *testing.T) {
+	web := app
+	web.Subject = "system:serviceaccount:default:web"
+	for name, policy := range map[string]string{
+		"a statement for another":       with(t, "default:app", "default:web"),
+		"a list with another":           with(t, `"system:serviceaccount:default:app"`, `["system:serviceaccount:default:web", "system:serviceaccount:default:api"]`),
+		"a pattern for another":         with(t, "default:app", "default:w*", "StringEquals", "StringLike"),
+		"a pattern for both":            with(t, "default:app", "default:*", "StringEquals", "StringLike"),
+		"another's, and this misspelt":  with(t, `"system:serviceaccount:default:app"`, `["system:serviceaccount:default:web", "system:serviceaccount:default:App"]`),
+		"a second statement, of nobody": with(t, `  "Statement": [`, `  "Statement": [{"Sid": "Old", "Effect": "Allow", "Principal": {"Federated": "`+providerOf+`"}, "Action": "sts:AssumeRole"},`, "default:app", "default:web"),
+	} {
+		before := parse(t, policy)
+		after := parse(t, string(before.Mend(app)))
+		if before.Decide(web) != Allowed || after.Decide(web) != Allowed || after.Decide(app) != Allowed {
+			t.Errorf("%s: web was %d and is %d, app is %d\n%s", name, before.Decide(web), after.Decide(web), after.Decide(app), before.Mend(app))
+		}
+	}
+	// And what was wrong for this identity alone does not stay behind.
+	for name, policy := range map[string]string{
+		"action":  with(t, "sts:AssumeRoleWithWebIdentity", "sts:AssumeRole"),
+		"case":    with(t, "default:app", "default:App"),
+		"account": with(t, "111122223333", "444455556666"),
+		"star":    with(t, "default:app", "default:*"),
+	} {
+		if got := string(parse(t, policy).Mend(app)); got != rightPolicy {
+			t.Errorf("%s: mended to\n%s", name, got)
+		}
+	}
+}
+
+func TestWhatGetRolePrintsIsRead(t *testing.T) {
+	for name, text := range map[string]string{
+		"get-role":                `{"Role": {"Path": "/", "RoleName": "app", "AssumeRolePolicyDocument": ` + rightPolicy + `, "MaxSessionDuration": 3600}}`,
+		"get-role --query Role":   `{"RoleName": "app", "AssumeRolePolicyDocument": ` + rightPolicy + `}`,
+		"the API, with escapes":   strings.NewReplacer("{", "%7B", "}", "%7D", `"`, "%22", "\n", "%0A", " ", "%20").Replace(rightPolicy),
+		"a policy and a new line": rightPolicy + "\n",
+	} {
+		if d := parse(t, text).Decide(app); d != Allowed {
+			t.Errorf("%s: decision %d", name, d)
+		}
+	}
+	line := parse(t, "{\"Role\":\n{\"AssumeRolePolicyDocument\":\n"+strings.Replace(rightPolicy, "sts:AssumeRoleWithWebIdentity", "sts:AssumeRole", 1)+"}}").Review(app)[0].Line
+	if line != 11 {
+		t.Errorf("the line is %d of the file, want 11", line)
+	}
+}
+
+func TestWhatIsNoPolicyIsRefusedWithTheLine(t *testing.T) {
+	statement := func(s string) string { return "{\n\"Statement\": [\n" + s + "\n]}" }
+	for _, row := range []struct{ text, want string }{
+		{"", "line 1: is empty"},
+		{"\n\n", "line 1: is empty"},
+		{"arn:aws:iam::111122223333:role/app", "line 1, column 1: is not JSON"},
+		{"{\n  \"Version\": \"2012-10-17\",\n}", "line 3, column 1: is not JSON"},
+		{"{\n\"Statement\": [", "line 2, column 14: is not JSON: unexpected end"},
+		{rightPolicy + "\n}", "line 19, column 1: is not JSON"},
+		{rightPolicy + rightPolicy, "line 18, column 2: is not JSON: invalid character '{' after"},
+		{"[]", "line 1: a policy is an object"},
+		{"{}", "line 1: there is no Statement"},
+		{"{\"Statement\": []}", "there is no Statement"},
+		{"{\"Statement\": 1}", "Statement must be a list"},
+		{"{\n\"Version\": \"2024-01-01\"}", `line 2: Version must be "2012-10-17"`},
+		{"{\n\n\"statement\": []}", `line 3: "statement" must be written "Statement"`},
+		{"{\"Statements\": []}", `"Statements" is no element of a policy: Version, Id, Statement are`},
+		{statement("7"), "line 3: a statement is an object"},
+		{statement(`{"Effect": "allow"}`), `line 3: Effect must be "Allow" or "Deny"`},
+		{statement(`{"Effect": "Allow"}`), "line 3: the statement has no Principal"},
+		{statement(`{"Effect": "Allow", "Principal": {"Federated": "x"}}`), "line 3: the statement has no Action"},
+		{statement(`{"Principal": "*", "Action": "*"}`), "line 3: the statement has no Effect"},
+		{statement(`{"Effect": "Allow", "Principal": "arn:aws:iam::1:root", "Action": "*"}`), "line 3: Principal must be an object"},
+		{statement(`{"Effect": "Allow", "Principal": {"federated": "x"}, "Action": "*"}`), `"federated" must be written "Federated"`},
+		{statement(`{"Effect": "Allow", "Principal": {"Federated": [null]}, "Action": "*"}`), "Federated must be a text or a list of texts"},
+		{statement(`{"Effect": "Allow", "Principal": {"Federated": []}, "Action": "*"}`), "Federated is an empty list"},
+		{statement("{\"Effect\": \"Allow\",\n\"Resource\": \"*\"}"), "line 4: a trust policy has no Resource"},
+		{statement(`{"Effect": "Allow", "Prinicpal": "*"}`), `"Prinicpal" is no element of a statement`},
+		{statement(`{"Effect": "Allow", "Effect": "Deny"}`), `line 3: "Effect" is there twice`},
+		{statement(`{"Effect": "Allow", "Condition": "x"}`), "Condition must be an object"},
+		{statement(`{"Effect": "Allow", "Condition": {"StringEquals": "x"}}`), "StringEquals must be an object"},
+		{strings.Repeat(`{"a":`, 50) + "1" + strings.Repeat("}", 50), "nested too deeply"},
+		{strings.Repeat(" ", MaxSize+1), "is longer than"},
+	} {
+		p, err := Parse([]byte(row.text))
+		if err == nil || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%.60q: %v, %v, want %q", row.text, p, err, row.want)
+		}
+	}
+}
+
+func TestOperators(t *testing.T) {
+	const sub = provider + ":sub"
+	for _, row := range []struct {
+		operator, key, values string
+		want                  answer
+	}{
+		{"StringEqualsIgnoreCase", sub, `"SYSTEM:serviceaccount:default:app"`, yes},
+		{"StringNotEquals", sub, `"system:serviceaccount:default:app"`, no},
+		{"StringNotEquals", sub, `["a", "system:serviceaccount:default:app"]`, no},
+		{"StringNotEquals", sub, `"system:serviceaccount:default:web"`, yes},
+		{"StringNotEqualsIgnoreCase", sub, `"SYSTEM:serviceaccount:default:app"`, no},
+		{"StringNotLike", sub, `"system:*"`, no},
+		{"StringNotLike", "other/id:sub", `"x"`, yes},
+		{"StringLike", sub, `"*:a*p"`, yes},
+		{"StringEquals", "other/id:sub", `"x"`, no},
+		{"StringEqualsIfExists", "other/id:sub", `"x"`, yes},
+		{"StringEqualsIfExists", sub, `"x"`, no},
+		{"ForAllValues:StringEquals", "other/id:sub", `"x"`, yes},
+		{"ForAnyValue:StringEquals", "other/id:sub", `"x"`, no},
+		{"ForAnyValue:StringLike", provider + ":aud", `["x", "sts*"]`, yes},
+		{"Null", sub, `"false"`, yes},
+		{"Null", sub, `true`, no},
+		{"Null", provider + ":amr", `"true"`, yes},
+		{"ArnLike", sub, `"*"`, unknown},
+		{"DateGreaterThan", "aws:CurrentTime", `"2020-01-01"`, unknown},
+		{"StringLike", "sts:RoleSessionName", `"*"`, unknown},
+	} {
+		p := parse(t, fmt.Sprintf(`{"Statement": {"Effect": "Allow", "Principal": "*", "Action": "*", "Condition": {%q: {%q: %s}}}}`, row.operator, row.key, row.values))
+		if got := p.Statements[0].conditions[0].holds(app); got != row.want {
+			t.Errorf("%s %s %s: %d, want %d", row.operator, row.key, row.values, got, row.want)
+		}
+	}
+}
+
+func TestLike(t *testing.T) {
+	for _, row := range []struct {
+		pattern, s string
+		want       bool
+	}{
+		{"", "", true}, {"*", "", true}, {"?", "", false}, {"a*", "a", true}, {"*a", "ba", true}, {"a?c", "abc", true},
+		{"a*c*e", "abcde", true}, {"a*c*e", "abcd", false}, {"**", "x", true}, {"*ab", "aab", true}, {"?", "é", true}, {"*b", "a*", false},
+	} {
+		if got := like(row.pattern, row.s); got != row.want {
+			t.Errorf("like(%q, %q) = %v", row.pattern, row.s, got)
+		}
+	}
+}
+
+// FuzzParse reads anything. What is a policy stays one when it is mended, and then lets the identity
+// in unless it is denied.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(rightPolicy))
+	f.Add([]byte(`{"Role": {"AssumeRolePolicyDocument": ` + rightPolicy + `}}`))
+	f.Add([]byte(`{"Statement": {"Effect": "Deny", "NotPrincipal": {"AWS": "*"}, "NotAction": ["sts:*"], "Condition": {"Null": {"aws:x": true}}}}`))
+	f.Add([]byte(`{"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "*", "Condition": {"StringLike": {":": "*"}}}]}`))
+	f.Add([]byte("%7B%22Statement%22%3A1%7D"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := Parse(data)
+		if err != nil {
+			if !strings.HasPrefix(err.Error(), "line ") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%q: %v", data, err)
+			}
+			return
+		}
+		for _, problem := range p.Review(app) {
+			if problem.Kind == "" || problem.Text == "" || problem.Line < 1 || problem.Statement > len(p.Statements) {
+				t.Errorf("%q: %+v", data, problem)
+			}
+		}
+		if p.Decide(app) != Allowed && len(p.Review(app)) == 0 {
+			t.Errorf("%q: refused, and nothing is said of why", data)
+		}
+		mended := p.Mend(app)
+		if !json.Valid(mended) {
+			t.Fatalf("%q is mended to %s", data, mended)
+		}
+		after, err := Parse(mended)
+		if err != nil {
+			t.Fatalf("%q is mended to what is no policy: %v\n%s", data, err, mended)
+		}
+		denied := slices.ContainsFunc(p.Statements, func(s *Statement) bool { return s.Deny && s.applies(app) != no })
+		if d := after.Decide(app); d != Allowed && !denied {
+			t.Errorf("%q is mended to decision %d:\n%s", data, d, mended)
+		}
+	})
+}
