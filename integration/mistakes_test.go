@@ -205,7 +205,7 @@ var mistakes = []mistake{
 	{name: "a role that does not let us in", sts: ststest.AccessDenied, status: 403, code: "AccessDenied", message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"},
 	{name: "another role", env: []string{"AWS_ROLE_ARN=" + roleARN + "2"}, status: 403, code: "AccessDenied", message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"},
 	{name: "an issuer that STS cannot reach", sts: ststest.KeysUnreachable, status: 503, code: "IDPCommunicationError", message: "Couldn't retrieve verification key"},
-	{name: "a region that is switched off", sts: ststest.RegionDisabled, status: 403, code: "RegionDisabledException", message: "STS is not activated in this region"},
+	{name: "a region that is switched off", sts: ststest.RegionDisabled("123456789012"), status: 403, code: "RegionDisabledException", message: "STS is not activated in this region"},
 	{name: "too much", sts: ststest.Throttling, status: 503, code: "Throttling", message: "Rate exceeded"},
 	{name: "a bad day", sts: ststest.InternalFailure, status: 503, code: "ServiceUnavailable", message: "HTTP 500"},
 	{name: "a code that nobody knows", sts: ststest.Fault{Code: "NewException", Message: "Something new."}, status: 400, code: "UnknownError", message: "STS refused (NewException, HTTP 400): Something new."},

@@ -63,9 +63,6 @@ var (
 	// IDPRejectedClaim has the text of AWS's service model; the one on record is Facebook's.
 	IDPRejectedClaim = Fault{Status: 403, Code: "IDPRejectedClaim", Message: "The identity provider (IdP) reported that authentication failed."}
 
-	// RegionDisabled is for a region in which the account has switched STS off.
-	RegionDisabled = Fault{Status: 403, Code: "RegionDisabledException", Message: "STS is not activated in this region for account:123456789012. Your account administrator can activate STS in this region using the IAM Console."}
-
 	// Throttling is a 400: a client that looks at the status alone takes it for a mistake of its own.
 	Throttling = Fault{Status: 400, Code: "Throttling", Message: "Rate exceeded"}
 
@@ -74,9 +71,6 @@ var (
 
 	// DurationTooLong is for a DurationSeconds above what the role allows. AWS does not clamp.
 	DurationTooLong = validationError("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
-
-	// PackedPolicyTooLarge is for session policies and tags that do not fit.
-	PackedPolicyTooLarge = Fault{Status: 400, Code: "PackedPolicyTooLarge", Message: "Packed size of session tags consumes 112% of allotted space."}
 
 	// MalformedPolicyDocument is for a session policy that is not one.
 	MalformedPolicyDocument = Fault{Status: 400, Code: "MalformedPolicyDocument", Message: "Syntax errors in policy."}
@@ -117,6 +111,17 @@ func HTMLPage(status int) Fault {
 // NotValidated has come in its place.
 func NoProvider(issuer string) Fault {
 	return invalidToken("No OpenIDConnect provider found in your account for " + issuer)
+}
+
+// RegionDisabled is for a region in which the account has switched STS off.
+func RegionDisabled(account string) Fault {
+	return Fault{Status: 403, Code: "RegionDisabledException", Message: "STS is not activated in this region for account:" + account +
+		". Your account administrator can activate STS in this region using the IAM Console."}
+}
+
+// PackedPolicyTooLarge is for session policies and tags that do not fit.
+func PackedPolicyTooLarge(percent int) Fault {
+	return Fault{Status: 400, Code: "PackedPolicyTooLarge", Message: fmt.Sprintf("Packed size of session tags consumes %d%% of allotted space.", percent)}
 }
 
 // ExpiredToken is for a token that ended at expires, by an STS whose clock says now.

@@ -26,22 +26,47 @@ const (
 // it serves the two public documents with which an STS verifies them. An Issuer may be used by many
 // goroutines at once.
 type Issuer struct {
-	key *rsa.PrivateKey
+	signing  atomic.Pointer[signingKey]
+	url      atomic.Pointer[string]
+	listener atomic.Pointer[listener]
+}
+
+type signingKey struct {
+	*rsa.PrivateKey
 	jwk jwk
-	url atomic.Pointer[string]
 }
 
 // NewIssuer returns an Issuer with a new key. Where the URL is known only after listening, url may be
 // empty and SetURL follows.
 func NewIssuer(url string) (*Issuer, error) {
+	i := new(Issuer)
+	i.SetURL(url)
+	return i, i.Rotate()
+}
+
+// Rotate replaces the key. What it had signed is signed by nobody from now on.
+func (i *Issuer) Rotate() error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
-		return nil, fmt.Errorf("make the issuer's key: %w", err)
+		return fmt.Errorf("make the issuer's key: %w", err)
 	}
-	i := &Issuer{key: key, jwk: publicJWK(&key.PublicKey)}
-	i.SetURL(url)
-	return i, nil
+	i.signing.Store(&signingKey{key, publicJWK(&key.PublicKey)})
+	return nil
 }
+
+// Start listens on a free port of 127.0.0.1, which the issuer's URL then says.
+func (i *Issuer) Start() error {
+	l, err := listen(i, nil)
+	if err != nil {
+		return err
+	}
+	i.listener.Store(l)
+	i.SetURL("http://" + l.address)
+	return nil
+}
+
+// Close stops listening. It may be called more than once, and before Start.
+func (i *Issuer) Close() error { return i.listener.Swap(nil).close() }
 
 // SetURL changes the issuer's URL, which is the iss of the tokens that follow. It is used as it
 // stands: STS compares the issuer byte by byte, a trailing slash included.
@@ -62,7 +87,7 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			Algorithms:    []string{signingAlgorithm},
 		})
 	case keysPath:
-		writeJSON(w, "application/jwk-set+json", jwkSet{Keys: []jwk{i.jwk}})
+		writeJSON(w, "application/jwk-set+json", jwkSet{Keys: []jwk{i.signing.Load().jwk}})
 	default:
 		http.NotFound(w, r)
 	}
@@ -177,7 +202,8 @@ func (c Claims) withDefaults(issuerURL string) Claims {
 // Token signs a token with the given claims.
 func (i *Issuer) Token(claims Claims) (string, error) {
 	c := claims.withDefaults(i.URL())
-	header, err := json.Marshal(tokenHeader{Algorithm: signingAlgorithm, KeyID: i.jwk.KeyID})
+	key := i.signing.Load()
+	header, err := json.Marshal(tokenHeader{Algorithm: signingAlgorithm, KeyID: key.jwk.KeyID})
 	if err != nil {
 		return "", fmt.Errorf("encode the token's header: %w", err)
 	}
@@ -201,7 +227,7 @@ func (i *Issuer) Token(claims Claims) (string, error) {
 	}
 	signed := base64url(header) + "." + base64url(payload)
 	sum := sha256.Sum256([]byte(signed))
-	signature, err := rsa.SignPKCS1v15(nil, i.key, crypto.SHA256, sum[:])
+	signature, err := rsa.SignPKCS1v15(nil, key.PrivateKey, crypto.SHA256, sum[:])
 	if err != nil {
 		return "", fmt.Errorf("sign the token: %w", err)
 	}
@@ -210,11 +236,12 @@ func (i *Issuer) Token(claims Claims) (string, error) {
 
 // signed reports whether this issuer's key made the token's signature.
 func (i *Issuer) signed(t token) bool {
-	if t.header.Algorithm != signingAlgorithm || t.header.KeyID != i.jwk.KeyID {
+	key := i.signing.Load()
+	if t.header.Algorithm != signingAlgorithm || t.header.KeyID != key.jwk.KeyID {
 		return false
 	}
 	sum := sha256.Sum256([]byte(t.signed))
-	return rsa.VerifyPKCS1v15(&i.key.PublicKey, crypto.SHA256, sum[:], t.signature) == nil
+	return rsa.VerifyPKCS1v15(&key.PublicKey, crypto.SHA256, sum[:], t.signature) == nil
 }
 
 // token is a JWT that has been read and not yet believed.

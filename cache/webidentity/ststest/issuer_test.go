@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"io"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -140,5 +142,45 @@ func TestAudienceMayBeAString(t *testing.T) {
 	}
 	if len(claims.Audience) != 1 || claims.Audience[0] != "sts.amazonaws.com" {
 		t.Errorf("got %q", claims.Audience)
+	}
+}
+
+func TestAnIssuerListensAndRotatesItsKey(t *testing.T) {
+	issuer, err := NewIssuer("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := issuer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer issuer.Close()
+	keys := func() string {
+		response, err := http.Get(issuer.URL() + keysPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(body)
+	}
+	token, err := issuer.Token(Claims{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, ok := parseToken(token)
+	if !ok || !issuer.signed(parsed) || !strings.Contains(keys(), parsed.header.KeyID) {
+		t.Error("the key of a new token is not published")
+	}
+	if err := issuer.Rotate(); err != nil {
+		t.Fatal(err)
+	}
+	if issuer.signed(parsed) || strings.Contains(keys(), parsed.header.KeyID) {
+		t.Error("the old key is still there")
+	}
+	if err := errors.Join(issuer.Close(), issuer.Close()); err != nil {
+		t.Error(err)
 	}
 }

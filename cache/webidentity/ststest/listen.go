@@ -18,10 +18,11 @@ import (
 	"time"
 )
 
-// listener is a Server that listens.
+// listener is a handler that listens on loopback.
 type listener struct {
-	server *http.Server
-	served chan error // the end of Serve
+	address string
+	server  *http.Server
+	served  chan error // the end of Serve
 }
 
 // Start listens on a free port of 127.0.0.1 and returns the URL.
@@ -54,26 +55,10 @@ func (s *Server) listen(config *tls.Config) (address string, err error) {
 	if s.listener != nil {
 		return "", errors.New("the STS listens already")
 	}
-	socket, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
+	if s.listener, err = listen(s, config); err != nil {
 		return "", err
 	}
-	address = socket.Addr().String()
-	if config != nil {
-		socket = tls.NewListener(socket, config)
-	}
-	l := &listener{
-		server: &http.Server{
-			Handler:           s,
-			ReadHeaderTimeout: 5 * time.Second,
-			// A client that does not trust the certificate is a test's intention, not news.
-			ErrorLog: log.New(io.Discard, "", 0),
-		},
-		served: make(chan error, 1),
-	}
-	go func() { l.served <- l.server.Serve(socket) }()
-	s.listener = l
-	return address, nil
+	return s.listener.address, nil
 }
 
 // Close stops listening and closes all connections, whatever is being answered on them. It may be
@@ -83,6 +68,33 @@ func (s *Server) Close() error {
 	l := s.listener
 	s.listener = nil
 	s.mu.Unlock()
+	return l.close()
+}
+
+func listen(h http.Handler, config *tls.Config) (*listener, error) {
+	socket, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	l := &listener{
+		address: socket.Addr().String(),
+		server: &http.Server{
+			Handler:           h,
+			ReadHeaderTimeout: 5 * time.Second,
+			// A client that does not trust the certificate is a test's intention, not news.
+			ErrorLog: log.New(io.Discard, "", 0),
+		},
+		served: make(chan error, 1),
+	}
+	if config != nil {
+		socket = tls.NewListener(socket, config)
+	}
+	go func() { l.served <- l.server.Serve(socket) }()
+	return l, nil
+}
+
+// close ends a listener, if there is one.
+func (l *listener) close() error {
 	if l == nil {
 		return nil
 	}

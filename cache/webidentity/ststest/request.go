@@ -3,12 +3,15 @@ package ststest
 import (
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 )
 
 // request is a request in which every parameter is well formed.
@@ -52,6 +55,9 @@ func parseRequest(form url.Values) (request, *Fault) {
 		return request{}, v.fault()
 	}
 
+	if refusal := checkPolicies(form); refusal != nil {
+		return request{}, refusal
+	}
 	role, ok := parseRole(roleARN)
 	if !ok {
 		return request{}, &InvalidARN
@@ -61,6 +67,35 @@ func parseRequest(form url.Values) (request, *Fault) {
 		return request{}, &NotAJWT
 	}
 	return request{role, sessionName, token, time.Duration(seconds) * time.Second}, nil
+}
+
+// maxPolicies is how many characters the session policies may have together, and maxPolicyARNs how many
+// managed ones there may be.
+const (
+	maxPolicies   = 2048
+	maxPolicyARNs = 10
+)
+
+// checkPolicies looks at the session policies. AWS packs them and measures the result; this one measures
+// what it is given.
+func checkPolicies(form url.Values) *Fault {
+	policy := form.Get("Policy")
+	size, n := len(policy), 0
+	for name, values := range form {
+		if strings.HasPrefix(name, "PolicyArns.member.") {
+			n++
+			size += len(values[0])
+		}
+	}
+	switch {
+	case form.Has("Policy") && !json.Valid([]byte(policy)):
+		return &MalformedPolicyDocument
+	case n > maxPolicyARNs:
+		return new(validationError(fmt.Sprintf("1 validation error detected: Value at 'policyArns' failed to satisfy constraint: Member must have length less than or equal to %d", maxPolicyARNs)))
+	case size > maxPolicies:
+		return new(PackedPolicyTooLarge(100 * size / maxPolicies))
+	}
+	return nil
 }
 
 // violations collects what is wrong with a form.
@@ -146,8 +181,10 @@ func (r role) sessionARN(sessionName string) string {
 	return fmt.Sprintf("arn:%s:sts::%s:assumed-role/%s/%s", r.partition, r.account, r.name, sessionName)
 }
 
-// providerARN is the OIDC provider, in the role's account, that vouches for the issuer's tokens.
-func (r role) providerARN(issuer string) string {
-	_, address, _ := strings.Cut(issuer, "://")
-	return fmt.Sprintf("arn:%s:iam::%s:oidc-provider/%s", r.partition, r.account, address)
+// identity is who asks for the role with a token.
+func (r role) identity(claims tokenClaims, audience string) trustpolicy.Identity {
+	return trustpolicy.Identity{
+		Partition: r.partition, Account: r.account,
+		Issuer: claims.Issuer, Audience: audience, Subject: claims.Subject,
+	}
 }

@@ -48,8 +48,8 @@ func TestAWSClientReadsEveryAnswer(t *testing.T) {
 
 	for _, fault := range []Fault{
 		AccessDenied, NotValidated, WrongAudience, NoAudience, NotAJWT, KeysUnreachable, WrongThumbprint,
-		IDPCommunicationError, IDPRejectedClaim, RegionDisabled, Throttling, InvalidARN, DurationTooLong,
-		PackedPolicyTooLarge, MalformedPolicyDocument, InternalFailure, ServiceUnavailable,
+		IDPCommunicationError, IDPRejectedClaim, RegionDisabled("123456789012"), Throttling, InvalidARN, DurationTooLong,
+		PackedPolicyTooLarge(112), MalformedPolicyDocument, InternalFailure, ServiceUnavailable,
 		NoProvider("https://oidc.example"), ExpiredToken(testNow, testNow), TokenTooOld(time.Hour), NoSuchOperation(action, version),
 	} {
 		s.Break(fault)

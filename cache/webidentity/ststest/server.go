@@ -14,24 +14,26 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 )
 
-// Options configure a [Server]. The zero Options make an STS that takes every well-formed token for
-// sts.amazonaws.com and every role.
+// Options configure a [Server]: what IAM holds in the account, and how the STS answers. The zero Options
+// make an STS that takes every well-formed token for sts.amazonaws.com and every role.
 type Options struct {
-	// Issuer is the only one that the account has an OIDC provider for. Nil means that any will do and
-	// that no signature is verified: for tokens that were signed elsewhere.
+	// Issuer has the keys that tokens are verified with. Nil means that no signature is verified: for
+	// tokens that were signed elsewhere.
 	Issuer *Issuer
 
-	// Audience is what the provider asks for; sts.amazonaws.com if empty.
-	Audience string
+	// Providers are the account's OIDC providers. Nil means one for the Issuer, or for every issuer if
+	// that is nil, with the client ID sts.amazonaws.com. Empty but not nil means that there is none.
+	Providers []Provider
 
 	// RoleARN is the only role that may be assumed. Empty means every role whose ARN is well formed.
 	RoleARN string
 
-	// Subject is whom the role's trust policy lets in, such as system:serviceaccount:default:app. Empty
-	// means everybody.
-	Subject string
+	// TrustPolicy is the roles' trust policy, in JSON. Empty lets everybody in.
+	TrustPolicy string
 
 	// Lifetime is how long a session lasts for which the request names no DurationSeconds; an hour if
 	// zero. Unlike AWS's it may be seconds.
@@ -40,17 +42,34 @@ type Options struct {
 	// MaxSessionDuration is the most that a request may ask for; an hour if zero, as for a new role.
 	MaxSessionDuration time.Duration
 
+	// Region is the endpoint's. DisabledRegions are those in which the account has switched STS off.
+	Region          string
+	DisabledRegions []string
+
+	// CallsPerSecond is the account's quota; zero is no bound. What goes beyond it is throttled.
+	CallsPerSecond int
+
+	// OldWording refuses in the words of before 2026, where these are known.
+	OldWording bool
+
 	// Now is the server's clock, in its Date header too; time.Now if nil.
 	Now func() time.Time
+}
+
+// Provider is an OIDC provider in IAM.
+type Provider struct {
+	Issuer    string   // its URL, which is the iss of the tokens it vouches for
+	ClientIDs []string // the audiences that it takes
 }
 
 // Server is the STS. It is an [http.Handler], and it can listen by itself, on loopback only. It may be
 // used by many goroutines at once.
 type Server struct {
-	options Options
-
 	mu       sync.Mutex
+	options  Options
 	fault    Fault
+	second   int64 // that calls were last counted in
+	calls    int   // in that second
 	requests []url.Values
 	issued   []Session
 	listener *listener
@@ -67,9 +86,6 @@ type Session struct {
 
 // New returns a Server that does not listen yet.
 func New(options Options) *Server {
-	if options.Audience == "" {
-		options.Audience = defaultAudience
-	}
 	if options.Lifetime == 0 {
 		options.Lifetime = time.Hour
 	}
@@ -80,6 +96,13 @@ func New(options Options) *Server {
 		options.Now = time.Now
 	}
 	return &Server{options: options}
+}
+
+// Change changes what IAM holds, for all requests that follow. change must not call the Server.
+func (s *Server) Change(change func(*Options)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.options)
 }
 
 // Break makes every request from now on end in f, until Mend or another Break. A request that is
@@ -121,8 +144,8 @@ func (s *Server) Issued() []Session {
 	return slices.Clone(s.issued)
 }
 
-// received notes a request and returns what Break has set for it.
-func (s *Server) received(form url.Values) Fault {
+// received notes a request, and returns what Break has set for it and the options that it is judged by.
+func (s *Server) received(form url.Values) (Fault, Options) {
 	kept := maps.Clone(form)
 	if kept.Has("WebIdentityToken") {
 		kept.Set("WebIdentityToken", maskedToken)
@@ -130,7 +153,18 @@ func (s *Server) received(form url.Values) Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests = append(s.requests, kept)
-	return s.fault
+	return s.fault, s.options
+}
+
+// throttled counts a call, and reports whether it is one too many for its second.
+func (s *Server) throttled(now time.Time, most int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if second := now.Unix(); second != s.second {
+		s.second, s.calls = second, 0
+	}
+	s.calls++
+	return most > 0 && s.calls > most
 }
 
 // maxBody is well above the 20000 characters that a token may have.
@@ -142,10 +176,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// has been read.
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	formErr := r.ParseForm()
-	broken := s.received(r.PostForm)
+	broken, options := s.received(r.PostForm)
 	broken.hold(r.Context())
 
-	now := s.options.Now()
+	now := options.Now()
 	w.Header().Set("Date", now.UTC().Format(http.TimeFormat))
 	requestID := newUUID()
 	w.Header().Set("x-amzn-RequestId", requestID)
@@ -160,20 +194,24 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case formErr != nil:
 		writeFault(w, validationError(formErr.Error()), requestID)
 	default:
-		s.assumeRole(w, r.PostForm, now, requestID)
+		s.assumeRole(w, r.PostForm, options, now, requestID)
 	}
 }
 
-func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, now time.Time, requestID string) {
+func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, o Options, now time.Time, requestID string) {
 	request, refusal := parseRequest(form)
+	audience := ""
+	if s.throttled(now, o.CallsPerSecond) {
+		refusal = &Throttling
+	}
 	if refusal == nil {
-		refusal = s.judge(request, now)
+		audience, refusal = o.judge(request, now)
 	}
 	if refusal != nil {
 		writeFault(w, *refusal, requestID)
 		return
 	}
-	lifetime := s.options.Lifetime
+	lifetime := o.Lifetime
 	if request.duration != 0 {
 		lifetime = request.duration
 	}
@@ -184,10 +222,10 @@ func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, now time.Tim
 
 	role, claims := request.role, request.token.claims
 	writeXML(w, http.StatusOK, successXML, map[string]any{
-		"Audience":       s.options.Audience,
+		"Audience":       audience,
 		"AssumedRoleID":  role.id() + ":" + session.SessionName,
 		"AssumedRoleARN": role.sessionARN(session.SessionName),
-		"Provider":       role.providerARN(claims.Issuer),
+		"Provider":       role.identity(claims, audience).ProviderARN(),
 		"Session":        session,
 		"Expiration":     session.Expiration.Format(time.RFC3339),
 		"Subject":        claims.Subject,
@@ -195,28 +233,62 @@ func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, now time.Tim
 	})
 }
 
-// judge says why a well-formed request is refused, or nil.
-func (s *Server) judge(r request, now time.Time) *Fault {
+// judge says why a well-formed request is refused, or for which audience it is taken.
+func (o *Options) judge(r request, now time.Time) (audience string, refusal *Fault) {
 	claims := r.token.claims
 	expires := time.Unix(claims.Expires, 0)
-	issuer := s.options.Issuer
-	switch {
-	case issuer != nil && (claims.Issuer != issuer.URL() || !issuer.signed(r.token)):
-		return &NotValidated
-	case len(claims.Audience) == 0:
-		return &NoAudience
-	case !slices.Contains(claims.Audience, s.options.Audience):
-		return &WrongAudience
-	case !now.Before(expires):
-		return new(ExpiredToken(now, expires))
-	case s.options.RoleARN != "" && s.options.RoleARN != r.role.arn,
-		s.options.Subject != "" && s.options.Subject != claims.Subject:
-		return &AccessDenied
-	// Only who may assume the role learns what it allows.
-	case r.duration > s.options.MaxSessionDuration:
-		return &DurationTooLong
+	if slices.Contains(o.DisabledRegions, o.Region) {
+		return "", new(RegionDisabled(r.role.account))
 	}
-	return nil
+	clientIDs, found := o.clientIDs(claims.Issuer)
+	if !found && o.OldWording {
+		return "", new(NoProvider(claims.Issuer))
+	}
+	if !found || (o.Issuer != nil && !o.Issuer.signed(r.token)) {
+		return "", &NotValidated
+	}
+	if len(claims.Audience) == 0 {
+		return "", &NoAudience
+	}
+	known := slices.IndexFunc(claims.Audience, func(a string) bool { return slices.Contains(clientIDs, a) })
+	if known < 0 {
+		return "", &WrongAudience
+	}
+	audience = claims.Audience[known]
+	if !now.Before(expires) {
+		return "", new(ExpiredToken(now, expires))
+	}
+	if (o.RoleARN != "" && o.RoleARN != r.role.arn) || !o.trusts(r.role.identity(claims, audience)) {
+		return "", &AccessDenied
+	}
+	// Only who may assume the role learns what it allows.
+	if r.duration > o.MaxSessionDuration {
+		return "", &DurationTooLong
+	}
+	return audience, nil
+}
+
+// clientIDs returns the audiences for which an issuer's tokens are taken.
+func (o *Options) clientIDs(issuer string) (clientIDs []string, found bool) {
+	if o.Providers == nil {
+		return []string{defaultAudience}, o.Issuer == nil || o.Issuer.URL() == issuer
+	}
+	for _, p := range o.Providers {
+		if p.Issuer == issuer {
+			return p.ClientIDs, true
+		}
+	}
+	return nil, false
+}
+
+// trusts evaluates the trust policy. IAM takes none that cannot be read; here it lets nobody in, and so
+// does a condition on what this STS does not know.
+func (o *Options) trusts(id trustpolicy.Identity) bool {
+	if o.TrustPolicy == "" {
+		return true
+	}
+	policy, err := trustpolicy.Parse([]byte(o.TrustPolicy))
+	return err == nil && policy.Decide(id) == trustpolicy.Allowed
 }
 
 // newSession makes credentials in the shape of AWS's, so that whatever looks for secrets by their shape

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 )
 
 const (
@@ -36,8 +38,15 @@ var testIssuer = sync.OnceValue(func() *Issuer {
 	return issuer
 })
 
+func testOptions() Options {
+	trust := trustpolicy.Identity{
+		Partition: "aws", Account: "123456789012", Issuer: testIssuer().URL(), Audience: defaultAudience, Subject: testSubject,
+	}
+	return Options{Issuer: testIssuer(), RoleARN: testRole, TrustPolicy: string(trust.Policy()), Now: clock}
+}
+
 func testServer() *Server {
-	return New(Options{Issuer: testIssuer(), RoleARN: testRole, Subject: testSubject, Now: clock})
+	return New(testOptions())
 }
 
 func testToken(t *testing.T, claims Claims) string {
@@ -164,6 +173,10 @@ func TestVerdicts(t *testing.T) {
 		},
 		{name: "another action", change: change{"Action": "GetCallerIdentity"}, want: NoSuchOperation("GetCallerIdentity", version)},
 		{name: "no version", change: change{"Version": ""}, want: NoSuchOperation(action, "NO_VERSION_SPECIFIED")},
+		{name: "a session policy", change: change{"Policy": `{"Version":"2012-10-17"}`, "PolicyArns.member.1.arn": "arn:aws:iam::aws:policy/ReadOnlyAccess"}},
+		{name: "a session policy that is no JSON", change: change{"Policy": `{"Version"`}, want: MalformedPolicyDocument},
+		{name: "session policies of 2048 characters", change: change{"Policy": `"` + strings.Repeat("a", 2026) + `"`, "PolicyArns.member.1.arn": "arn:aws:iam::1:policy"[:20]}},
+		{name: "session policies of more", change: change{"Policy": `"` + strings.Repeat("a", 2027) + `"`, "PolicyArns.member.1.arn": "arn:aws:iam::1:policy"[:20]}, want: PackedPolicyTooLarge(100)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := testServer()
@@ -453,5 +466,58 @@ func TestManyAtOnce(t *testing.T) {
 	wg.Wait()
 	if s.Calls() != 160 {
 		t.Errorf("%d calls, want 160", s.Calls())
+	}
+}
+
+func TestWhatIAMHoldsDecides(t *testing.T) {
+	issuer := testIssuer().URL()
+	old, err := NewIssuer(issuer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := testToken(t, Claims{})
+	for _, test := range []struct {
+		name   string
+		claims Claims
+		change func(*Options)
+		calls  int
+		want   Fault
+	}{
+		{name: "no provider", change: func(o *Options) { o.Providers = []Provider{} }, want: NotValidated},
+		{name: "no provider, in old words", change: func(o *Options) { o.Providers, o.OldWording = []Provider{}, true }, want: NoProvider(issuer)},
+		{name: "another cluster's provider", change: func(o *Options) { o.Providers = []Provider{{issuer + "2", []string{defaultAudience}}} }, want: NotValidated},
+		{name: "a provider", change: func(o *Options) { o.Providers = []Provider{{issuer, []string{"other", defaultAudience}}} }},
+		{name: "a provider without the client ID", change: func(o *Options) { o.Providers = []Provider{{issuer, []string{"other"}}} }, want: WrongAudience},
+		{
+			name: "another audience with its client ID", claims: Claims{Audience: []string{"other"}},
+			change: func(o *Options) { o.Providers, o.TrustPolicy = []Provider{{issuer, []string{"other"}}}, "" },
+		},
+		{
+			name: "another audience that the role does not want", claims: Claims{Audience: []string{"other"}},
+			change: func(o *Options) { o.Providers = []Provider{{issuer, []string{"other"}}} }, want: AccessDenied,
+		},
+		{name: "keys that have been replaced", change: func(o *Options) { o.Issuer = old }, want: NotValidated},
+		{name: "another action", change: func(o *Options) { o.TrustPolicy = strings.Replace(o.TrustPolicy, "WithWebIdentity", "", 1) }, want: AccessDenied},
+		{name: "a trust policy that is none", change: func(o *Options) { o.TrustPolicy = "{}" }, want: AccessDenied},
+		{name: "a region switched off", change: func(o *Options) { o.Region, o.DisabledRegions = "ap-east-1", []string{"ap-east-1"} }, want: RegionDisabled("123456789012")},
+		{name: "another region switched off", change: func(o *Options) { o.Region, o.DisabledRegions = "eu-west-1", []string{"ap-east-1"} }},
+		{name: "the last call of the quota", change: func(o *Options) { o.CallsPerSecond = 3 }, calls: 2},
+		{name: "a call beyond the quota", change: func(o *Options) { o.CallsPerSecond = 3 }, calls: 3, want: Throttling},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := testServer()
+			s.Change(test.change)
+			for range test.calls {
+				ask(s, testForm(token, nil))
+			}
+			answer := ask(s, testForm(testToken(t, test.claims), nil))
+			if test.want == (Fault{}) {
+				if answer.Code != http.StatusOK {
+					t.Errorf("%d, want credentials:\n%s", answer.Code, answer.Body)
+				}
+			} else if want := errorDocument(test.want, answer); answer.Body.String() != want {
+				t.Errorf("got\n%s\nwant\n%s", answer.Body, want)
+			}
+		})
 	}
 }
