@@ -138,11 +138,14 @@ func LoadCABundle(path string) (*x509.CertPool, error) {
 
 // newHTTPClient returns a client for one purpose: a small POST every half hour, which must fail fast.
 // It follows no redirect, because the token would follow too.
-func newHTTPClient(roots *x509.CertPool) (*http.Client, *http.Transport) {
+func newHTTPClient(o Options) (*http.Client, *http.Transport) {
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{Timeout: 2 * time.Second}).DialContext
+	}
 	transport := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
-		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		DialContext:            o.Dial,
+		TLSClientConfig:        &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    3 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		OnProxyConnectResponse: refusal,

@@ -2,6 +2,7 @@ package webidentity
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -271,5 +272,33 @@ func TestCABundleIsAddedToTheSystemsRoots(t *testing.T) {
 	want.AppendCertsFromPEM(ca)
 	if roots, _ := LoadCABundle(good); !roots.Equal(want) {
 		t.Error("the roots are not the system's and the bundle's")
+	}
+}
+
+func TestEndpointURL(t *testing.T) {
+	const eks = "https://oidc.eks.ap-east-1.amazonaws.com/id/X"
+	for _, test := range []struct {
+		name    string
+		options Options
+		issuer  string
+		want    string // a URL, or an error
+	}{
+		{"the region's", Options{Region: "eu-west-1"}, eks, "https://sts.eu-west-1.amazonaws.com"},
+		{"the issuer's region", Options{}, eks, "https://sts.ap-east-1.amazonaws.com"},
+		{"no region", Options{}, "https://issuer.example", `RegionUnknown: AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer "https://issuer.example" is not an EKS cluster's`},
+		{"the global one", Options{Region: "aws-global"}, eks, "https://sts.amazonaws.com"},
+		{"another partition's", Options{Region: "cn-north-1"}, eks, "https://sts.cn-north-1.amazonaws.com.cn"},
+		{"FIPS", Options{Region: "us-east-1", FIPS: true}, eks, "https://sts-fips.us-east-1.amazonaws.com"},
+		{"dual stack", Options{Region: "us-east-1", DualStack: true}, eks, "https://sts.us-east-1.api.aws"},
+		{"one's own", Options{Endpoint: "http://127.0.0.1:9000/minio"}, "https://issuer.example", "http://127.0.0.1:9000/minio"},
+	} {
+		u, err := test.options.EndpointURL(t.Context(), test.issuer)
+		got := fmt.Sprint(u)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != test.want {
+			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		}
 	}
 }

@@ -29,12 +29,18 @@ const openTries = 10
 // Claims are the parts of a projected token that say who and for how long. They are read, not
 // verified: that is for STS to do, and a forged claim here can only spoil our own messages.
 type Claims struct {
-	Issuer     string
-	Subject    string
-	Audience   []string
-	Expiration time.Time // zero when the token has none
-	Namespace  string
-	Pod        string
+	Algorithm string // of the header
+	KeyID     string // of the header
+
+	Issuer   string
+	Subject  string
+	Audience []string
+
+	Expiration, IssuedAt, NotBefore time.Time // each zero when the token has none
+
+	Namespace      string
+	ServiceAccount string
+	Pod            string
 }
 
 // ReadToken reads the projected token at path and what it says. The error is always a
@@ -117,6 +123,7 @@ func ParseToken(token string) (Claims, error) {
 	}
 	var header struct {
 		Algorithm string `json:"alg"`
+		KeyID     string `json:"kid"`
 	}
 	if err := decode(parts[0], &header); err != nil {
 		return Claims{}, fmt.Errorf("is not a JWT: its header %v", err)
@@ -131,11 +138,12 @@ func ParseToken(token string) (Claims, error) {
 		Subject    string      `json:"sub"`
 		Audience   audience    `json:"aud"`
 		Expiration json.Number `json:"exp"`
+		IssuedAt   json.Number `json:"iat"`
+		NotBefore  json.Number `json:"nbf"`
 		Kubernetes struct {
-			Namespace string `json:"namespace"`
-			Pod       struct {
-				Name string `json:"name"`
-			} `json:"pod"`
+			Namespace      string `json:"namespace"`
+			Pod            object `json:"pod"`
+			ServiceAccount object `json:"serviceaccount"`
 		} `json:"kubernetes.io"`
 	}
 	if err := decode(parts[1], &body); err != nil {
@@ -147,14 +155,26 @@ func ParseToken(token string) (Claims, error) {
 	if _, err := base64.RawURLEncoding.DecodeString(parts[2]); err != nil {
 		return Claims{}, errors.New("is not a JWT: its signature is not base64url")
 	}
-	claims := Claims{
+	return Claims{
+		Algorithm: header.Algorithm, KeyID: header.KeyID,
 		Issuer: body.Issuer, Subject: body.Subject, Audience: body.Audience,
-		Namespace: body.Kubernetes.Namespace, Pod: body.Kubernetes.Pod.Name,
+		Expiration: timeOf(body.Expiration), IssuedAt: timeOf(body.IssuedAt), NotBefore: timeOf(body.NotBefore),
+		Namespace: body.Kubernetes.Namespace, ServiceAccount: body.Kubernetes.ServiceAccount.Name, Pod: body.Kubernetes.Pod.Name,
+	}, nil
+}
+
+// object is a reference to one of Kubernetes' objects.
+type object struct {
+	Name string `json:"name"`
+}
+
+// timeOf reads a NumericDate. STS takes whole seconds only.
+func timeOf(n json.Number) time.Time {
+	seconds, err := n.Int64()
+	if err != nil || seconds <= 0 || seconds > maxTime {
+		return time.Time{}
 	}
-	if seconds, err := body.Expiration.Int64(); err == nil && seconds > 0 && seconds <= maxTime {
-		claims.Expiration = time.Unix(seconds, 0).UTC()
-	}
-	return claims, nil
+	return time.Unix(seconds, 0).UTC()
 }
 
 // decode reads one part of a JWT. Its errors follow the words "its header" or the like.

@@ -174,13 +174,16 @@ func TestClaimsAreRead(t *testing.T) {
 			`{"aud":["sts.amazonaws.com"],"exp":1582306514,"iat":1582220114,"iss":"https://oidc.eks.us-west-2.amazonaws.com/id/D43C","sub":"system:serviceaccount:shop:cart",
 			  "kubernetes.io":{"namespace":"shop","serviceaccount":{"name":"cart","uid":"u"},"pod":{"name":"cart-0","uid":"u"},"node":{"name":"n","uid":"u"},"warnafter":0}}`,
 			Claims{Issuer: "https://oidc.eks.us-west-2.amazonaws.com/id/D43C", Subject: "system:serviceaccount:shop:cart", Audience: []string{"sts.amazonaws.com"},
-				Expiration: time.Date(2020, 2, 21, 17, 35, 14, 0, time.UTC), Namespace: "shop", Pod: "cart-0"},
+				Expiration: time.Date(2020, 2, 21, 17, 35, 14, 0, time.UTC), IssuedAt: time.Date(2020, 2, 20, 17, 35, 14, 0, time.UTC),
+				Namespace: "shop", ServiceAccount: "cart", Pod: "cart-0"},
 		},
 		{"one audience", `{"aud":"a"}`, Claims{Audience: []string{"a"}}},
 		{"two audiences", `{"aud":["a","b"]}`, Claims{Audience: []string{"a", "b"}}},
 		{"no audience", `{"aud":[]}`, Claims{}},
 		{"a time with a fraction", `{"exp":1582306514.5}`, Claims{}},
 		{"no time", `{"exp":null}`, Claims{}},
+		{"the other times", `{"iat":1582220114,"nbf":1582220115}`, Claims{
+			IssuedAt: time.Date(2020, 2, 20, 17, 35, 14, 0, time.UTC), NotBefore: time.Date(2020, 2, 20, 17, 35, 15, 0, time.UTC)}},
 		{"a time before all", `{"exp":-1}`, Claims{}},
 		{"the last time that can be written", `{"exp":253402300799}`, Claims{Expiration: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}},
 		{"a time that cannot be written", `{"exp":253402300800}`, Claims{}},
@@ -191,6 +194,7 @@ func TestClaimsAreRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			test.want.Algorithm, test.want.KeyID = "RS256", "k"
 			if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", test.want) {
 				t.Errorf("read %+v, want %+v", got, test.want)
 			}

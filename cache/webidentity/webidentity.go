@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -53,6 +54,10 @@ type Options struct {
 	// Roots verify the endpoint's certificate. Nil means the system's.
 	Roots *x509.CertPool
 
+	// Dial opens connections, to the endpoint or to a proxy before it. Nil means a [net.Dialer]'s, which
+	// gives up after two seconds.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
 	// AppID is put into the User-Agent. Empty puts nothing there.
 	AppID string
 
@@ -81,7 +86,7 @@ func New(o Options) *Provider {
 	if o.SessionName != "" {
 		p.sessionName = SessionName(o.SessionName)
 	}
-	p.client, p.transport = newHTTPClient(o.Roots)
+	p.client, p.transport = newHTTPClient(o)
 	return p
 }
 
@@ -132,16 +137,9 @@ func (p *Provider) changedFrom(token string) func() bool {
 }
 
 func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (cache.Credentials, *cache.FetchError) {
-	region := p.options.Region
-	if region == "" {
-		region = RegionOfIssuer(claims.Issuer)
-	}
-	if region == "" && p.options.Endpoint != "" {
-		region = "us-east-1" // unsigned, and addressed by the endpoint: any region will do
-	}
-	if region == "" {
-		return cache.Credentials{}, &cache.FetchError{Reason: cache.RegionUnknown,
-			Message: fmt.Sprintf("AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer %q is not an EKS cluster's", cache.Scrub(claims.Issuer))}
+	region, failure := p.options.region(claims.Issuer)
+	if failure != nil {
+		return cache.Credentials{}, failure
 	}
 	client, host := p.newSTS(region)
 
@@ -191,6 +189,36 @@ func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (c
 		return cache.Credentials{}, err.(*cache.FetchError)
 	}
 	return creds, nil
+}
+
+// region returns the region of the STS for an issuer's tokens.
+func (o *Options) region(issuer string) (string, *cache.FetchError) {
+	switch {
+	case o.Region != "":
+		return o.Region, nil
+	case RegionOfIssuer(issuer) != "":
+		return RegionOfIssuer(issuer), nil
+	case o.Endpoint != "":
+		return "us-east-1", nil // unsigned, and addressed by the endpoint: any region will do
+	}
+	return "", &cache.FetchError{Reason: cache.RegionUnknown,
+		Message: fmt.Sprintf("AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer %q is not an EKS cluster's", cache.Scrub(issuer))}
+}
+
+// EndpointURL returns where a Provider with these options sends an issuer's tokens. The error is a
+// [*cache.FetchError] of the reason RegionUnknown, or the SDK's.
+func (o *Options) EndpointURL(ctx context.Context, issuer string) (*url.URL, error) {
+	if o.Endpoint != "" {
+		return url.Parse(o.Endpoint)
+	}
+	region, failure := o.region(issuer)
+	if failure != nil {
+		return nil, failure
+	}
+	endpoint, err := sts.NewDefaultEndpointResolverV2().ResolveEndpoint(ctx, sts.EndpointParameters{
+		Region: &region, UseFIPS: &o.FIPS, UseDualStack: &o.DualStack,
+	})
+	return &endpoint.URI, err
 }
 
 // call asks once. The SDK returns no error, and no credentials either, for a 200 that is empty or is
