@@ -335,12 +335,16 @@ func (c *Config) authorize() problems {
 }
 
 func (c *Config) provider(logger *slog.Logger) *webidentity.Provider {
-	return webidentity.New(webidentity.Options{
+	return webidentity.New(c.exchange(logger))
+}
+
+func (c *Config) exchange(logger *slog.Logger) webidentity.Options {
+	return webidentity.Options{
 		RoleARN: c.RoleARN, TokenFile: c.TokenFile, SessionName: c.SessionName,
 		Duration: c.duration, Policy: c.policy, PolicyARNs: c.policyARNs,
 		Region: c.region, Endpoint: c.endpoint, FIPS: c.fips, DualStack: c.dualStack, Roots: c.roots,
 		AppID: "irsa-sidecar-" + version, Logger: logger,
-	})
+	}
 }
 
 // variables returns the tags of Config: name, default and description of each variable.

@@ -53,6 +53,7 @@ Usage: irsa-sidecar [command]
   wait         wait until a running sidecar has credentials  [--timeout 30s]
   healthcheck  ask a running sidecar for its health          [livez|readyz|startupz]
   shutdown     end a running sidecar (IRSA_SIDECAR_QUITQUITQUIT=true)
+  doctor       say why there are no credentials, and the fix [--json] [--trust-policy FILE]
   credentials  make one exchange and print it                [--format process|env]
   version      print the version
   help         print this
@@ -77,7 +78,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "version", "--version":
 		fmt.Fprintf(stdout, "irsa-sidecar %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return nil
-	case "serve", "wait", "healthcheck", "shutdown", "credentials":
+	case "serve", "wait", "healthcheck", "shutdown", "doctor", "credentials":
 	default:
 		return usagef("there is no command %q: try irsa-sidecar help", command)
 	}
@@ -86,7 +87,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.SetOutput(io.Discard)
 	timeout := 30 * time.Second
 	format := "process"
+	policyFile, asJSON := "", false
 	switch command {
+	case "doctor":
+		flags.BoolVar(&asJSON, "json", false, "for programs: README describes it")
+		flags.StringVar(&policyFile, "trust-policy", "", "a role's trust policy to look at, - for standard input: the policy itself, or what aws iam get-role prints")
 	case "wait":
 		flags.DurationVar(&timeout, "timeout", timeout, "how long to wait")
 	case "credentials":
@@ -123,6 +128,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		problems = problems.concerning("IRSA_SIDECAR_OPS_LISTEN")
 	case "serve":
 		problems = append(problems, c.authorize()...)
+	case "doctor": // to whom they are findings
+		return diagnose(ctx, c, problems, policyFile, asJSON, stdout)
 	}
 	if len(problems) > 0 {
 		return usageError{problems}

@@ -1,0 +1,400 @@
+package doctor
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
+)
+
+// What becomes of a Pod whose owner does what the fix lines say.
+const (
+	mended    = true  // the exchange works
+	forPeople = false // it takes more than the lines: a firewall, a node, or AWS itself
+)
+
+// faults are what can be wrong: all rows of the table of STS's errors, and all checks. The first key is
+// of the finding that decides.
+var faults = []struct {
+	name    string
+	inTable bool // of what STS answers
+	fault   func(*world)
+	key     string
+	ends    bool
+}{
+	{"no-environment", false, func(w *world) { delete(w.env, "AWS_ROLE_ARN"); delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "NotAnnotated", mended},
+	{"no-role", false, func(w *world) { delete(w.env, "AWS_ROLE_ARN") }, "HalfAnnotated", mended},
+	{"no-token-file", false, func(w *world) { delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "HalfAnnotated", mended},
+	{"availability-zone", false, func(w *world) {
+		w.mistake("AWS_REGION", "eu-west-1a", `"eu-west-1a" is an availability zone: its region is eu-west-1`)
+	}, "ConfigurationMistake", mended},
+	{"partition", false, func(w *world) {
+		w.mistake("AWS_REGION", "cn-north-1", "cn-north-1 is in the partition aws-cn, but the role in AWS_ROLE_ARN is in aws")
+	}, "ConfigurationMistake", mended},
+	{"plain-http", false, func(w *world) {
+		w.mistake("AWS_ENDPOINT_URL_STS", "http://sts.example", "would send the token unencrypted to sts.example: plain http is for loopback only, use https")
+	}, "ConfigurationMistake", mended},
+	{"key-id-overwritten-by-the-secret", false, func(w *world) { w.env["AWS_ACCESS_KEY_ID"] = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY" }, "KeyPairBroken", mended},
+	{"static-keys", false, func(w *world) {
+		w.env["AWS_ACCESS_KEY_ID"], w.env["AWS_SECRET_ACCESS_KEY"] = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+	}, "StaticKeys", mended},
+	{"session-keys-without-token", false, func(w *world) {
+		w.env["AWS_ACCESS_KEY_ID"], w.env["AWS_SECRET_ACCESS_KEY"] = "ASIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+	}, "KeyPairBroken", mended},
+	{"profile", false, func(w *world) { w.env["AWS_PROFILE"] = "dev" }, "ProfileSet", mended},
+	{"shadowed", false, func(w *world) {
+		w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://" + w.options.Listen + "/v1/credentials"
+	}, "Shadowed", mended},
+	{"other-endpoint", false, func(w *world) {
+		w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://localhost:80/"
+		delete(w.env, "AWS_ROLE_ARN")
+		delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE")
+	}, "OtherEndpoint", mended},
+	{"pod-identity", false, func(w *world) { w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://169.254.170.23/v1/credentials" }, "PodIdentity", mended},
+
+	{"role-name", false, func(w *world) {
+		w.annotation = "app"
+		w.mistake("AWS_ROLE_ARN", "app", `"app" is not a role's ARN, such as arn:aws:iam::111122223333:role/app`)
+	}, "RoleARNMalformed", mended},
+
+	{"token-missing", false, func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = w.file.Path() + "s" }, "TokenFileMissing", mended},
+	{"token-directory-missing", false, func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Join(w.dir, "nowhere", "token") }, "TokenFileMissing", mended},
+	{"token-is-a-directory", false, func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Dir(w.file.Path()) }, "TokenFileUnreadable", mended},
+	{"token-is-a-path", false, func(w *world) { w.write("/var/run/secrets/eks.amazonaws.com/serviceaccount/token") }, "TokenFileMalformed", forPeople},
+	{"token-garbled", false, func(w *world) { w.write(w.newToken() + "\nI1126 19:00:00 klog") }, "TokenFileMalformed", forPeople},
+	{"token-copied", false, func(w *world) { w.copyToken() }, "TokenFileStatic", mended},
+	{"token-subpath", false, func(w *world) {
+		path := w.copyToken()
+		w.place("/proc/self/mountinfo", "22 1 0:21 / / rw - overlay overlay rw\n36 22 0:32 /x "+path+" ro - tmpfs tmpfs rw\n")
+	}, "TokenFileStatic", mended},
+	{"token-expired", true, func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()) }, "ExpiredTokenException", mended},
+	{"token-copied-and-expired", true, func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()); w.copyToken(); w.age = 0 }, "ExpiredTokenException", mended},
+	{"token-not-rotated", false, func(w *world) { w.age = 21 * time.Hour; w.write(w.newToken()) }, "TokenNotRotated", mended},
+	{"token-from-the-future", false, func(w *world) { w.age = -10*time.Minute - 30*time.Second; w.write(w.newToken()) }, "TokenFromTheFuture", mended},
+	{"audience-legacy", true, func(w *world) { w.claims.Audience = []string{}; w.write(w.newToken()); w.claims.Audience = nil }, "TokenLegacy", mended},
+	{"audience-typo", true, func(w *world) {
+		w.claims.Audience = []string{"sts.amazon.com"}
+		w.write(w.newToken())
+		w.allow("sts.amazon.com")
+	}, "AudienceNotRegistered", mended},
+	{"audience-of-its-own", false, func(w *world) {
+		w.claims.Audience = []string{"vault"}
+		w.write(w.newToken())
+		w.allow("vault")
+		w.sts.Change(func(o *ststest.Options) { o.Providers[0].ClientIDs = []string{"vault"} })
+	}, "AudienceUnusual", mended},
+	{"another-namespace", false, func(w *world) { w.place("/var/run/secrets/kubernetes.io/serviceaccount/namespace", "checkout\n") }, "NamespaceMismatch", mended},
+	{"subject-of-nobody", false, func(w *world) { w.write(unsigned(w, func(c map[string]any) { c["sub"] = "alice@example.com" })) }, "SubjectUnusual", mended},
+	{"token-without-an-end", false, func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "exp") })) }, "TokenLegacy", mended},
+	{"issuer-without-https", false, func(w *world) {
+		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "kubernetes/serviceaccount" }))
+	}, "IssuerNotHTTPS", forPeople},
+
+	{"no-region", false, func(w *world) {
+		delete(w.env, "AWS_REGION")
+		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "https://oidc.example" }))
+	}, "RegionUnknown", forPeople},
+	{"region-typo", true, func(w *world) { w.env["AWS_REGION"] = "eu-wset-1" }, "EndpointNotFound", mended},
+	{"fips-elsewhere", true, func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "true" }, "EndpointNotFound", mended},
+	{"refused", true, func(w *world) { w.hosts[stsHost+":443"] = freeAddress(w.t) }, "EndpointUnreachable", forPeople},
+	{"dropped", true, func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
+	{"tls-not-trusted", true, func(w *world) { w.options.Exchange.Roots, _ = authority(w.t) }, "EndpointNotTrusted", forPeople},
+	{"no-tls", true, func(w *world) { w.hosts[stsHost+":443"] = plain4(w) }, "NotAnSTSEndpoint", forPeople},
+	{"clock-behind", false, func(w *world) { w.skew(7*time.Minute + 20*time.Second) }, "ClockSkew", mended},
+	{"clock-ahead-a-little", false, func(w *world) { w.skew(-2*time.Minute - 20*time.Second) }, "ClockSkew", mended},
+
+	{"issuer-not-public", true, func(w *world) { w.issuerHandler = http.NotFoundHandler(); w.sts.Break(ststest.KeysUnreachable) }, "IDPCommunicationError", forPeople},
+	{"issuer-not-public-2026", true, func(w *world) { w.issuerHandler = http.NotFoundHandler(); w.sts.Break(ststest.NotValidated) }, "IssuerUnreachable", forPeople},
+	{"issuer-unreachable-from-here", false, func(w *world) { delete(w.hosts, "oidc.eks.eu-west-1.amazonaws.com:443") }, "IssuerUnreachable", mended},
+	{"issuer-of-another-name", true, func(w *world) {
+		w.document(map[string]any{"issuer": issuerURL + "/"})
+		w.sts.Break(ststest.NotValidated)
+	}, "IssuerMismatch", forPeople},
+	{"issuer-incomplete", true, func(w *world) {
+		w.document(map[string]any{"issuer": issuerURL, "jwks_uri": issuerURL + "/openid/v1/jwks"})
+		w.sts.Break(ststest.KeysUnreachable)
+	}, "IssuerIncomplete", forPeople},
+	{"cluster-rebuilt", true, func(w *world) {
+		issuer, err := ststest.NewIssuer(issuerURL)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		token := w.newToken()
+		w.replaceIssuer(issuer)
+		w.write(token)
+	}, "KeyUnknown", mended},
+	{"signature", true, func(w *world) { w.write(unsigned(w, func(map[string]any) {})) }, "SignatureInvalid", mended},
+
+	{"no-provider", true, func(w *world) { w.sts.Change(func(o *ststest.Options) { o.Providers = []ststest.Provider{} }) }, "ProviderMissing", mended},
+	{"no-provider-old", true, func(w *world) {
+		w.sts.Change(func(o *ststest.Options) { o.Providers, o.OldWording = []ststest.Provider{}, true })
+	}, "ProviderMissing", mended},
+	{"stale-cluster-id", true, func(w *world) {
+		w.sts.Change(func(o *ststest.Options) { o.Providers[0].Issuer = "https://oidc.eks.eu-west-1.amazonaws.com/id/OLD" })
+	}, "ProviderMissing", mended},
+	{"client-id-missing", true, func(w *world) {
+		w.sts.Change(func(o *ststest.Options) { o.Providers[0].ClientIDs = []string{"other"} })
+	}, "AudienceNotRegistered", mended},
+	{"thumbprint", true, func(w *world) { w.sts.Break(ststest.WrongThumbprint) }, "ThumbprintMismatch", mended},
+	{"not-a-jwt", true, func(w *world) { w.sts.Break(ststest.NotAJWT) }, "TokenFileMalformed", forPeople},
+
+	{"trust-action", true, func(w *world) { w.trust("sts:AssumeRoleWithWebIdentity", "sts:AssumeRole") }, "AccessDenied", mended},
+	{"trust-swapped-host", true, func(w *world) { w.trust("oidc-provider/oidc.eks.eu-west-1", "oidc-provider/oidc.eu-west-1.eks") }, "AccessDenied", mended},
+	{"trust-star", true, func(w *world) { w.trust("shop:cart", "shop:*") }, "AccessDenied", mended},
+	{"trust-key", true, func(w *world) { w.trust("/id/EXAMPLED539D4633E53DE1B71EXAMPLE:sub", ":sub") }, "AccessDenied", mended},
+	{"trust-case", true, func(w *world) { w.trust("shop:cart", "shop:Cart") }, "AccessDenied", mended},
+	{"trust-another", true, func(w *world) { w.trust("shop:cart", "shop:web") }, "AccessDenied", mended},
+	{"trust-another-account", true, func(w *world) { w.trust(account, "444455556666") }, "AccessDenied", mended},
+	{"another-role", true, func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN + "2" }, "AccessDenied", forPeople},
+	{"idp-communication", true, func(w *world) { w.sts.Break(ststest.IDPCommunicationError) }, "IDPCommunicationError", forPeople},
+	{"idp-rejected", true, func(w *world) { w.sts.Break(ststest.IDPRejectedClaim) }, "IDPRejectedClaim", forPeople},
+	{"token-too-old", true, func(w *world) { w.sts.Break(ststest.TokenTooOld(123 * time.Hour)) }, "ExpiredTokenException", forPeople},
+	{"region-off", true, func(w *world) {
+		w.sts.Change(func(o *ststest.Options) { o.DisabledRegions = []string{region} })
+		on := ststest.New(ststest.Options{Issuer: w.issuer})
+		ca, certificate := authority(w.t)
+		w.hosts["sts.us-east-1.amazonaws.com:443"] = listen(w.t, on, certificate)
+		_ = ca
+	}, "RegionDisabledException", forPeople},
+	{"throttled", true, func(w *world) { w.sts.Break(ststest.Throttling) }, "Throttling", forPeople},
+	{"request-arn", true, func(w *world) { w.sts.Break(ststest.InvalidARN) }, "ValidationError", forPeople},
+	{"duration-too-long", true, func(w *world) { w.options.Exchange.Duration = 12 * time.Hour }, "DurationTooLong", mended},
+	{"session-name", true, func(w *world) {
+		w.sts.Break(ststest.Fault{Code: "ValidationError", Message: `1 validation error detected: Value 'a/b' at 'roleSessionName' failed to satisfy constraint: Member must satisfy regular expression pattern: [\w+=,.@-]*`})
+	}, "ValidationError", forPeople},
+	{"policy-too-large", true, func(w *world) { w.options.Exchange.Policy = `"` + strings.Repeat("a", 2047) + `"` }, "PackedPolicyTooLarge", forPeople},
+	{"policy-malformed", true, func(w *world) { w.options.Exchange.Policy = "{" }, "MalformedPolicyDocument", forPeople},
+	{"another-service", true, func(w *world) { w.sts.Break(ststest.NoSuchOperation("AssumeRoleWithWebIdentity", "2011-06-15")) }, "NotAnSTSEndpoint", forPeople},
+	{"internal-failure", true, func(w *world) { w.sts.Break(ststest.InternalFailure) }, "ServiceUnavailable", forPeople},
+	{"html-503", true, func(w *world) { w.sts.Break(ststest.HTMLPage(503)) }, "ServiceUnavailable", forPeople},
+	{"html-403", true, func(w *world) { w.sts.Break(ststest.HTMLPage(403)) }, "NotAnSTSEndpoint", forPeople},
+	{"html-407", true, func(w *world) { w.sts.Break(ststest.HTMLPage(407)) }, "ProxyRefused", forPeople},
+	{"html-429", true, func(w *world) { w.sts.Break(ststest.HTMLPage(429)) }, "Throttling", forPeople},
+	{"redirected", true, func(w *world) { w.sts.Break(ststest.HTMLPage(302)) }, "NotAnSTSEndpoint", forPeople},
+	{"client-token-id", true, func(w *world) {
+		w.sts.Break(ststest.Fault{Status: 403, Code: "InvalidClientTokenId", Message: "The security token included in the request is invalid"})
+	}, "InvalidClientTokenId", forPeople},
+	{"no-credentials", false, func(w *world) { w.sts.Break(ststest.NoCredentials) }, "NotAnSTSEndpoint", forPeople},
+
+	{"port-taken", false, func(w *world) { w.serveAtListen(http.NotFoundHandler()) }, "PortTaken", mended},
+	{"host-network", false, func(w *world) { w.options.OnHostNetwork = true }, "HostNetwork", mended},
+
+	{"given-policy-right", false, func(w *world) { w.give(string(identity().Policy())) }, "", mended},
+	{"given-policy-not-json", false, func(w *world) { w.give("{\n  \"Version\": \"2012-10-17\",\n}") }, "PolicyMalformed", mended},
+	{"given-policy-no-aud", false, func(w *world) {
+		w.give(strings.Replace(w.trust("\n          \""+identity().Provider()+":aud\": \"sts.amazonaws.com\",", ""), "", "", 0))
+	}, "PolicyNoAudience", mended},
+	{"given-policy-several", false, func(w *world) { w.give(w.trust("shop:cart", "shop:*", "oidc.eks.eu-west-1", "oidc.eu-west-1.eks")) }, "AccessDenied", mended},
+	{"given-policy-deny", false, func(w *world) {
+		w.give(w.trust(`"Statement": [`, `"Statement": [{"Sid": "Old", "Effect": "Deny", "Principal": "*", "Action": "sts:AssumeRoleWithWebIdentity"},`))
+	}, "AccessDenied", forPeople},
+	{"given-policy-is-another-roles", false, func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN + "2"; w.give(string(identity().Policy())) }, "AccessDenied", forPeople},
+}
+
+func TestEachFaultHasItsReportAndItsFix(t *testing.T) {
+	for _, row := range faults {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			row.fault(w)
+			r := w.examine()
+			golden(t, w, row.name, r)
+			found := slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Key == row.key && f.Status != OK })
+			if !found && row.key != "" {
+				t.Errorf("nothing is %s", row.key)
+			}
+			if got := w.works(r) || w.mend(r); got != row.ends {
+				t.Errorf("after the fixes the exchange works: %v, want %v", got, row.ends)
+			}
+		})
+	}
+}
+
+func TestAHealthyPodIsHealthy(t *testing.T) {
+	w := newWorld(t)
+	r := w.examine()
+	golden(t, w, "healthy", r)
+	if r.Failure() != "" || r.Result != OK {
+		t.Errorf("%s, %v", r.Failure(), r.Result)
+	}
+	if string(r.TrustPolicy) != string(identity().Policy()) {
+		t.Errorf("the trust policy is %s", r.TrustPolicy)
+	}
+	if calls := w.sts.Calls(); calls != 2 { // one for the clock, without a token, and one exchange
+		t.Errorf("STS was asked %d times", calls)
+	}
+}
+
+// TestEveryKeyHasAStoryAndAReport keeps the list of keys, README's table and the golden reports
+// together.
+func TestEveryKeyHasAStoryAndAReport(t *testing.T) {
+	reported := make(map[string]bool)
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(raw)) {
+			if !strings.HasPrefix(line, "warn  ") && !strings.HasPrefix(line, "FAIL  ") {
+				continue
+			}
+			for word := range strings.FieldsSeq(line) {
+				if key, ok := strings.CutSuffix(word, ":"); ok {
+					reported[key] = true
+				}
+			}
+		}
+	}
+	listed := make(map[string]bool)
+	for _, entry := range Entries() {
+		if listed[entry.Key] || entry.Story == "" || cache.Reason(entry.Key).Advice() != "" {
+			t.Errorf("%s is there twice, or has no story, or is a Reason", entry.Key)
+		}
+		listed[entry.Key] = true
+		if kind := trustpolicy.Kind(entry.Key); !reported[entry.Key] && !strings.HasPrefix(string(kind), "Policy") {
+			t.Errorf("no report has %s", entry.Key)
+		}
+	}
+	unreported := []cache.Reason{
+		cache.CredentialsUninitialized, cache.UnknownError, cache.UnusableCredentials, // the sidecar's alone, or nobody's
+		cache.InvalidParameterValue, // MinIO's
+	}
+	for _, reason := range cache.Reasons() {
+		if !reported[string(reason)] && !slices.Contains(unreported, reason) && reason != cache.InvalidIdentityToken { // which the doctor takes apart
+			t.Errorf("no report has the reason %s", reason)
+		}
+	}
+}
+
+func (w *world) mistake(variable, value, text string) {
+	w.env[variable] = value
+	w.options.Mistakes = append(w.options.Mistakes, Mistake{variable, text})
+}
+
+// trust changes the role's trust policy, and returns it.
+func (w *world) trust(pairs ...string) string {
+	w.t.Helper()
+	policy := string(identity().Policy())
+	for pair := range slices.Chunk(pairs, 2) {
+		if !strings.Contains(policy, pair[0]) {
+			w.t.Fatalf("the policy has no %s", pair[0])
+		}
+		policy = strings.ReplaceAll(policy, pair[0], pair[1])
+	}
+	w.sts.Change(func(o *ststest.Options) { o.TrustPolicy = policy })
+	w.current = policy
+	return policy
+}
+
+// allow makes the trust policy one for another audience too.
+func (w *world) allow(audience string) {
+	w.trust(`"sts.amazonaws.com"`, `["sts.amazonaws.com", "`+audience+`"]`)
+}
+
+func (w *world) give(policy string) {
+	w.options.Policy, w.options.PolicyName = []byte(policy), "trust.json"
+}
+
+// copyToken has the environment name a copy of the token.
+func (w *world) copyToken() (path string) {
+	w.t.Helper()
+	raw, err := os.ReadFile(w.file.Path())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	path = filepath.Join(w.dir, "token")
+	if err := os.WriteFile(path, raw, 0o640); err != nil {
+		w.t.Fatal(err)
+	}
+	w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = path
+	return path
+}
+
+// place puts one of Kubernetes' or the kernel's files into the Pod.
+func (w *world) place(path, content string) {
+	w.t.Helper()
+	path = filepath.Join(w.dir, path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// unsigned makes a token with other claims under a signature that is not theirs.
+func unsigned(w *world, change func(map[string]any)) string {
+	w.t.Helper()
+	parts := strings.Split(w.newToken(), ".")
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var claims map[string]any
+	if err := json.Unmarshal(raw, &claims); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, name := range []string{"exp", "iat", "nbf"} {
+		claims[name] = int64(claims[name].(float64))
+	}
+	claims["jti"] = "changed"
+	change(claims)
+	if raw, err = json.Marshal(claims); err != nil {
+		w.t.Fatal(err)
+	}
+	parts[1] = base64.RawURLEncoding.EncodeToString(raw)
+	return strings.Join(parts, ".")
+}
+
+// plain4 listens in the clear where TLS is expected.
+func plain4(w *world) string {
+	address := freeAddress(w.t)
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s := &http.Server{Handler: w.sts}
+	go s.Serve(l)
+	w.t.Cleanup(func() { s.Close() })
+	return address
+}
+
+func (w *world) skew(by time.Duration) {
+	w.sts.Change(func(o *ststest.Options) { o.Now = func() time.Time { return time.Now().Add(by) } })
+}
+
+func (w *world) document(fields map[string]any) {
+	w.issuerHandler = http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { json.NewEncoder(rw).Encode(fields) })
+}
+
+// replaceIssuer rebuilds the cluster, under its old name.
+func (w *world) replaceIssuer(issuer *ststest.Issuer) {
+	w.issuer = issuer
+	w.issuerHandler = http.StripPrefix("/id/EXAMPLED539D4633E53DE1B71EXAMPLE", issuer)
+	w.sts.Change(func(o *ststest.Options) { o.Issuer = issuer })
+}
+
+func (w *world) serveAtListen(h http.Handler) {
+	w.t.Helper()
+	l, err := net.Listen("tcp", w.options.Listen)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s := &http.Server{Handler: h}
+	go s.Serve(l)
+	w.t.Cleanup(func() { s.Close() })
+}

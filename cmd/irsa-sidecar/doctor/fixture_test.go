@@ -1,0 +1,285 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"flag"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+const (
+	region    = "eu-west-1"
+	issuerURL = "https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE"
+	account   = "111122223333"
+	roleARN   = "arn:aws:iam::" + account + ":role/team/app"
+	stsHost   = "sts.eu-west-1.amazonaws.com"
+)
+
+// A key takes longer than a test.
+var sharedIssuer = sync.OnceValues(func() (*ststest.Issuer, error) { return ststest.NewIssuer(issuerURL) })
+
+// world is a Pod, its cluster and its AWS account. Names are real; all that has them is on loopback.
+type world struct {
+	t       testing.TB
+	dir     string
+	sts     *ststest.Server
+	issuer  *ststest.Issuer
+	claims  ststest.Claims // of the tokens that the API server makes
+	age     time.Duration  // how long ago it made the one in the file
+	file    *ststest.TokenFile
+	env     map[string]string
+	hosts   map[string]string // where a name leads
+	options Options
+
+	annotation string // the role at the service account
+	current    string // the policy, if it was changed
+
+	issuerHandler http.Handler // what is asked for the issuer's documents
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	issuer, err := sharedIssuer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, dir: t.TempDir(), issuer: issuer, hosts: make(map[string]string)}
+	w.claims = ststest.Claims{Namespace: "shop", ServiceAccount: "cart", Pod: "cart-7c9f", Lifetime: 24 * time.Hour}
+	w.age = 3*time.Hour + 5*time.Minute
+	w.issuerHandler = http.StripPrefix("/id/EXAMPLED539D4633E53DE1B71EXAMPLE", issuer)
+	w.sts = ststest.New(ststest.Options{
+		Issuer: issuer, RoleARN: roleARN, TrustPolicy: string(identity().Policy()), Region: region,
+		Providers: []ststest.Provider{{Issuer: issuerURL, ClientIDs: []string{stsAudience}}},
+	})
+	ca, certificate := authority(t)
+	w.hosts[stsHost+":443"] = listen(t, w.sts, certificate)
+	w.hosts["oidc.eks.eu-west-1.amazonaws.com:443"] = listen(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.issuerHandler.ServeHTTP(rw, r) }), certificate)
+	w.annotation = roleARN
+	w.options = Options{
+		Exchange: webidentity.Options{Roots: ca, Dial: w.dial},
+		Listen:   freeAddress(t),
+		Lookup:   w.lookup,
+		Root:     w.dir,
+	}
+	w.env = map[string]string{"AWS_ROLE_ARN": roleARN, "AWS_REGION": region}
+	w.options.Getenv = func(name string) string { return w.env[name] }
+	w.mount()
+	return w
+}
+
+func identity() trustpolicy.Identity {
+	return trustpolicy.Identity{Partition: "aws", Account: account, Issuer: issuerURL, Audience: stsAudience, Subject: "system:serviceaccount:shop:cart"}
+}
+
+// mount gives the Pod a projected volume with a token.
+func (w *world) mount() {
+	w.t.Helper()
+	file, err := ststest.NewTokenFile(filepath.Join(w.t.(interface{ TempDir() string }).TempDir(), "serviceaccount"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.file = file
+	w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = file.Path()
+	w.write(w.newToken())
+}
+
+func (w *world) newToken() string {
+	w.t.Helper()
+	claims := w.claims
+	claims.IssuedAt = time.Now().Add(-w.age - 10*time.Second)
+	token, err := w.issuer.Token(claims)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return token
+}
+
+func (w *world) write(token string) {
+	w.t.Helper()
+	if err := w.file.Write(token); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// examine makes the options of the environment, as main does, and examines.
+func (w *world) examine() *Report {
+	w.t.Helper()
+	w.options.Exchange.RoleARN, w.options.Exchange.TokenFile = w.env["AWS_ROLE_ARN"], w.env["AWS_WEB_IDENTITY_TOKEN_FILE"]
+	w.options.Exchange.Region, w.options.Exchange.Endpoint = w.env["AWS_REGION"], w.env["AWS_ENDPOINT_URL_STS"]
+	w.options.Exchange.FIPS, w.options.Exchange.SessionName = w.env["AWS_USE_FIPS_ENDPOINT"] == "true", w.env["AWS_ROLE_SESSION_NAME"]
+	begun := time.Now()
+	report := Examine(w.t.Context(), w.options)
+	if took := time.Since(begun); took > 15*time.Second {
+		w.t.Errorf("the examination took %s", took)
+	}
+	report.Version = "v0.0.0"
+	w.mustBeSecretFree(report)
+	return report
+}
+
+// works reports whether an exchange does.
+func (w *world) works(report *Report) bool {
+	return slices.ContainsFunc(report.Findings, func(f Finding) bool { return f.Check == "sts" && f.Status == OK })
+}
+
+func (w *world) mustBeSecretFree(r *Report) {
+	w.t.Helper()
+	var b bytes.Buffer
+	if err := r.WriteText(&b, false); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := r.WriteJSON(&b); err != nil {
+		w.t.Fatal(err)
+	}
+	secrets := []string{w.env["AWS_SECRET_ACCESS_KEY"], w.env["AWS_SESSION_TOKEN"]}
+	if raw, err := os.ReadFile(w.env["AWS_WEB_IDENTITY_TOKEN_FILE"]); err == nil && bytes.HasPrefix(raw, []byte("eyJ")) {
+		secrets = append(secrets, string(raw), string(raw[bytes.LastIndexByte(raw, '.')+1:]))
+	}
+	for _, s := range w.sts.Issued() {
+		secrets = append(secrets, s.SecretAccessKey, s.SessionToken)
+	}
+	for _, secret := range secrets {
+		if len(secret) > 8 && strings.Contains(b.String(), secret) {
+			w.t.Errorf("a secret is in the report")
+		}
+	}
+}
+
+func (w *world) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	to := address
+	if mapped, ok := w.hosts[address]; ok {
+		to = mapped
+	} else if host, _, _ := net.SplitHostPort(address); net.ParseIP(host) == nil {
+		return nil, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}}
+	}
+	if to == "hang" {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, to)
+}
+
+func (w *world) lookup(_ context.Context, host string) ([]netip.Addr, error) {
+	if _, ok := w.hosts[host+":443"]; !ok {
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	}
+	return []netip.Addr{netip.MustParseAddr("198.51.100.7")}, nil
+}
+
+// authority makes a certificate for every name of the world, and what trusts it.
+func authority(t testing.TB) (*x509.CertPool, tls.Certificate) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	description := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test CA", Organization: []string{"Example"}},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames: []string{"*.eks.eu-west-1.amazonaws.com", "oidc.eks.eu-west-1.amazonaws.com", stsHost, "sts.us-east-1.amazonaws.com"},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, description, description, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(parsed)
+	return pool, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func listen(t testing.TB, h http.Handler, certificate tls.Certificate) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
+	go s.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate}}))
+	t.Cleanup(func() { s.Close() })
+	return l.Addr().String()
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// changing is what is different in every run.
+var changing = []struct {
+	what *regexp.Regexp
+	by   string
+}{
+	{regexp.MustCompile(`in \d+ ms`), "in 3 ms"},
+	{regexp.MustCompile(`\b1\d{9}\b`), "1700000000"},
+	{regexp.MustCompile(`key "[\w-]{43}"`), `key "KEY"`},
+}
+
+// golden holds a report against testdata/<name>.txt.
+func golden(t *testing.T, w *world, name string, r *Report) {
+	t.Helper()
+	var b strings.Builder
+	if err := r.WriteText(&b, false); err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(w.options.Listen)
+	got := strings.NewReplacer(
+		filepath.Dir(w.file.Path()), "/var/run/secrets/eks.amazonaws.com/serviceaccount",
+		w.dir, "DIR", ":"+port, ":9911",
+		"owner "+strconv.Itoa(os.Geteuid())+":"+strconv.Itoa(os.Getegid()), "owner 0:0",
+	).Replace(b.String())
+	for _, c := range changing {
+		got = c.what.ReplaceAllString(got, c.by)
+	}
+	path := filepath.Join("testdata", name+".txt")
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s is not what is reported:\n%s", path, got)
+	}
+}

@@ -1,0 +1,193 @@
+package doctor
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+// mend is somebody who reads the report, and does what its fix lines say, one after the other, until
+// the exchange works. Words in capitals he replaces by what only he knows.
+func (w *world) mend(r *Report) bool {
+	w.t.Helper()
+	for _, f := range r.Findings {
+		if f.Status == OK {
+			continue
+		}
+		for _, fix := range f.Fixes {
+			w.apply(fix)
+			if w.works(w.examine()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (w *world) apply(fix Fix) {
+	w.t.Helper()
+	switch fix.Kind {
+	case "", terraform: // for reading; and the same again
+	case yaml:
+		w.mount()
+	case shell:
+		for _, words := range shellLines(w.t, fix.Text) {
+			w.run(words)
+		}
+	default:
+		w.t.Errorf("a fix of the unknown kind %q", fix.Kind)
+	}
+}
+
+// run does what a command would.
+func (w *world) run(words []string) {
+	w.t.Helper()
+	option := func(name string) string {
+		for i, word := range words {
+			if word == name && i+1 < len(words) {
+				return words[i+1]
+			}
+		}
+		w.t.Errorf("%q has no %s", words, name)
+		return ""
+	}
+	command := strings.Join(words[:min(3, len(words))], " ")
+	switch {
+	case words[0] == "export":
+		name, value, _ := strings.Cut(words[1], "=")
+		w.env[name] = value
+		w.forget(name)
+	case words[0] == "unset":
+		for _, name := range words[1:] {
+			delete(w.env, name)
+			w.forget(name)
+		}
+	case words[0] == "chmod" && words[1] == "u+r":
+		if err := os.Chmod(words[2], 0o400); err != nil {
+			w.t.Error(err)
+		}
+	case command == "kubectl annotate serviceaccount":
+		for _, word := range words {
+			if role, ok := strings.CutPrefix(word, "eks.amazonaws.com/role-arn="); ok {
+				w.annotation = strings.NewReplacer("ACCOUNT", account, "ROLE", "team/app", "role/app", "role/team/app").Replace(role)
+			}
+			if audience, ok := strings.CutPrefix(word, "eks.amazonaws.com/audience="); ok {
+				w.claims.Audience = []string{audience}
+			}
+		}
+	case command == "kubectl rollout restart", command == "kubectl delete pod":
+		w.age = 0
+		w.env["AWS_ROLE_ARN"] = w.annotation
+		w.forget("AWS_ROLE_ARN")
+		w.mount()
+	case strings.HasPrefix(command, "aws iam update-assume-role-policy"):
+		w.mustBeTheRole(option("--role-name"))
+		policy := option("--policy-document")
+		w.sts.Change(func(o *ststest.Options) { o.TrustPolicy = policy })
+		w.current = policy
+	case command == "aws iam create-open-id-connect-provider":
+		w.sts.Change(func(o *ststest.Options) {
+			for _, p := range o.Providers {
+				if p.Issuer == option("--url") {
+					return // EntityAlreadyExists
+				}
+			}
+			o.Providers = append(o.Providers, ststest.Provider{Issuer: option("--url"), ClientIDs: []string{option("--client-id-list")}})
+		})
+	case command == "aws iam add-client-id-to-open-id-connect-provider":
+		w.sts.Change(func(o *ststest.Options) {
+			for i, p := range o.Providers {
+				if "arn:aws:iam::"+account+":oidc-provider/"+strings.TrimPrefix(p.Issuer, "https://") == option("--open-id-connect-provider-arn") {
+					o.Providers[i].ClientIDs = append(p.ClientIDs, option("--client-id"))
+				}
+			}
+		})
+	case command == "aws iam delete-open-id-connect-provider":
+		w.sts.Change(func(o *ststest.Options) { o.Providers = []ststest.Provider{} })
+		w.sts.Mend()
+	case command == "aws iam update-role":
+		w.mustBeTheRole(option("--role-name"))
+	case command == "aws iam get-role" && strings.HasSuffix(strings.Join(words, " "), "| irsa-sidecar doctor --trust-policy -"):
+		w.mustBeTheRole(option("--role-name"))
+		if w.options.Policy != nil || w.current == "" || w.env["AWS_ROLE_ARN"] != roleARN { // seen already, or NoSuchEntity
+			return
+		}
+		printed, err := json.Marshal(map[string]any{"Role": map[string]any{"AssumeRolePolicyDocument": json.RawMessage(w.current)}})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.options.Policy, w.options.PolicyName = printed, "the policy"
+		w.mend(w.examine())
+		w.options.Policy = nil
+	case words[0] == "curl", words[0] == "cut", words[0] == "chronyc", words[0] == "eksctl", words[0] == "eval", words[0] == "wc",
+		command == "aws iam list-open-id-connect-providers", command == "aws eks describe-cluster", command == "aws eks list-pod-identity-associations": // for reading
+	default:
+		w.t.Errorf("nobody knows the command %q", words)
+	}
+}
+
+// forget takes back the mistake in a variable that has a new value.
+func (w *world) forget(name string) {
+	for i, m := range w.options.Mistakes {
+		if m.Variable == name {
+			w.options.Mistakes = append(w.options.Mistakes[:i:i], w.options.Mistakes[i+1:]...)
+			return
+		}
+	}
+}
+
+func (w *world) mustBeTheRole(name string) {
+	w.t.Helper()
+	if name != filepath.Base(w.env["AWS_ROLE_ARN"]) {
+		w.t.Errorf("the fix is for the role %q", name)
+	}
+}
+
+// shellLines reads commands, a line each, but for line ends in single quotes.
+func shellLines(t interface{ Errorf(string, ...any) }, text string) (lines [][]string) {
+	var words []string
+	var word strings.Builder
+	inWord, quote := false, rune(0)
+	end := func() {
+		if inWord {
+			words = append(words, word.String())
+		}
+		word.Reset()
+		inWord = false
+	}
+	escaped := false
+	for _, r := range text + "\n" {
+		switch {
+		case escaped:
+			word.WriteRune(r)
+			escaped = false
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote != 0:
+			word.WriteRune(r)
+		case r == '\\':
+			escaped, inWord = true, true
+		case r == '\'' || r == '"':
+			quote, inWord = r, true
+		case r == ' ':
+			end()
+		case r == '\n':
+			end()
+			if len(words) > 0 {
+				lines = append(lines, words)
+			}
+			words = nil
+		default:
+			inWord = true
+			word.WriteRune(r)
+		}
+	}
+	if quote != 0 {
+		t.Errorf("a quote is not closed in %s", strconv.Quote(text))
+	}
+	return lines
+}
