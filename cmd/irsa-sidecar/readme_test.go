@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/clients"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
@@ -31,6 +32,7 @@ func TestREADMETablesAreTheProgramsOwn(t *testing.T) {
 		"configuration":   configurationTable(),
 		"reasons":         reasonsTable(),
 		"refusals":        refusalsTable(),
+		"checks":          checksTable(),
 		"clients":         tested.Markdown(),
 		"clients not run": tested.KnownMarkdown(),
 	} {
@@ -72,6 +74,15 @@ func reasonsTable() string {
 	b.WriteString("| reason | what to do |\n|---|---|\n")
 	for _, r := range reasons {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", r, markdown(r.Advice()))
+	}
+	return b.String()
+}
+
+func checksTable() string {
+	var b strings.Builder
+	b.WriteString("| key | what is behind it |\n|---|---|\n")
+	for _, e := range doctor.Entries() {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", e.Key, e.Story) // Markdown already
 	}
 	return b.String()
 }
