@@ -1,10 +1,12 @@
 package doctor
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -397,4 +399,22 @@ func (w *world) serveAtListen(h http.Handler) {
 	s := &http.Server{Handler: h}
 	go s.Serve(l)
 	w.t.Cleanup(func() { s.Close() })
+}
+
+// A DNS that never answers costs seconds, and the rest is still examined.
+func TestADNSThatHangsEndsInTime(t *testing.T) {
+	w := newWorld(t)
+	w.options.Lookup = func(ctx context.Context, _ string) ([]netip.Addr, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	w.options.Exchange.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	r := w.examine() // which fails after 15 seconds
+	golden(t, w, "dns-hangs", r)
+	if r.Failure() != "dns: EndpointUnreachable" {
+		t.Errorf("failed: %s", r.Failure())
+	}
 }

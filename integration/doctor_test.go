@@ -1,0 +1,154 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
+)
+
+// newClinic is a world whose issuer can be asked, so that a signature can be verified, and whose role
+// has a trust policy.
+func newClinic(t *testing.T) (*world, trustpolicy.Identity) {
+	t.Helper()
+	w := newWorld(t, ststest.Options{})
+	issuer, err := ststest.NewIssuer("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := issuer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { issuer.Close() })
+	token, err := issuer.Token(ststest.Claims{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed.token(token)
+	if err := w.token.Write(token); err != nil {
+		t.Fatal(err)
+	}
+	id := trustpolicy.Identity{Partition: "aws", Account: "123456789012", Issuer: issuer.URL(), Audience: "sts.amazonaws.com", Subject: "system:serviceaccount:default:app"}
+	w.sts.Change(func(o *ststest.Options) { o.Issuer, o.TrustPolicy = issuer, string(id.Policy()) })
+	return w, id
+}
+
+func TestTheDoctorsExitCodeAndOutput(t *testing.T) {
+	t.Parallel()
+	w, id := newClinic(t)
+	healthy := run(t, w.env, "doctor")
+	wantCode(t, healthy, 0)
+	if healthy.stderr != "" || strings.Contains(healthy.stdout, "\x1b") {
+		t.Errorf("not in silence, or in color where there is no terminal: %s%s", healthy.stdout, healthy.stderr)
+	}
+	for _, line := range []string{"ok    signature", "ok    sts", "ok    identity", "0 warn, 0 FAIL"} {
+		want(t, "the report", healthy.stdout, line)
+	}
+
+	wrong := strings.Replace(string(id.Policy()), ":app", ":web", 1)
+	w.sts.Change(func(o *ststest.Options) { o.TrustPolicy = wrong })
+	file := filepath.Join(t.TempDir(), "trust.json")
+	if err := os.WriteFile(file, []byte(wrong), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, w.env, "doctor", "--trust-policy", file, "--json")
+	wantCode(t, r, 1)
+	if r.stderr != "irsa-sidecar: doctor: sts: AccessDenied\n" {
+		t.Errorf("the last line is %q", r.stderr)
+	}
+	var report struct {
+		Schema      int
+		Result      string
+		TrustPolicy json.RawMessage
+		Findings    []struct {
+			Check, Status, Key, Finding string
+			Fixes                       []struct{ What, Kind, Text string }
+		}
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil {
+		t.Fatalf("%v\n%s", err, r.stdout)
+	}
+	if report.Schema != 1 || report.Result != "fail" || len(report.TrustPolicy) == 0 {
+		t.Errorf("schema %d, result %q, policy %s", report.Schema, report.Result, report.TrustPolicy)
+	}
+	found := false
+	for _, f := range report.Findings {
+		found = found || f.Check == "trust-policy" && f.Status == "fail" && f.Key == "PolicySubject" && strings.Contains(f.Finding, "line 13") &&
+			len(f.Fixes) == 1 && strings.HasPrefix(f.Fixes[0].Text, "aws iam update-assume-role-policy --role-name app ")
+	}
+	if !found {
+		t.Errorf("the wrong line is not named:\n%s", r.stdout)
+	}
+}
+
+func TestTheDoctorsOwnMistakes(t *testing.T) {
+	t.Parallel()
+	w, _ := newClinic(t)
+	file := func(content string) string {
+		path := filepath.Join(t.TempDir(), "trust.json")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, test := range []struct {
+		name string
+		env  []string
+		args []string
+		code int
+		says []string
+	}{
+		{"no environment at all", nil, nil, 1, []string{"NotAnnotated", "not checked"}},
+		{"no such policy file", w.env, []string{"--trust-policy", "/nowhere.json"}, 2, []string{"--trust-policy: /nowhere.json cannot be read: no such file or directory"}},
+		{"a policy that is not JSON", w.env, []string{"--trust-policy", file("Version: 2012-10-17\n")}, 1, []string{"PolicyMalformed", "line 1, column 1: is not JSON", "ok    sts"}},
+		{"an empty policy", w.env, []string{"--trust-policy", file("")}, 1, []string{"line 1: is empty"}},
+		{"too much", w.env, []string{"now"}, 2, []string{`doctor does not take "now"`}},
+		{"an STS in the clear", w.with("AWS_ENDPOINT_URL_STS=http://sts.example"), nil, 1, []string{"ConfigurationMistake: AWS_ENDPOINT_URL_STS would send the token unencrypted", "unset AWS_ENDPOINT_URL_STS"}},
+		{"a misspelt variable", w.with("IRSA_SIDECAR_LISTN=127.0.0.1:1"), nil, 1, []string{"did you mean IRSA_SIDECAR_LISTEN?", "ok    sts"}},
+		{"a token for the path of one", w.with("AWS_WEB_IDENTITY_TOKEN_FILE=eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJlLXNpZ25hdHVyZQ"), nil, 1, []string{"holds a token and not the path"}},
+		{"nobody at STS", w.with("AWS_ENDPOINT_URL_STS=http://" + freeAddress(t)), nil, 1, []string{"EndpointUnreachable", "connection refused"}},
+	} {
+		r := run(t, test.env, append([]string{"doctor"}, test.args...)...)
+		if r.code != test.code {
+			t.Errorf("%s: exit code %d, want %d\n%s%s", test.name, r.code, test.code, r.stdout, r.stderr)
+		}
+		for _, words := range test.says {
+			if !strings.Contains(r.stdout+r.stderr, words) {
+				t.Errorf("%s: does not say %q:\n%s%s", test.name, words, r.stdout, r.stderr)
+			}
+		}
+		if strings.Contains(r.stdout+r.stderr, "c2lnbmF0dXJl") {
+			t.Errorf("%s: prints a token", test.name)
+		}
+	}
+}
+
+// The recipe that people paste assigns the secret to the key's ID, exports nothing, and comes with a
+// trust policy in which sub has taken the place of aud.
+func TestTheThreeFaultsOfTheShellRecipe(t *testing.T) {
+	t.Parallel()
+	w, id := newClinic(t)
+	sh := func(script string, env ...string) string {
+		t.Helper()
+		cmd := exec.Command("sh", "-c", script)
+		r := finish(t, cmd, slices.Concat(w.with(env...), []string{"PATH=" + filepath.Dir(program(t)) + ":" + os.Getenv("PATH")}))
+		return r.stdout
+	}
+	want(t, "the doctor", sh("irsa-sidecar doctor", "AWS_ACCESS_KEY_ID=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+		"KeyPairBroken: AWS_ACCESS_KEY_ID has 40 characters and is no access key ID")
+	want(t, "the doctor", sh("AWS_ROLE_ARN="+roleARN+"; irsa-sidecar doctor", "AWS_ROLE_ARN"), "HalfAnnotated: AWS_WEB_IDENTITY_TOKEN_FILE is set, and AWS_ROLE_ARN is not")
+	want(t, "the doctor", sh(`printf %s "$POLICY" | irsa-sidecar doctor --trust-policy -`,
+		"POLICY="+strings.Replace(string(id.Policy()), `"`+id.Provider()+`:aud": "sts.amazonaws.com",`, "", 1)), "PolicyNoAudience: the policy, line 4, statement 1: no condition binds the audience")
+
+	// And what takes the recipe's place: all three are there, right, and for programs too.
+	script := `eval "$(irsa-sidecar credentials --format env)" && env | grep -E '^AWS_(ACCESS|SECRET|SESSION)' | cut -d= -f1 | sort && echo "${AWS_ACCESS_KEY_ID}" | cut -c1-4 && irsa-sidecar doctor`
+	out := sh(script)
+	want(t, "the shell", out, "AWS_ACCESS_KEY_ID\nAWS_SECRET_ACCESS_KEY\nAWS_SESSION_TOKEN\nASIA\n")
+	want(t, "the doctor", out, "StaticKeys")
+}
