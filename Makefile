@@ -27,9 +27,9 @@ ifeq ($(CLIENT),)
 endif
 	cd integration && IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 -timeout 15m -parallel 4 -run '^TestClients$$'
 
-demo: ## The whole main path on this machine, with an STS of its own; Ctrl-C ends it
+demo: ## The main path on this machine, with an STS of its own; Ctrl-C ends it; BREAK=wrong-audience breaks it
 	@mkdir -p bin && go build -o bin/demo ./integration/demo # go run would report Ctrl-C as a failure
-	@exec bin/demo
+	@exec bin/demo $(if $(BREAK),-break $(BREAK))
 
 image: ## Build the container image with docker, podman or buildah
 	VERSION=$(VERSION) bash deploy/image.sh

@@ -5,6 +5,7 @@
 // last seconds, so that an hour of a Pod's life passes while one watches.
 //
 //	make demo
+//	make demo BREAK=wrong-audience
 package main
 
 import (
@@ -22,6 +23,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -61,6 +63,7 @@ type options struct {
 	listen, ops             string
 	lifetime, tokenLifetime time.Duration
 	length                  time.Duration
+	breaks                  string
 }
 
 func parseFlags() options {
@@ -70,7 +73,12 @@ func parseFlags() options {
 	flag.DurationVar(&o.lifetime, "lifetime", 20*time.Second, "how long a session lasts")
 	flag.DurationVar(&o.tokenLifetime, "token-lifetime", 30*time.Second, "how long a projected token lasts")
 	flag.DurationVar(&o.length, "for", 0, "end by itself this long after the first credentials; 0: when told to")
+	flag.StringVar(&o.breaks, "break", "", "break one thing, show how it looks, and end:\n"+breakNames())
 	flag.Parse()
+	if o.breaks != "" && !strings.Contains(breakNames(), "  "+o.breaks+" ") {
+		fmt.Fprintf(flag.CommandLine.Output(), "demo: there is no break %q; there are\n%s", o.breaks, breakNames())
+		os.Exit(2)
+	}
 	if flag.NArg() > 0 || o.lifetime < 5*time.Second || o.tokenLifetime < 5*time.Second || o.length < 0 {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: flags only; sessions and tokens last 5s or more")
 		flag.PrintDefaults()
@@ -96,6 +104,10 @@ func run(ctx context.Context, o options, out *log.Logger) (err error) {
 	}
 	if err != nil {
 		return err
+	}
+
+	if o.breaks != "" {
+		return playBreak(ctx, o, program, dir, out)
 	}
 
 	began := time.Now()
@@ -231,6 +243,7 @@ type kubelet struct {
 	issuer    *ststest.Issuer
 	file      *ststest.TokenFile
 	lifetime  time.Duration
+	audience  []string  // nil: STS's
 	expires   time.Time // the token's in the file
 	rotations int
 }
@@ -252,7 +265,7 @@ func newKubelet(dir string, lifetime time.Duration) (*kubelet, error) {
 func (k *kubelet) write() error {
 	now := time.Now()
 	token, err := k.issuer.Token(ststest.Claims{
-		Namespace: "demo", ServiceAccount: "demo", Pod: "demo-0", IssuedAt: now, Lifetime: k.lifetime,
+		Namespace: "demo", ServiceAccount: "demo", Pod: "demo-0", Audience: k.audience, IssuedAt: now, Lifetime: k.lifetime,
 	})
 	if err != nil {
 		return err
