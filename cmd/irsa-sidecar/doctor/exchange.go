@@ -141,5 +141,11 @@ func (e *examination) fixGivenPolicy(policy *trustpolicy.Policy) []Fix {
 	if len(after.Review(e.identity)) > 0 {
 		return []Fix{{What: "put the missing condition into the statement; it also names others, whom a new one would shut out"}}
 	}
-	return []Fix{e.fixTrust("put the corrected policy in its place; all else that the old one says is still in it", mended)}
+	what := "put the corrected policy in its place; all else that the old one says is still in it"
+	if slices.ContainsFunc(policy.Review(e.identity), func(p trustpolicy.Problem) bool {
+		return p.Kind == trustpolicy.MissingSubject || p.Kind == trustpolicy.AnyPrincipal
+	}) {
+		what = "put the narrower policy in its place, after giving a statement to each other service account that relies on the old one"
+	}
+	return []Fix{e.fixTrust(what, mended)}
 }

@@ -237,7 +237,7 @@ func (e *examination) fixAudience() []Fix {
 	if len(e.claims.Audience) == 1 && e.claims.Audience[0] == stsAudience {
 		return nil
 	}
-	return []Fix{{"or have tokens made for " + stsAudience + ", and start the Pods anew", shell, fmt.Sprintf(
+	return []Fix{{"if that is a mistake: have tokens made for " + stsAudience + ", and start the Pods anew", shell, fmt.Sprintf(
 		"kubectl annotate serviceaccount -n %s %s eks.amazonaws.com/audience=%s --overwrite\nkubectl rollout restart -n %s deployment DEPLOYMENT",
 		e.namespace(), e.serviceAccount(), stsAudience, e.namespace())}}
 }
