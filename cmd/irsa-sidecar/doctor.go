@@ -25,8 +25,10 @@ func diagnose(ctx context.Context, c *Config, mistakes problems, policyFile stri
 	if c.AuthorizationFile != "" {
 		// It may not be there yet; serve makes it.
 		o.Authorization = "unknown"
-		if raw, err := os.ReadFile(c.AuthorizationFile); err == nil {
-			o.Authorization = strings.TrimSpace(string(raw))
+		if info, err := os.Stat(c.AuthorizationFile); err == nil && info.Mode().IsRegular() {
+			if raw, err := os.ReadFile(c.AuthorizationFile); err == nil {
+				o.Authorization = strings.TrimSpace(string(raw))
+			}
 		}
 	}
 	if policyFile != "" {

@@ -28,105 +28,104 @@ const (
 // faults are what can be wrong: all rows of the table of STS's errors, and all checks. The first key is
 // of the finding that decides.
 var faults = []struct {
-	name    string
-	inTable bool // of what STS answers
-	fault   func(*world)
-	key     string
-	ends    bool
+	name  string
+	fault func(*world)
+	key   string
+	ends  bool
 }{
-	{"no-environment", false, func(w *world) { delete(w.env, "AWS_ROLE_ARN"); delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "NotAnnotated", mended},
-	{"no-role", false, func(w *world) { delete(w.env, "AWS_ROLE_ARN") }, "HalfAnnotated", mended},
-	{"no-token-file", false, func(w *world) { delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "HalfAnnotated", mended},
-	{"availability-zone", false, func(w *world) {
+	{"no-environment", func(w *world) { delete(w.env, "AWS_ROLE_ARN"); delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "NotAnnotated", mended},
+	{"no-role", func(w *world) { delete(w.env, "AWS_ROLE_ARN") }, "HalfAnnotated", mended},
+	{"no-token-file", func(w *world) { delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "HalfAnnotated", mended},
+	{"availability-zone", func(w *world) {
 		w.mistake("AWS_REGION", "eu-west-1a", `"eu-west-1a" is an availability zone: its region is eu-west-1`)
 	}, "ConfigurationMistake", mended},
-	{"partition", false, func(w *world) {
+	{"partition", func(w *world) {
 		w.mistake("AWS_REGION", "cn-north-1", "cn-north-1 is in the partition aws-cn, but the role in AWS_ROLE_ARN is in aws")
 	}, "ConfigurationMistake", mended},
-	{"plain-http", false, func(w *world) {
+	{"plain-http", func(w *world) {
 		w.mistake("AWS_ENDPOINT_URL_STS", "http://sts.example", "would send the token unencrypted to sts.example: plain http is for loopback only, use https")
 	}, "ConfigurationMistake", mended},
-	{"key-id-overwritten-by-the-secret", false, func(w *world) { w.env["AWS_ACCESS_KEY_ID"] = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY" }, "KeyPairBroken", mended},
-	{"static-keys", false, func(w *world) {
+	{"key-id-overwritten-by-the-secret", func(w *world) { w.env["AWS_ACCESS_KEY_ID"] = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY" }, "KeyPairBroken", mended},
+	{"static-keys", func(w *world) {
 		w.env["AWS_ACCESS_KEY_ID"], w.env["AWS_SECRET_ACCESS_KEY"] = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 	}, "StaticKeys", mended},
-	{"session-keys-without-token", false, func(w *world) {
+	{"session-keys-without-token", func(w *world) {
 		w.env["AWS_ACCESS_KEY_ID"], w.env["AWS_SECRET_ACCESS_KEY"] = "ASIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 	}, "KeyPairBroken", mended},
-	{"profile", false, func(w *world) { w.env["AWS_PROFILE"] = "dev" }, "ProfileSet", mended},
-	{"shadowed", false, func(w *world) {
+	{"profile", func(w *world) { w.env["AWS_PROFILE"] = "dev" }, "ProfileSet", mended},
+	{"shadowed", func(w *world) {
 		w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://" + w.options.Listen + "/v1/credentials"
 	}, "Shadowed", mended},
-	{"other-endpoint", false, func(w *world) {
+	{"other-endpoint", func(w *world) {
 		w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://localhost:80/"
 		delete(w.env, "AWS_ROLE_ARN")
 		delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE")
 	}, "OtherEndpoint", mended},
-	{"pod-identity", false, func(w *world) { w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://169.254.170.23/v1/credentials" }, "PodIdentity", mended},
+	{"pod-identity", func(w *world) { w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://169.254.170.23/v1/credentials" }, "PodIdentity", mended},
 
-	{"role-name", false, func(w *world) {
+	{"role-name", func(w *world) {
 		w.annotation = "app"
 		w.mistake("AWS_ROLE_ARN", "app", `"app" is not a role's ARN, such as arn:aws:iam::111122223333:role/app`)
 	}, "RoleARNMalformed", mended},
 
-	{"token-missing", false, func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = w.file.Path() + "s" }, "TokenFileMissing", mended},
-	{"token-directory-missing", false, func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Join(w.dir, "nowhere", "token") }, "TokenFileMissing", mended},
-	{"token-is-a-directory", false, func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Dir(w.file.Path()) }, "TokenFileUnreadable", mended},
-	{"token-is-a-path", false, func(w *world) { w.write("/var/run/secrets/eks.amazonaws.com/serviceaccount/token") }, "TokenFileMalformed", forPeople},
-	{"token-garbled", false, func(w *world) { w.write(w.newToken() + "\nI1126 19:00:00 klog") }, "TokenFileMalformed", forPeople},
-	{"token-copied", false, func(w *world) { w.copyToken() }, "TokenFileStatic", mended},
-	{"token-subpath", false, func(w *world) {
+	{"token-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = w.file.Path() + "s" }, "TokenFileMissing", mended},
+	{"token-directory-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Join(w.dir, "nowhere", "token") }, "TokenFileMissing", mended},
+	{"token-is-a-directory", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Dir(w.file.Path()) }, "TokenFileUnreadable", mended},
+	{"token-is-a-path", func(w *world) { w.write("/var/run/secrets/eks.amazonaws.com/serviceaccount/token") }, "TokenFileMalformed", forPeople},
+	{"token-garbled", func(w *world) { w.write(w.newToken() + "\nI1126 19:00:00 klog") }, "TokenFileMalformed", forPeople},
+	{"token-copied", func(w *world) { w.copyToken() }, "TokenFileStatic", mended},
+	{"token-subpath", func(w *world) {
 		path := w.copyToken()
 		w.place("/proc/self/mountinfo", "22 1 0:21 / / rw - overlay overlay rw\n36 22 0:32 /x "+path+" ro - tmpfs tmpfs rw\n")
 	}, "TokenFileStatic", mended},
-	{"token-expired", true, func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()) }, "ExpiredTokenException", mended},
-	{"token-copied-and-expired", true, func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()); w.copyToken(); w.age = 0 }, "ExpiredTokenException", mended},
-	{"token-not-rotated", false, func(w *world) { w.age = 21 * time.Hour; w.write(w.newToken()) }, "TokenNotRotated", mended},
-	{"token-from-the-future", false, func(w *world) { w.age = -10*time.Minute - 30*time.Second; w.write(w.newToken()) }, "TokenFromTheFuture", mended},
-	{"audience-legacy", true, func(w *world) { w.claims.Audience = []string{}; w.write(w.newToken()); w.claims.Audience = nil }, "TokenLegacy", mended},
-	{"audience-typo", true, func(w *world) {
+	{"token-expired", func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()) }, "ExpiredTokenException", mended},
+	{"token-copied-and-expired", func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()); w.copyToken(); w.age = 0 }, "ExpiredTokenException", mended},
+	{"token-not-rotated", func(w *world) { w.age = 21 * time.Hour; w.write(w.newToken()) }, "TokenNotRotated", mended},
+	{"token-from-the-future", func(w *world) { w.age = -10*time.Minute - 30*time.Second; w.write(w.newToken()) }, "TokenFromTheFuture", mended},
+	{"audience-legacy", func(w *world) { w.claims.Audience = []string{}; w.write(w.newToken()); w.claims.Audience = nil }, "TokenLegacy", mended},
+	{"audience-typo", func(w *world) {
 		w.claims.Audience = []string{"sts.amazon.com"}
 		w.write(w.newToken())
 		w.allow("sts.amazon.com")
 	}, "AudienceNotRegistered", mended},
-	{"audience-of-its-own", false, func(w *world) {
+	{"audience-of-its-own", func(w *world) {
 		w.claims.Audience = []string{"vault"}
 		w.write(w.newToken())
 		w.allow("vault")
 		w.sts.Change(func(o *ststest.Options) { o.Providers[0].ClientIDs = []string{"vault"} })
 	}, "AudienceUnusual", mended},
-	{"another-namespace", false, func(w *world) { w.place("/var/run/secrets/kubernetes.io/serviceaccount/namespace", "checkout\n") }, "NamespaceMismatch", mended},
-	{"subject-of-nobody", false, func(w *world) { w.write(unsigned(w, func(c map[string]any) { c["sub"] = "alice@example.com" })) }, "SubjectUnusual", mended},
-	{"token-without-an-end", false, func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "exp") })) }, "TokenLegacy", mended},
-	{"issuer-without-https", false, func(w *world) {
+	{"another-namespace", func(w *world) { w.place("/var/run/secrets/kubernetes.io/serviceaccount/namespace", "checkout\n") }, "NamespaceMismatch", mended},
+	{"subject-of-nobody", func(w *world) { w.write(unsigned(w, func(c map[string]any) { c["sub"] = "alice@example.com" })) }, "SubjectUnusual", mended},
+	{"token-without-an-end", func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "exp") })) }, "TokenLegacy", mended},
+	{"issuer-without-https", func(w *world) {
 		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "kubernetes/serviceaccount" }))
 	}, "IssuerNotHTTPS", forPeople},
 
-	{"no-region", false, func(w *world) {
+	{"no-region", func(w *world) {
 		delete(w.env, "AWS_REGION")
 		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "https://oidc.example" }))
 	}, "RegionUnknown", forPeople},
-	{"region-typo", true, func(w *world) { w.env["AWS_REGION"] = "eu-wset-1" }, "EndpointNotFound", mended},
-	{"fips-elsewhere", true, func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "true" }, "EndpointNotFound", mended},
-	{"refused", true, func(w *world) { w.hosts[stsHost+":443"] = freeAddress(w.t) }, "EndpointUnreachable", forPeople},
-	{"dropped", true, func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
-	{"tls-not-trusted", true, func(w *world) { w.options.Exchange.Roots, _ = authority(w.t) }, "EndpointNotTrusted", forPeople},
-	{"no-tls", true, func(w *world) { w.hosts[stsHost+":443"] = plain4(w) }, "NotAnSTSEndpoint", forPeople},
-	{"clock-behind", false, func(w *world) { w.skew(7*time.Minute + 20*time.Second) }, "ClockSkew", mended},
-	{"clock-ahead-a-little", false, func(w *world) { w.skew(-2*time.Minute - 20*time.Second) }, "ClockSkew", mended},
+	{"region-typo", func(w *world) { w.env["AWS_REGION"] = "eu-wset-1" }, "EndpointNotFound", mended},
+	{"fips-elsewhere", func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "true" }, "EndpointNotFound", mended},
+	{"refused", func(w *world) { w.hosts[stsHost+":443"] = freeAddress(w.t) }, "EndpointUnreachable", forPeople},
+	{"dropped", func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
+	{"tls-not-trusted", func(w *world) { w.options.Exchange.Roots, _ = authority(w.t) }, "EndpointNotTrusted", forPeople},
+	{"no-tls", func(w *world) { w.hosts[stsHost+":443"] = plain4(w) }, "NotAnSTSEndpoint", forPeople},
+	{"clock-behind", func(w *world) { w.skew(7*time.Minute + 20*time.Second) }, "ClockSkew", mended},
+	{"clock-ahead-a-little", func(w *world) { w.skew(-2*time.Minute - 20*time.Second) }, "ClockSkew", mended},
 
-	{"issuer-not-public", true, func(w *world) { w.issuerHandler = http.NotFoundHandler(); w.sts.Break(ststest.KeysUnreachable) }, "IDPCommunicationError", forPeople},
-	{"issuer-not-public-2026", true, func(w *world) { w.issuerHandler = http.NotFoundHandler(); w.sts.Break(ststest.NotValidated) }, "IssuerUnreachable", forPeople},
-	{"issuer-unreachable-from-here", false, func(w *world) { delete(w.hosts, "oidc.eks.eu-west-1.amazonaws.com:443") }, "IssuerUnreachable", mended},
-	{"issuer-of-another-name", true, func(w *world) {
+	{"issuer-not-public", func(w *world) { w.issuerHandler = http.NotFoundHandler(); w.sts.Break(ststest.KeysUnreachable) }, "IDPCommunicationError", forPeople},
+	{"issuer-not-public-2026", func(w *world) { w.issuerHandler = http.NotFoundHandler(); w.sts.Break(ststest.NotValidated) }, "IssuerUnreachable", forPeople},
+	{"issuer-unreachable-from-here", func(w *world) { delete(w.hosts, "oidc.eks.eu-west-1.amazonaws.com:443") }, "IssuerUnreachable", mended},
+	{"issuer-of-another-name", func(w *world) {
 		w.document(map[string]any{"issuer": issuerURL + "/"})
 		w.sts.Break(ststest.NotValidated)
 	}, "IssuerMismatch", forPeople},
-	{"issuer-incomplete", true, func(w *world) {
+	{"issuer-incomplete", func(w *world) {
 		w.document(map[string]any{"issuer": issuerURL, "jwks_uri": issuerURL + "/openid/v1/jwks"})
 		w.sts.Break(ststest.KeysUnreachable)
 	}, "IssuerIncomplete", forPeople},
-	{"cluster-rebuilt", true, func(w *world) {
+	{"cluster-rebuilt", func(w *world) {
 		issuer, err := ststest.NewIssuer(issuerURL)
 		if err != nil {
 			w.t.Fatal(err)
@@ -135,72 +134,69 @@ var faults = []struct {
 		w.replaceIssuer(issuer)
 		w.write(token)
 	}, "KeyUnknown", mended},
-	{"signature", true, func(w *world) { w.write(unsigned(w, func(map[string]any) {})) }, "SignatureInvalid", mended},
+	{"signature", func(w *world) { w.write(unsigned(w, func(map[string]any) {})) }, "SignatureInvalid", mended},
 
-	{"no-provider", true, func(w *world) { w.sts.Change(func(o *ststest.Options) { o.Providers = []ststest.Provider{} }) }, "ProviderMissing", mended},
-	{"no-provider-old", true, func(w *world) {
+	{"no-provider", func(w *world) { w.sts.Change(func(o *ststest.Options) { o.Providers = []ststest.Provider{} }) }, "ProviderMissing", mended},
+	{"no-provider-old", func(w *world) {
 		w.sts.Change(func(o *ststest.Options) { o.Providers, o.OldWording = []ststest.Provider{}, true })
 	}, "ProviderMissing", mended},
-	{"stale-cluster-id", true, func(w *world) {
+	{"stale-cluster-id", func(w *world) {
 		w.sts.Change(func(o *ststest.Options) { o.Providers[0].Issuer = "https://oidc.eks.eu-west-1.amazonaws.com/id/OLD" })
 	}, "ProviderMissing", mended},
-	{"client-id-missing", true, func(w *world) {
+	{"client-id-missing", func(w *world) {
 		w.sts.Change(func(o *ststest.Options) { o.Providers[0].ClientIDs = []string{"other"} })
 	}, "AudienceNotRegistered", mended},
-	{"thumbprint", true, func(w *world) { w.sts.Break(ststest.WrongThumbprint) }, "ThumbprintMismatch", mended},
-	{"not-a-jwt", true, func(w *world) { w.sts.Break(ststest.NotAJWT) }, "TokenFileMalformed", forPeople},
+	{"thumbprint", func(w *world) { w.sts.Break(ststest.WrongThumbprint) }, "ThumbprintMismatch", mended},
+	{"not-a-jwt", func(w *world) { w.sts.Break(ststest.NotAJWT) }, "TokenFileMalformed", forPeople},
 
-	{"trust-action", true, func(w *world) { w.trust("sts:AssumeRoleWithWebIdentity", "sts:AssumeRole") }, "AccessDenied", mended},
-	{"trust-swapped-host", true, func(w *world) { w.trust("oidc-provider/oidc.eks.eu-west-1", "oidc-provider/oidc.eu-west-1.eks") }, "AccessDenied", mended},
-	{"trust-star", true, func(w *world) { w.trust("shop:cart", "shop:*") }, "AccessDenied", mended},
-	{"trust-key", true, func(w *world) { w.trust("/id/EXAMPLED539D4633E53DE1B71EXAMPLE:sub", ":sub") }, "AccessDenied", mended},
-	{"trust-case", true, func(w *world) { w.trust("shop:cart", "shop:Cart") }, "AccessDenied", mended},
-	{"trust-another", true, func(w *world) { w.trust("shop:cart", "shop:web") }, "AccessDenied", mended},
-	{"trust-another-account", true, func(w *world) { w.trust(account, "444455556666") }, "AccessDenied", mended},
-	{"another-role", true, func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN + "2" }, "AccessDenied", forPeople},
-	{"idp-communication", true, func(w *world) { w.sts.Break(ststest.IDPCommunicationError) }, "IDPCommunicationError", forPeople},
-	{"idp-rejected", true, func(w *world) { w.sts.Break(ststest.IDPRejectedClaim) }, "IDPRejectedClaim", forPeople},
-	{"token-too-old", true, func(w *world) { w.sts.Break(ststest.TokenTooOld(123 * time.Hour)) }, "ExpiredTokenException", forPeople},
-	{"region-off", true, func(w *world) {
+	{"trust-action", func(w *world) { w.trust("sts:AssumeRoleWithWebIdentity", "sts:AssumeRole") }, "AccessDenied", mended},
+	{"trust-swapped-host", func(w *world) { w.trust("oidc-provider/oidc.eks.eu-west-1", "oidc-provider/oidc.eu-west-1.eks") }, "AccessDenied", mended},
+	{"trust-star", func(w *world) { w.trust("shop:cart", "shop:*") }, "AccessDenied", mended},
+	{"trust-key", func(w *world) { w.trust("/id/EXAMPLED539D4633E53DE1B71EXAMPLE:sub", ":sub") }, "AccessDenied", mended},
+	{"trust-case", func(w *world) { w.trust("shop:cart", "shop:Cart") }, "AccessDenied", mended},
+	{"trust-another", func(w *world) { w.trust("shop:cart", "shop:web") }, "AccessDenied", mended},
+	{"trust-another-account", func(w *world) { w.trust(account, "444455556666") }, "AccessDenied", mended},
+	{"another-role", func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN + "2" }, "AccessDenied", forPeople},
+	{"idp-communication", func(w *world) { w.sts.Break(ststest.IDPCommunicationError) }, "IDPCommunicationError", forPeople},
+	{"idp-rejected", func(w *world) { w.sts.Break(ststest.IDPRejectedClaim) }, "IDPRejectedClaim", forPeople},
+	{"token-too-old", func(w *world) { w.sts.Break(ststest.TokenTooOld(123 * time.Hour)) }, "ExpiredTokenException", forPeople},
+	{"region-off", func(w *world) {
 		w.sts.Change(func(o *ststest.Options) { o.DisabledRegions = []string{region} })
-		on := ststest.New(ststest.Options{Issuer: w.issuer})
-		ca, certificate := authority(w.t)
-		w.hosts["sts.us-east-1.amazonaws.com:443"] = listen(w.t, on, certificate)
-		_ = ca
-	}, "RegionDisabledException", forPeople},
-	{"throttled", true, func(w *world) { w.sts.Break(ststest.Throttling) }, "Throttling", forPeople},
-	{"request-arn", true, func(w *world) { w.sts.Break(ststest.InvalidARN) }, "ValidationError", forPeople},
-	{"duration-too-long", true, func(w *world) { w.options.Exchange.Duration = 12 * time.Hour }, "DurationTooLong", mended},
-	{"session-name", true, func(w *world) {
+		w.hosts["sts.us-east-1.amazonaws.com:443"] = listen(w.t, ststest.New(ststest.Options{Issuer: w.issuer}), w.certificate)
+	}, "RegionDisabledException", mended},
+	{"throttled", func(w *world) { w.sts.Break(ststest.Throttling) }, "Throttling", forPeople},
+	{"request-arn", func(w *world) { w.sts.Break(ststest.InvalidARN) }, "ValidationError", forPeople},
+	{"duration-too-long", func(w *world) { w.options.Exchange.Duration = 12 * time.Hour }, "DurationTooLong", mended},
+	{"session-name", func(w *world) {
 		w.sts.Break(ststest.Fault{Code: "ValidationError", Message: `1 validation error detected: Value 'a/b' at 'roleSessionName' failed to satisfy constraint: Member must satisfy regular expression pattern: [\w+=,.@-]*`})
 	}, "ValidationError", forPeople},
-	{"policy-too-large", true, func(w *world) { w.options.Exchange.Policy = `"` + strings.Repeat("a", 2047) + `"` }, "PackedPolicyTooLarge", forPeople},
-	{"policy-malformed", true, func(w *world) { w.options.Exchange.Policy = "{" }, "MalformedPolicyDocument", forPeople},
-	{"another-service", true, func(w *world) { w.sts.Break(ststest.NoSuchOperation("AssumeRoleWithWebIdentity", "2011-06-15")) }, "NotAnSTSEndpoint", forPeople},
-	{"internal-failure", true, func(w *world) { w.sts.Break(ststest.InternalFailure) }, "ServiceUnavailable", forPeople},
-	{"html-503", true, func(w *world) { w.sts.Break(ststest.HTMLPage(503)) }, "ServiceUnavailable", forPeople},
-	{"html-403", true, func(w *world) { w.sts.Break(ststest.HTMLPage(403)) }, "NotAnSTSEndpoint", forPeople},
-	{"html-407", true, func(w *world) { w.sts.Break(ststest.HTMLPage(407)) }, "ProxyRefused", forPeople},
-	{"html-429", true, func(w *world) { w.sts.Break(ststest.HTMLPage(429)) }, "Throttling", forPeople},
-	{"redirected", true, func(w *world) { w.sts.Break(ststest.HTMLPage(302)) }, "NotAnSTSEndpoint", forPeople},
-	{"client-token-id", true, func(w *world) {
+	{"policy-too-large", func(w *world) { w.options.Exchange.Policy = `"` + strings.Repeat("a", 2047) + `"` }, "PackedPolicyTooLarge", forPeople},
+	{"policy-malformed", func(w *world) { w.options.Exchange.Policy = "{" }, "MalformedPolicyDocument", forPeople},
+	{"another-service", func(w *world) { w.sts.Break(ststest.NoSuchOperation("AssumeRoleWithWebIdentity", "2011-06-15")) }, "NotAnSTSEndpoint", forPeople},
+	{"internal-failure", func(w *world) { w.sts.Break(ststest.InternalFailure) }, "ServiceUnavailable", forPeople},
+	{"html-503", func(w *world) { w.sts.Break(ststest.HTMLPage(503)) }, "ServiceUnavailable", forPeople},
+	{"html-403", func(w *world) { w.sts.Break(ststest.HTMLPage(403)) }, "NotAnSTSEndpoint", forPeople},
+	{"html-407", func(w *world) { w.sts.Break(ststest.HTMLPage(407)) }, "ProxyRefused", forPeople},
+	{"html-429", func(w *world) { w.sts.Break(ststest.HTMLPage(429)) }, "Throttling", forPeople},
+	{"redirected", func(w *world) { w.sts.Break(ststest.HTMLPage(302)) }, "NotAnSTSEndpoint", forPeople},
+	{"client-token-id", func(w *world) {
 		w.sts.Break(ststest.Fault{Status: 403, Code: "InvalidClientTokenId", Message: "The security token included in the request is invalid"})
 	}, "InvalidClientTokenId", forPeople},
-	{"no-credentials", false, func(w *world) { w.sts.Break(ststest.NoCredentials) }, "NotAnSTSEndpoint", forPeople},
+	{"no-credentials", func(w *world) { w.sts.Break(ststest.NoCredentials) }, "NotAnSTSEndpoint", forPeople},
 
-	{"port-taken", false, func(w *world) { w.serveAtListen(http.NotFoundHandler()) }, "PortTaken", mended},
-	{"host-network", false, func(w *world) { w.options.OnHostNetwork = true }, "HostNetwork", mended},
+	{"port-taken", func(w *world) { w.serveAtListen(http.NotFoundHandler()) }, "PortTaken", mended},
+	{"host-network", func(w *world) { w.options.OnHostNetwork = true }, "HostNetwork", mended},
 
-	{"given-policy-right", false, func(w *world) { w.give(string(identity().Policy())) }, "", mended},
-	{"given-policy-not-json", false, func(w *world) { w.give("{\n  \"Version\": \"2012-10-17\",\n}") }, "PolicyMalformed", mended},
-	{"given-policy-no-aud", false, func(w *world) {
+	{"given-policy-right", func(w *world) { w.give(string(identity().Policy())) }, "", mended},
+	{"given-policy-not-json", func(w *world) { w.give("{\n  \"Version\": \"2012-10-17\",\n}") }, "PolicyMalformed", mended},
+	{"given-policy-no-aud", func(w *world) {
 		w.give(strings.Replace(w.trust("\n          \""+identity().Provider()+":aud\": \"sts.amazonaws.com\",", ""), "", "", 0))
 	}, "PolicyNoAudience", mended},
-	{"given-policy-several", false, func(w *world) { w.give(w.trust("shop:cart", "shop:*", "oidc.eks.eu-west-1", "oidc.eu-west-1.eks")) }, "AccessDenied", mended},
-	{"given-policy-deny", false, func(w *world) {
+	{"given-policy-several", func(w *world) { w.give(w.trust("shop:cart", "shop:*", "oidc.eks.eu-west-1", "oidc.eu-west-1.eks")) }, "AccessDenied", mended},
+	{"given-policy-deny", func(w *world) {
 		w.give(w.trust(`"Statement": [`, `"Statement": [{"Sid": "Old", "Effect": "Deny", "Principal": "*", "Action": "sts:AssumeRoleWithWebIdentity"},`))
 	}, "AccessDenied", forPeople},
-	{"given-policy-is-another-roles", false, func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN + "2"; w.give(string(identity().Policy())) }, "AccessDenied", forPeople},
+	{"given-policy-is-another-roles", func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN + "2"; w.give(string(identity().Policy())) }, "AccessDenied", forPeople},
 }
 
 func TestEachFaultHasItsReportAndItsFix(t *testing.T) {

@@ -57,6 +57,8 @@ type world struct {
 	hosts   map[string]string // where a name leads
 	options Options
 
+	certificate tls.Certificate // for every name
+
 	annotation string // the role at the service account
 	current    string // the policy, if it was changed
 
@@ -78,6 +80,7 @@ func newWorld(t testing.TB) *world {
 		Providers: []ststest.Provider{{Issuer: issuerURL, ClientIDs: []string{stsAudience}}},
 	})
 	ca, certificate := authority(t)
+	w.certificate = certificate
 	w.hosts[stsHost+":443"] = listen(t, w.sts, certificate)
 	w.hosts["oidc.eks.eu-west-1.amazonaws.com:443"] = listen(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.issuerHandler.ServeHTTP(rw, r) }), certificate)
 	w.annotation = roleARN
@@ -100,7 +103,7 @@ func identity() trustpolicy.Identity {
 // mount gives the Pod a projected volume with a token.
 func (w *world) mount() {
 	w.t.Helper()
-	file, err := ststest.NewTokenFile(filepath.Join(w.t.(interface{ TempDir() string }).TempDir(), "serviceaccount"))
+	file, err := ststest.NewTokenFile(filepath.Join(w.t.TempDir(), "serviceaccount"))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
@@ -111,6 +112,11 @@ func (w *world) run(words []string) {
 		w.sts.Mend()
 	case command == "aws iam update-role":
 		w.mustBeTheRole(option("--role-name"))
+		seconds, err := strconv.Atoi(option("--max-session-duration"))
+		if err != nil {
+			w.t.Error(err)
+		}
+		w.sts.Change(func(o *ststest.Options) { o.MaxSessionDuration = time.Duration(seconds) * time.Second })
 	case command == "aws iam get-role" && strings.HasSuffix(strings.Join(words, " "), "| irsa-sidecar doctor --trust-policy -"):
 		w.mustBeTheRole(option("--role-name"))
 		if w.options.Policy != nil || w.current == "" || w.env["AWS_ROLE_ARN"] != roleARN { // seen already, or NoSuchEntity
