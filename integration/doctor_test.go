@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
@@ -151,4 +152,58 @@ func TestTheThreeFaultsOfTheShellRecipe(t *testing.T) {
 	out := sh(script)
 	want(t, "the shell", out, "AWS_ACCESS_KEY_ID\nAWS_SECRET_ACCESS_KEY\nAWS_SESSION_TOKEN\nASIA\n")
 	want(t, "the doctor", out, "StaticKeys")
+}
+
+// A token that may not be read: by root's rules where the test is root, and otherwise by one's own.
+func TestTheDoctorNamesModeOwnerAndUser(t *testing.T) {
+	t.Parallel()
+	w, _ := newClinic(t)
+	raw, err := os.ReadFile(w.token.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "irsa-sidecar-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "token")
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	doctor := func() result {
+		cmd := exec.Command(program(t), "doctor")
+		if os.Geteuid() == 0 {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		}
+		return finish(t, cmd, w.with("AWS_WEB_IDENTITY_TOKEN_FILE="+path))
+	}
+	if os.Geteuid() != 0 {
+		if err := os.Chmod(path, 0); err != nil {
+			t.Fatal(err)
+		}
+		r := doctor()
+		want(t, "the doctor", r.stdout, "TokenFileUnreadable: token file "+path+" may not be read by uid")
+		want(t, "the doctor", r.stdout, "        chmod u+r "+path+"\n")
+		if err := os.Chmod(path, 0o400); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		r := doctor()
+		want(t, "the doctor", r.stdout, "TokenFileUnreadable: token file "+path+" may not be read by uid 65534: it has mode 0600 and owner 0:0, and this process is user 65534 in the groups 65534")
+		want(t, "the doctor", r.stdout, `{"spec":{"template":{"spec":{"securityContext":{"fsGroup":65534}}}}}`)
+		// What the kubelet does for an fsGroup.
+		if err := os.Chown(path, 0, 65534); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := doctor()
+	wantCode(t, r, 0)
+	want(t, "the doctor", r.stdout, "ok    sts")
 }
