@@ -99,20 +99,19 @@ func Examine(ctx context.Context, o Options) *Report {
 	e.checkRole()
 	e.checkTokenFile()
 	e.checkClaims()
-	// The endpoint and the issuer have nothing to do with each other, and either may take its time.
-	var network, issuer examination
-	network, issuer = *e, *e
-	network.findings, issuer.findings, network.skipped, issuer.skipped = nil, nil, nil, nil
-	var both sync.WaitGroup
-	both.Go(func() { network.checkEndpoint(ctx) })
-	both.Go(func() { issuer.checkIssuer(ctx) })
-	both.Wait()
-	e.findings = slices.Concat(e.findings, network.findings, issuer.findings)
-	e.skipped = slices.Concat(e.skipped, network.skipped, issuer.skipped)
+	// These have nothing to do with each other, and each may take its time.
+	network, issuer, sidecar := e.apart(), e.apart(), e.apart()
+	var all sync.WaitGroup
+	all.Go(func() { network.checkEndpoint(ctx) })
+	all.Go(func() { issuer.checkIssuer(ctx) })
+	all.Go(func() { sidecar.checkSidecar(ctx) })
+	all.Wait()
+	e.join(network)
+	e.join(issuer)
 	e.issuer, e.disowning = issuer.issuer, issuer.disowning
 	e.checkExchange(ctx)
 	e.checkPolicy()
-	e.checkSidecar(ctx)
+	e.join(sidecar)
 	e.sayWhatIsSkipped()
 
 	report := &Report{Schema: 1, Findings: e.findings}
@@ -126,7 +125,19 @@ func Examine(ctx context.Context, o Options) *Report {
 	return report
 }
 
-// add notes a finding. What an earlier one has said already, with the same key, is not said again.
+// apart is the same examination, without what it has found, for a part that goes on by itself.
+func (e *examination) apart() *examination {
+	part := *e
+	part.findings, part.skipped = nil, nil
+	return &part
+}
+
+func (e *examination) join(part *examination) {
+	e.findings = append(e.findings, part.findings...)
+	e.skipped = append(e.skipped, part.skipped...)
+}
+
+// add notes a finding. What an earlier one has said to do is not said again.
 func (e *examination) add(f Finding) {
 	if f.Status == Fail && f.Advice == "" {
 		f.Advice = cache.Reason(f.Key).Advice()

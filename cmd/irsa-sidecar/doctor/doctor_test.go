@@ -414,3 +414,19 @@ func TestADNSThatHangsEndsInTime(t *testing.T) {
 		t.Errorf("failed: %s", r.Failure())
 	}
 }
+
+func TestOnlyTheStatusIsColored(t *testing.T) {
+	r := &Report{Version: "v1", Findings: []Finding{
+		{Check: "a", Status: OK, Finding: "fine"}, {Check: "bc", Status: Fail, Key: "K", Finding: "broken", Fixes: []Fix{{What: "mend it", Kind: shell, Text: "one\ntwo"}, {What: "or not"}}},
+	}}
+	for color, want := range map[bool]string{
+		false: "irsa-sidecar doctor v1\n\nok    a   fine\nFAIL  bc  K: broken\n      fix: mend it:\n        one\n        two\n      fix: or not\n\n1 ok, 0 warn, 1 FAIL\n",
+		true: "irsa-sidecar doctor v1\n\n\x1b[32mok  \x1b[0m  a   fine\n\x1b[1;31mFAIL\x1b[0m  bc  K: broken\n" +
+			"      fix: mend it:\n        one\n        two\n      fix: or not\n\n1 ok, 0 warn, 1 FAIL\n",
+	} {
+		var b strings.Builder
+		if err := r.WriteText(&b, color); err != nil || b.String() != want {
+			t.Errorf("color %v: %v\n%q, want\n%q", color, err, b.String(), want)
+		}
+	}
+}
