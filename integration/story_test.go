@@ -151,9 +151,11 @@ func TestWaitIsToldToEnd(t *testing.T) {
 	w.sts.Break(ststest.Hang)
 	s := w.serve(t)
 	p := start(t, program(t), s.beside(), "wait", "--timeout", "1h")
-	eventually(t, soon, "wait asks", func() bool {
+	// Once it asks again, it has read an answer.
+	again := regexp.MustCompile(`requests_total\{code="503",route="/readyz"\} ([2-9]|\d\d)`)
+	eventually(t, soon, "wait asks twice", func() bool {
 		_, metrics := s.health(t, "/metrics")
-		return strings.Contains(metrics, `{code="503",route="/readyz"}`)
+		return again.MatchString(metrics)
 	})
 	p.terminate(t)
 	<-p.ended
