@@ -107,10 +107,10 @@ var faults = []struct {
 	}, "RegionUnknown", forPeople},
 	{"region-typo", func(w *world) { w.env["AWS_REGION"] = "eu-wset-1" }, "EndpointNotFound", mended},
 	{"fips-elsewhere", func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "true" }, "EndpointNotFound", mended},
-	{"refused", func(w *world) { w.hosts[stsHost+":443"] = freeAddress(w.t) }, "EndpointUnreachable", forPeople},
+	{"refused", func(w *world) { w.hosts[stsHost+":443"] = silentAddress(w.t) }, "EndpointUnreachable", forPeople},
 	{"dropped", func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
 	{"tls-not-trusted", func(w *world) { w.options.Exchange.Roots, _ = authority(w.t) }, "EndpointNotTrusted", forPeople},
-	{"no-tls", func(w *world) { w.hosts[stsHost+":443"] = plain4(w) }, "NotAnSTSEndpoint", forPeople},
+	{"no-tls", func(w *world) { w.hosts[stsHost+":443"] = w.plain(w.sts) }, "NotAnSTSEndpoint", forPeople},
 	{"clock-behind", func(w *world) { w.skew(7*time.Minute + 20*time.Second) }, "ClockSkew", mended},
 	{"clock-ahead-a-little", func(w *world) { w.skew(-2*time.Minute - 20*time.Second) }, "ClockSkew", mended},
 
@@ -184,7 +184,7 @@ var faults = []struct {
 	}, "InvalidClientTokenId", forPeople},
 	{"no-credentials", func(w *world) { w.sts.Break(ststest.NoCredentials) }, "NotAnSTSEndpoint", forPeople},
 
-	{"port-taken", func(w *world) { w.serveAtListen(http.NotFoundHandler()) }, "PortTaken", mended},
+	{"port-taken", func(w *world) { w.options.Listen = w.plain(http.NotFoundHandler()) }, "PortTaken", mended},
 	{"host-network", func(w *world) { w.options.OnHostNetwork = true }, "HostNetwork", mended},
 
 	{"given-policy-right", func(w *world) { w.give(string(identity().Policy())) }, "", mended},
@@ -358,17 +358,17 @@ func unsigned(w *world, change func(map[string]any)) string {
 	return strings.Join(parts, ".")
 }
 
-// plain4 listens in the clear where TLS is expected.
-func plain4(w *world) string {
-	address := freeAddress(w.t)
-	l, err := net.Listen("tcp", address)
+// plain listens in the clear.
+func (w *world) plain(h http.Handler) (address string) {
+	w.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s := &http.Server{Handler: w.sts}
+	s := &http.Server{Handler: h}
 	go s.Serve(l)
 	w.t.Cleanup(func() { s.Close() })
-	return address
+	return l.Addr().String()
 }
 
 func (w *world) skew(by time.Duration) {
@@ -384,17 +384,6 @@ func (w *world) replaceIssuer(issuer *ststest.Issuer) {
 	w.issuer = issuer
 	w.issuerHandler = http.StripPrefix("/id/EXAMPLED539D4633E53DE1B71EXAMPLE", issuer)
 	w.sts.Change(func(o *ststest.Options) { o.Issuer = issuer })
-}
-
-func (w *world) serveAtListen(h http.Handler) {
-	w.t.Helper()
-	l, err := net.Listen("tcp", w.options.Listen)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	s := &http.Server{Handler: h}
-	go s.Serve(l)
-	w.t.Cleanup(func() { s.Close() })
 }
 
 // A DNS that never answers costs seconds, and the rest is still examined.

@@ -23,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,7 +87,7 @@ func newWorld(t testing.TB) *world {
 	w.annotation = roleARN
 	w.options = Options{
 		Exchange: webidentity.Options{Roots: ca, Dial: w.dial},
-		Listen:   freeAddress(t),
+		Listen:   silentAddress(t),
 		Lookup:   w.lookup,
 		Root:     w.dir,
 	}
@@ -233,14 +234,23 @@ func listen(t testing.TB, h http.Handler, certificate tls.Certificate) (address 
 	return l.Addr().String()
 }
 
-func freeAddress(t testing.TB) string {
+// silentAddress returns an address at which connections are refused to the test's end: it is taken, so
+// that no other test gets it, and nobody listens.
+func silentAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() { syscall.Close(socket) })
+	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	address, err := syscall.Getsockname(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(address.(*syscall.SockaddrInet4).Port))
 }
 
 // changing is what is different in every run.
