@@ -202,12 +202,15 @@ func wait(ctx context.Context, c *Config, timeout time.Duration) error {
 		if err == nil {
 			return nil
 		}
-		if waiting.Err() == nil || last == nil {
+		if waiting.Err() == nil || (last == nil && ctx.Err() == nil) { // a question that a signal cut off tells nothing
 			last = err
 		}
 		select {
 		case <-tick.C:
 		case <-waiting.Done():
+			if ctx.Err() != nil && last == nil {
+				return errors.New("told to end before the sidecar had answered")
+			}
 			if ctx.Err() != nil {
 				return fmt.Errorf("told to end before there were credentials: %w", last)
 			}
