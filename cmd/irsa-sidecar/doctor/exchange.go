@@ -16,7 +16,7 @@ const exchangeTimeout = 5 * time.Second
 
 // checkExchange asks STS, once.
 func (e *examination) checkExchange(ctx context.Context) {
-	if e.token == "" || e.Exchange.RoleARN == "" || e.exchangeIsMistaken() || e.failed("dns", "connect", "tls") {
+	if e.token == "" || e.Exchange.RoleARN == "" || slices.ContainsFunc(e.Mistakes, aboutExchange) || e.failed("dns", "connect", "tls") {
 		e.skip("sts")
 		return
 	}

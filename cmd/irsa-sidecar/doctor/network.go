@@ -24,24 +24,24 @@ const (
 	answerTimeout  = 4 * time.Second
 )
 
-// exchangeIsMistaken reports whether a mistake in the configuration is about the exchange: then it is
-// not known where the token would go, and it goes nowhere.
-func (e *examination) exchangeIsMistaken() bool {
-	return slices.ContainsFunc(e.Mistakes, func(m Mistake) bool {
-		name := strings.ToUpper(m.Variable)
-		return strings.HasPrefix(name, "AWS_") || name == "HTTPS_PROXY" ||
-			name == "IRSA_SIDECAR_DURATION" || name == "IRSA_SIDECAR_POLICY_FILE" || name == "IRSA_SIDECAR_POLICY_ARNS"
-	})
+// aboutExchange reports whether a mistake is about the exchange: then it is not known where the token
+// would go, and it goes nowhere.
+func aboutExchange(m Mistake) bool {
+	name := strings.ToUpper(m.Variable)
+	return strings.HasPrefix(name, "AWS_") || name == "HTTPS_PROXY" ||
+		name == "IRSA_SIDECAR_DURATION" || name == "IRSA_SIDECAR_POLICY_FILE" || name == "IRSA_SIDECAR_POLICY_ARNS"
+}
+
+// aboutEndpoint leaves out the mistakes that are about who asks.
+func aboutEndpoint(m Mistake) bool {
+	return aboutExchange(m) && m.Variable != "AWS_ROLE_ARN" && m.Variable != "AWS_WEB_IDENTITY_TOKEN_FILE"
 }
 
 // checkEndpoint goes the way to STS step by step, without the token.
 func (e *examination) checkEndpoint(ctx context.Context) {
 	steps := []string{"dns", "connect", "tls", "clock"}
 	skipFrom := func(step string) { e.skip(steps[slices.Index(steps, step):]...) }
-	mistaken := slices.DeleteFunc(slices.Clone(e.Mistakes), func(m Mistake) bool {
-		return m.Variable == "AWS_ROLE_ARN" || m.Variable == "AWS_WEB_IDENTITY_TOKEN_FILE"
-	})
-	if (&examination{Options: Options{Mistakes: mistaken}}).exchangeIsMistaken() {
+	if slices.ContainsFunc(e.Mistakes, aboutEndpoint) {
 		skipFrom("dns")
 		return
 	}
