@@ -113,6 +113,7 @@ func TestTheDoctorsOwnMistakes(t *testing.T) {
 		{"an STS in the clear", w.with("AWS_ENDPOINT_URL_STS=http://sts.example"), nil, 1, []string{"ConfigurationMistake: AWS_ENDPOINT_URL_STS would send the token unencrypted", "unset AWS_ENDPOINT_URL_STS"}},
 		{"a misspelt variable", w.with("IRSA_SIDECAR_LISTN=127.0.0.1:1"), nil, 1, []string{"did you mean IRSA_SIDECAR_LISTEN?", "ok    sts"}},
 		{"a token for the path of one", w.with("AWS_WEB_IDENTITY_TOKEN_FILE=eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJlLXNpZ25hdHVyZQ"), nil, 1, []string{"holds a token and not the path"}},
+		{"a proxy that is not there", w.with("AWS_ENDPOINT_URL_STS", "HTTPS_PROXY=http://"+freeAddress(t)), nil, 1, []string{"EndpointUnreachable: the proxy 127.0.0.1:", "on the way to sts.us-east-1.amazonaws.com: connection refused"}},
 		{"nobody at STS", w.with("AWS_ENDPOINT_URL_STS=http://" + freeAddress(t)), nil, 1, []string{"EndpointUnreachable", "connection refused"}},
 	} {
 		r := run(t, test.env, append([]string{"doctor"}, test.args...)...)
