@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -409,7 +410,7 @@ func TestCloseEndsAHangingRequest(t *testing.T) {
 		failed <- err
 	}()
 	for s.Calls() == 0 {
-		time.Sleep(time.Millisecond)
+		runtime.Gosched()
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

@@ -21,8 +21,9 @@ import (
 
 // What becomes of a Pod whose owner does what the fix lines say.
 const (
-	mended    = true  // the exchange works
-	forPeople = false // it takes more than the lines: a firewall, a node, or AWS itself
+	mended    = iota // the exchange works, and what was found is gone
+	forPeople        // it takes more than the lines: a clock, a firewall, AWS itself, or a decision
+	inTheApp         // the lines are for the app's container, which then asks the sidecar
 )
 
 // faults are what can be wrong: all rows of the table of STS's errors, and all checks. The first key is
@@ -31,7 +32,7 @@ var faults = []struct {
 	name  string
 	fault func(*world)
 	key   string
-	ends  bool
+	ends  int
 }{
 	{"no-environment", func(w *world) { delete(w.env, "AWS_ROLE_ARN"); delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "NotAnnotated", mended},
 	{"no-role", func(w *world) { delete(w.env, "AWS_ROLE_ARN") }, "HalfAnnotated", mended},
@@ -55,13 +56,13 @@ var faults = []struct {
 	{"profile", func(w *world) { w.env["AWS_PROFILE"] = "dev" }, "ProfileSet", mended},
 	{"shadowed", func(w *world) {
 		w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://" + w.options.Listen + "/v1/credentials"
-	}, "Shadowed", mended},
+	}, "Shadowed", inTheApp},
 	{"other-endpoint", func(w *world) {
 		w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://localhost:80/"
 		delete(w.env, "AWS_ROLE_ARN")
 		delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE")
-	}, "OtherEndpoint", mended},
-	{"pod-identity", func(w *world) { w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://169.254.170.23/v1/credentials" }, "PodIdentity", mended},
+	}, "OtherEndpoint", inTheApp},
+	{"pod-identity", func(w *world) { w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://169.254.170.23/v1/credentials" }, "PodIdentity", forPeople},
 
 	{"role-name", func(w *world) {
 		w.annotation = "app"
@@ -81,7 +82,7 @@ var faults = []struct {
 	{"token-expired", func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()) }, "ExpiredTokenException", mended},
 	{"token-copied-and-expired", func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()); w.copyToken(); w.age = 0 }, "ExpiredTokenException", mended},
 	{"token-not-rotated", func(w *world) { w.age = 21 * time.Hour; w.write(w.newToken()) }, "TokenNotRotated", mended},
-	{"token-from-the-future", func(w *world) { w.age = -10*time.Minute - 30*time.Second; w.write(w.newToken()) }, "TokenFromTheFuture", mended},
+	{"token-from-the-future", func(w *world) { w.age = -10*time.Minute - 30*time.Second; w.write(w.newToken()) }, "TokenFromTheFuture", forPeople},
 	{"audience-legacy", func(w *world) { w.claims.Audience = []string{}; w.write(w.newToken()); w.claims.Audience = nil }, "TokenLegacy", mended},
 	{"audience-typo", func(w *world) {
 		w.claims.Audience = []string{"sts.amazon.com"}
@@ -93,8 +94,13 @@ var faults = []struct {
 		w.write(w.newToken())
 		w.allow("vault")
 		w.sts.Change(func(o *ststest.Options) { o.Providers[0].ClientIDs = []string{"vault"} })
-	}, "AudienceUnusual", mended},
-	{"another-namespace", func(w *world) { w.place("/var/run/secrets/kubernetes.io/serviceaccount/namespace", "checkout\n") }, "NamespaceMismatch", mended},
+	}, "AudienceUnusual", forPeople},
+	{"another-namespace", func(w *world) {
+		w.place("/var/run/secrets/kubernetes.io/serviceaccount/namespace", "shop\n")
+		w.claims.Namespace = "checkout"
+		w.write(w.newToken())
+		w.claims.Namespace = "shop"
+	}, "NamespaceMismatch", mended},
 	{"subject-of-nobody", func(w *world) { w.write(unsigned(w, func(c map[string]any) { c["sub"] = "alice@example.com" })) }, "SubjectUnusual", mended},
 	{"token-without-an-end", func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "exp") })) }, "TokenLegacy", mended},
 	{"issuer-without-https", func(w *world) {
@@ -111,12 +117,12 @@ var faults = []struct {
 	{"dropped", func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
 	{"tls-not-trusted", func(w *world) { w.options.Exchange.Roots, _ = authority(w.t) }, "EndpointNotTrusted", forPeople},
 	{"no-tls", func(w *world) { w.hosts[stsHost+":443"] = w.plain(w.sts) }, "NotAnSTSEndpoint", forPeople},
-	{"clock-behind", func(w *world) { w.skew(7*time.Minute + 20*time.Second) }, "ClockSkew", mended},
-	{"clock-ahead-a-little", func(w *world) { w.skew(-2*time.Minute - 20*time.Second) }, "ClockSkew", mended},
+	{"clock-behind", func(w *world) { w.skew(7*time.Minute + 20*time.Second) }, "ClockSkew", forPeople},
+	{"clock-ahead-a-little", func(w *world) { w.skew(-2*time.Minute - 20*time.Second) }, "ClockSkew", forPeople},
 
 	{"issuer-not-public", func(w *world) { w.issuerHandler = http.NotFoundHandler(); w.sts.Break(ststest.KeysUnreachable) }, "IDPCommunicationError", forPeople},
 	{"issuer-not-public-2026", func(w *world) { w.issuerHandler = http.NotFoundHandler(); w.sts.Break(ststest.NotValidated) }, "IssuerUnreachable", forPeople},
-	{"issuer-unreachable-from-here", func(w *world) { delete(w.hosts, "oidc.eks.eu-west-1.amazonaws.com:443") }, "IssuerUnreachable", mended},
+	{"issuer-unreachable-from-here", func(w *world) { delete(w.hosts, "oidc.eks.eu-west-1.amazonaws.com:443") }, "IssuerUnreachable", forPeople},
 	{"issuer-of-another-name", func(w *world) {
 		w.document(map[string]any{"issuer": issuerURL + "/"})
 		w.sts.Break(ststest.NotValidated)
@@ -207,14 +213,34 @@ func TestEachFaultHasItsReportAndItsFix(t *testing.T) {
 			row.fault(w)
 			r := w.examine()
 			golden(t, w, row.name, r)
-			found := slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Key == row.key && f.Status != OK })
-			if !found && row.key != "" {
+			if row.key != "" && !found(r, row.key) {
 				t.Errorf("nothing is %s", row.key)
 			}
-			if got := w.works(r) || w.mend(r); got != row.ends {
-				t.Errorf("after the fixes the exchange works: %v, want %v", got, row.ends)
+			if row.ends == inTheApp {
+				w.mustMendTheApp(r, row.key)
+				return
+			}
+			if got := w.well(r, row.key) || w.mend(r, row.key); got != (row.ends == mended) {
+				t.Errorf("after the fixes the exchange works and the finding is gone: %v", got)
 			}
 		})
+	}
+}
+
+// mustMendTheApp does what is said under a key, and then wants an SDK to ask the sidecar.
+func (w *world) mustMendTheApp(r *Report, key string) {
+	w.t.Helper()
+	for _, f := range r.Findings {
+		if f.Key == key {
+			for _, fix := range f.Fixes {
+				w.apply(fix)
+			}
+		}
+	}
+	if !slices.ContainsFunc(w.examine().Findings, func(f Finding) bool {
+		return f.Check == "app" && f.Status == OK && strings.Contains(f.Finding, "asks the sidecar")
+	}) {
+		w.t.Error("after the fixes an SDK does not ask the sidecar")
 	}
 }
 

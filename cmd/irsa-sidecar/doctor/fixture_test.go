@@ -61,7 +61,7 @@ type world struct {
 	certificate tls.Certificate // for every name
 
 	annotation string // the role at the service account
-	current    string // the policy, if it was changed
+	current    string // the role's trust policy
 
 	issuerHandler http.Handler // what is asked for the issuer's documents
 }
@@ -84,7 +84,7 @@ func newWorld(t testing.TB) *world {
 	w.certificate = certificate
 	w.hosts[stsHost+":443"] = listen(t, w.sts, certificate)
 	w.hosts["oidc.eks.eu-west-1.amazonaws.com:443"] = listen(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.issuerHandler.ServeHTTP(rw, r) }), certificate)
-	w.annotation = roleARN
+	w.annotation, w.current = roleARN, string(identity().Policy())
 	w.options = Options{
 		Exchange: webidentity.Options{Roots: ca, Dial: w.dial},
 		Listen:   silentAddress(t),

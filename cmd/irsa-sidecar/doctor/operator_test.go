@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,8 +13,8 @@ import (
 )
 
 // mend is somebody who reads the report, and does what its fix lines say, one after the other, until
-// the exchange works. Words in capitals he replaces by what only he knows.
-func (w *world) mend(r *Report) bool {
+// the exchange works and the finding is gone. Words in capitals he replaces by what only he knows.
+func (w *world) mend(r *Report, key string) bool {
 	w.t.Helper()
 	for _, f := range r.Findings {
 		if f.Status == OK {
@@ -21,12 +22,19 @@ func (w *world) mend(r *Report) bool {
 		}
 		for _, fix := range f.Fixes {
 			w.apply(fix)
-			if w.works(w.examine()) {
+			if w.well(w.examine(), key) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// well reports whether the exchange works and nothing is found under the key.
+func (w *world) well(r *Report, key string) bool { return w.works(r) && !found(r, key) }
+
+func found(r *Report, key string) bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Status != OK && f.Key == key })
 }
 
 func (w *world) apply(fix Fix) {
@@ -62,6 +70,12 @@ func (w *world) run(words []string) {
 		name, value, _ := strings.Cut(words[1], "=")
 		w.env[name] = value
 		w.forget(name)
+		switch name {
+		case "IRSA_SIDECAR_LISTEN":
+			w.options.Listen = silentAddress(w.t) // the port that is proposed may be anybody's on this machine
+		case "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE":
+			w.options.Authorization = "as in the file"
+		}
 	case words[0] == "unset":
 		for _, name := range words[1:] {
 			delete(w.env, name)
@@ -90,6 +104,9 @@ func (w *world) run(words []string) {
 		policy := option("--policy-document")
 		w.sts.Change(func(o *ststest.Options) { o.TrustPolicy = policy })
 		w.current = policy
+		if w.options.Policy != nil { // he looks at it again
+			w.options.Policy = []byte(policy)
+		}
 	case command == "aws iam create-open-id-connect-provider":
 		w.sts.Change(func(o *ststest.Options) {
 			for _, p := range o.Providers {
@@ -119,16 +136,15 @@ func (w *world) run(words []string) {
 		w.sts.Change(func(o *ststest.Options) { o.MaxSessionDuration = time.Duration(seconds) * time.Second })
 	case command == "aws iam get-role" && strings.HasSuffix(strings.Join(words, " "), "| irsa-sidecar doctor --trust-policy -"):
 		w.mustBeTheRole(option("--role-name"))
-		if w.options.Policy != nil || w.current == "" || w.env["AWS_ROLE_ARN"] != roleARN { // seen already, or NoSuchEntity
-			return
-		}
 		printed, err := json.Marshal(map[string]any{"Role": map[string]any{"AssumeRolePolicyDocument": json.RawMessage(w.current)}})
 		if err != nil {
 			w.t.Fatal(err)
 		}
+		if w.env["AWS_ROLE_ARN"] != roleARN || string(w.options.Policy) == string(printed) { // NoSuchEntity, or seen already
+			return
+		}
 		w.options.Policy, w.options.PolicyName = printed, "the policy"
-		w.mend(w.examine())
-		w.options.Policy = nil
+		w.mend(w.examine(), "AccessDenied")
 	case words[0] == "curl", words[0] == "cut", words[0] == "chronyc", words[0] == "eksctl", words[0] == "eval", words[0] == "wc",
 		command == "aws iam list-open-id-connect-providers", command == "aws eks describe-cluster", command == "aws eks list-pod-identity-associations": // for reading
 	default:

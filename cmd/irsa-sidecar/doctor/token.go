@@ -168,10 +168,11 @@ func (e *examination) checkClaims() {
 	}
 
 	podNamespace := e.podNamespace()
+	foreign := podNamespace != "" && c.Namespace != "" && podNamespace != c.Namespace
 	switch {
 	case !serviceAccount.MatchString(c.Subject):
 		e.add(Finding{Check: "subject", Status: Warn, Key: string(SubjectUnusual), Finding: fmt.Sprintf("%q is no service account", c.Subject)})
-	case podNamespace != "" && c.Namespace != "" && podNamespace != c.Namespace:
+	case foreign:
 		e.add(Finding{Check: "subject", Status: Warn, Key: string(NamespaceMismatch),
 			Finding: fmt.Sprintf("%s, but this Pod is in the namespace %s: the token is a copy of another's", c.Subject, podNamespace), Fixes: e.fixVolume()})
 	default:
@@ -189,7 +190,8 @@ func (e *examination) checkClaims() {
 	default:
 		e.ok("issuer", "%s", c.Issuer)
 	}
-	if e.identity.Account != "" && len(c.Audience) > 0 && c.Subject != "" && c.Issuer != "" {
+	// No policy is proposed that would let in whomever a copied token is of.
+	if !foreign && e.identity.Account != "" && len(c.Audience) > 0 && c.Subject != "" && c.Issuer != "" {
 		e.identity.Issuer, e.identity.Subject, e.identity.Audience = c.Issuer, c.Subject, c.Audience[0]
 		if slices.Contains(c.Audience, stsAudience) {
 			e.identity.Audience = stsAudience
