@@ -2,13 +2,13 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test integration demo image bench readme
+.PHONY: help build test integration demo image bench readme manifests
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## Build bin/irsa-sidecar
-	go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/irsa-sidecar ./cmd/irsa-sidecar
+build: ## Build bin/irsa-sidecar and bin/irsa-sidecar-inject
+	go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/irsa-sidecar ./cmd/irsa-sidecar-inject
 
 test: ## Vet, and run all tests that need nothing but Go; with the race detector where there is a C compiler
 	go vet ./...
@@ -39,3 +39,6 @@ bench: ## Compare with a bare net/http server
 
 readme: ## Write README's generated tables anew
 	go test ./cmd/irsa-sidecar -run README -update
+
+manifests: ## Write deploy/ anew, from deploy/templates
+	go test ./deploy -run Manifests -update

@@ -93,6 +93,8 @@ var arrows = []struct {
 }{
 	{module + "/cache", "github.com/aws", false,
 		"the cache knows time; where credentials come from is a Fetch, so that a test can pass a closure and another cloud a provider"},
+	{binary + "-inject", "github.com/aws", false,
+		"the injector edits text"},
 	{module + "/cmd/irsa-sidecar/doctor", module + "/server", false,
 		"the doctor asks a sidecar over HTTP, as everybody does"},
 	{module + "/server", "github.com/aws", false,
@@ -117,6 +119,8 @@ var arrows = []struct {
 		"it would bring credential chains, profiles and IMDS along: the program has one way to get credentials"},
 	{binary, "github.com/aws/aws-sdk-go-v2/credentials", false,
 		"the program has one way to get credentials"},
+	{binary, "go.yaml.in/yaml", false,
+		"manifests are the injector's business, which is a program of its own so that they cost nothing in a Pod"},
 	{binary, "testing", false,
 		"a test helper has got into the binary, and its flags with it"},
 	{binary, fake, false,
@@ -210,6 +214,7 @@ func TestDirectRequirementsAreTheKnownOnes(t *testing.T) {
 		"github.com/go-jose/go-jose/v4", // the doctor verifies signatures, which is no place for code of one's own
 		"github.com/kelseyhightower/envconfig",
 		"github.com/prometheus/client_golang",
+		"go.yaml.in/yaml/v3", // irsa-sidecar-inject, and the tests of deploy/: it is not in the sidecar
 		"golang.org/x/sync",
 	}
 	cmd := exec.Command("go", "mod", "edit", "-json")

@@ -56,6 +56,9 @@ var mistakes = []mistake{
 	{name: "a time-out of nothing", args: []string{"wait", "--timeout", "0s"}, exit: 2, is: `wait: --timeout must be more than 0s, not 0s`},
 	{name: "an unknown format", args: []string{"credentials", "--format", "yaml"}, exit: 2, is: `credentials: --format is process or env, not "yaml"`},
 	{name: "an unknown check", args: []string{"healthcheck", "healthz"}, exit: 2, is: `healthcheck takes livez, readyz or startupz, not "healthz"`},
+	{name: "nowhere to install", args: []string{"install"}, exit: 2, is: `install: say into which directory: irsa-sidecar install DIR`},
+	{name: "a directory that is not there", args: []string{"install", "/nowhere"}, exit: 1,
+		is: `install: write into /nowhere: no such file or directory; it must be a directory, on a volume that this container's user may write to`},
 
 	// Who we are.
 	{name: "no role", env: []string{"AWS_ROLE_ARN"}, exit: 2, is: "configuration: " + noRole},

@@ -201,6 +201,27 @@ func TestShutdownEndsTheSidecar(t *testing.T) {
 	}
 }
 
+// The app of a Job ends its classic sidecar with a program that its own image does not have.
+func TestInstalledProgramEndsTheSidecar(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t, "IRSA_SIDECAR_QUITQUITQUIT=true")
+	dir := t.TempDir()
+	for range 2 { // a container that is restarted finds it there already
+		if r := run(t, nil, "install", dir); r != (result{}) {
+			t.Fatalf("install: exit code %d and not in silence: %s%s", r.code, r.stdout, r.stderr)
+		}
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+		t.Errorf("it left %v (%v)", files, err)
+	}
+	r := finish(t, exec.Command(filepath.Join(dir, "irsa-sidecar"), "shutdown"), s.beside())
+	if r != (result{}) {
+		t.Errorf("shutdown: exit code %d and not in silence: %s%s", r.code, r.stdout, r.stderr)
+	}
+	s.wantEnd(t)
+}
+
 func TestCredentialsForACredentialProcess(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, ststest.Options{})

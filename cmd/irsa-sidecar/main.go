@@ -53,6 +53,7 @@ Usage: irsa-sidecar [command]
   wait         wait until a running sidecar has credentials  [--timeout 30s]
   healthcheck  ask a running sidecar for its health          [livez|readyz|startupz]
   shutdown     end a running sidecar (IRSA_SIDECAR_QUITQUITQUIT=true)
+  install      copy this program into a directory, for other containers  DIR
   doctor       say why there are no credentials, and the fix [--json] [--trust-policy FILE]
   credentials  make one exchange and print it                [--format process|env]
   version      print the version
@@ -78,7 +79,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "version", "--version":
 		fmt.Fprintf(stdout, "irsa-sidecar %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return nil
-	case "serve", "wait", "healthcheck", "shutdown", "doctor", "credentials":
+	case "serve", "wait", "healthcheck", "shutdown", "install", "doctor", "credentials":
 	default:
 		return usagef("there is no command %q: try irsa-sidecar help", command)
 	}
@@ -103,9 +104,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	} else if err != nil {
 		return usagef("%s: %w: try irsa-sidecar help", command, err)
 	}
-	check, rest := "readyz", flags.Args()
+	check, directory, rest := "readyz", "", flags.Args()
 	if command == "healthcheck" && len(rest) > 0 {
 		check, rest = rest[0], rest[1:]
+	}
+	if command == "install" {
+		if len(rest) == 0 {
+			return usagef("install: say into which directory: irsa-sidecar install DIR")
+		}
+		directory, rest = rest[0], rest[1:]
 	}
 	if len(rest) > 0 {
 		return usagef("%s does not take %q", command, rest[0])
@@ -119,6 +126,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	render := map[string]func(*cache.Credentials) []byte{"process": server.ProcessCredentials, "env": server.ShellCredentials}[format]
 	if render == nil {
 		return usagef("credentials: --format is process or env, not %q", format)
+	}
+
+	if command == "install" {
+		return install(directory)
 	}
 
 	c, problems := loadConfig()

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// install copies this program into a directory: a volume that another container mounts, whose image has
+// neither wait nor shutdown, and which ours, without a shell, has no cp to fill. What is there is
+// replaced at once, so that nobody finds half of it.
+func install(directory string) (err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("install: find this program: %w", err)
+	}
+	source, err := os.Open(self)
+	if err != nil {
+		return fmt.Errorf("install: read this program: %w", err)
+	}
+	defer source.Close()
+	part, err := os.CreateTemp(directory, ".irsa-sidecar-*")
+	if err != nil {
+		return fmt.Errorf("install: write into %s: %w; it must be a directory, on a volume that this container's user may write to", directory, innermost(err))
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(part.Name())
+		}
+	}()
+	_, err = io.Copy(part, source)
+	if err = errors.Join(err, part.Chmod(0o755), part.Close()); err != nil {
+		return fmt.Errorf("install: write into %s: %w", directory, innermost(err))
+	}
+	if err = os.Rename(part.Name(), filepath.Join(directory, "irsa-sidecar")); err != nil {
+		return fmt.Errorf("install: write into %s: %w", directory, innermost(err))
+	}
+	return nil
+}
