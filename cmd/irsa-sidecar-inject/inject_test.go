@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/deploy"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name, have string) {
+	t.Helper()
+	name = "testdata/" + name
+	if *update {
+		if err := os.WriteFile(name, []byte(have), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if have != string(want) {
+		t.Errorf("%s is not what was made:\n%s", name, have)
+	}
+}
+
+// pipe runs the program.
+func pipe(t *testing.T, input string, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errors bytes.Buffer
+	err = run(args, strings.NewReader(input), &out, &errors)
+	return out.String(), errors.String(), err
+}
+
+func TestEveryLayoutIsKept(t *testing.T) {
+	input, err := os.ReadFile("testdata/layouts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	output, notes, err := pipe(t, string(input), "--region", "eu-west-1", "--image", "registry.example/irsa-sidecar:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "layouts.injected.yaml", output)
+	golden(t, "layouts.notes.txt", notes)
+
+	// Every line that was there is there still, in its order, but for those that had the list in them.
+	rest := strings.Split(output, "\n")
+	for line := range strings.SplitSeq(string(input), "\n") {
+		if strings.ContainsAny(line, "[{") || strings.HasSuffix(line, " env:") {
+			continue
+		}
+		i := slices.Index(rest, line)
+		if i < 0 {
+			t.Fatalf("this line is gone, or not in its place: %s", line)
+		}
+		rest = rest[i+1:]
+	}
+
+	again, _, err := pipe(t, output)
+	if err != nil || again != output {
+		t.Errorf("a second time changes it (%v):\n%s", err, again)
+	}
+	windows := strings.ReplaceAll(string(input), "\n", "\r\n")
+	if have, _, err := pipe(t, windows, "--region", "eu-west-1", "--image", "registry.example/irsa-sidecar:9"); err != nil || have != strings.ReplaceAll(output, "\n", "\r\n") {
+		t.Errorf("with the line ends of Windows it is something else (%v)", err)
+	}
+}
+
+// What cannot be used is refused, and nothing is written: no document is half changed, and none is lost.
+func TestBadInputIsRefusedWhole(t *testing.T) {
+	const good = "apiVersion: v1\nkind: Pod\nmetadata: {name: good}\nspec:\n  containers: [{name: app, image: one}]\n---\n"
+	const role = "arn:aws:iam::111122223333:role/app"
+	pod := func(spec string) string {
+		return "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: " + spec + "\n"
+	}
+	for name, test := range map[string]struct{ input, want string }{
+		"nothing":              {"", "there is no Kubernetes object on standard input"},
+		"only a comment":       {"# TODO\n", "there is no Kubernetes object on standard input"},
+		"not YAML":             {good + "kind: [", "document 2 is not YAML: line 7: did not find expected node content"},
+		"a tab":                {good + "kind: Pod\n\tmetadata: x", "document 2 is not YAML: line 7: found a tab character"},
+		"a template":           {good + "kind: {{ .Values.kind }}", "a template has to be rendered first: helm template"},
+		"a key twice":          {good + "apiVersion: v1\nkind: Pod\nkind: Pod", `document 2 is not YAML: line 9: mapping key "kind" already defined at line 8`},
+		"a list":               {good + "- a", "line 7: document 2 is not a Kubernetes object: it has no apiVersion and kind"},
+		"a sentence":           {good + "hello", "line 7: document 2 is not a Kubernetes object"},
+		"no kind":              {good + "services: {web: {image: x}}", "line 7: document 2 is not a Kubernetes object: it has no apiVersion and kind"},
+		"labels are a list":    {good + "apiVersion: v1\nkind: Pod\nmetadata: {labels: [a]}", "line 7: document 2 is not a Kubernetes object"},
+		"no spec":              {good + "apiVersion: v1\nkind: Pod", "it has no containers at spec.containers"},
+		"no containers":        {good + "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: n}\nspec: {template: {spec: {}}}", "line 7: Deployment n/d: it has no containers at spec.template.spec.containers"},
+		"empty containers":     {good + pod("{containers: []}"), "line 7: Pod bad: it has no containers at spec.containers"},
+		"containers, a word":   {good + pod("{containers: app}"), "it has no containers at spec.containers"},
+		"container, a word":    {good + pod("{containers: [app]}"), "line 10: a container must have a name and an image"},
+		"initContainers, odd":  {good + pod("{initContainers: x, containers: [{name: app}]}"), "line 10: initContainers is not a list"},
+		"env, a word":          {good + pod("{containers: [{name: app, env: x}]}"), "line 10: env is not a list that can be added to"},
+		"named like ours":      {good + pod("{containers: [{name: irsa-sidecar, image: x}]}"), "line 10: a container is called irsa-sidecar already and is no native sidecar: rename it"},
+		"named like ours, too": {good + pod("{initContainers: [{name: irsa-sidecar}], containers: [{name: app}]}"), "is no native sidecar: rename it"},
+		"an anchor": {good + pod("\n  containers:\n  - &a {name: app, image: x}\n  - *a\n"),
+			"line 7: Pod bad: line 13: *a stands here for a container: write it out"},
+		"an account without a role": {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app}\n---\n" + pod("{serviceAccountName: app, containers: [{name: app}]}"),
+			"line 11: Pod bad: its service account app has no role: annotate it with eks.amazonaws.com/role-arn, or give --role-arn"},
+		"an account with a role that is none": {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {eks.amazonaws.com/role-arn: app}}\n---\n" + pod("{serviceAccountName: app, containers: [{name: app}]}"),
+			`the annotation eks.amazonaws.com/role-arn of its service account app is not a role's ARN: "app"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			output, _, err := pipe(t, test.input)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("said %v, want … %s …", err, test.want)
+			}
+			if output != "" {
+				t.Errorf("and wrote %q", output)
+			}
+		})
+	}
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"a file":          {[]string{"app.yaml"}, `it takes no file "app.yaml": irsa-sidecar-inject < app.yaml`},
+		"an unknown flag": {[]string{"--role", "x"}, "flag provided but not defined: -role: try irsa-sidecar-inject --help"},
+		"a role's name":   {[]string{"--role-arn", "app"}, `--role-arn "app" is not a role's ARN`},
+		"a zone":          {[]string{"--region", "eu-west-1a"}, `--region "eu-west-1a" is not a region`},
+		"no image":        {[]string{"--image", ""}, `--image "" is not an image`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			output, _, err := pipe(t, good, test.args...)
+			if _, usage := err.(usageError); !usage || !strings.Contains(err.Error(), test.want) || output != "" {
+				t.Errorf("wrote %q and said %v, want … %s …", output, err, test.want)
+			}
+		})
+	}
+	if output, notes, err := pipe(t, good, "--role-arn", role); err != nil || !strings.Contains(output, role) || !strings.Contains(notes, "Pod good: sidecar added; role "+role) {
+		t.Errorf("the good one alone is refused: %v, %s", err, notes)
+	}
+}
+
+func TestWhatIsNotAWorkloadPassesUnchanged(t *testing.T) {
+	const input = "kind:   Service\napiVersion: v1\n\n# end\n"
+	output, notes, err := pipe(t, input)
+	if err != nil || output != input || !strings.Contains(notes, "nothing to inject") {
+		t.Errorf("%q, %q, %v", output, notes, err)
+	}
+}
+
+func FuzzInject(f *testing.F) {
+	layouts, err := os.ReadFile("testdata/layouts.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for document := range strings.SplitSeq(string(layouts), "---\n") {
+		f.Add([]byte(document))
+	}
+	f.Add([]byte("{apiVersion: v1, kind: Pod, spec: {containers: [{name: a}], volumes: [] , initContainers: ~}}"))
+	f.Fuzz(func(t *testing.T, input []byte) {
+		parts := deploy.Parts{Image: "i", RoleARN: "arn:aws:iam::1:role/r", Native: true}
+		output, _, err := inject(input, parts)
+		if err != nil {
+			if output != nil {
+				t.Errorf("refused (%v), and changed all the same", err)
+			}
+			return
+		}
+		again, _, err := inject(output, parts)
+		if err != nil || !bytes.Equal(again, output) {
+			t.Errorf("a second time: %v\n%s\nafter\n%s", err, again, output)
+		}
+	})
+}
