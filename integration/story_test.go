@@ -191,7 +191,8 @@ func TestShutdownIsOffUnlessAskedFor(t *testing.T) {
 func TestShutdownEndsTheSidecar(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, ststest.Options{})
-	s := w.serve(t, "IRSA_SIDECAR_QUITQUITQUIT=true")
+	// The delay is for SIGTERM, which comes to all containers at once.
+	s := w.serve(t, "IRSA_SIDECAR_QUITQUITQUIT=true", "IRSA_SIDECAR_SHUTDOWN_DELAY=1h")
 	if r := run(t, s.beside(), "shutdown"); r != (result{}) {
 		t.Errorf("shutdown: exit code %d and not in silence: %s%s", r.code, r.stdout, r.stderr)
 	}

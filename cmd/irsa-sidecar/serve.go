@@ -85,9 +85,13 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 		// Before the log says that a first signal has been taken in.
 		again, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 		defer stop()
-		logger.Info("ending", "cause", context.Cause(ctx).Error(), "delay", c.delay.String(), "grace", c.grace.String())
+		delay := c.delay
+		if context.Cause(ctx) == errQuit {
+			delay = 0 // whoever asks for the end needs us no longer, and a Job waits for it
+		}
+		logger.Info("ending", "cause", context.Cause(ctx).Error(), "delay", delay.String(), "grace", c.grace.String())
 		ops.Drain()
-		hold(c.delay, again)
+		hold(delay, again)
 	}
 	stopServing()
 	servers.Wait()
@@ -110,11 +114,14 @@ func hold(delay time.Duration, again context.Context) {
 	}
 }
 
+// errQuit is why serve ends when the shutdown command has asked for it.
+var errQuit = errors.New("asked to by /quitquitquit")
+
 func quitter(allowed bool, quit context.CancelCauseFunc) func() {
 	if !allowed {
 		return nil
 	}
-	return func() { quit(fmt.Errorf("asked to by /quitquitquit")) }
+	return func() { quit(errQuit) }
 }
 
 // listen binds, so that a taken port is a mistake at the start and not a line in a log.
