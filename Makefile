@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test integration demo image bench readme manifests
+.PHONY: help build test integration cluster demo image bench readme manifests
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,7 +12,7 @@ build: ## Build bin/irsa-sidecar and bin/irsa-sidecar-inject
 
 test: ## Vet, and run all tests that need nothing but Go; with the race detector where there is a C compiler
 	go vet ./...
-	go vet -tags 'clients minio' ./integration
+	go vet -tags 'clients cluster minio' ./integration
 ifneq ($(shell command -v "$$(go env CC)"),)
 	CGO_ENABLED=1 go test -race ./...
 else
@@ -26,6 +26,11 @@ ifeq ($(CLIENT),)
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
 endif
 	cd integration && IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 -timeout 15m -parallel 4 -run '^TestClients$$'
+
+cluster: ## The Pod's life on a one-node Kubernetes, built through Go modules, as root; KEEP=1 leaves it to you until Ctrl-C
+	kubernetes=$$(bash integration/cluster/build.sh) && tools=$$(bash integration/tools/build.sh) && \
+	IRSA_TEST_KUBERNETES=$$kubernetes IRSA_TEST_KEEP=$(KEEP) PATH="$$tools:$$PATH" \
+		go test -tags cluster -count=1 -timeout 30m -v -run '^TestCluster$$' ./integration
 
 demo: ## The main path on this machine, with an STS of its own; Ctrl-C ends it; BREAK=wrong-audience breaks it
 	@mkdir -p bin && go build -o bin/demo ./integration/demo # go run would report Ctrl-C as a failure

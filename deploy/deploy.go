@@ -27,6 +27,9 @@ const (
 	// RoleAnnotation on a service account is the role's ARN; it is the EKS webhook's annotation.
 	RoleAnnotation = "eks.amazonaws.com/role-arn"
 
+	// RegionAnnotation on a service account is the region of STS, and of the app.
+	RegionAnnotation = "irsa-sidecar/region"
+
 	// Enabled and Disabled are the values of [InjectLabel].
 	Enabled, Disabled = "enabled", "disabled"
 

@@ -36,7 +36,7 @@ func inject(input []byte, parts deploy.Parts) (output []byte, notes []string, er
 	if err != nil {
 		return nil, nil, err
 	}
-	j := &injector{parts: parts, roles: map[string]string{}, forbidding: map[string]bool{}, edit: newEdit(input)}
+	j := &injector{parts: parts, accounts: map[string]map[string]string{}, forbidding: map[string]bool{}, edit: newEdit(input)}
 	var objects []*object
 	for number, document := range documents {
 		found, err := objectsIn(document, number+1)
@@ -164,8 +164,8 @@ func objectsIn(n *yaml.Node, number int) ([]*object, error) {
 
 type injector struct {
 	parts      deploy.Parts
-	roles      map[string]string // of the service accounts in the input, by namespace/name; "" where there is none
-	forbidding map[string]bool   // namespaces in the input
+	accounts   map[string]map[string]string // the annotations of the service accounts in the input, by namespace/name
+	forbidding map[string]bool              // namespaces in the input
 	edit       *edit
 	notes      []string
 }
@@ -178,7 +178,7 @@ func (j *injector) note(format string, args ...any) {
 func (j *injector) learn(o *object) {
 	switch o.Kind {
 	case "ServiceAccount":
-		j.roles[o.Metadata.Namespace+"/"+o.Metadata.Name] = o.Metadata.Annotations[deploy.RoleAnnotation]
+		j.accounts[o.Metadata.Namespace+"/"+o.Metadata.Name] = o.Metadata.Annotations
 	case "Namespace":
 		j.forbidding[o.Metadata.Name] = o.Metadata.Labels[deploy.InjectLabel] == deploy.Disabled
 	}
@@ -241,9 +241,13 @@ func (j *injector) object(o *object) error {
 	if account == "" {
 		account = "default"
 	}
+	annotations, there := j.accounts[o.Metadata.Namespace+"/"+account]
+	if parts.Region == "" {
+		parts.Region = annotations[deploy.RegionAnnotation]
+	}
 	whose := fmt.Sprintf("role %s", parts.RoleARN)
 	if parts.RoleARN == "" {
-		role, there := j.roles[o.Metadata.Namespace+"/"+account]
+		role := annotations[deploy.RoleAnnotation]
 		switch {
 		case role != "" && !roleARN.MatchString(role):
 			return fmt.Errorf("the annotation %s of its service account %s is not a role's ARN: %q", deploy.RoleAnnotation, account, role)
@@ -293,7 +297,7 @@ func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o 
 			value, there := set[variable]
 			if !there {
 				missing = append(missing, entry)
-			} else if wanted := text(field(entry, "value")); value != wanted && variable != "AWS_REGION" {
+			} else if wanted := text(field(entry, "value")); value != wanted && !strings.HasSuffix(variable, "_REGION") {
 				j.note("%s: container %s sets %s itself, and keeps it: its SDK may not ask the sidecar", o, name, variable)
 			}
 		}

@@ -30,7 +30,8 @@ none, and with the annotation irsa-sidecar/skip-containers: a,b which containers
 
   --role-arn ARN         the role. Otherwise it is that of the service account, where it is in the input; otherwise
                          it is left to the EKS webhook
-  --region REGION        the region of STS, and of the app
+  --region REGION        the region of STS, and of the app. Otherwise it is the service account's annotation
+                         irsa-sidecar/region, where it is in the input
   --image IMAGE          the sidecar's image, ` + deploy.Image + ` if not given
 
 Exit codes: 0 done, 1 the input cannot be used, 2 wrong usage.

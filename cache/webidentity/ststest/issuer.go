@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
@@ -42,6 +43,32 @@ func NewIssuer(url string) (*Issuer, error) {
 	i := new(Issuer)
 	i.SetURL(url)
 	return i, i.Rotate()
+}
+
+// ReadIssuer returns an Issuer that signs nothing and knows the keys of another, such as a real API server:
+// the first of its JWKS, which must be an RSA key.
+func ReadIssuer(url string, jwks []byte) (*Issuer, error) {
+	var set jwkSet
+	if err := json.Unmarshal(jwks, &set); err != nil {
+		return nil, fmt.Errorf("read the issuer's keys: %w", err)
+	}
+	if len(set.Keys) == 0 || set.Keys[0].Type != "RSA" {
+		return nil, errors.New("the issuer's first key is no RSA key")
+	}
+	k := set.Keys[0]
+	n, err := base64.RawURLEncoding.DecodeString(k.Modulus)
+	if err != nil {
+		return nil, fmt.Errorf("read the issuer's key: %w", err)
+	}
+	e, err := base64.RawURLEncoding.DecodeString(k.Exponent)
+	if err != nil {
+		return nil, fmt.Errorf("read the issuer's key: %w", err)
+	}
+	i := new(Issuer)
+	i.SetURL(url)
+	public := rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(new(big.Int).SetBytes(e).Int64())}
+	i.signing.Store(&signingKey{&rsa.PrivateKey{PublicKey: public}, k})
+	return i, nil
 }
 
 // Rotate replaces the key. What it had signed is signed by nobody from now on.

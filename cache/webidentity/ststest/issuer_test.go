@@ -184,3 +184,37 @@ func TestAnIssuerListensAndRotatesItsKey(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestIssuerIsReadFromItsKeys(t *testing.T) {
+	original, err := NewIssuer("https://issuer.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := httptest.NewRecorder()
+	original.ServeHTTP(keys, httptest.NewRequest(http.MethodGet, keysPath, nil))
+	read, err := ReadIssuer(original.URL(), keys.Body.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := original.Token(Claims{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if parsed, ok := parseToken(text); !ok || !read.signed(parsed) {
+		t.Error("what the issuer signed is not taken for its own")
+	}
+	if err := original.Rotate(); err != nil {
+		t.Fatal(err)
+	}
+	if text, err = original.Token(Claims{}); err != nil {
+		t.Fatal(err)
+	}
+	if parsed, ok := parseToken(text); !ok || read.signed(parsed) {
+		t.Error("what was signed with another key is taken for the issuer's")
+	}
+	for _, bad := range []string{"", "{}", `{"keys":[{"kty":"EC"}]}`, `{"keys":[{"kty":"RSA","n":"?"}]}`} {
+		if _, err := ReadIssuer("https://issuer.example", []byte(bad)); err == nil {
+			t.Errorf("%q is taken for keys", bad)
+		}
+	}
+}

@@ -14,7 +14,7 @@
     {{- end }}
     - {name: IRSA_SIDECAR_AUTHORIZATION_TOKEN, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
     {{- with $v.env }}
-    {{- toYaml . | nindent 2 }}
+    {{- toYaml . | nindent 4 }}
     {{- end }}
   ports:
     - {name: irsa-ops, containerPort: 9912}
@@ -28,7 +28,7 @@
     timeoutSeconds: 5
     failureThreshold: 6
   resources:
-    {{- toYaml $v.resources | nindent 2 }}
+    {{- toYaml $v.resources | nindent 4 }}
   securityContext:
     runAsUser: 65532
     runAsNonRoot: true
@@ -51,6 +51,7 @@
 - {name: AWS_EC2_METADATA_DISABLED, value: "true"}
   {{- if $v.region }}
 - {name: AWS_REGION, value: {{ $v.region | quote }}}
+- {name: AWS_DEFAULT_REGION, value: {{ $v.region | quote }}}
   {{- end }}
 {{- end }}
 
