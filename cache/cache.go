@@ -81,6 +81,23 @@ type Cache struct {
 	failedAt     time.Time
 	firstFailure time.Time // of the failures in a row
 	failures     int
+	attempts     []Attempt // newest first
+}
+
+// Attempt is an exchange that has ended.
+type Attempt struct {
+	Ended    time.Time
+	Took     time.Duration
+	Reason   Reason        // of the failure; empty when it succeeded
+	Lifetime time.Duration // of what it brought; zero when it failed
+}
+
+// attemptsKept is how many a person looks back at.
+const attemptsKept = 10
+
+// attempted notes an exchange. The slice is a new one each time: a Status may hold the old.
+func (c *Cache) attempted(a Attempt) {
+	c.attempts = append([]Attempt{a}, c.attempts[:min(len(c.attempts), attemptsKept-1)]...)
 }
 
 // lease is one set of credentials with what this machine's clocks say about it.
@@ -255,7 +272,7 @@ func (c *Cache) settle(creds Credentials, err error, started time.Time) {
 // session ends with the token, and the token is the same; or where the role's sessions have been made
 // shorter.
 func (c *Cache) succeeded(l *lease, started, now time.Time) {
-	message := "credentials refreshed"
+	message, lifetime := "credentials refreshed", l.lifetime
 	c.mu.Lock()
 	if held := c.lease.Load(); held.valid(now) && !l.Expiration.After(held.Expiration) {
 		message = "the new credentials do not last longer: those at hand stay"
@@ -266,6 +283,7 @@ func (c *Cache) succeeded(l *lease, started, now time.Time) {
 		c.next = l.issued.Add(refreshAfter(l.lifetime, c.luck()))
 	}
 	c.failure, c.failures = nil, 0
+	c.attempted(Attempt{Ended: now, Took: now.Sub(started), Lifetime: lifetime})
 	c.metrics.succeeded(&l.Credentials, now, now.Sub(started))
 	next := c.next
 	c.mu.Unlock()
@@ -309,6 +327,7 @@ func (c *Cache) failed(failure *FetchError, started, now time.Time) {
 		delay = min(delay, max(time.Second, held.remaining(now)/4))
 	}
 	c.next = now.Add(delay)
+	c.attempted(Attempt{Ended: now, Took: now.Sub(started), Reason: failure.Reason})
 	c.metrics.failed(failure, now.Sub(started))
 	c.mu.Unlock()
 
@@ -394,6 +413,9 @@ type Status struct {
 	Failure  *FetchError
 	FailedAt time.Time
 	Failures int
+
+	// Attempts are the last ten exchanges, newest first. They are not to be changed.
+	Attempts []Attempt
 }
 
 // Status describes the Cache.
@@ -401,7 +423,7 @@ func (c *Cache) Status() Status {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := Status{Profile: c.profile, NextTry: c.next, Failure: c.failure, Failures: c.failures}
+	s := Status{Profile: c.profile, NextTry: c.next, Failure: c.failure, Failures: c.failures, Attempts: c.attempts}
 	if c.failure != nil {
 		s.FailedAt = c.failedAt
 	}

@@ -540,3 +540,31 @@ irsa_sidecar_token_expiry_timestamp_seconds{profile="default"} 9.467712e+08
 		t.Errorf("%d outcomes counted, want ok and AccessDenied", n)
 	}
 }
+
+func TestTheLastTenExchangesAreRemembered(t *testing.T) {
+	a := &authority{takes: 2 * time.Second}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		time.Sleep(time.Minute)
+		before := c.Status().Attempts
+		if len(before) != 1 || before[0].Took != 2*time.Second || before[0].Reason != "" || before[0].Lifetime < time.Hour-2*time.Second {
+			t.Fatalf("after one exchange: %+v", before)
+		}
+		a.set(func(a *authority) { a.err = &FetchError{Reason: Throttling} })
+		time.Sleep(2 * time.Hour)
+		after := c.Status().Attempts
+		if len(after) != attemptsKept {
+			t.Fatalf("%d are remembered, want %d", len(after), attemptsKept)
+		}
+		for i, attempt := range after {
+			if attempt.Reason != Throttling || attempt.Lifetime != 0 || attempt.Took != 2*time.Second {
+				t.Errorf("attempt %d is %+v", i, attempt)
+			}
+			if i > 0 && !attempt.Ended.Before(after[i-1].Ended) {
+				t.Errorf("attempt %d, at %v, is not older than the one before it, at %v", i, attempt.Ended, after[i-1].Ended)
+			}
+		}
+		if len(before) != 1 || before[0].Reason != "" {
+			t.Errorf("what an earlier Status had has changed: %+v", before)
+		}
+	})
+}

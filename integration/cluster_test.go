@@ -193,19 +193,10 @@ func (c *cluster) try(line string) (output string, err error) {
 // indented shortens what nobody reads.
 func indented(output string) string {
 	lines := strings.Split(strings.TrimRight(output, "\n"), "\n")
-	if len(lines) > 150 {
-		lines = append(lines[:150], "…")
+	if len(lines) > 250 {
+		lines = append(lines[:250], "…")
 	}
 	return strings.Join(lines, "\n") + "\n"
-}
-
-func read(t *testing.T, name string) []byte {
-	t.Helper()
-	data, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
 }
 
 // keep leaves the cluster to whoever has started it, until Ctrl-C.

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"html"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -126,23 +125,4 @@ func (h *Ops) report(w http.ResponseWriter, r *http.Request, draining bool, judg
 		}
 	}
 	writeText(w, status, b.String())
-}
-
-// page is for a browser: what curl shows, reloaded every few seconds.
-func (h *Ops) page(w http.ResponseWriter, r *http.Request) {
-	var b strings.Builder
-	for _, p := range h.Profiles {
-		writeProfile(&b, p, p.Cache.Status(), isLocal(r), time.Now())
-	}
-	header := w.Header()
-	header.Set("Content-Type", "text/html; charset=utf-8")
-	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-	header["Cache-Control"] = noStore
-	header["X-Content-Type-Options"] = noSniff
-	fmt.Fprintf(w, `<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="5"><meta name="color-scheme" content="light dark">
-<title>irsa-sidecar</title><style>body{font:16px/1.5 system-ui;margin:2rem auto;max-width:60rem;padding:0 1rem}pre{white-space:pre-wrap}</style>
-<h1>irsa-sidecar %s</h1>
-<pre>%s</pre>
-`, html.EscapeString(h.Version), html.EscapeString(b.String()))
 }

@@ -54,18 +54,10 @@ func writeProfile(w io.Writer, p Profile, s cache.Status, identity bool, now tim
 	if s.Started() {
 		row("refreshed", "%s ago", spell(now.Sub(s.LastSuccess)))
 	}
-	switch {
-	case s.NextTry.IsZero():
-		row("next try", "under way")
-	default:
-		row("next try", "in %s", spell(max(0, s.NextTry.Sub(now))))
-	}
-	if s.ClockSkew != 0 {
-		direction := "ahead of"
-		if s.ClockSkew < 0 {
-			direction = "behind"
-		}
-		row("clock", "this node's is %s %s STS's; AWS refuses what is signed more than 5 minutes off", spell(s.ClockSkew.Abs()), direction)
+	name, when, _ := strings.Cut(nextTry(s, now), ": ")
+	row(name, "%s", when)
+	if skew := clockSkew(s); skew != "" {
+		row("clock", "%s", skew)
 	}
 	if f := s.Failure; f == nil {
 		row("last error", "none")
@@ -78,6 +70,25 @@ func writeProfile(w io.Writer, p Profile, s cache.Status, identity bool, now tim
 	}
 	t.Flush()
 	fmt.Fprintln(w)
+}
+
+func nextTry(s cache.Status, now time.Time) string {
+	if s.NextTry.IsZero() {
+		return "next try: under way"
+	}
+	return "next try: in " + spell(max(0, s.NextTry.Sub(now)))
+}
+
+// clockSkew says how wrong this node's clock is; nothing when it is not.
+func clockSkew(s cache.Status) string {
+	if s.ClockSkew == 0 {
+		return ""
+	}
+	direction := "ahead of"
+	if s.ClockSkew < 0 {
+		direction = "behind"
+	}
+	return fmt.Sprintf("this node's is %s %s STS's; AWS refuses what is signed more than 5 minutes off", spell(s.ClockSkew.Abs()), direction)
 }
 
 // spell rounds to what a person wants to know.

@@ -1,0 +1,101 @@
+//go:build browser
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+// TestBrowser has headless Chromium show the page for browsers: its script must run under its own policy,
+// and keep the page live; and nothing else may be loaded. With IRSA_TEST_SCREENSHOTS set, the pictures are
+// left there.
+func TestBrowser(t *testing.T) {
+	chromium, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Fatalf("%v; make integration installs it, as root on Debian", err)
+	}
+	pictures := os.Getenv("IRSA_TEST_SCREENSHOTS")
+	if pictures == "" {
+		pictures = t.TempDir()
+	}
+	// A life with something to see: a refusal, short sessions, and then one of an hour.
+	w := newWorld(t, ststest.Options{Lifetime: 5 * time.Second})
+	w.sts.Break(ststest.Fault{Status: http.StatusForbidden, Code: "AccessDenied", Message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"})
+	s := w.serve(t)
+	eventually(t, soon, "a refusal", func() bool { return w.sts.Calls() >= 2 })
+	w.sts.Mend()
+	s.untilValid(t)
+	calls := w.sts.Calls()
+	eventually(t, soon, "a refresh", func() bool { return w.sts.Calls() > calls })
+	w.sts.Change(func(o *ststest.Options) { o.Lifetime = time.Hour })
+	eventually(t, soon, "a session of an hour", func() bool { return strings.Contains(page(t, s), "expires in 59m5") })
+
+	show := func(name string, args ...string) (dom string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, chromium, append([]string{
+			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+			"--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=960,640", "--user-data-dir=" + t.TempDir(),
+			// Whatever is not on this machine is not found, which would be said on the console.
+			"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr", "--virtual-time-budget=7000",
+		}, append(args, "http://"+s.ops+"/")...)...)
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		cmd.WaitDelay = time.Second
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, &stderr)
+		}
+		for line := range strings.Lines(stderr.String()) {
+			if strings.Contains(line, ":CONSOLE") {
+				t.Errorf("%s: on the console: %s", name, line)
+			}
+		}
+		return stdout.String()
+	}
+	asked := requests(t, s)
+	dom := show("live", "--dump-dom")
+	wantNoTrace(t, dom)
+	want(t, "the page, as it is after a while", dom, `<body class="live">`)
+	want(t, "the page", dom, roleARN, `<h2>default <span class="good">valid</span></h2>`, `<td class="good">ok</td>`)
+	if more := requests(t, s) - asked; more < 2 {
+		t.Errorf("the page was fetched %d times, and does not live", more)
+	}
+
+	show("light", "--screenshot="+filepath.Join(pictures, "page.png"))
+	show("dark", "--screenshot="+filepath.Join(pictures, "page-dark.png"), "--blink-settings=preferredColorScheme=0")
+	light, dark := read(t, filepath.Join(pictures, "page.png")), read(t, filepath.Join(pictures, "page-dark.png"))
+	if bytes.Equal(light, dark) || len(light) < 10<<10 {
+		t.Errorf("in the dark the page looks the same, or there is nothing to see (%d and %d bytes)", len(light), len(dark))
+	}
+}
+
+func page(t *testing.T, s *sidecar) string {
+	t.Helper()
+	_, body := s.health(t, "/")
+	return body
+}
+
+// requests is how often the page has been asked for, by the sidecar's own count.
+func requests(t *testing.T, s *sidecar) (n int) {
+	t.Helper()
+	_, metrics := s.health(t, "/metrics")
+	for line := range strings.Lines(metrics) {
+		if rest, found := strings.CutPrefix(line, `irsa_sidecar_http_requests_total{code="200",route="/ (ops)"} `); found {
+			for _, digit := range strings.TrimSpace(rest) {
+				n = 10*n + int(digit-'0')
+			}
+		}
+	}
+	return n
+}

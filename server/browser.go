@@ -1,0 +1,175 @@
+package server
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"html"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// refetch puts the page's own next state in the place of what is shown, so that a reader's scrolling and
+// selection stay. Without scripts the page is loaded anew instead.
+const refetch = `setInterval(async () => {
+  try {
+    const answer = await fetch("/", {cache: "no-store"});
+    const next = new DOMParser().parseFromString(await answer.text(), "text/html");
+    document.querySelector("main").replaceWith(next.querySelector("main"));
+    document.title = next.title;
+    document.body.className = "live";
+  } catch {
+    document.body.className = "lost";
+  }
+}, 2000);`
+
+const style = `
+:root { color-scheme: light dark; --ink: #1c2127; --dim: #5d6873; --line: #d8dee4; --paper: #fff; --card: #f6f8fa; --good: #1a7f4b; --low: #b35900; --none: #c62828; --bar: #5fb58a; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ec; --dim: #9aa5b1; --line: #3a424b; --paper: #14181c; --card: #1c2229; --good: #57c98e; --low: #f0a04b; --none: #ff7b72; --bar: #3f8f68; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 56rem; padding: 1.5rem 1rem 3rem; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.25rem; margin: 0 0 1rem; } h1 small, .dim { color: var(--dim); font-weight: normal; }
+h2 { font-size: 1.1rem; margin: 0; display: flex; justify-content: space-between; gap: 1rem; } h3 { font-size: .95rem; margin: 1.25rem 0 .25rem; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.25rem; margin-bottom: 1rem; }
+.good { color: var(--good); } .low { color: var(--low); } .none { color: var(--none); }
+.bar { position: relative; height: 14px; margin: 1rem 0 .25rem; border-radius: 7px; background: var(--bar); overflow: hidden; }
+.bar i { display: block; height: 100%; background: var(--line); } .bar b { position: absolute; top: 0; width: 3px; height: 100%; background: var(--ink); }
+.legend { display: flex; justify-content: space-between; flex-wrap: wrap; gap: .25rem 1rem; color: var(--dim); font-size: .85rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 1rem 0 0; } dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
+.fix { border-left: 4px solid var(--low); padding: .1rem 0 .1rem .9rem; margin: 1rem 0 0; overflow-wrap: anywhere; } .fix p { margin: .15rem 0; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; } th { text-align: left; color: var(--dim); font-weight: normal; font-size: .85rem; }
+td, th { padding: .15rem 1rem .15rem 0; border-bottom: 1px solid var(--line); } tr:last-child td { border-bottom: 0; }
+#lost { display: none; } .lost #lost { display: block; }
+`
+
+// browserPolicy lets a browser load nothing, run this one script, and ask us alone.
+var browserPolicy = func() string {
+	sum := sha256.Sum256([]byte(refetch))
+	return "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
+		"'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+}()
+
+// page is for a browser, most often through kubectl port-forward. It is written by hand because
+// html/template is half a megabyte in every Pod, for one page.
+func (h *Ops) page(w http.ResponseWriter, r *http.Request) {
+	local, now := isLocal(r), time.Now()
+	var body strings.Builder
+	worst := "good"
+	for _, p := range h.Profiles {
+		switch s := writeSection(&body, p, p.Cache.Status(), local, now); {
+		case s == "none", s == "low" && worst == "good":
+			worst = s
+		}
+	}
+	header := w.Header()
+	header.Set("Content-Type", "text/html; charset=utf-8")
+	header.Set("Content-Security-Policy", browserPolicy)
+	header.Set("Referrer-Policy", "no-referrer")
+	header["Cache-Control"] = noStore
+	header["X-Content-Type-Options"] = noSniff
+	fmt.Fprintf(w, `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<noscript><meta http-equiv="refresh" content="5"></noscript>
+<title>%s · irsa-sidecar</title>
+<style>%s</style>
+</head>
+<body>
+<h1>irsa-sidecar <small>%s</small></h1>
+<p id="lost" class="none">The sidecar does not answer any more: what follows is old.</p>
+<main>
+%s</main>
+<script>%s</script>
+</body>
+</html>
+`, verdicts[worst].title, style, html.EscapeString(h.Version), &body, refetch)
+}
+
+// verdicts are what the page says of a profile, in a word and in the browser's tab.
+var verdicts = map[string]struct{ word, title string }{
+	"good": {"valid", "✓"},
+	"low":  {"valid, but not refreshed", "!"},
+	"none": {"no valid credentials", "✗"},
+}
+
+// writeSection is writeProfile for a browser. It returns the verdict.
+func writeSection(b *strings.Builder, p Profile, s cache.Status, identity bool, now time.Time) (verdict string) {
+	verdict = "good"
+	switch {
+	case s.Credentials == nil:
+		verdict = "none"
+	case !s.Ready() || s.Failure != nil:
+		verdict = "low"
+	}
+	fmt.Fprintf(b, "<section>\n<h2>%s <span class=%q>%s</span></h2>\n", html.EscapeString(p.Name), verdict, verdicts[verdict].word)
+	if c := s.Credentials; c != nil {
+		used := percent(s.Lifetime-s.Remaining, s.Lifetime)
+		label, mark := fmt.Sprintf("%.0f %% of the lifetime are over", used), ""
+		if due := s.NextTry.Sub(s.LastSuccess); !s.NextTry.IsZero() && due < s.Lifetime {
+			at := percent(due, s.Lifetime)
+			label += fmt.Sprintf(", the next exchange is due at %.0f %%", at)
+			mark = fmt.Sprintf(`<b style="left:%.1f%%"></b>`, at)
+		}
+		fmt.Fprintf(b, "<div class=\"bar\" role=\"img\" aria-label=\"%s\"><i style=\"width:%.1f%%\"></i>%s</div>\n", label, used, mark)
+		fmt.Fprintf(b, "<div class=\"legend\"><span>issued %s ago, for %s</span><span>%s</span><span>expires in %s</span></div>\n",
+			spell(now.Sub(s.LastSuccess)), spell(s.Lifetime), nextTry(s, now), spell(s.Remaining))
+	} else {
+		fmt.Fprintf(b, "<div class=\"legend\"><span>%s</span></div>\n", nextTry(s, now))
+	}
+	if f := s.Failure; f != nil {
+		fmt.Fprintf(b, "<div class=\"fix\"><p><strong>%s</strong>, %s ago, %d in a row</p>\n", f.Reason, spell(now.Sub(s.FailedAt)), s.Failures)
+		if identity {
+			fmt.Fprintf(b, "<p>%s</p>\n", html.EscapeString(f.Message))
+		}
+		fmt.Fprintf(b, "<p>What to do: %s</p></div>\n", html.EscapeString(f.Reason.Advice()))
+	}
+	b.WriteString("<dl>\n")
+	row := func(name, value string) {
+		fmt.Fprintf(b, "<dt>%s</dt><dd>%s</dd>\n", name, html.EscapeString(value))
+	}
+	if identity {
+		row("role", p.RoleARN)
+	}
+	if c := s.Credentials; c != nil {
+		if identity && c.Identity != "" {
+			row("identity", c.Identity)
+		}
+		row("access key", c.KeyHint())
+		row("expires", c.Expiration.UTC().Format(expirationLayout))
+		if !c.TokenExpiration.IsZero() {
+			row("web identity token", "it ends in "+spell(c.TokenExpiration.Sub(now)))
+		}
+	}
+	if skew := clockSkew(s); skew != "" {
+		row("clock", skew)
+	}
+	b.WriteString("</dl>\n")
+	if len(s.Attempts) > 0 {
+		b.WriteString("<h3>Last exchanges</h3>\n<table>\n<tr><th>when</th><th>outcome</th><th>took</th><th>good for</th></tr>\n")
+		for _, a := range s.Attempts {
+			class, outcome, lifetime := "good", "ok", spell(a.Lifetime)
+			if a.Reason != "" {
+				class, outcome, lifetime = "none", string(a.Reason), "–"
+			}
+			fmt.Fprintf(b, "<tr><td>%s ago</td><td class=%q>%s</td><td>%s</td><td>%s</td></tr>\n",
+				spell(now.Sub(a.Ended)), class, outcome, a.Took.Round(time.Millisecond), lifetime)
+		}
+		b.WriteString("</table>\n")
+	}
+	if !identity {
+		b.WriteString("<p class=\"dim\">Role and identity are shown to this Pod alone: kubectl port-forward.</p>\n")
+	}
+	b.WriteString("</section>\n")
+	return verdict
+}
+
+func percent(part, whole time.Duration) float64 {
+	return min(100, max(0, 100*float64(part)/float64(max(1, whole))))
+}
