@@ -12,7 +12,7 @@ build: ## Build bin/irsa-sidecar and bin/irsa-sidecar-inject
 
 test: ## Vet, and run all tests that need nothing but Go; with the race detector where there is a C compiler
 	go vet ./...
-	go vet -tags 'clients cluster minio' ./integration
+	go vet -tags 'browser clients cluster minio tools' ./integration
 ifneq ($(shell command -v "$$(go env CC)"),)
 	CGO_ENABLED=1 go test -race ./...
 else
@@ -20,10 +20,12 @@ else
 	go test ./...
 endif
 
-integration: ## Real SDKs and tools, and MinIO as STS and S3, against the real binary; CLIENT=botocore for one
+integration: ## Real SDKs and tools, MinIO, Helm, kustomize, promtool and Chromium; CLIENT=botocore for one client
 ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
+	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 -run 'AlertRules|Chart|AllWays' ./integration
+	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 -run '^TestBrowser$$' ./integration
 endif
 	cd integration && IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 -timeout 15m -parallel 4 -run '^TestClients$$'
 

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -58,6 +59,7 @@ func TestCluster(t *testing.T) {
 		play func(*cluster, *testing.T)
 	}{
 		{"every manifest is taken, in a namespace that is restricted", (*cluster).takesManifests},
+		{"every block of YAML in README is taken", (*cluster).takesREADME},
 		{"the app starts when there are credentials, and not before", (*cluster).startsInOrder},
 		{"kubectl logs, exec and port-forward show what README says", (*cluster).isObserved},
 		{"kill -9 of the sidecar is over in seconds, and the app stays", (*cluster).survivesKill},
@@ -182,21 +184,17 @@ func (c *cluster) say(t *testing.T, line string) string {
 
 // try is say for what may fail.
 func (c *cluster) try(line string) (output string, err error) {
-	cmd := exec.Command("/bin/bash", "-o", "pipefail", "-c", line)
-	cmd.Dir = ".."
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.path("admin.kubeconfig"), "PATH="+c.bin+":"+filepath.Dir(built.path)+":"+os.Getenv("PATH"))
-	raw, err := cmd.CombinedOutput()
-	fmt.Printf("\n$ %s\n%s", line, indented(string(raw)))
+	raw, err := c.shell(line).CombinedOutput()
+	fmt.Printf("\n$ %s\n%s", line, raw)
 	return string(raw), err
 }
 
-// indented shortens what nobody reads.
-func indented(output string) string {
-	lines := strings.Split(strings.TrimRight(output, "\n"), "\n")
-	if len(lines) > 250 {
-		lines = append(lines[:250], "…")
-	}
-	return strings.Join(lines, "\n") + "\n"
+// shell is a command line with kubectl, our own programs and the tools on its PATH.
+func (c *cluster) shell(line string) *exec.Cmd {
+	cmd := exec.Command("/bin/bash", "-o", "pipefail", "-c", line)
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.path("admin.kubeconfig"), "PATH="+c.bin+":"+filepath.Dir(built.path)+":"+os.Getenv("PATH"))
+	return cmd
 }
 
 // keep leaves the cluster to whoever has started it, until Ctrl-C.
@@ -275,6 +273,55 @@ func (c *cluster) takesManifests(t *testing.T) {
 	} {
 		if output := c.say(t, line); strings.Contains(output, "Warning") {
 			t.Error("and with a warning")
+		}
+	}
+}
+
+// takesREADME has the API server look at every block of YAML in README.
+func (c *cluster) takesREADME(t *testing.T) {
+	c.namespace(t, "readme")
+	for i, block := range blocks(t, "yaml") {
+		dir := t.TempDir()
+		write := func(name, text string) string {
+			t.Helper()
+			file := filepath.Join(dir, name)
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return file
+		}
+		const dryRun = "kubectl apply -n readme --dry-run=server --validate=strict -f "
+		app := string(read(t, "testdata/app.yaml"))
+		var line string
+		switch {
+		case strings.Contains(block, "\nkind: Kustomization"):
+			if err := os.CopyFS(filepath.Join(dir, "deploy"), os.DirFS("../deploy")); err != nil {
+				t.Fatal(err)
+			}
+			write("app.yaml", app)
+			write("kustomization.yaml", regexp.MustCompile(`https://github\.com/irsa-sidecar/irsa-sidecar//(\S+)\?ref=\S+`).ReplaceAllString(block, "$1"))
+			line = "kubectl kustomize " + dir + " | " + dryRun + "-"
+		case strings.Contains(block, "\ndependencies:"):
+			here, err := filepath.Abs("..")
+			if err != nil {
+				t.Fatal(err)
+			}
+			write("Chart.yaml", strings.Replace(block, "file://../irsa-sidecar", "file://"+here, 1))
+			write("values.yaml", string(read(t, "testdata/chart/values.yaml")))
+			write("templates/deployment.yaml", string(read(t, "testdata/chart/templates/deployment.yaml")))
+			line = "helm dependency build --skip-refresh " + dir + " >/dev/null && helm template app " + dir + " | " + dryRun + "-"
+		case strings.HasPrefix(block, "- "):
+			// One more variable, below those that the app has not got yet.
+			line = dryRun + write("app.yaml", strings.Replace(app, "          image: your/app\n", "          image: your/app\n          env:\n            "+
+				strings.ReplaceAll(strings.TrimSpace(block), "\n", "\n            ")+"\n", 1))
+		default:
+			line = dryRun + write("block.yaml", block)
+		}
+		if output := c.say(t, line); strings.Contains(output, "Warning") || !strings.Contains(output, "(server dry run)") {
+			t.Errorf("block %d:\n%s", i+1, block)
 		}
 	}
 }
@@ -465,7 +512,7 @@ func (c *cluster) survivesKill(t *testing.T) {
 // drainsInOrder follows the logs of both while the Pod is deleted.
 func (c *cluster) drainsInOrder(t *testing.T) {
 	p := c.pod(t, "shop", "app=app")
-	ctx, cancel := context.WithTimeout(background(t), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	follow := exec.CommandContext(ctx, c.path("/kubectl"), "--kubeconfig="+c.path("admin.kubeconfig"), "logs", "-n", "shop", p.Metadata.Name,
 		"--all-containers", "--follow", "--prefix", "--timestamps", "--since=1s")
@@ -541,6 +588,22 @@ spec:
 	}
 	c.kubectl(t, "delete", "pod", "-n", "tools", "cli", "--grace-period=1")
 
+	// The policy and the injector make the same Pod.
+	made := func(labels, through string) podParts {
+		output, err := c.shell(fmt.Sprintf("echo '{apiVersion: v1, kind: Pod, metadata: {name: same, labels: {%s}}, spec: {serviceAccountName: app, "+
+			"initContainers: [{name: first, image: your/app, env: [{name: A, value: b}]}], containers: [{name: app, image: your/app}]}}' | "+
+			"%s kubectl apply -n tools --dry-run=server -o json -f -", labels, through)).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return partsOf(t, string(output))
+	}
+	byPolicy := made("irsa-sidecar/inject: enabled", "")
+	byText := made("app: x", "irsa-sidecar-inject --region eu-west-1 --role-arn "+clusterRole+" 2>/dev/null |")
+	if len(byPolicy.Spec.InitContainers) != 2 || !reflect.DeepEqual(byPolicy, byText) {
+		t.Errorf("the policy makes\n%+v\nand irsa-sidecar-inject\n%+v", byPolicy, byText)
+	}
+
 	// A namespace as a whole, in a Deployment, restricted.
 	c.namespace(t, "whole", restricted, "irsa-sidecar/inject=enabled")
 	c.kubectl(t, "annotate", "namespace", "whole", "irsa-sidecar/region=eu-west-1")
@@ -551,6 +614,32 @@ spec:
 	if first := c.kubectl(t, "logs", "-n", "whole", p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
 		t.Errorf("the app's first request was answered with %s", first)
 	}
+}
+
+// podParts is what the sidecar's Pods have in common.
+type podParts struct {
+	Spec struct {
+		InitContainers, Containers, Volumes []map[string]any
+	}
+}
+
+// partsOf reads a Pod, without what the API server adds to each, and with every environment in order.
+func partsOf(t *testing.T, text string) (p podParts) {
+	t.Helper()
+	if err := json.NewDecoder(strings.NewReader(text)).Decode(&p); err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	itsOwn := func(m map[string]any) bool { return strings.HasPrefix(m["name"].(string), "kube-api-access-") }
+	p.Spec.Volumes = slices.DeleteFunc(p.Spec.Volumes, itsOwn)
+	for _, container := range append(slices.Clone(p.Spec.InitContainers), p.Spec.Containers...) {
+		mounts, _ := container["volumeMounts"].([]any)
+		container["volumeMounts"] = slices.DeleteFunc(mounts, func(m any) bool { return itsOwn(m.(map[string]any)) })
+		env, _ := container["env"].([]any)
+		slices.SortFunc(env, func(a, b any) int {
+			return strings.Compare(a.(map[string]any)["name"].(string), b.(map[string]any)["name"].(string))
+		})
+	}
+	return p
 }
 
 func (c *cluster) refusesByPolicy(t *testing.T) {

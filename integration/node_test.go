@@ -4,7 +4,6 @@ package integration
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -316,13 +315,6 @@ func removeState(t *testing.T, dir string) {
 	}
 }
 
-func must(t *testing.T, cmd *exec.Cmd) {
-	t.Helper()
-	if output, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, output)
-	}
-}
-
 // authority signs the cluster's certificates, and those of everything in it that speaks TLS.
 type authority struct {
 	certificate *x509.Certificate
@@ -457,5 +449,3 @@ func (n *node) image(t *testing.T, name string, config string, files ...file) {
 		t.Fatal(err)
 	}
 }
-
-func background(t *testing.T) context.Context { return context.WithoutCancel(t.Context()) }

@@ -389,3 +389,10 @@ func read(t *testing.T, name string) []byte {
 	}
 	return data
 }
+
+func must(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if output, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, output)
+	}
+}

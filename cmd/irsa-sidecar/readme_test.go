@@ -16,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write README's generated tables anew")
 
-// README's tables are made from what the program knows, so that neither can drift.
+// README's tables and its manifest are made from what is shipped, so that neither can drift.
 func TestREADMETablesAreTheProgramsOwn(t *testing.T) {
 	const path = "../../README.md"
 	raw, err := os.ReadFile(path)
@@ -28,7 +28,12 @@ func TestREADMETablesAreTheProgramsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	manifest, err := os.ReadFile("../../deploy/native-sidecar.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, table := range map[string]string{
+		"native sidecar":  "```yaml\n" + string(manifest) + "```\n",
 		"configuration":   configurationTable(),
 		"reasons":         reasonsTable(),
 		"refusals":        refusalsTable(),

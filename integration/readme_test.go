@@ -1,0 +1,135 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy"
+)
+
+// blocks are README's of one language, without what they are indented by.
+func blocks(t *testing.T, language string) (found []string) {
+	t.Helper()
+	for _, m := range regexp.MustCompile("(?ms)^( *)```"+language+"\n(.*?)^ *```$").FindAllStringSubmatch(string(read(t, "../README.md")), -1) {
+		found = append(found, strings.ReplaceAll("\n"+m[2], "\n"+m[1], "\n")[1:])
+	}
+	if len(found) == 0 {
+		t.Fatalf("README has no block of %s", language)
+	}
+	return found
+}
+
+// Every block of YAML can be copied: it is a file as it stands, or environment for a container. That an API
+// server takes them is seen by `make cluster`.
+func TestREADMEsYAMLIsWhole(t *testing.T) {
+	for _, block := range blocks(t, "yaml") {
+		for decoder := yaml.NewDecoder(strings.NewReader(block)); ; {
+			var document any
+			err := decoder.Decode(&document)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, block)
+			}
+			switch d := document.(type) {
+			case map[string]any:
+				if d["apiVersion"] == nil {
+					t.Errorf("no apiVersion in\n%s", block)
+				}
+			case []any:
+				for _, entry := range d {
+					if m, _ := entry.(map[string]any); m["name"] == nil || (m["value"] == nil && m["valueFrom"] == nil) {
+						t.Errorf("a list, and not of variables:\n%s", block)
+					}
+				}
+			default:
+				t.Errorf("neither an object nor environment:\n%s", block)
+			}
+		}
+	}
+	for _, block := range blocks(t, "json") {
+		if !json.Valid([]byte(block)) {
+			t.Errorf("not JSON:\n%s", block)
+		}
+	}
+	// The chart that the tests render has these lines in it.
+	chart := string(read(t, "testdata/chart/templates/deployment.yaml"))
+	for _, block := range blocks(t, "gotemplate") {
+		for line := range strings.Lines(block) {
+			if !strings.Contains(chart, line) {
+				t.Errorf("%q is in no chart of the tests", line)
+			}
+		}
+	}
+	readme := read(t, "../README.md")
+	for _, image := range regexp.MustCompile(`irsa-sidecar:\d[\w.]*`).FindAll(readme, -1) {
+		if string(image) != deploy.Image {
+			t.Errorf("README says %s, and deploy %s", image, deploy.Image)
+		}
+	}
+}
+
+// What the dashboard and the alerts ask for is there, and what is there is on the dashboard.
+func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
+	w := newWorld(t, ststest.Options{})
+	w.sts.Break(ststest.Fault{Status: 503})
+	s := w.serve(t)
+	eventually(t, soon, "a failure", func() bool { return w.sts.Calls() > 0 })
+	w.sts.Mend()
+	s.untilValid(t)
+	_, text := s.health(t, "/metrics")
+	var families, series []string
+	for line := range strings.Lines(text) {
+		if fields := strings.Fields(line); fields[0] == "#" {
+			if fields[1] == "TYPE" && strings.HasPrefix(fields[2], "irsa_sidecar_") {
+				families = append(families, fields[2])
+			}
+			continue
+		}
+		name, _, _ := strings.Cut(strings.Fields(line)[0], "{")
+		series = append(series, name)
+	}
+	if len(families) < 8 {
+		t.Fatalf("only %q in\n%s", families, text)
+	}
+
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(read(t, "../deploy/monitoring/dashboard.json"), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	var asked bytes.Buffer
+	for _, panel := range dashboard.Panels {
+		if len(panel.Targets) == 0 {
+			t.Errorf("panel %q asks for nothing", panel.Title)
+		}
+		for _, target := range panel.Targets {
+			asked.WriteString(target.Expr + "\n")
+		}
+	}
+	names := regexp.MustCompile(`\b(irsa_sidecar|process)_\w+`)
+	for _, family := range families {
+		if !slices.ContainsFunc(names.FindAllString(asked.String(), -1), func(name string) bool { return strings.HasPrefix(name, family) }) {
+			t.Errorf("%s is on no panel", family)
+		}
+	}
+	asked.Write(read(t, "../deploy/monitoring/alerts.yaml"))
+	for _, name := range names.FindAllString(asked.String(), -1) {
+		if !slices.Contains(series, name) {
+			t.Errorf("%s is asked for, and the sidecar does not have it", name)
+		}
+	}
+}
