@@ -69,6 +69,7 @@ func TestCluster(t *testing.T) {
 		{"irsa-sidecar-inject and kustomize do the same without the policy", (*cluster).injectsByText},
 		{"Jobs complete, with both kinds of sidecar", (*cluster).completesJobs},
 		{"a classic sidecar is there before the app", (*cluster).startsClassic},
+		{"on the host's network it asks for a token", (*cluster).guardsHostNetwork},
 		{"the kubelet rotates the token, and refreshes follow", (*cluster).rotates},
 	} {
 		t.Run(act.name, func(t *testing.T) { act.play(c, t) })
@@ -260,12 +261,18 @@ const restricted = "pod-security.kubernetes.io/enforce=restricted"
 
 func (c *cluster) takesManifests(t *testing.T) {
 	c.namespace(t, "strict", restricted, "pod-security.kubernetes.io/warn=restricted")
+	for _, kind := range []string{"podmonitors", "prometheusrules"} {
+		c.kubectl(t, "apply", "--server-side", "-f", filepath.Join(os.Getenv("IRSA_TEST_OPERATOR"), "example/prometheus-operator-crd/monitoring.coreos.com_"+kind+".yaml"))
+		c.until(t, soon, "the kind", "wait", "--for=condition=Established", "crd/"+kind+".monitoring.coreos.com", "--timeout=1s")
+	}
 	for _, line := range []string{
 		"kubectl apply -n strict --dry-run=server --validate=strict -f deploy/native-sidecar.yaml",
 		"kubectl apply -n strict --dry-run=server --validate=strict -f deploy/classic-sidecar.yaml",
 		"kubectl apply -n strict --dry-run=server --validate=strict -f deploy/classic-job.yaml",
 		"kubectl apply --dry-run=server --validate=strict -f deploy/policy.yaml",
-		"helm template irsa-sidecar deploy/helm/irsa-sidecar --set policy.enabled=true,dashboard.enabled=true | kubectl apply --dry-run=server --validate=strict -f -",
+		"kubectl apply --dry-run=server --validate=strict -f deploy/monitoring/podmonitor.yaml",
+		"helm template irsa-sidecar deploy/helm/irsa-sidecar --set policy.enabled=true,podMonitor.enabled=true,alerts.enabled=true,dashboard.enabled=true | " +
+			"kubectl apply --dry-run=server --validate=strict -f -",
 		"helm dependency build --skip-refresh integration/testdata/chart >/dev/null && " +
 			"helm template app integration/testdata/chart | kubectl apply -n strict --dry-run=server --validate=strict -f -",
 		"kubectl kustomize integration/testdata/kustomize | kubectl apply -n strict --dry-run=server --validate=strict -f -",
@@ -429,6 +436,7 @@ func (c *cluster) isObserved(t *testing.T) {
 	pod := c.pod(t, "shop", "app=app").Metadata.Name
 	c.say(t, "kubectl logs -n shop "+pod+" -c irsa-sidecar")
 	c.say(t, "kubectl exec -n shop "+pod+" -c irsa-sidecar -- /irsa-sidecar wait")
+	c.say(t, "kubectl get --raw /api/v1/nodes/"+nodeName+"/proxy/metrics/resource | grep 'container_memory_working_set_bytes{container=\"irsa-sidecar\"'")
 	report := c.say(t, "kubectl exec -n shop "+pod+" -c irsa-sidecar -- /irsa-sidecar doctor")
 	want(t, "the doctor's report", report, " 0 warn, 0 FAIL")
 	forward := c.kubectlCommand("port-forward", "-n", "shop", "pod/"+pod, "9912:9912")
@@ -747,6 +755,41 @@ func (c *cluster) startsClassic(t *testing.T) {
 	if first := c.kubectl(t, "logs", "-n", "classic", p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
 		t.Errorf("the app's first request was answered with %s", first)
 	}
+}
+
+// guardsHostNetwork has one Pod with the authorization token of the manifest, and one without.
+func (c *cluster) guardsHostNetwork(t *testing.T) {
+	c.namespace(t, "host")
+	manifest := strings.Replace(withApp(t, string(read(t, "../deploy/native-sidecar.yaml"))), "      serviceAccountName: app\n",
+		"      serviceAccountName: app\n      hostNetwork: true\n      dnsPolicy: Default\n", 1)
+	c.apply(t, "host", manifest)
+	c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", "host", "deployment/app", "--timeout=1s")
+	if status, _ := get(t, "http://127.0.0.1:9911/v1/credentials"); status != http.StatusForbidden {
+		t.Errorf("a neighbour on the node is answered with %d, want 403", status)
+	}
+	p := c.pod(t, "host", "app=app")
+	if first := c.kubectl(t, "logs", "-n", "host", p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
+		t.Errorf("the app's first request was answered with %s", first)
+	}
+	c.kubectl(t, "delete", "deployment", "-n", "host", "app", "--cascade=foreground", "--grace-period=1")
+	c.until(t, time.Minute, "the end of the Pod", "wait", "-n", "host", "--for=delete", "pod", "-l", "app=app", "--timeout=1s")
+
+	const token = "            - {name: IRSA_SIDECAR_AUTHORIZATION_TOKEN, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}\n"
+	if !strings.Contains(manifest, token) {
+		t.Fatal("the manifest has no authorization token")
+	}
+	addresses := blocks(t, "yaml")
+	i := slices.IndexFunc(addresses, func(block string) bool { return strings.Contains(block, "IRSA_SIDECAR_HOST_IP") })
+	c.apply(t, "host", strings.Replace(manifest, token, "            "+strings.ReplaceAll(strings.TrimSpace(addresses[i]), "\n", "\n            ")+"\n", 1))
+	eventually(t, time.Minute, "a refusal to start", func() bool {
+		said, _ := c.kubectlCommand("logs", "-n", "host", "-l", "app=app", "-c", "irsa-sidecar").CombinedOutput()
+		if !strings.Contains(string(said), "IRSA_SIDECAR_AUTHORIZATION_TOKEN") {
+			return false
+		}
+		fmt.Printf("\n$ kubectl logs -n host -l app=app -c irsa-sidecar   # hostNetwork, and no authorization token\n%s", said)
+		return true
+	})
+	c.kubectl(t, "delete", "deployment", "-n", "host", "app", "--grace-period=1")
 }
 
 // rotatingPod makes a Pod whose token lives for ten minutes, which is as short as an API server makes them.

@@ -142,17 +142,6 @@ func TestAllWaysMakeTheSamePod(t *testing.T) {
 	}
 }
 
-func output(t *testing.T, cmd *exec.Cmd) []byte {
-	t.Helper()
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	text, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, &stderr)
-	}
-	return text
-}
-
 func documents(t *testing.T, text []byte) (found []map[string]any) {
 	t.Helper()
 	for decoder := yaml.NewDecoder(bytes.NewReader(text)); ; {

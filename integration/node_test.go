@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -33,6 +34,8 @@ const (
 
 	// clusterIssuer is the API server, where Pods reach it.
 	clusterIssuer = "https://" + nodeIP + ":6443"
+
+	prometheusOperator = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 )
 
 // isolated runs the test again, in network, mount and process namespaces of its own: what it starts
@@ -58,9 +61,14 @@ func isolated(t *testing.T) bool {
 		})
 	}
 	t.Cleanup(removeCgroups)
+	// The last that needs the network: the Prometheus Operator's definitions, for what is in deploy/monitoring.
+	var operator struct{ Dir string }
+	if err := json.Unmarshal(output(t, exec.Command("go", "mod", "download", "-json", prometheusOperator)), &operator); err != nil {
+		t.Fatal(err)
+	}
 	// A shell as the first process of the namespace, because it collects the orphans.
 	cmd := exec.Command("/bin/bash", append([]string{"-c", `"$0" "$@"; exit $?`}, append([]string{os.Args[0]}, os.Args[1:]...)...)...)
-	cmd.Env = append(os.Environ(), "IRSA_TEST_ISOLATED=1")
+	cmd.Env = append(os.Environ(), "IRSA_TEST_ISOLATED=1", "IRSA_TEST_OPERATOR="+operator.Dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,

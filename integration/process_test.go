@@ -390,9 +390,20 @@ func read(t *testing.T, name string) []byte {
 	return data
 }
 
+// must runs a command that has to succeed.
 func must(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	if output, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, output)
+	output(t, cmd)
+}
+
+// output is what a command that has to succeed prints.
+func output(t *testing.T, cmd *exec.Cmd) []byte {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	text, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, &stderr)
 	}
+	return text
 }
