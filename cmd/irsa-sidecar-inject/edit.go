@@ -105,6 +105,9 @@ func put(parent *yaml.Node, key string, items []*yaml.Node) {
 // insertKey adds a key with a list to a mapping of lines.
 func (e *edit) insertKey(parent *yaml.Node, key string, items []*yaml.Node, where place) {
 	indent := parent.Column - 1
+	if first := parent.Content[0]; first.Line != parent.Line { // the parent begins with an anchor or a tag
+		indent = first.Column - 1
+	}
 	line, deeper := 0, 2
 	if where.after != nil {
 		line = where.after.Line

@@ -119,17 +119,22 @@ type object struct {
 }
 
 type metadata struct {
-	Name        string
-	Namespace   string
-	Labels      map[string]string
-	Annotations map[string]string
+	Name         string
+	GenerateName string `yaml:"generateName"`
+	Namespace    string
+	Labels       map[string]string
+	Annotations  map[string]string
 }
 
 func (o *object) String() string {
-	if o.Metadata.Namespace != "" {
-		return fmt.Sprintf("%s %s/%s", o.Kind, o.Metadata.Namespace, o.Metadata.Name)
+	name := o.Metadata.Name
+	if name == "" {
+		name = o.Metadata.GenerateName + "…"
 	}
-	return fmt.Sprintf("%s %s", o.Kind, o.Metadata.Name)
+	if o.Metadata.Namespace != "" {
+		name = o.Metadata.Namespace + "/" + name
+	}
+	return o.Kind + " " + name
 }
 
 // objectsIn returns the object in a document, or those in a List.
@@ -308,7 +313,7 @@ func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o 
 			continue
 		}
 		after := field(c, "image")
-		if after == nil {
+		if after == nil || after.Style&(yaml.FoldedStyle|yaml.LiteralStyle) != 0 || strings.ContainsAny(after.Value, " \n") { // of several lines
 			after = field(c, "name")
 		}
 		if err := j.edit.prepend(c, "env", missing, place{after: after}); err != nil {
