@@ -569,7 +569,7 @@ func TestOnTheNodesNetworkAuthorizationIsAskedFor(t *testing.T) {
 	w := newWorld(t, ststest.Options{})
 	r := run(t, w.with("KUBERNETES_SERVICE_HOST=10.0.0.1"))
 	wantCode(t, r, 2)
-	want(t, "serve", r.stderr, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not set, and this Pod uses the node's network")
+	want(t, "serve", r.stderr, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not set, and neither is IRSA_SIDECAR_AUTHORIZATION_TOKEN, and this Pod uses the node's network")
 	w.serve(t, "KUBERNETES_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+password)
 }
 

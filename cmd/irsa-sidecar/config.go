@@ -326,7 +326,10 @@ func (c *Config) authorize() problems {
 		variable = "IRSA_SIDECAR_AUTHORIZATION_TOKEN"
 		c.authorization, err = server.FixedAuthorization(c.Authorization)
 	case c.onHostNetwork():
-		err = errHostNetwork
+		err = errMaybeHost
+		if c.HostIP != "" && c.PodIP != "" {
+			err = errHostNetwork
+		}
 	}
 	if err != nil {
 		return problems{{variable, err.Error()}}
@@ -434,4 +437,7 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-var errHostNetwork = errors.New("is not set, and this Pod seems to use the node's network, where everybody on the node reaches 127.0.0.1: set it, or take hostNetwork away; if it does not, say so with IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP")
+var (
+	errHostNetwork = errors.New("is not set, and neither is IRSA_SIDECAR_AUTHORIZATION_TOKEN, and this Pod uses the node's network, where everybody on the node reaches 127.0.0.1: set one of them, the Pod's metadata.uid will do, or take hostNetwork away")
+	errMaybeHost   = errors.New(errHostNetwork.Error() + "; if it does not use the node's network, say so with IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP")
+)
