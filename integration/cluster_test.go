@@ -780,16 +780,20 @@ func (c *cluster) guardsHostNetwork(t *testing.T) {
 	}
 	addresses := blocks(t, "yaml")
 	i := slices.IndexFunc(addresses, func(block string) bool { return strings.Contains(block, "IRSA_SIDECAR_HOST_IP") })
-	c.apply(t, "host", strings.Replace(manifest, token, "            "+strings.ReplaceAll(strings.TrimSpace(addresses[i]), "\n", "\n            ")+"\n", 1))
-	eventually(t, time.Minute, "a refusal to start", func() bool {
-		said, _ := c.kubectlCommand("logs", "-n", "host", "-l", "app=app", "-c", "irsa-sidecar").CombinedOutput()
-		if !strings.Contains(string(said), "IRSA_SIDECAR_AUTHORIZATION_TOKEN") {
-			return false
-		}
-		fmt.Printf("\n$ kubectl logs -n host -l app=app -c irsa-sidecar   # hostNetwork, and no authorization token\n%s", said)
-		return true
-	})
-	c.kubectl(t, "delete", "deployment", "-n", "host", "app", "--grace-period=1")
+	known := "            " + strings.ReplaceAll(strings.TrimSpace(addresses[i]), "\n", "\n            ") + "\n"
+	for name, env := range map[string]string{"told by its addresses": known, "guessed by the network interfaces": ""} {
+		c.apply(t, "host", strings.Replace(manifest, token, env, 1))
+		eventually(t, time.Minute, "a refusal to start, "+name, func() bool {
+			said, _ := c.kubectlCommand("logs", "-n", "host", "-l", "app=app", "-c", "irsa-sidecar").CombinedOutput()
+			if !strings.Contains(string(said), "this Pod uses the node's network") || strings.Contains(string(said), "if it does not") == (env != "") {
+				return false
+			}
+			fmt.Printf("\n$ kubectl logs -n host -l app=app -c irsa-sidecar   # hostNetwork, %s, and no authorization token\n%s", name, said)
+			return true
+		})
+		c.kubectl(t, "delete", "deployment", "-n", "host", "app", "--cascade=foreground", "--grace-period=1")
+		c.until(t, time.Minute, "the end of the Pod", "wait", "-n", "host", "--for=delete", "pod", "-l", "app=app", "--timeout=1s")
+	}
 }
 
 // rotatingPod makes a Pod whose token lives for ten minutes, which is as short as an API server makes them.

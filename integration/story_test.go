@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -555,22 +554,6 @@ func TestOpsOnAllAddressesIsAskedThroughLoopback(t *testing.T) {
 			t.Errorf("healthcheck of %s: exit code %d: %s", address, r.code, r.stderr)
 		}
 	}
-}
-
-// Only a machine that runs containers has the interfaces by which a node is told from a Pod.
-func TestOnTheNodesNetworkAuthorizationIsAskedFor(t *testing.T) {
-	t.Parallel()
-	interfaces, err := net.Interfaces()
-	if err != nil || !slices.ContainsFunc(interfaces, func(i net.Interface) bool {
-		return strings.HasPrefix(i.Name, "docker") || strings.HasPrefix(i.Name, "veth") || strings.HasPrefix(i.Name, "cni")
-	}) {
-		t.Skip("this machine has no interface of a container engine or a network plugin")
-	}
-	w := newWorld(t, ststest.Options{})
-	r := run(t, w.with("KUBERNETES_SERVICE_HOST=10.0.0.1"))
-	wantCode(t, r, 2)
-	want(t, "serve", r.stderr, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not set, and neither is IRSA_SIDECAR_AUTHORIZATION_TOKEN, and this Pod uses the node's network")
-	w.serve(t, "KUBERNETES_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+password)
 }
 
 func TestSTSWithTLS(t *testing.T) {
