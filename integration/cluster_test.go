@@ -201,21 +201,10 @@ func (c *cluster) shell(line string) *exec.Cmd {
 // keep leaves the cluster to whoever has started it, until Ctrl-C.
 func (c *cluster) keep(t *testing.T) {
 	fmt.Printf("\nThe cluster is yours until Ctrl-C. In another terminal, as root:\n\n  nsenter --net=/proc/%s/ns/net --mount=/proc/%[1]s/ns/mnt\n  export KUBECONFIG=%s PATH=%s:$PATH\n\n",
-		outerPID(t), c.path("admin.kubeconfig"), c.bin)
+		read(t, os.Getenv("IRSA_TEST_PID")), c.path("admin.kubeconfig"), c.bin)
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	<-ctx.Done()
-}
-
-// outerPID is this process's number outside of its namespace.
-func outerPID(t *testing.T) string {
-	t.Helper()
-	for line := range strings.Lines(string(read(t, "/proc/self/status"))) {
-		if rest, found := strings.CutPrefix(line, "NSpid:"); found {
-			return strings.Fields(rest)[0]
-		}
-	}
-	return strconv.Itoa(os.Getpid())
 }
 
 // app is what the app of a manifest does: it asks for credentials as soon as it runs, and goes on until it

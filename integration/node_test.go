@@ -18,8 +18,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -74,7 +76,17 @@ func isolated(t *testing.T) bool {
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	if err := cmd.Run(); err != nil {
+	// Ctrl-C is for the other; what is to be put back here comes after it.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt, syscall.SIGTERM)
+	number := filepath.Join(t.TempDir(), "pid")
+	cmd.Env = append(cmd.Env, "IRSA_TEST_PID="+number)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(number, []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err != nil {
 		t.Fatalf("in its own namespaces: %v", err)
 	}
 	return true
