@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
 )
 
@@ -56,10 +57,17 @@ func TestREADMEsYAMLIsWhole(t *testing.T) {
 			}
 		}
 	}
-	for _, block := range blocks(t, "json") {
-		if !json.Valid([]byte(block)) {
-			t.Errorf("not JSON:\n%s", block)
-		}
+	// The trust policy lets in whom the text says, and the doctor finds nothing in it.
+	policy, err := trustpolicy.Parse([]byte(blocks(t, "json")[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := trustpolicy.Identity{
+		Partition: "aws", Account: "111122223333", Issuer: "https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE",
+		Audience: "sts.amazonaws.com", Subject: "system:serviceaccount:shop:app",
+	}
+	if decision, problems := policy.Decide(app), policy.Review(app); decision != trustpolicy.Allowed || problems != nil {
+		t.Errorf("the trust policy: %v, %+v", decision, problems)
 	}
 	// The chart that the tests render has these lines in it.
 	chart := string(read(t, "testdata/chart/templates/deployment.yaml"))
