@@ -69,6 +69,7 @@ func TestCluster(t *testing.T) {
 		{"irsa-sidecar-inject and kustomize do the same without the policy", (*cluster).injectsByText},
 		{"Jobs complete, with both kinds of sidecar", (*cluster).completesJobs},
 		{"a classic sidecar is there before the app", (*cluster).startsClassic},
+		{"a token file in memory is shared by both users", (*cluster).sharesTokenFile},
 		{"on the host's network it asks for a token", (*cluster).guardsHostNetwork},
 		{"the kubelet rotates the token, and refreshes follow", (*cluster).rotates},
 	} {
@@ -743,6 +744,35 @@ func (c *cluster) startsClassic(t *testing.T) {
 	p := c.pod(t, "classic", "app=app")
 	if first := c.kubectl(t, "logs", "-n", "classic", p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
 		t.Errorf("the app's first request was answered with %s", first)
+	}
+}
+
+// sharesTokenFile has sidecar and app, which are different users, share the authorization token in a file.
+func (c *cluster) sharesTokenFile(t *testing.T) {
+	c.namespace(t, "file", restricted)
+	manifest := withApp(t, string(read(t, "../deploy/native-sidecar.yaml")))
+	for _, change := range [][2]string{
+		{"{name: IRSA_SIDECAR_AUTHORIZATION_TOKEN, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}", "{name: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE, value: /authorization/token}"},
+		{"{name: AWS_CONTAINER_AUTHORIZATION_TOKEN, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}", "{name: AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE, value: /authorization/token}"},
+		{"          volumeMounts:\n", "          volumeMounts:\n            - {name: authorization, mountPath: /authorization}\n"},
+		{"          image: your/app\n", "          image: your/app\n          volumeMounts: [{name: authorization, mountPath: /authorization, readOnly: true}]\n"},
+		{"      volumes:\n", "      volumes:\n        - {name: authorization, emptyDir: {medium: Memory, sizeLimit: 1Mi}}\n"},
+		{"        runAsNonRoot: true\n        seccompProfile", "        runAsNonRoot: true\n        fsGroup: 2000\n        seccompProfile"},
+		{"$AWS_CONTAINER_AUTHORIZATION_TOKEN", "$(cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE)"},
+	} {
+		if strings.Count(manifest, change[0]) != 1 {
+			t.Fatalf("the manifest has %q %d times", change[0], strings.Count(manifest, change[0]))
+		}
+		manifest = strings.Replace(manifest, change[0], change[1], 1)
+	}
+	c.apply(t, "file", manifest)
+	c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", "file", "deployment/app", "--timeout=1s")
+	p := c.pod(t, "file", "app=app")
+	if first := c.kubectl(t, "logs", "-n", "file", p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
+		t.Errorf("the app's first request was answered with %s", first)
+	}
+	if said, err := c.try("kubectl exec -n file " + p.Metadata.Name + " -c app -- wget -qO- http://127.0.0.1:9911/v1/credentials"); err == nil || !strings.Contains(said, "403") {
+		t.Error("and without the token it is not refused")
 	}
 }
 
