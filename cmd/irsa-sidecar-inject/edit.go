@@ -12,8 +12,8 @@ import (
 
 // edit collects changes to a text in YAML, and makes the same changes to the nodes that were read from it.
 type edit struct {
-	lines   []string // without their ends
-	newline string
+	lines   []string // with the carriage returns at their ends, without the line feeds
+	newline string   // of the lines that are added
 	changes []change
 }
 
@@ -25,11 +25,10 @@ type change struct {
 }
 
 func newEdit(input []byte) *edit {
-	e := &edit{newline: "\n"}
-	if bytes.Contains(input, []byte("\r\n")) {
+	e := &edit{newline: "\n", lines: strings.Split(string(input), "\n")}
+	if strings.HasSuffix(e.lines[0], "\r") {
 		e.newline = "\r\n"
 	}
-	e.lines = strings.Split(string(input), e.newline)
 	return e
 }
 
@@ -46,7 +45,7 @@ func (e *edit) apply() []byte {
 		line := lines[c.line]
 		lines[c.line] = line[:c.at] + c.text + line[c.at+c.bytes:]
 	}
-	return []byte(strings.Join(lines, e.newline))
+	return []byte(strings.Join(lines, "\n"))
 }
 
 // place is where a key goes that is not there yet, in a mapping that is not in braces: after the line of a
@@ -114,8 +113,12 @@ func (e *edit) insertKey(parent *yaml.Node, key string, items []*yaml.Node, wher
 	} else {
 		k := keyOf(parent, where.before)
 		line = parent.Content[k].Line - 1
-		// Its comment stays with it.
-		for line > 0 && strings.HasPrefix(strings.TrimSpace(e.lines[line-1]), "#") {
+		// Its comment stays with it. What is further to the right is the text of the value above.
+		for line > 0 {
+			above := e.lines[line-1]
+			if text := strings.TrimLeft(above, " "); !strings.HasPrefix(text, "#") || len(above)-len(text) > indent {
+				break
+			}
 			line--
 		}
 		// Lists are indented here as its own is.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,23 +16,40 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
 )
 
-// podSpecs are the kinds that have a Pod in them, and the path to it; its metadata is beside its spec.
+// podSpecs are the kinds that have a Pod in them, with their group, and the path to it; its metadata is beside
+// its spec. Others have kinds of these names too, such as Volcano a Job.
 var podSpecs = map[string][]string{
-	"Pod":         {},
-	"Deployment":  {"spec", "template"},
-	"StatefulSet": {"spec", "template"},
-	"DaemonSet":   {"spec", "template"},
-	"ReplicaSet":  {"spec", "template"},
-	"Job":         {"spec", "template"},
-	"CronJob":     {"spec", "jobTemplate", "spec", "template"},
+	"Pod":              {},
+	"apps/Deployment":  {"spec", "template"},
+	"apps/StatefulSet": {"spec", "template"},
+	"apps/DaemonSet":   {"spec", "template"},
+	"apps/ReplicaSet":  {"spec", "template"},
+	"batch/Job":        {"spec", "template"},
+	"batch/CronJob":    {"spec", "jobTemplate", "spec", "template"},
+}
+
+// pathToPod returns the path to an object's Pod.
+func (o *object) pathToPod() (path []string, known bool) {
+	group, _, _ := strings.Cut(o.APIVersion, "/")
+	kind := group + "/" + o.Kind
+	if o.APIVersion == "v1" {
+		kind = o.Kind
+	}
+	path, known = podSpecs[kind]
+	return path, known
 }
 
 // inject adds the sidecar to everything in a stream of YAML that can have it. Notes are for people, one for
-// each object that could; they are there also with an error, and then the output is nil.
+// each object that could. With an error there is neither.
 //
 // The text is edited, not printed anew: what is not ours stays as it is to the byte. That the edit means
 // what it should is checked in the end, against the same change made to the objects themselves.
 func inject(input []byte, parts deploy.Parts) (output []byte, notes []string, err error) {
+	// The YAML library takes these for line ends, and lines are counted.
+	if i := bytes.IndexAny(bytes.ReplaceAll(input, []byte("\r\n"), []byte("\n\n")), "\r\u0085\u2028\u2029"); i >= 0 {
+		return nil, nil, fmt.Errorf("line %d ends in something other than a line feed (a carriage return alone, or U+0085, U+2028 or U+2029)", 1+bytes.Count(input[:i], []byte("\n")))
+	}
+	input, marked := bytes.CutPrefix(input, []byte(byteOrderMark))
 	documents, err := decode(input)
 	if err != nil {
 		return nil, nil, err
@@ -45,7 +63,7 @@ func inject(input []byte, parts deploy.Parts) (output []byte, notes []string, er
 		}
 		objects = append(objects, found...)
 	}
-	if len(objects) == 0 {
+	if len(objects) == 0 && !slices.ContainsFunc(documents, isList) {
 		return nil, nil, errors.New("there is no Kubernetes object on standard input: irsa-sidecar-inject < app.yaml")
 	}
 	for _, o := range objects {
@@ -53,31 +71,36 @@ func inject(input []byte, parts deploy.Parts) (output []byte, notes []string, er
 	}
 	for _, o := range objects {
 		if err := j.object(o); err != nil {
-			return nil, j.notes, fmt.Errorf("line %d: %s: %w", o.node.Line, o, err)
+			return nil, nil, fmt.Errorf("line %d: %s: %w", o.node.Line, o, err)
 		}
 	}
-	if !slices.ContainsFunc(objects, func(o *object) bool { return podSpecs[o.Kind] != nil }) {
+	if !slices.ContainsFunc(objects, func(o *object) bool { _, known := o.pathToPod(); return known }) {
 		j.note("nothing to inject: there is no Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob or Pod in the input")
 	}
 	output = j.edit.apply()
 	if err := same(documents, output); err != nil {
-		return nil, j.notes, err
+		return nil, nil, err
+	}
+	if marked {
+		output = append([]byte(byteOrderMark), output...)
 	}
 	return output, j.notes, nil
 }
+
+const byteOrderMark = "\ufeff"
 
 // same checks that the text says what the changed documents say.
 func same(want []*yaml.Node, text []byte) error {
 	have, err := decode(text)
 	if err != nil {
-		return fmt.Errorf("this layout cannot be edited (%w): write it in block style, without anchors", err)
+		return fmt.Errorf("this layout cannot be edited (afterwards %w): write initContainers, containers, env and volumes the usual way", err)
 	}
 	for i := range max(len(want), len(have)) {
 		var a, b any
 		if i < len(want) && i < len(have) && want[i].Decode(&a) == nil && have[i].Decode(&b) == nil && reflect.DeepEqual(a, b) {
 			continue
 		}
-		return fmt.Errorf("document %d: this layout cannot be edited: write it in block style, without anchors", i+1)
+		return fmt.Errorf("document %d: this layout cannot be edited: write initContainers, containers, env and volumes the usual way, without anchors", i+1)
 	}
 	return nil
 }
@@ -113,9 +136,10 @@ func said(err error) string {
 
 // object is a Kubernetes object in the input.
 type object struct {
-	Kind     string
-	Metadata metadata
-	node     *yaml.Node
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string
+	Metadata   metadata
+	node       *yaml.Node
 }
 
 type metadata struct {
@@ -128,8 +152,12 @@ type metadata struct {
 
 func (o *object) String() string {
 	name := o.Metadata.Name
-	if name == "" {
+	switch {
+	case name != "":
+	case o.Metadata.GenerateName != "":
 		name = o.Metadata.GenerateName + "…"
+	default:
+		name = "without a name"
 	}
 	if o.Metadata.Namespace != "" {
 		name = o.Metadata.Namespace + "/" + name
@@ -152,12 +180,11 @@ func objectsIn(n *yaml.Node, number int) ([]*object, error) {
 	if err := n.Decode(&o); err != nil {
 		return nil, fmt.Errorf("line %d: document %d is not a Kubernetes object: %s", n.Line, number, said(err))
 	}
-	items := field(n, "items")
-	if !strings.HasSuffix(o.Kind, "List") || items == nil {
+	if !isList(n) {
 		return []*object{&o}, nil
 	}
 	var all []*object
-	for _, item := range items.Content {
+	for _, item := range field(n, "items").Content {
 		found, err := objectsIn(item, number)
 		if err != nil {
 			return nil, err
@@ -165,6 +192,13 @@ func objectsIn(n *yaml.Node, number int) ([]*object, error) {
 		all = append(all, found...)
 	}
 	return all, nil
+}
+
+func isList(n *yaml.Node) bool {
+	if n.Kind == yaml.DocumentNode {
+		n = n.Content[0]
+	}
+	return strings.HasSuffix(text(field(n, "kind")), "List") && field(n, "items") != nil
 }
 
 type injector struct {
@@ -191,7 +225,7 @@ func (j *injector) learn(o *object) {
 
 // object adds the sidecar to an object, in its node and in the text.
 func (j *injector) object(o *object) error {
-	path, known := podSpecs[o.Kind]
+	path, known := o.pathToPod()
 	if !known {
 		if at(o.node, "spec", "template", "spec", "containers") != nil {
 			j.note("%s: left as it is: there are Pods in it, but of this kind nothing is known here", o)
@@ -204,6 +238,12 @@ func (j *injector) object(o *object) error {
 	if containers == nil || containers.Kind != yaml.SequenceNode || len(containers.Content) == 0 {
 		return fmt.Errorf("it has no containers at %s", strings.Join(append(slices.Clone(path), "spec", "containers"), "."))
 	}
+	// A key of ours would hide one that is merged in.
+	for _, n := range []*yaml.Node{pod, spec} {
+		if k := keyOf(n, "<<"); k >= 0 {
+			return fmt.Errorf("line %d: << merges something in here: write it out", n.Content[k].Line)
+		}
+	}
 	all := containers.Content
 	initContainers := field(spec, "initContainers")
 	if initContainers != nil && !isNull(initContainers) {
@@ -213,6 +253,9 @@ func (j *injector) object(o *object) error {
 		all = append(slices.Clone(initContainers.Content), all...)
 	}
 	for _, c := range all {
+		if k := keyOf(c, "<<"); k >= 0 {
+			return fmt.Errorf("line %d: << merges something in here: write it out", c.Content[k].Line)
+		}
 		if c.Kind == yaml.AliasNode {
 			return fmt.Errorf("line %d: *%s stands here for a container: write it out", c.Line, c.Value)
 		}
@@ -222,7 +265,7 @@ func (j *injector) object(o *object) error {
 		if text(field(c, "name")) != deploy.Name {
 			continue
 		}
-		if text(field(c, "restartPolicy")) == "Always" && slices.Contains(initContainers.Content, c) {
+		if text(field(c, "restartPolicy")) == "Always" && initContainers != nil && slices.Contains(initContainers.Content, c) {
 			j.note("%s: left as it is: it has the sidecar already (image %s)", o, text(field(c, "image")))
 			return nil
 		}
@@ -242,13 +285,13 @@ func (j *injector) object(o *object) error {
 		return nil
 	}
 	parts := j.parts
-	account := text(field(spec, "serviceAccountName"))
-	if account == "" {
-		account = "default"
-	}
+	account := cmp.Or(text(field(spec, "serviceAccountName")), text(field(spec, "serviceAccount")), "default") // the second is its old name
 	annotations, there := j.accounts[o.Metadata.Namespace+"/"+account]
 	if parts.Region == "" {
 		parts.Region = annotations[deploy.RegionAnnotation]
+		if parts.Region != "" && !region.MatchString(parts.Region) {
+			return fmt.Errorf("the annotation %s of its service account %s is not a region: %q", deploy.RegionAnnotation, account, parts.Region)
+		}
 	}
 	whose := fmt.Sprintf("role %s", parts.RoleARN)
 	if parts.RoleARN == "" {
@@ -293,6 +336,7 @@ func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o 
 		set := map[string]string{}
 		if env := field(c, "env"); env != nil {
 			for _, entry := range env.Content {
+				entry = resolve(entry)
 				set[text(field(entry, "name"))] = text(field(entry, "value"))
 			}
 		}
@@ -302,8 +346,12 @@ func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o 
 			value, there := set[variable]
 			if !there {
 				missing = append(missing, entry)
-			} else if wanted := text(field(entry, "value")); value != wanted && !strings.HasSuffix(variable, "_REGION") {
-				j.note("%s: container %s sets %s itself, and keeps it: its SDK may not ask the sidecar", o, name, variable)
+			} else if wanted := text(field(entry, "value")); value != wanted {
+				note := ""
+				if variable == "AWS_WEB_IDENTITY_TOKEN_FILE" || strings.HasPrefix(variable, "AWS_CONTAINER_") {
+					note = ": its SDK may not ask the sidecar"
+				}
+				j.note("%s: container %s sets %s itself, and keeps it%s", o, name, variable, note)
 			}
 		}
 		if set["AWS_ACCESS_KEY_ID"] != "" {
@@ -330,7 +378,7 @@ func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o 
 
 // has reports whether one of a list has the name.
 func has(list *yaml.Node, name string) bool {
-	return list != nil && slices.ContainsFunc(list.Content, func(n *yaml.Node) bool { return text(field(n, "name")) == name })
+	return list != nil && slices.ContainsFunc(list.Content, func(n *yaml.Node) bool { return text(field(resolve(n), "name")) == name })
 }
 
 // at follows keys down from a mapping; nil where one is missing.

@@ -81,25 +81,31 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 		return "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: " + spec + "\n"
 	}
 	for name, test := range map[string]struct{ input, want string }{
-		"nothing":              {"", "there is no Kubernetes object on standard input"},
-		"only a comment":       {"# TODO\n", "there is no Kubernetes object on standard input"},
-		"not YAML":             {good + "kind: [", "document 2 is not YAML: line 7: did not find expected node content"},
-		"a tab":                {good + "kind: Pod\n\tmetadata: x", "document 2 is not YAML: line 7: found a tab character"},
-		"a template":           {good + "kind: {{ .Values.kind }}", "a template has to be rendered first: helm template"},
-		"a key twice":          {good + "apiVersion: v1\nkind: Pod\nkind: Pod", `document 2 is not YAML: line 9: mapping key "kind" already defined at line 8`},
-		"a list":               {good + "- a", "line 7: document 2 is not a Kubernetes object: it has no apiVersion and kind"},
-		"a sentence":           {good + "hello", "line 7: document 2 is not a Kubernetes object"},
-		"no kind":              {good + "services: {web: {image: x}}", "line 7: document 2 is not a Kubernetes object: it has no apiVersion and kind"},
-		"labels are a list":    {good + "apiVersion: v1\nkind: Pod\nmetadata: {labels: [a]}", "line 7: document 2 is not a Kubernetes object"},
-		"no spec":              {good + "apiVersion: v1\nkind: Pod", "it has no containers at spec.containers"},
-		"no containers":        {good + "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: n}\nspec: {template: {spec: {}}}", "line 7: Deployment n/d: it has no containers at spec.template.spec.containers"},
-		"empty containers":     {good + pod("{containers: []}"), "line 7: Pod bad: it has no containers at spec.containers"},
-		"containers, a word":   {good + pod("{containers: app}"), "it has no containers at spec.containers"},
-		"container, a word":    {good + pod("{containers: [app]}"), "line 10: a container must have a name and an image"},
-		"initContainers, odd":  {good + pod("{initContainers: x, containers: [{name: app}]}"), "line 10: initContainers is not a list"},
-		"env, a word":          {good + pod("{containers: [{name: app, env: x}]}"), "line 10: env is not a list that can be added to"},
-		"named like ours":      {good + pod("{containers: [{name: irsa-sidecar, image: x}]}"), "line 10: a container is called irsa-sidecar already and is no native sidecar: rename it"},
-		"named like ours, too": {good + pod("{initContainers: [{name: irsa-sidecar}], containers: [{name: app}]}"), "is no native sidecar: rename it"},
+		"nothing":                 {"", "there is no Kubernetes object on standard input"},
+		"only a comment":          {"# TODO\n", "there is no Kubernetes object on standard input"},
+		"not YAML":                {good + "kind: [", "document 2 is not YAML: line 7: did not find expected node content"},
+		"a tab":                   {good + "kind: Pod\n\tmetadata: x", "document 2 is not YAML: line 7: found a tab character"},
+		"a template":              {good + "kind: {{ .Values.kind }}", "a template has to be rendered first: helm template"},
+		"a key twice":             {good + "apiVersion: v1\nkind: Pod\nkind: Pod", `document 2 is not YAML: line 9: mapping key "kind" already defined at line 8`},
+		"a list":                  {good + "- a", "line 7: document 2 is not a Kubernetes object: it has no apiVersion and kind"},
+		"a sentence":              {good + "hello", "line 7: document 2 is not a Kubernetes object"},
+		"no kind":                 {good + "services: {web: {image: x}}", "line 7: document 2 is not a Kubernetes object: it has no apiVersion and kind"},
+		"labels are a list":       {good + "apiVersion: v1\nkind: Pod\nmetadata: {labels: [a]}", "line 7: document 2 is not a Kubernetes object"},
+		"no spec":                 {good + "apiVersion: v1\nkind: Pod", "it has no containers at spec.containers"},
+		"no containers":           {good + "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: n}\nspec: {template: {spec: {}}}", "line 7: Deployment n/d: it has no containers at spec.template.spec.containers"},
+		"empty containers":        {good + pod("{containers: []}"), "line 7: Pod bad: it has no containers at spec.containers"},
+		"containers, a word":      {good + pod("{containers: app}"), "it has no containers at spec.containers"},
+		"container, a word":       {good + pod("{containers: [app]}"), "line 10: a container must have a name and an image"},
+		"initContainers, odd":     {good + pod("{initContainers: x, containers: [{name: app}]}"), "line 10: initContainers is not a list"},
+		"env, a word":             {good + pod("{containers: [{name: app, env: x}]}"), "line 10: env is not a list that can be added to"},
+		"named like ours":         {good + pod("{containers: [{name: irsa-sidecar, image: x}]}"), "line 10: a container is called irsa-sidecar already and is no native sidecar: rename it"},
+		"named like ours, always": {good + pod("{containers: [{name: irsa-sidecar, restartPolicy: Always}]}"), "line 10: a container is called irsa-sidecar already and is no native sidecar: rename it"},
+		"a merge in the spec":     {good + "x: &x {volumes: [{name: v}]}\napiVersion: v1\nkind: Pod\nspec:\n  <<: *x\n  containers: [{name: a}]", "line 11: << merges something in here: write it out"},
+		"a merge in a container":  {good + "x: &x {env: [{name: A}]}\napiVersion: v1\nkind: Pod\nspec:\n  containers: [{name: a, <<: *x}]", "line 11: << merges something in here: write it out"},
+		"a carriage return alone": {good + "apiVersion: v1\rkind: Pod", "line 7 ends in something other than a line feed"},
+		"a line separator":        {good + pod("{containers: [{name: a, args: [\"a\u2028b\"]}]}"), "line 10 ends in something other than a line feed"},
+		"a region that is none":   {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {eks.amazonaws.com/role-arn: \"" + role + "\", irsa-sidecar/region: eu west}}\n---\n" + pod("{serviceAccount: app, containers: [{name: app}]}"), `the annotation irsa-sidecar/region of its service account app is not a region: "eu west"`},
+		"named like ours, too":    {good + pod("{initContainers: [{name: irsa-sidecar}], containers: [{name: app}]}"), "is no native sidecar: rename it"},
 		"an anchor": {good + pod("\n  containers:\n  - &a {name: app, image: x}\n  - *a\n"),
 			"line 7: Pod bad: line 13: *a stands here for a container: write it out"},
 		"an account without a role": {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app}\n---\n" + pod("{serviceAccountName: app, containers: [{name: app}]}"),
@@ -139,11 +145,27 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 	}
 }
 
+// The library that reads YAML counts every line feed, whatever the other lines end in.
+func TestLineEndsMayBeMixed(t *testing.T) {
+	const input = "apiVersion: v1\r\nkind: ConfigMap\ndata: {a: b}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\r\n  - name: a\n"
+	for _, input := range []string{input, byteOrderMark + input, byteOrderMark + `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}}`} {
+		output, notes, err := pipe(t, input)
+		if err != nil || !strings.Contains(output, deploy.Name) || !strings.Contains(notes, "Pod p: sidecar added") {
+			t.Errorf("%v, %s\n%s", err, notes, output)
+		}
+	}
+}
+
 func TestWhatIsNotAWorkloadPassesUnchanged(t *testing.T) {
-	const input = "kind:   Service\napiVersion: v1\n\n# end\n"
-	output, notes, err := pipe(t, input)
-	if err != nil || output != input || !strings.Contains(notes, "nothing to inject") {
-		t.Errorf("%q, %q, %v", output, notes, err)
+	for _, input := range []string{
+		"kind:   Service\napiVersion: v1\n\n# end\n",
+		`{"apiVersion": "v1", "kind": "List", "items": []}`, // what kubectl get -o json prints for nothing
+		"apiVersion: batch.volcano.sh/v1alpha1\nkind: Job\nmetadata: {name: j}\nspec: {tasks: []}\n",
+	} {
+		output, notes, err := pipe(t, input)
+		if err != nil || output != input || !strings.Contains(notes, "nothing to inject") {
+			t.Errorf("%q, %q, %v", output, notes, err)
+		}
 	}
 }
 
@@ -155,6 +177,7 @@ func FuzzInject(f *testing.F) {
 	for document := range strings.SplitSeq(string(layouts), "---\n") {
 		f.Add([]byte(document))
 	}
+	f.Add([]byte("apiVersion: v1\r\nkind: Pod\nspec:\n  containers:\r\n  - name: irsa-sidecar\n    restartPolicy: Always\n"))
 	f.Add([]byte("{apiVersion: v1, kind: Pod, spec: {containers: [{name: a}], volumes: [] , initContainers: ~}}"))
 	f.Fuzz(func(t *testing.T, input []byte) {
 		parts := deploy.Parts{Image: "i", RoleARN: "arn:aws:iam::1:role/r", Native: true}

@@ -23,7 +23,7 @@ sidecar in them, to standard output. What it did to each is said on standard err
 
 It knows Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob and Pod, alone, in several documents or
 in a List. Everything else passes unchanged, and so does what has the sidecar already: it can be run twice.
-Only lines are added: comments, order and layout stay. If anything is wrong, nothing is written.
+It only adds: comments, order and layout stay. If anything is wrong, nothing is written.
 
 A Pod (in a Deployment: spec.template.metadata) says with the label irsa-sidecar/inject: disabled that it wants
 none, and with the annotation irsa-sidecar/skip-containers: a,b which containers stay as they are.
