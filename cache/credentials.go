@@ -38,6 +38,10 @@ type Credentials struct {
 	Identity  string
 	AccountID string
 
+	// TokenIssued is when the web identity token that bought these credentials was issued; zero when the
+	// token does not say.
+	TokenIssued time.Time
+
 	// TokenExpiration is when the web identity token that bought these credentials expires; zero when
 	// the token does not say.
 	TokenExpiration time.Time

@@ -10,6 +10,7 @@ import (
 // ARN, no path, nothing that a caller chooses.
 type Metrics struct {
 	expiry      *prometheus.GaugeVec
+	tokenIssued *prometheus.GaugeVec
 	tokenExpiry *prometheus.GaugeVec
 	lastSuccess *prometheus.GaugeVec
 	refreshes   *prometheus.CounterVec
@@ -23,6 +24,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		expiry: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "irsa_sidecar_credentials_expiry_timestamp_seconds",
 			Help: "When the credentials being served expire, in Unix time.",
+		}, profile),
+		tokenIssued: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "irsa_sidecar_token_issued_timestamp_seconds",
+			Help: "When the web identity token that was last read was issued, in Unix time.",
 		}, profile),
 		tokenExpiry: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "irsa_sidecar_token_expiry_timestamp_seconds",
@@ -42,7 +47,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Buckets: []float64{0.05, 0.1, 0.25, 0.5, 1, 2, 5},
 		}, profile),
 	}
-	r.MustRegister(m.expiry, m.tokenExpiry, m.lastSuccess, m.refreshes, m.duration)
+	r.MustRegister(m.expiry, m.tokenIssued, m.tokenExpiry, m.lastSuccess, m.refreshes, m.duration)
 	return m
 }
 
@@ -68,7 +73,7 @@ func (m *profileMetrics) succeeded(creds *Credentials, now time.Time, took time.
 	m.duration.WithLabelValues(m.profile).Observe(took.Seconds())
 	m.expiry.WithLabelValues(m.profile).Set(float64(creds.Expiration.Unix()))
 	m.lastSuccess.WithLabelValues(m.profile).Set(float64(now.Unix()))
-	m.token(creds.TokenExpiration)
+	m.token(creds.TokenIssued, creds.TokenExpiration)
 }
 
 func (m *profileMetrics) failed(failure *FetchError, took time.Duration) {
@@ -77,10 +82,13 @@ func (m *profileMetrics) failed(failure *FetchError, took time.Duration) {
 	}
 	m.refreshes.WithLabelValues(m.profile, string(failure.Reason)).Inc()
 	m.duration.WithLabelValues(m.profile).Observe(took.Seconds())
-	m.token(failure.TokenExpiration)
+	m.token(failure.TokenIssued, failure.TokenExpiration)
 }
 
-func (m *profileMetrics) token(expiration time.Time) {
+func (m *profileMetrics) token(issued, expiration time.Time) {
+	if !issued.IsZero() {
+		m.tokenIssued.WithLabelValues(m.profile).Set(float64(issued.Unix()))
+	}
 	if !expiration.IsZero() {
 		m.tokenExpiry.WithLabelValues(m.profile).Set(float64(expiration.Unix()))
 	}

@@ -144,6 +144,9 @@ type FetchError struct {
 	// no secret.
 	Message string
 
+	// TokenIssued is when the web identity token that was used was issued; zero as TokenExpiration is.
+	TokenIssued time.Time
+
 	// TokenExpiration is when the web identity token that was used expires; zero when there was none,
 	// or it does not say.
 	TokenExpiration time.Time

@@ -226,7 +226,8 @@ func chartPolicy(t *testing.T, policy string) string {
 		}
 	}
 	for old, value := range map[string]string{
-		fmt.Sprintf("%q", Image): "{{ .Values.image | quote }}",
+		fmt.Sprintf("%q", Image):                          "{{ .Values.image | quote }}",
+		`annotations["irsa-sidecar/region"].orValue(""))`: `annotations["irsa-sidecar/region"].orValue({{ .Values.region | quote }}))`,
 		resources: "resources: Object.spec.initContainers.resources{requests: {{ .Values.resources.requests | toJson }}, " +
 			"limits: {{ .Values.resources.limits | toJson }}}",
 	} {
@@ -235,5 +236,12 @@ func chartPolicy(t *testing.T, policy string) string {
 		}
 		body = strings.Replace(body, old, value, 1)
 	}
-	return "{{- if .Values.policy.enabled }}\n" + body + "{{- end }}\n"
+	return `{{- if .Values.policy.enabled }}
+{{- if or .Values.roleARN .Values.env }}
+{{- fail "with policy.enabled, roleARN and env do nothing: the role is the service account's, in its annotation eks.amazonaws.com/role-arn" }}
+{{- end }}
+{{- if semverCompare "<1.37-0" .Capabilities.KubeVersion.Version }}
+{{- fail "policy.enabled needs Kubernetes 1.37: before it, admissionregistration.k8s.io/v1 has no MutatingAdmissionPolicy" }}
+{{- end }}
+` + body + "{{- end }}\n"
 }

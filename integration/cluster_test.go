@@ -588,8 +588,10 @@ spec:
 
 	// The policy and the injector make the same Pod.
 	made := func(labels, through string) podParts {
-		output, err := c.shell(fmt.Sprintf("echo '{apiVersion: v1, kind: Pod, metadata: {name: same, labels: {%s}}, spec: {serviceAccountName: app, "+
-			"initContainers: [{name: first, image: your/app, env: [{name: A, value: b}]}], containers: [{name: app, image: your/app}]}}' | "+
+		output, err := c.shell(fmt.Sprintf("echo '{apiVersion: v1, kind: Pod, metadata: {name: same, labels: {%s}, annotations: {irsa-sidecar/skip-containers: left}}, spec: {serviceAccountName: app, "+
+			"initContainers: [{name: first, image: your/app, env: [{name: A, value: b}]}], containers: [{name: app, image: your/app}, "+
+			"{name: own, image: your/app, env: [{name: AWS_WEB_IDENTITY_TOKEN_FILE, value: /mine}, {name: AWS_REGION, value: us-east-1}]}, "+
+			"{name: left, image: your/app}], volumes: [{name: v, emptyDir: {}}]}}' | "+
 			"%s kubectl apply -n tools --dry-run=server -o json -f -", labels, through)).Output()
 		if err != nil {
 			t.Fatal(err)
@@ -647,21 +649,29 @@ func (c *cluster) refusesByPolicy(t *testing.T) {
 	c.kubectl(t, "create", "namespace", "open")
 	c.kubectl(t, "label", "namespace", "open", "irsa-sidecar/inject=enabled")
 	c.until(t, soon, "the service account", "get", "serviceaccount", "default", "-n", "open")
+	c.kubectl(t, "create", "serviceaccount", "senseless", "-n", "tools")
+	c.kubectl(t, "annotate", "serviceaccount", "senseless", "-n", "tools", "eks.amazonaws.com/role-arn=")
 	for _, test := range []struct{ namespace, spec, labels, says string }{
 		{"tools", "containers: [{name: app, image: your/app}]", "irsa-sidecar/inject: enabled",
-			"service account default has no role: kubectl annotate serviceaccount default -n tools eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/NAME"},
+			"service account default is not a role's ARN, or not there: kubectl annotate --overwrite serviceaccount default -n tools eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/NAME"},
 		{"quiet", "containers: [{name: app, image: your/app}]", "irsa-sidecar/inject: enabled",
 			"namespace quiet forbids the sidecar (its label irsa-sidecar/inject is disabled)"},
 		{"tools", "serviceAccountName: app, containers: [{name: irsa-sidecar, image: your/app}]", "irsa-sidecar/inject: enabled",
 			"a container of this Pod is called irsa-sidecar and is no native sidecar: rename it"},
-		{"open", "containers: [{name: app, image: your/app}]", "app: x", "Warning: "},
+		{"open", "containers: [{name: app, image: your/app}]", "app: x", "Warning: Validation failed for ValidatingAdmissionPolicy 'irsa-sidecar' with binding " +
+			"'irsa-sidecar-namespaces': irsa-sidecar: the annotation eks.amazonaws.com/role-arn of service account default is not a role's ARN, or not there"},
+		{"tools", "serviceAccountName: senseless, containers: [{name: app, image: your/app}]", "irsa-sidecar/inject: enabled", "service account senseless is not a role's ARN"},
+		// Whoever has it already needs nothing.
+		{"quiet", "initContainers: [{name: irsa-sidecar, image: your/app, restartPolicy: Always}], containers: [{name: app, image: your/app}]",
+			"irsa-sidecar/inject: enabled", ""},
 	} {
 		cmd := c.kubectlCommand("apply", "-n", test.namespace, "--dry-run=server", "-f", "-")
 		cmd.Stdin = strings.NewReader(fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {name: p, labels: {%s}}, spec: {%s}}", test.labels, test.spec))
 		output, err := cmd.CombinedOutput()
 		fmt.Printf("\n$ kubectl apply -n %s -f -   # labels: {%s}, spec: {%s}\n%s", test.namespace, test.labels, test.spec, output)
-		if refused := err != nil; refused == strings.HasPrefix(test.says, "Warning") {
-			t.Errorf("refused: %t", refused)
+		taken := test.says == "" || strings.HasPrefix(test.says, "Warning")
+		if taken != (err == nil) || (test.says == "" && strings.Contains(string(output), "Warning")) {
+			t.Errorf("taken: %t", err == nil)
 		}
 		want(t, "what the policy says", string(output), test.says)
 	}
@@ -734,6 +744,15 @@ spec:
 		want(t, "the log of Job "+job, c.say(t, "kubectl logs -n jobs job/"+job+" -c app"), `work: "Expiration":"`)
 	}
 	c.say(t, "kubectl get jobs,pods -n jobs")
+
+	// A work that fails ends the sidecar too, and the Job fails instead of waiting.
+	failing := strings.NewReplacer("  name: app\nspec:\n  backoffLimit: 3", "  name: fails\nspec:\n  backoffLimit: 0", work, "exit 3").Replace(classic)
+	c.apply(t, "jobs", failing)
+	c.until(t, time.Minute, "the failing Job's end", "wait", "-n", "jobs", "--for=condition=Failed", "job/fails", "--timeout=1s")
+	ended := c.kubectl(t, "get", "pods", "-n", "jobs", "-l", "job-name=fails", "-o", `jsonpath={.items[0].status.containerStatuses[?(@.name=="app")].state.terminated.exitCode}`)
+	if ended != "3" {
+		t.Errorf("the exit code of the work was 3, and is now %s", ended)
+	}
 }
 
 func (c *cluster) startsClassic(t *testing.T) {

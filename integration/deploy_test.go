@@ -59,6 +59,10 @@ func TestChart(t *testing.T) {
 			t.Errorf("with %q: %q, want %q", test.set, kinds, test.kinds)
 		}
 	}
+	must(t, exec.Command("helm", "template", chart, "--set", "enabled=true,resources.limits.cpu=1"))
+	if said, err := exec.Command("helm", "template", chart, "--set", "policy.enabled=true", "--kube-version", "1.30.0").CombinedOutput(); err == nil {
+		t.Errorf("before Kubernetes 1.37: %s", said)
+	}
 	// The schema finds mistakes before Kubernetes does.
 	for set, says := range map[string]string{
 		"rolARN=x":             "rolARN",
@@ -68,6 +72,7 @@ func TestChart(t *testing.T) {
 		"policy=true":          "policy",
 		"policy.enabled=maybe": "enabled",
 		"env[0].value=x":       "name",
+		"policy.enabled=true,roleARN=arn:aws:iam::111122223333:role/app": "the role is the service account's",
 	} {
 		said, err := exec.Command("helm", "template", chart, "--set", set).CombinedOutput()
 		if err == nil || !strings.Contains(string(said), says) {

@@ -57,6 +57,7 @@ var mistakes = []mistake{
 	{name: "an unknown format", args: []string{"credentials", "--format", "yaml"}, exit: 2, is: `credentials: --format is process or env, not "yaml"`},
 	{name: "an unknown check", args: []string{"healthcheck", "healthz"}, exit: 2, is: `healthcheck takes livez, readyz or startupz, not "healthz"`},
 	{name: "nowhere to install", args: []string{"install"}, exit: 2, is: `install: say into which directory: irsa-sidecar install DIR`},
+	{name: "an empty place to install", args: []string{"install", ""}, exit: 2, is: `install: say into which directory: irsa-sidecar install DIR`},
 	{name: "a directory that is not there", args: []string{"install", "/nowhere"}, exit: 1,
 		is: `install: write into /nowhere: no such file or directory; it must be a directory, on a volume that this container's user may write to`},
 

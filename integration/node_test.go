@@ -62,7 +62,8 @@ func isolated(t *testing.T) bool {
 			}
 		})
 	}
-	t.Cleanup(removeCgroups)
+	there := kubepods()
+	t.Cleanup(func() { removeCgroups(there) })
 	// The last that needs the network: the Prometheus Operator's definitions, for what is in deploy/monitoring.
 	var operator struct{ Dir string }
 	if err := json.Unmarshal(output(t, exec.Command("go", "mod", "download", "-json", prometheusOperator)), &operator); err != nil {
@@ -92,14 +93,23 @@ func isolated(t *testing.T) bool {
 	return true
 }
 
-// removeCgroups removes what the kubelet has left of its own.
-func removeCgroups() {
-	filepath.WalkDir("/sys/fs/cgroup", func(path string, entry os.DirEntry, err error) error {
-		if err != nil || !entry.IsDir() || entry.Name() != "kubepods" {
-			return nil
+// kubepods are the cgroups that a kubelet keeps its Pods below.
+func kubepods() (found []string) {
+	for _, pattern := range []string{"/sys/fs/cgroup/kubepods", "/sys/fs/cgroup/*/kubepods"} {
+		matches, _ := filepath.Glob(pattern)
+		found = append(found, matches...)
+	}
+	return found
+}
+
+// removeCgroups removes what our kubelet has left, and nothing of another's.
+func removeCgroups(others []string) {
+	for _, root := range kubepods() {
+		if slices.Contains(others, root) {
+			continue
 		}
 		var dirs []string
-		filepath.WalkDir(path, func(path string, entry os.DirEntry, err error) error {
+		filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
 			if err == nil && entry.IsDir() {
 				dirs = append(dirs, path)
 			}
@@ -108,8 +118,7 @@ func removeCgroups() {
 		for _, dir := range slices.Backward(dirs) {
 			os.Remove(dir)
 		}
-		return filepath.SkipDir
-	})
+	}
 }
 
 // node is a Kubernetes of one node.

@@ -16,9 +16,11 @@ import (
 // selection stay. Without scripts the page is loaded anew instead.
 const refetch = `setInterval(async () => {
   try {
-    const answer = await fetch("/", {cache: "no-store"});
+    const answer = await fetch(location.href, {cache: "no-store"});
     const next = new DOMParser().parseFromString(await answer.text(), "text/html");
-    document.querySelector("main").replaceWith(next.querySelector("main"));
+    const main = next.querySelector("main");
+    if (!answer.ok || !main) throw answer.status;
+    document.querySelector("main").replaceWith(main);
     document.title = next.title;
     document.body.className = "live";
   } catch {

@@ -106,7 +106,7 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 	}
 	creds, failure := p.exchange(ctx, token, claims)
 	if failure != nil {
-		failure.TokenExpiration = claims.Expiration
+		failure.TokenIssued, failure.TokenExpiration = claims.IssuedAt, claims.Expiration
 		failure.Message = shorten(oneLine(mask(failure.Message, token)), maxMessage)
 		switch failure.Reason {
 		case cache.ExpiredTokenException, cache.InvalidIdentityToken, cache.IDPRejectedClaim, cache.InvalidParameterValue, cache.RegionUnknown:
@@ -176,6 +176,7 @@ func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (c
 		SessionToken:    cache.NewSecret(aws.ToString(output.Credentials.SessionToken)),
 		Expiration:      aws.ToTime(output.Credentials.Expiration).UTC(),
 		RoleARN:         p.options.RoleARN,
+		TokenIssued:     claims.IssuedAt,
 		TokenExpiration: claims.Expiration,
 	}
 	creds.ServerTime, _ = awsmiddleware.GetServerTime(output.ResultMetadata)

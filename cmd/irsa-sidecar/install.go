@@ -34,8 +34,9 @@ func install(directory string) (err error) {
 	if err = errors.Join(err, part.Chmod(0o755), part.Close()); err != nil {
 		return fmt.Errorf("install: write into %s: %w", directory, innermost(err))
 	}
-	if err = os.Rename(part.Name(), filepath.Join(directory, "irsa-sidecar")); err != nil {
-		return fmt.Errorf("install: write into %s: %w", directory, innermost(err))
+	target := filepath.Join(directory, "irsa-sidecar")
+	if err = os.Rename(part.Name(), target); err != nil {
+		return fmt.Errorf("install: put the program at %s: %w", target, innermost(err))
 	}
 	return nil
 }

@@ -109,7 +109,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		check, rest = rest[0], rest[1:]
 	}
 	if command == "install" {
-		if len(rest) == 0 {
+		if len(rest) == 0 || rest[0] == "" { // an unset variable in a script
 			return usagef("install: say into which directory: irsa-sidecar install DIR")
 		}
 		directory, rest = rest[0], rest[1:]

@@ -1,6 +1,6 @@
 {{/* The sidecar, for the first place in a Pod's initContainers: {{- include "irsa-sidecar.container" . | nindent 8 }} */}}
 {{- define "irsa-sidecar.container" -}}
-{{- $v := get .Values "irsa-sidecar" | default .Values -}}
+{{- $v := required "the dependency must be called irsa-sidecar, without an alias" (get .Values "irsa-sidecar") -}}
 - name: irsa-sidecar
   image: {{ $v.image | quote }}
   restartPolicy: Always
@@ -44,7 +44,7 @@
 
 {{/* The environment of the other containers: {{- include "irsa-sidecar.env" . | nindent 12 }} */}}
 {{- define "irsa-sidecar.env" -}}
-{{- $v := get .Values "irsa-sidecar" | default .Values -}}
+{{- $v := required "the dependency must be called irsa-sidecar, without an alias" (get .Values "irsa-sidecar") -}}
 - {name: AWS_CONTAINER_CREDENTIALS_FULL_URI, value: "http://127.0.0.1:9911/v1/credentials"}
 - {name: AWS_CONTAINER_AUTHORIZATION_TOKEN, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
 - {name: AWS_WEB_IDENTITY_TOKEN_FILE, value: ""}
@@ -57,7 +57,7 @@
 
 {{/* The volumes of the Pod: {{- include "irsa-sidecar.volumes" . | nindent 8 }} */}}
 {{- define "irsa-sidecar.volumes" -}}
-{{- $v := get .Values "irsa-sidecar" | default .Values -}}
+{{- $v := required "the dependency must be called irsa-sidecar, without an alias" (get .Values "irsa-sidecar") -}}
 {{- if $v.roleARN -}}
 - name: irsa-sidecar-token
   projected:
