@@ -631,6 +631,7 @@ func partsOf(t *testing.T, text string) (p podParts) {
 	}
 	itsOwn := func(m map[string]any) bool { return strings.HasPrefix(m["name"].(string), "kube-api-access-") }
 	p.Spec.Volumes = slices.DeleteFunc(p.Spec.Volumes, itsOwn)
+	slices.SortFunc(p.Spec.Volumes, func(a, b map[string]any) int { return strings.Compare(a["name"].(string), b["name"].(string)) })
 	for _, container := range append(slices.Clone(p.Spec.InitContainers), p.Spec.Containers...) {
 		mounts, _ := container["volumeMounts"].([]any)
 		container["volumeMounts"] = slices.DeleteFunc(mounts, func(m any) bool { return itsOwn(m.(map[string]any)) })
