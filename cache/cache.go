@@ -53,6 +53,14 @@ type Options struct {
 	// Metrics count the exchanges. Nil counts nothing.
 	Metrics *Metrics
 
+	// Restore returns what an earlier life of the program has kept, and how long it still works; nil where
+	// there is nothing. It is called once, by New. Nil restores nothing.
+	Restore func() (c *Credentials, remaining time.Duration)
+
+	// Keep is called with all credentials that are taken in, and with how long they work: one call at a time,
+	// and before they have been answered with. Nil keeps nothing.
+	Keep func(c *Credentials, remaining time.Duration)
+
 	// Luck draws a number in [0,1) for each refresh and each retry. Nil means math/rand/v2's.
 	Luck func() float64
 }
@@ -66,6 +74,7 @@ type Cache struct {
 	logger  *slog.Logger
 	metrics *profileMetrics
 	luck    func() float64
+	keep    func(*Credentials, time.Duration)
 	jump    func(then, now time.Time) time.Duration // wallJump, but for a test
 
 	flight singleflight.Group
@@ -119,18 +128,42 @@ func New(fetch Fetch, o Options) *Cache {
 	if o.Luck == nil {
 		o.Luck = rand.Float64
 	}
+	if o.Keep == nil {
+		o.Keep = func(*Credentials, time.Duration) {}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Cache{
+	c := &Cache{
 		fetch:   fetch,
 		profile: o.Profile,
 		logger:  o.Logger.With("profile", o.Profile),
 		metrics: o.Metrics.forProfile(o.Profile),
 		luck:    o.Luck,
+		keep:    o.Keep,
 		jump:    wallJump,
 		ctx:     ctx,
 		cancel:  cancel,
 		wake:    make(chan struct{}, 1),
 	}
+	if o.Restore != nil {
+		c.restore(o.Restore())
+	}
+	return c
+}
+
+// restore takes in credentials that still work for as long as remaining, as far as whoever kept them can
+// tell. The next exchange is due at once all the same.
+func (c *Cache) restore(creds *Credentials, remaining time.Duration) {
+	if creds == nil || remaining <= 0 {
+		return
+	}
+	now := time.Now()
+	l := &lease{Credentials: *creds, issued: now, lifetime: remaining}
+	// What the wall clock is wrong by, so that it does not count against them.
+	if skew := remaining - creds.Expiration.Sub(now.Round(0)); skew.Abs() > clockNoise {
+		l.skew = skew
+	}
+	c.lease.Store(l)
+	c.metrics.restored(creds)
 }
 
 // Get returns valid credentials. With some at hand it returns at once and never starts an exchange.
@@ -287,6 +320,7 @@ func (c *Cache) succeeded(l *lease, started, now time.Time) {
 	c.metrics.succeeded(&l.Credentials, now, now.Sub(started))
 	next := c.next
 	c.mu.Unlock()
+	c.keep(&l.Credentials, l.remaining(now))
 
 	level := slog.LevelInfo
 	attrs := []slog.Attr{

@@ -568,3 +568,90 @@ func TestTheLastTenExchangesAreRemembered(t *testing.T) {
 		}
 	})
 }
+
+// restored is a Cache that an earlier life has left credentials, which still work for as long as remaining.
+func restored(a *authority, remaining time.Duration, kept *[]time.Duration) *Cache {
+	return New(a.fetch, Options{
+		Luck: func() float64 { return 0.5 },
+		Restore: func() (*Credentials, time.Duration) {
+			return &Credentials{
+				AccessKeyID: "ASIARESTORED00000001", SecretAccessKey: NewSecret(testSecret), SessionToken: NewSecret("token"),
+				Expiration: time.Now().Add(remaining),
+			}, remaining
+		},
+		Keep: func(_ *Credentials, remaining time.Duration) { *kept = append(*kept, remaining) },
+	})
+}
+
+func TestRestoredCredentialsAreServedToTheirEndWithoutSTS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &authority{err: &FetchError{Reason: EndpointUnreachable}}
+		var kept []time.Duration
+		c := restored(a, 20*time.Minute, &kept)
+		if s := c.Status(); !s.Started() || !s.Ready() || s.Remaining != 20*time.Minute {
+			t.Errorf("before the first exchange: %+v", s)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { c.Run(ctx); close(ended) }()
+		time.Sleep(20*time.Minute - 1)
+		if creds := mustGet(t, c); creds.AccessKeyID != "ASIARESTORED00000001" {
+			t.Errorf("served %s", creds.AccessKeyID)
+		}
+		time.Sleep(1)
+		if creds, err := c.Get(t.Context()); creds != nil || err == nil {
+			t.Error("served after their end")
+		}
+		if a.count() < 40 { // STS is tried all the while
+			t.Errorf("%d exchanges in 20 minutes", a.count())
+		}
+		if kept != nil {
+			t.Errorf("what was restored was kept again: %v", kept)
+		}
+		cancel()
+		<-ended
+	})
+}
+
+func TestAnExchangeFollowsRestoredCredentialsAtOnceAndIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &authority{lifetime: time.Hour}
+		var kept []time.Duration
+		c := restored(a, 20*time.Minute, &kept)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { c.Run(ctx); close(ended) }()
+		synctest.Wait()
+		if creds := mustGet(t, c); creds.AccessKeyID == "ASIARESTORED00000001" || a.count() != 1 {
+			t.Errorf("after %d exchanges served %s", a.count(), creds.AccessKeyID)
+		}
+		if len(kept) != 1 || kept[0] < time.Hour-2*time.Second {
+			t.Errorf("kept: %v", kept)
+		}
+		cancel()
+		<-ended
+	})
+}
+
+// The wall clock has been set while nobody ran: the time that has passed is the machine's, and it counts.
+func TestAWrongClockDoesNotCountAgainstRestoredCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, wrong := range []time.Duration{-6 * time.Hour, 0, 6 * time.Hour} {
+			c := New((&authority{}).fetch, Options{Restore: func() (*Credentials, time.Duration) {
+				return &Credentials{AccessKeyID: "ASIARESTORED00000001", Expiration: time.Now().Add(10*time.Minute - wrong)}, 10 * time.Minute
+			}})
+			time.Sleep(10*time.Minute - 1)
+			mustGet(t, c)
+			time.Sleep(1)
+			if s := c.Status(); s.Credentials != nil {
+				t.Errorf("with a clock that is %v off they are served for more than their ten minutes", wrong)
+			}
+		}
+		for _, remaining := range []time.Duration{0, -time.Second} {
+			c := New((&authority{}).fetch, Options{Restore: func() (*Credentials, time.Duration) { return &Credentials{AccessKeyID: "A"}, remaining }})
+			if c.Status().Credentials != nil {
+				t.Errorf("restored with %v left", remaining)
+			}
+		}
+	})
+}

@@ -76,6 +76,14 @@ func (m *profileMetrics) succeeded(creds *Credentials, now time.Time, took time.
 	m.token(creds.TokenIssued, creds.TokenExpiration)
 }
 
+// restored counts as no exchange: only what is served is told.
+func (m *profileMetrics) restored(creds *Credentials) {
+	if m == nil {
+		return
+	}
+	m.expiry.WithLabelValues(m.profile).Set(float64(creds.Expiration.Unix()))
+}
+
 func (m *profileMetrics) failed(failure *FetchError, took time.Duration) {
 	if m == nil {
 		return

@@ -101,6 +101,11 @@ var mistakes = []mistake{
 	{name: "a proxy in lower case that is no URL", env: []string{"https_proxy=ftp://proxy.example"}, exit: 2, is: "configuration: https_proxy is not a URL such as http://proxy.example:3128"},
 	{name: "endpoints to be ignored", env: []string{"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true", "HTTPS_PROXY={refused}"}, status: 503, code: "EndpointUnreachable"},
 	{name: "endpoints perhaps to be ignored", env: []string{"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=yes"}, exit: 2, is: `configuration: AWS_IGNORE_CONFIGURED_ENDPOINT_URLS "yes" is neither true nor false`},
+	{name: "a state file on a disk", env: []string{"IRSA_SIDECAR_STATE_FILE=/proc/state"}, exit: 2, // not memory, wherever the tests run
+		has: "IRSA_SIDECAR_STATE_FILE /proc/state would be on a disk, with credentials in it: mount an emptyDir with medium: Memory at /proc, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true"},
+	{name: "a disk that is neither allowed nor not", env: []string{"IRSA_SIDECAR_STATE_FILE_ON_DISK=maybe"}, exit: 2, has: `IRSA_SIDECAR_STATE_FILE_ON_DISK "maybe" is neither true nor false`},
+	{name: "a state file nowhere", env: []string{"IRSA_SIDECAR_STATE_FILE=/nowhere/state"}, exit: 2, has: "IRSA_SIDECAR_STATE_FILE /nowhere/state: the directory cannot be used: no such file or directory"},
+	{name: "a state file somewhere", env: []string{"IRSA_SIDECAR_STATE_FILE=state"}, exit: 2, has: `IRSA_SIDECAR_STATE_FILE "state" is not an absolute path, such as /run/irsa-sidecar/state`},
 	{name: "the node's network, by its address", env: []string{"IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=10.0.0.1"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not set, and neither is IRSA_SIDECAR_AUTHORIZATION_TOKEN, and this Pod uses the node's network"},
 	{name: "a network of its own, by its address", env: []string{"KUBERNETES_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=10.0.0.2"}, status: 200},
 	{name: "one address of two", env: []string{"IRSA_SIDECAR_POD_IP=10.0.0.2"}, exit: 2, has: "IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP tell something only together"},

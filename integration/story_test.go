@@ -692,3 +692,60 @@ func (s *sidecar) metric(t *testing.T, series string) float64 {
 	t.Fatalf("there is no %s in\n%s", series, metrics)
 	return 0
 }
+
+// killed ends a sidecar as the kernel does when memory runs out.
+func (s *sidecar) killed(t *testing.T) {
+	t.Helper()
+	if err := s.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.ended
+}
+
+func TestARestartSurvivesAnOutageOfSTS(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{Lifetime: 20 * time.Second})
+	dir, err := os.MkdirTemp("/dev/shm", "irsa-sidecar-test-") // in memory, as the program wants it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	state := "IRSA_SIDECAR_STATE_FILE=" + filepath.Join(dir, "state")
+
+	first := w.serve(t, state)
+	before := first.untilValid(t)
+	first.killed(t)
+	w.sts.Break(ststest.Fault{Status: http.StatusServiceUnavailable})
+
+	second := w.serve(t, state)
+	if after := second.ask(t); after.AccessKeyID != before.AccessKeyID || !after.Expiration.Equal(before.Expiration) {
+		t.Errorf("after the restart the first answer is %d, with a key that is not the one from before", after.status)
+	}
+	if status, body := second.health(t, "/startupz"); status != http.StatusOK {
+		t.Errorf("/startupz: %d %s", status, body)
+	}
+	if line := find(second.output(t), "credentials restored from the state file"); line == nil {
+		t.Error("and the log says nothing about it")
+	}
+	second.killed(t)
+
+	// Neither another role's sidecar takes them, nor one without the file.
+	for _, change := range []string{"AWS_ROLE_ARN=" + roleARN + "-2", "IRSA_SIDECAR_STATE_FILE"} {
+		third := w.serve(t, state, change)
+		if answer := third.ask(t); answer.valid() {
+			t.Errorf("with %s there are credentials", change)
+		}
+		third.killed(t)
+	}
+	// The other role has got none, and has left the file as it was.
+	fourth := w.serve(t, state)
+	if !fourth.ask(t).valid() {
+		t.Fatal("they are gone")
+	}
+	eventually(t, soon+20*time.Second, "the end of what was restored", func() bool { return !fourth.ask(t).valid() })
+	if now := time.Now(); now.Before(before.Expiration.Add(-2 * time.Second)) {
+		t.Errorf("they ended at %s, and were good until %s", now, before.Expiration)
+	}
+	w.sts.Mend()
+	fourth.untilValid(t)
+}

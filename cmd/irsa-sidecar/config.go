@@ -52,6 +52,8 @@ type Config struct {
 	Duration          string `envconfig:"IRSA_SIDECAR_DURATION" desc:"length of a session, 15m to 12h; otherwise STS's default, 1h"`
 	PolicyFile        string `envconfig:"IRSA_SIDECAR_POLICY_FILE" desc:"a session policy, in JSON"`
 	PolicyARNs        string `envconfig:"IRSA_SIDECAR_POLICY_ARNS" desc:"managed policies as session policies, at most 10, separated by commas"`
+	StateFile         string `envconfig:"IRSA_SIDECAR_STATE_FILE" desc:"where to keep the last good credentials, on a volume in memory: a restart then survives an outage of STS"`
+	StateOnDisk       string `envconfig:"IRSA_SIDECAR_STATE_FILE_ON_DISK" default:"false" desc:"true: the state file may be on a disk"`
 	HostIP            string `envconfig:"IRSA_SIDECAR_HOST_IP" desc:"the downward API's status.hostIP; equal to IRSA_SIDECAR_POD_IP it tells of hostNetwork, otherwise interface names do"`
 	PodIP             string `envconfig:"IRSA_SIDECAR_POD_IP" desc:"the downward API's status.podIP"`
 	AccountID         string `envconfig:"IRSA_SIDECAR_ACCOUNT_ID" default:"false" desc:"true: AccountId is served too, which old .NET SDKs do not survive"`
@@ -263,6 +265,7 @@ func (c *Config) checkServing(wrong complain) {
 		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "is not an absolute path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN")
 		c.AuthorizationFile = ""
 	}
+	c.checkStateFile(wrong)
 	if (c.HostIP == "") != (c.PodIP == "") {
 		wrong("IRSA_SIDECAR_HOST_IP", "and IRSA_SIDECAR_POD_IP tell something only together: set both, from status.hostIP and status.podIP")
 	}
@@ -435,6 +438,25 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// checkStateFile wants a place that no disk, and no backup of one, ever sees.
+func (c *Config) checkStateFile(wrong complain) {
+	onDisk := flagOf("IRSA_SIDECAR_STATE_FILE_ON_DISK", c.StateOnDisk, wrong)
+	if c.StateFile == "" {
+		return
+	}
+	if !filepath.IsAbs(c.StateFile) {
+		wrong("IRSA_SIDECAR_STATE_FILE", "%q is not an absolute path, such as /run/irsa-sidecar/state", c.StateFile)
+		return
+	}
+	dir := filepath.Dir(c.StateFile)
+	switch memory, err := inMemory(dir); {
+	case err != nil:
+		wrong("IRSA_SIDECAR_STATE_FILE", "%s: the directory cannot be used: %v", c.StateFile, innermost(err))
+	case !memory && !onDisk:
+		wrong("IRSA_SIDECAR_STATE_FILE", "%s would be on a disk, with credentials in it: mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", c.StateFile, dir)
+	}
 }
 
 var (

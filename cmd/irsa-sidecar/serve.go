@@ -47,9 +47,11 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 	build.Set(1)
 	registry.MustRegister(build, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	creds := cache.New(c.provider(logger).Fetch, cache.Options{
-		Profile: server.DefaultProfile, Logger: logger, Metrics: cache.NewMetrics(registry),
-	})
+	caching := cache.Options{Profile: server.DefaultProfile, Logger: logger, Metrics: cache.NewMetrics(registry)}
+	if state := c.newStateFile(logger); state != nil {
+		caching.Restore, caching.Keep = state.restore, state.keep
+	}
+	creds := cache.New(c.provider(logger).Fetch, caching)
 	options := server.Options{
 		Profiles:      []server.Profile{{Name: server.DefaultProfile, RoleARN: c.RoleARN, Cache: creds}},
 		Port:          uint16(listener.Addr().(*net.TCPAddr).Port),

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// bootClock returns which start of the machine this is, and how long ago that was, suspended time
+// included: a clock that nobody sets, and that goes on while this program does not run.
+func bootClock() (boot string, elapsed time.Duration, err error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", 0, fmt.Errorf("tell this start of the machine from others: %w", err)
+	}
+	const clockBootTime = 7 // CLOCK_BOOTTIME, clock_gettime(2)
+	var t syscall.Timespec
+	if _, _, errno := syscall.Syscall(syscall.SYS_CLOCK_GETTIME, clockBootTime, uintptr(unsafe.Pointer(&t)), 0); errno != 0 {
+		return "", 0, fmt.Errorf("read the clock: %w", errno)
+	}
+	return strings.TrimSpace(string(id)), time.Duration(t.Nano()), nil
+}
+
+// inMemory reports whether a directory is on a file system that is never written to a disk, but for swap.
+func inMemory(dir string) (bool, error) {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return false, err
+	}
+	const tmpfs, ramfs = 0x01021994, 0x858458f6 // statfs(2)
+	return int64(s.Type) == tmpfs || int64(s.Type) == ramfs, nil
+}

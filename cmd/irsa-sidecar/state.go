@@ -1,0 +1,234 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
+)
+
+// stateFile keeps the last good credentials, so that a sidecar that is restarted while STS is away has
+// them still. What it holds is a secret: it belongs on a volume in memory.
+type stateFile struct {
+	path      string
+	tokenFile string
+	binding   stateBinding
+	logger    *slog.Logger
+	clock     func() (boot string, elapsed time.Duration, err error) // bootClock, but for a test
+}
+
+// stateBinding is what credentials were asked for with. Others than one would ask for now are not used.
+type stateBinding struct {
+	Profile, RoleARN, Duration, Policy string
+	PolicyARNs                         []string
+	Endpoint                           string
+	Issuer, Subject                    string // of the token; empty where it could not be read
+}
+
+// stateDocument is the file, after a first line with its format and its sum.
+type stateDocument struct {
+	Binding     stateBinding
+	Boot        string        // which start of the machine this is
+	Saved       time.Duration // since that start
+	Remaining   time.Duration // of the credentials, by STS's clock, when they were saved
+	Credentials json.RawMessage
+}
+
+const (
+	// stateHeader is followed by the SHA-256 of the rest, in hex. The number is the format's.
+	stateHeader = "irsa-sidecar state 1 "
+
+	maxState = 64 << 10
+)
+
+// newStateFile returns the state file of a configuration, or nil where there is none to be.
+func (c *Config) newStateFile(logger *slog.Logger) *stateFile {
+	if c.StateFile == "" {
+		return nil
+	}
+	policy := ""
+	if c.policy != "" {
+		sum := sha256.Sum256([]byte(c.policy))
+		policy = hex.EncodeToString(sum[:])
+	}
+	return &stateFile{
+		path: c.StateFile, tokenFile: c.TokenFile, logger: logger, clock: bootClock,
+		binding: stateBinding{
+			Profile: server.DefaultProfile, RoleARN: c.RoleARN, Duration: c.duration.String(), Policy: policy, PolicyARNs: c.policyARNs, Endpoint: c.endpoint,
+		},
+	}
+}
+
+// bound is the binding with the token that is there now.
+func (s *stateFile) bound() stateBinding {
+	b := s.binding
+	if _, claims, err := webidentity.ReadToken(s.tokenFile); err == nil {
+		b.Issuer, b.Subject = claims.Issuer, claims.Subject
+	}
+	return b
+}
+
+// keep writes credentials down. A failure is a line in the log: the credentials at hand are no worse for it.
+func (s *stateFile) keep(c *cache.Credentials, remaining time.Duration) {
+	if err := s.write(c, remaining); err != nil {
+		s.logger.Warn("the state file could not be written: a restart without STS would have no credentials", "file", s.path, "error", err)
+	}
+}
+
+func (s *stateFile) write(c *cache.Credentials, remaining time.Duration) error {
+	boot, now, err := s.clock()
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(stateDocument{s.bound(), boot, now, remaining, server.StateCredentials(c)})
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(text)
+
+	// Written beside it and renamed: whenever the process is killed, the file is the old one or the new one.
+	// The name is always the same, so that what a kill leaves is written over by the next.
+	part := filepath.Join(filepath.Dir(s.path), "."+filepath.Base(s.path)+".new")
+	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%s%x\n%s", stateHeader, sum, text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(part, s.path)
+	}
+	if err != nil {
+		os.Remove(part)
+	}
+	return err
+}
+
+// restore returns what an earlier life of this program has left, and how long it still works; nil where
+// there is nothing to be used, and the log says why.
+func (s *stateFile) restore() (*cache.Credentials, time.Duration) {
+	c, remaining, err := s.read()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.logger.Info("no state file yet", "file", s.path)
+		return nil, 0
+	case err != nil:
+		s.logger.Warn("the state file is ignored", "file", s.path, "error", err)
+		return nil, 0
+	}
+	s.logger.Info("credentials restored from the state file", "file", s.path, "access_key", c.KeyHint(),
+		"expiration", c.Expiration, "remaining", remaining.Round(time.Second).String())
+	return c, remaining
+}
+
+func (s *stateFile) read() (*cache.Credentials, time.Duration, error) {
+	text, err := s.readFile()
+	if err != nil {
+		return nil, 0, err
+	}
+	boot, now, err := s.clock()
+	if err != nil {
+		return nil, 0, err
+	}
+	return parseState(text, s.bound(), boot, now)
+}
+
+// readFile reads a file that nobody else can have written.
+func (s *stateFile) readFile() ([]byte, error) {
+	f, err := os.OpenFile(s.path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, errors.New("it is a symbolic link, which this program never makes")
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.Mode().IsRegular():
+		return nil, errors.New("it is not a regular file")
+	case info.Mode().Perm()&0o077 != 0:
+		return nil, fmt.Errorf("others than its owner may use it: its mode is %#o, and not 0600", info.Mode().Perm())
+	case !ok || int(owner.Uid) != os.Geteuid():
+		return nil, errors.New("it is another user's")
+	case owner.Nlink > 1:
+		return nil, errors.New("it has a second name, a hard link, which this program never makes")
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err == nil && len(text) > maxState {
+		err = errors.New("it is too large to be a state file")
+	}
+	return text, err
+}
+
+// parseState returns the credentials in a state file, if they are those that want would ask for, and how
+// long they still work at the moment now after the machine's start boot.
+//
+// The time that has passed is the machine's, counted from its start: the node's clock may be wrong, and may
+// have been set meanwhile, and it must neither stretch credentials nor take them away.
+func parseState(text []byte, want stateBinding, boot string, now time.Duration) (*cache.Credentials, time.Duration, error) {
+	line, body, _ := bytes.Cut(text, []byte("\n"))
+	sum, ok := strings.CutPrefix(string(line), stateHeader)
+	if !ok {
+		return nil, 0, errors.New("it is no state file of this version")
+	}
+	if have := sha256.Sum256(body); hex.EncodeToString(have[:]) != sum {
+		return nil, 0, errors.New("it is damaged: its sum is wrong")
+	}
+	var d stateDocument
+	if err := json.Unmarshal(body, &d); err != nil {
+		return nil, 0, errors.New("it is damaged: it is not JSON")
+	}
+	for _, field := range []struct{ name, have, want string }{
+		{"profile", d.Binding.Profile, want.Profile},
+		{"role", d.Binding.RoleARN, want.RoleARN},
+		{"duration", d.Binding.Duration, want.Duration},
+		{"session policy", d.Binding.Policy, want.Policy},
+		{"list of policies", strings.Join(d.Binding.PolicyARNs, ","), strings.Join(want.PolicyARNs, ",")},
+		{"STS endpoint", d.Binding.Endpoint, want.Endpoint},
+	} {
+		if field.have != field.want {
+			return nil, 0, fmt.Errorf("it is for another %s", field.name)
+		}
+	}
+	// A token that cannot be read now is a fault that the credentials are to outlive.
+	if slices.Contains([]string{d.Binding.Subject, want.Subject}, "") {
+		d.Binding.Issuer, d.Binding.Subject = want.Issuer, want.Subject
+	}
+	if d.Binding.Issuer != want.Issuer || d.Binding.Subject != want.Subject {
+		return nil, 0, errors.New("it is for another service account, or another cluster, than the token's")
+	}
+	if d.Boot != boot || now < d.Saved {
+		return nil, 0, errors.New("it was written before the machine started")
+	}
+	c, err := server.ParseStateCredentials(d.Credentials)
+	if err != nil {
+		return nil, 0, errors.New("it is damaged: it holds no credentials")
+	}
+	remaining := d.Remaining - (now - d.Saved)
+	if remaining <= 0 {
+		return nil, 0, fmt.Errorf("its credentials have expired, %s ago", (-remaining).Round(time.Second))
+	}
+	return c, remaining, nil
+}
