@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -748,4 +749,43 @@ func TestARestartSurvivesAnOutageOfSTS(t *testing.T) {
 	}
 	w.sts.Mend()
 	fourth.untilValid(t)
+}
+
+// Another process of the same user, as in a Pod with shareProcessNamespace or in the same container, gets
+// nothing by way of /proc.
+func TestTheSameUserCannotLookInside(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Log("not root: the test's own user looks")
+	}
+	const nobody = 65534
+	cmd := exec.Command(program(t), "wait", "--timeout", "1m")
+	spy := []string{"environ", "mem", "maps", "fd", "root", "cwd", "stack"}
+	look := exec.Command("sh", "-c", `for f in `+strings.Join(spy, " ")+`; do case $f in fd) ls /proc/$0/fd;; root|cwd) readlink /proc/$0/$f;; *) head -c1 /proc/$0/$f;; esac >/dev/null 2>&1 && echo $f; done; exit 0`)
+	control := exec.Command("sleep", "60")
+	for _, c := range []*exec.Cmd{cmd, control, look} {
+		c.Env = []string{"PATH=" + os.Getenv("PATH"), "IRSA_SIDECAR_OPS_LISTEN=" + refusingAddress(t)}
+		if os.Geteuid() == 0 {
+			c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		}
+	}
+	for _, c := range []*exec.Cmd{cmd, control} {
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+	}
+	seen := func(pid int) string {
+		again := exec.Command(look.Path, append(look.Args[1:], strconv.Itoa(pid))...)
+		again.Env, again.SysProcAttr = look.Env, look.SysProcAttr
+		return string(output(t, again))
+	}
+	if of := seen(control.Process.Pid); !strings.Contains(of, "environ\n") || !strings.Contains(of, "maps\n") {
+		t.Fatalf("of a process that hides nothing is seen only %q: this test could not fail", of)
+	}
+	eventually(t, soon, "a process that hides", func() bool { return seen(cmd.Process.Pid) == "" })
+	limits := string(read(t, fmt.Sprintf("/proc/%d/limits", cmd.Process.Pid)))
+	if !regexp.MustCompile(`Max core file size +0 +0 `).MatchString(limits) {
+		t.Errorf("core dumps are not switched off:\n%s", limits)
+	}
 }

@@ -25,6 +25,7 @@ import (
 var version = "dev"
 
 func main() {
+	harden()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
