@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test integration cluster demo image bench readme manifests
+.PHONY: help build test integration cluster demo image bench readme manifests fleet
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,3 +49,6 @@ readme: ## Write README's generated tables anew
 
 manifests: ## Write deploy/ anew, from deploy/templates
 	go test ./deploy -run Manifests -update
+
+fleet: ## Simulate fleets of up to 100,000 sidecars, and write docs/fleet.md anew; about four minutes
+	go test ./cache -run FleetDocument -fleet -v -timeout 30m

@@ -357,8 +357,7 @@ func (c *Cache) failed(failure *FetchError, started, now time.Time) {
 	failures := c.failures
 	delay := retryAfter(class, failures, now.Sub(c.firstFailure), c.luck())
 	if held.valid(now) {
-		// The last minutes of what there is are not slept through.
-		delay = min(delay, max(time.Second, held.remaining(now)/4))
+		delay = whileValid(delay, held.remaining(now))
 	}
 	c.next = now.Add(delay)
 	c.attempted(Attempt{Ended: now, Took: now.Sub(started), Reason: failure.Reason})

@@ -56,3 +56,9 @@ func retryAfter(class Class, failures int, failing time.Duration, luck float64) 
 	}
 	return max(minDelay, time.Duration(float64(bound)*luck))
 }
+
+// whileValid shortens a retry's delay where credentials are left that still work: their last minutes are
+// not slept through.
+func whileValid(delay, remaining time.Duration) time.Duration {
+	return min(delay, max(time.Second, remaining/4))
+}

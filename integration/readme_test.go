@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"io/fs"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -139,5 +141,41 @@ func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
 		if !slices.Contains(series, name) {
 			t.Errorf("%s is asked for, and the sidecar does not have it", name)
 		}
+	}
+}
+
+// Every threat in SECURITY.md names the tests that show what stops it, and they are there.
+func TestEveryThreatHasItsTests(t *testing.T) {
+	var tests []string
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, "_test.go") {
+			for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(read(t, path), -1) {
+				tests = append(tests, string(m[1]))
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	threats := 0
+	for line := range strings.Lines(string(read(t, "../SECURITY.md"))) {
+		columns := strings.Split(strings.TrimSpace(line), " | ")
+		if !strings.HasPrefix(line, "| ") || columns[0] == "| threat" {
+			continue
+		}
+		threats++
+		named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(columns[len(columns)-1], -1)
+		if len(columns) != 3 || named == nil {
+			t.Errorf("no tests: %s", line)
+		}
+		for _, name := range named {
+			if !slices.Contains(tests, name[1]) {
+				t.Errorf("there is no %s: %s", name[1], line)
+			}
+		}
+	}
+	if threats < 15 {
+		t.Errorf("%d threats", threats)
 	}
 }
