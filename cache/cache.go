@@ -306,8 +306,14 @@ func (c *Cache) settle(creds Credentials, err error, started time.Time) {
 // shorter.
 func (c *Cache) succeeded(l *lease, started, now time.Time) {
 	message, lifetime := "credentials refreshed", l.lifetime
+	held := c.lease.Load()
+	stays := held.valid(now) && !l.Expiration.After(held.Expiration)
+	if !stays {
+		// First, so that what anybody has been answered with survives a kill.
+		c.keep(&l.Credentials, l.remaining(now))
+	}
 	c.mu.Lock()
-	if held := c.lease.Load(); held.valid(now) && !l.Expiration.After(held.Expiration) {
+	if stays {
 		message = "the new credentials do not last longer: those at hand stay"
 		l = held
 		c.next = now.Add(max(time.Second, refreshAfter(l.remaining(now), c.luck())))
@@ -320,7 +326,6 @@ func (c *Cache) succeeded(l *lease, started, now time.Time) {
 	c.metrics.succeeded(&l.Credentials, now, now.Sub(started))
 	next := c.next
 	c.mu.Unlock()
-	c.keep(&l.Credentials, l.remaining(now))
 
 	level := slog.LevelInfo
 	attrs := []slog.Attr{
