@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test integration cluster demo image bench readme manifests fleet
+.PHONY: help build test integration cluster demo image bench readme manifests fleet fuzz soak
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,7 +12,7 @@ build: ## Build bin/irsa-sidecar and bin/irsa-sidecar-inject
 
 test: ## Vet, and run all tests that need nothing but Go; with the race detector where there is a C compiler
 	go vet ./...
-	go vet -tags 'browser clients cluster minio tools' ./integration
+	go vet -tags 'browser clients cluster faults minio tools' ./integration
 ifneq ($(shell command -v "$$(go env CC)"),)
 	CGO_ENABLED=1 go test -race ./...
 else
@@ -20,11 +20,12 @@ else
 	go test ./...
 endif
 
-integration: ## Real SDKs and tools, MinIO, Helm, kustomize, promtool and Chromium; CLIENT=botocore for one client
+integration: ## Real SDKs and tools, MinIO, Helm, kustomize, promtool, Chromium, and faults at random; CLIENT=botocore for one client
 ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
 	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 -run 'AlertRules|Chart|AllWays' ./integration
+	go test -tags faults -count=1 -v -timeout 10m -run '^TestFaults$$' ./integration
 	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 -run '^TestBrowser$$' ./integration
 endif
 	cd integration && IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 -timeout 15m -parallel 4 -run '^TestClients$$'
@@ -49,6 +50,15 @@ readme: ## Write README's generated tables anew
 
 manifests: ## Write deploy/ anew, from deploy/templates
 	go test ./deploy -run Manifests -update
+
+soak: ## The campaign of faults for a quarter of an hour; IRSA_TEST_SEED=… repeats one, IRSA_TEST_FAULTS=… says how many
+	IRSA_TEST_FAULTS=$${IRSA_TEST_FAULTS:-540} go test -tags faults -count=1 -v -timeout 60m -run '^TestFaults$$' ./integration
+
+fuzz: ## Every fuzz target for FUZZTIME, 20s if not given
+	@for target in $$(grep -rho '^func Fuzz[A-Za-z0-9]*' --include=*_test.go . | cut -d' ' -f2); do \
+		dir=$$(dirname $$(grep -rl "^func $$target(" --include=*_test.go . | head -1)); \
+		echo "$$target in $$dir"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $${FUZZTIME:-20s} $$dir || exit 1; \
+	done
 
 fleet: ## Simulate fleets of up to 100,000 sidecars, and write docs/fleet.md anew; about four minutes
 	go test ./cache -run FleetDocument -fleet -v -timeout 30m

@@ -239,8 +239,9 @@ region takes half as many calls a second as the fleet makes in peace, and thrott
 ![Calls per second of 10,000 sidecars over six hours](fleet.svg)
 
 The columns: calls per second in peace, the mean of the last hour; the most calls in any one second at the start, in the outage, after it,
-while throttled, and in another fleet that starts while STS is away, from its third minute on; how long after the outage the last sidecar has credentials again; and the longest that any was without. A session of an
-hour cannot bridge an outage of an hour, so that some are without for a while: a sidecar never has less than 26 minutes when it begins.
+while throttled, and in another fleet that starts while STS is away, from its third minute on; how long after the outage the last sidecar has
+credentials again; and the longest that any was without. A session of an hour cannot bridge an outage of an hour, so that some are without
+for a while: a sidecar never has less than 26 minutes when it begins.
 
 | sidecars | schedule | in peace | start | outage | after it | throttled | cold | recovered | longest without |
 |---|---|---|---|---|---|---|---|---|---|
