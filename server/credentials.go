@@ -138,7 +138,8 @@ func Credentials(o Options) http.Handler {
 // are, and cost no allocation.
 func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	route, code := "other", 0
+	var route string
+	var code int
 	if refusal := h.guard.check(r); refusal != "" {
 		route = "refused"
 		if hasBody(r) {

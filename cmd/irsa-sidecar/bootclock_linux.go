@@ -31,5 +31,6 @@ func inMemory(dir string) (bool, error) {
 		return false, err
 	}
 	const tmpfs, ramfs = 0x01021994, 0x858458f6 // statfs(2)
-	return int64(s.Type) == tmpfs || int64(s.Type) == ramfs, nil
+	kind := uint32(s.Type)                      // of another size on each architecture
+	return kind == tmpfs || kind == ramfs, nil
 }

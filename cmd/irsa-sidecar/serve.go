@@ -88,7 +88,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 		again, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 		defer stop()
 		delay := c.delay
-		if context.Cause(ctx) == errQuit {
+		if errors.Is(context.Cause(ctx), errQuit) {
 			delay = 0 // whoever asks for the end needs us no longer, and a Job waits for it
 		}
 		logger.Info("ending", "cause", context.Cause(ctx).Error(), "delay", delay.String(), "grace", c.grace.String())

@@ -196,7 +196,7 @@ var faults = []struct {
 	{"given-policy-right", func(w *world) { w.give(string(identity().Policy())) }, "", mended},
 	{"given-policy-not-json", func(w *world) { w.give("{\n  \"Version\": \"2012-10-17\",\n}") }, "PolicyMalformed", mended},
 	{"given-policy-no-aud", func(w *world) {
-		w.give(strings.Replace(w.trust("\n          \""+identity().Provider()+":aud\": \"sts.amazonaws.com\",", ""), "", "", 0))
+		w.give(w.trust("\n          \""+identity().Provider()+":aud\": \"sts.amazonaws.com\",", ""))
 	}, "PolicyNoAudience", mended},
 	{"given-policy-several", func(w *world) { w.give(w.trust("shop:cart", "shop:*", "oidc.eks.eu-west-1", "oidc.eu-west-1.eks")) }, "AccessDenied", mended},
 	{"given-policy-deny", func(w *world) {

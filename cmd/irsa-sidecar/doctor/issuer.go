@@ -77,7 +77,7 @@ func (e *examination) checkIssuer(ctx context.Context) {
 		e.disown(KeyUnknown, fmt.Sprintf("the token is signed with the key %q, which is not among those that %s publishes", e.claims.KeyID, iss), e.fixForeignToken()...)
 		return
 	}
-	signed, err := jose.ParseSigned(e.token, algorithms)
+	signed, err := jose.ParseSignedCompact(e.token, algorithms)
 	if err == nil {
 		_, err = signed.Verify(known[0])
 	}
