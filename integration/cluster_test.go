@@ -70,6 +70,7 @@ func TestCluster(t *testing.T) {
 		{"Jobs complete, with both kinds of sidecar", (*cluster).completesJobs},
 		{"a classic sidecar is there before the app", (*cluster).startsClassic},
 		{"a token file in memory is shared by both users", (*cluster).sharesTokenFile},
+		{"starved of CPU and memory it answers within a second", (*cluster).answersStarved},
 		{"on the host's network it asks for a token", (*cluster).guardsHostNetwork},
 		{"the kubelet rotates the token, and refreshes follow", (*cluster).rotates},
 	} {
@@ -794,6 +795,28 @@ func (c *cluster) sharesTokenFile(t *testing.T) {
 	if said, err := c.try("kubectl exec -n file " + p.Metadata.Name + " -c app -- wget -qO- http://127.0.0.1:9911/v1/credentials"); err == nil || !strings.Contains(said, "403") {
 		t.Error("and without the token it is not refused")
 	}
+}
+
+// answersStarved gives the sidecar a hundredth of a core and 24 MiB: SDKs give up after a second.
+func (c *cluster) answersStarved(t *testing.T) {
+	c.namespace(t, "starved", restricted)
+	manifest := withApp(t, string(read(t, "../deploy/native-sidecar.yaml")))
+	const limits = "            limits: {memory: 48Mi}\n"
+	if !strings.Contains(manifest, limits) {
+		t.Fatal("the manifest has other limits")
+	}
+	c.apply(t, "starved", strings.Replace(manifest, limits, "            limits: {cpu: 10m, memory: 24Mi}\n", 1))
+	c.until(t, 2*time.Minute, "the Deployment", "rollout", "status", "-n", "starved", "deployment/app", "--timeout=1s")
+	p := c.pod(t, "starved", "app=app")
+	said := c.say(t, "kubectl exec -n starved "+p.Metadata.Name+` -c app -- sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do `+
+		`wget -T 1 -qO /dev/null --header "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" $AWS_CONTAINER_CREDENTIALS_FULL_URI && echo answered; done'`)
+	if n := strings.Count(said, "answered"); n != 20 {
+		t.Errorf("%d of 20 requests were answered within a second", n)
+	}
+	if s := c.pod(t, "starved", "app=app").container("irsa-sidecar"); s.RestartCount != 0 {
+		t.Errorf("the sidecar was restarted %d times", s.RestartCount)
+	}
+	c.kubectl(t, "delete", "deployment", "-n", "starved", "app", "--grace-period=1")
 }
 
 // guardsHostNetwork has one Pod with the authorization token of the manifest, and one without.

@@ -9,27 +9,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # The names of the directory and so of the programs carry the version: a new pin in go.mod builds anew.
 version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
 bin=${XDG_CACHE_HOME:-$HOME/.cache}/irsa-sidecar/kubernetes-$version
-programs=(kube-apiserver kubectl kube-controller-manager kube-scheduler kubelet)
-
-missing=()
-for program in "${programs[@]}"; do
-  [ -x "$bin/$program" ] || missing+=("$program")
-done
 bash ../install.sh etcd=etcd-server containerd=containerd runc=runc ip=iproute2 /usr/lib/cni/bridge=containernetworking-plugins \
   /bin/busybox=busybox-static /usr/bin/aws=awscli >&2
 
-mkdir -p "$bin"
 # Kubernetes is told its version by the linker; without it, it takes itself for v0.0.0.
 version_package=k8s.io/component-base/version
 minor=${version#v1.}
-stamp="-s -w -X $version_package.gitVersion=$version -X $version_package.gitMajor=1 -X $version_package.gitMinor=${minor%%.*} -X $version_package.gitTreeState=clean"
-for program in ${missing[@]+"${missing[@]}"}; do
-  echo "building $program $version through Go modules ($(date +%T))" >&2
-  # Two builds at once, or one that is interrupted, must not leave half a program under the final name.
-  part=$(mktemp "$bin/building.XXXXXX")
-  trap 'rm -f "$part"' EXIT
-  CGO_ENABLED=0 nice go build -mod=readonly -p 2 -trimpath -ldflags="$stamp" -o "$part" "k8s.io/kubernetes/cmd/$program" >&2
-  chmod 0755 "$part"
-  mv "$part" "$bin/$program"
+stamp="-X $version_package.gitVersion=$version -X $version_package.gitMajor=1 -X $version_package.gitMinor=${minor%%.*} -X $version_package.gitTreeState=clean"
+for program in kube-apiserver kubectl kube-controller-manager kube-scheduler kubelet; do
+  bash ../gobuild.sh "$bin/$program" "k8s.io/kubernetes/cmd/$program" "$stamp"
 done
 echo "$bin"

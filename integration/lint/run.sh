@@ -4,16 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bin=${XDG_CACHE_HOME:-$HOME/.cache}/irsa-sidecar/lint-$(cksum <go.mod | cut -d' ' -f1)
-mkdir -p "$bin"
 for package in github.com/golangci/golangci-lint/v2/cmd/golangci-lint golang.org/x/vuln/cmd/govulncheck; do
-  program=$(basename "$package")
-  [ -x "$bin/$program" ] && continue
-  echo "building $program through Go modules ($(date +%T))" >&2
-  part=$(mktemp "$bin/building.XXXXXX")
-  trap 'rm -f "$part"' EXIT
-  CGO_ENABLED=0 nice go build -mod=readonly -p 2 -trimpath -ldflags='-s -w' -o "$part" "$package" >&2
-  chmod 0755 "$part"
-  mv "$part" "$bin/$program"
+  bash ../gobuild.sh "$bin/$(basename "$package")" "$package"
 done
 cd ../..
 "$bin/golangci-lint" run ./...

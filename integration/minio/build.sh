@@ -11,16 +11,7 @@ version=$(go list -m -f '{{.Version}}' github.com/minio/minio)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/irsa-sidecar
 minio=$cache/minio-$version
 
-if ! [ -x "$minio" ]; then
-  echo "building MinIO $version through Go modules: 2 to 8 minutes the first time, then seconds" >&2
-  mkdir -p "$cache"
-  # Two builds at once, or one that is interrupted, must not leave half a program under the final name.
-  part=$(mktemp "$cache/building.XXXXXX")
-  trap 'rm -f "$part"' EXIT
-  CGO_ENABLED=0 nice go build -mod=readonly -p 2 -trimpath -ldflags='-s -w' -o "$part" github.com/minio/minio >&2
-  chmod 0755 "$part"
-  mv "$part" "$minio"
-fi
+bash ../gobuild.sh "$minio" github.com/minio/minio # 2 to 8 minutes the first time
 
 # `aws` on PATH may be a stub of a version manager with nothing behind it: what counts is that it runs.
 if ! aws --version >&2; then

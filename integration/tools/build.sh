@@ -7,18 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # The directory's name carries the pins: a new one builds anew, and two checkouts share the programs.
 pins=$(cat go.mod build.sh | cksum | cut -d' ' -f1)
 bin=${XDG_CACHE_HOME:-$HOME/.cache}/irsa-sidecar/tools-$pins
-mkdir -p "$bin"
 # Helm's own builds are told for which Kubernetes they are.
-stamp='-s -w -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37'
+stamp='-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37'
 for package in helm.sh/helm/v3/cmd/helm sigs.k8s.io/kustomize/kustomize/v5 github.com/prometheus/prometheus/cmd/promtool; do
-  program=$(basename "${package%/v5}")
-  [ -x "$bin/$program" ] && continue
-  echo "building $program through Go modules ($(date +%T))" >&2
-  # Two builds at once, or one that is interrupted, must not leave half a program under the final name.
-  part=$(mktemp "$bin/building.XXXXXX")
-  trap 'rm -f "$part"' EXIT
-  CGO_ENABLED=0 nice go build -mod=readonly -p 2 -trimpath -ldflags="$stamp" -o "$part" "$package" >&2
-  chmod 0755 "$part"
-  mv "$part" "$bin/$program"
+  bash ../gobuild.sh "$bin/$(basename "${package%/v5}")" "$package" "$stamp"
 done
 echo "$bin"
