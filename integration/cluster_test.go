@@ -104,7 +104,7 @@ func newCluster(t *testing.T) *cluster {
 	c.image(t, "docker.io/library/irsa-sidecar:0.1.0", `{"User": "65532:65532", "Entrypoint": ["/irsa-sidecar"]}`,
 		file{name: "irsa-sidecar", mode: 0o755, data: binary}, file{name: "etc/ssl/cert.pem", mode: 0o644, data: c.ca.pem})
 	app := []file{{name: "bin/busybox", mode: 0o755, data: busybox}, {name: "tmp/", mode: 0o1777}, {name: "ca.crt", mode: 0o644, data: c.ca.pem}}
-	for _, applet := range []string{"sh", "wget", "sleep", "date", "grep", "cut", "env", "cat", "id"} {
+	for _, applet := range []string{"sh", "wget", "sleep", "timeout", "date", "grep", "cut", "env", "cat", "id"} {
 		app = append(app, file{name: "bin/" + applet, to: "busybox", mode: 0o777})
 	}
 	c.image(t, "docker.io/your/app:latest", `{"User": "1000:1000", "Entrypoint": ["sh"], "Env": ["PATH=/bin"]}`, app...)
@@ -809,7 +809,7 @@ func (c *cluster) answersStarved(t *testing.T) {
 	c.until(t, 2*time.Minute, "the Deployment", "rollout", "status", "-n", "starved", "deployment/app", "--timeout=1s")
 	p := c.pod(t, "starved", "app=app")
 	said := c.say(t, "kubectl exec -n starved "+p.Metadata.Name+` -c app -- sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do `+
-		`wget -T 1 -qO /dev/null --header "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" $AWS_CONTAINER_CREDENTIALS_FULL_URI && echo answered; done'`)
+		`timeout 1 wget -qO /dev/null --header "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" $AWS_CONTAINER_CREDENTIALS_FULL_URI && echo answered; done'`)
 	if n := strings.Count(said, "answered"); n != 20 {
 		t.Errorf("%d of 20 requests were answered within a second", n)
 	}
