@@ -789,3 +789,91 @@ func TestTheSameUserCannotLookInside(t *testing.T) {
 		t.Errorf("core dumps are not switched off:\n%s", limits)
 	}
 }
+
+// SIGTERM may come at any moment: before there is a listener, while an exchange is under way, right after it.
+func TestSIGTERMAtAnyMomentOfTheStart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	w.sts.Break(ststest.Fault{Latency: 15 * time.Millisecond})
+	stages := map[string]int{}
+	for moment := time.Duration(0); moment < 80*time.Millisecond; moment += 2 * time.Millisecond {
+		p := start(t, program(t), w.env)
+		<-time.After(moment)
+		p.terminate(t)
+		select {
+		case <-p.ended:
+		case <-time.After(soon):
+			t.Fatalf("told to end after %s, it is still there", moment)
+		}
+		log := p.output(t)
+		stage := "before its first line"
+		switch {
+		case find(log, "credentials refreshed") != nil:
+			stage = "with credentials"
+		case find(log, "serving") != nil:
+			stage = "serving"
+		}
+		stages[stage]++
+		// Before main the runtime itself takes the signal, and there is nothing yet to end well.
+		if p.err != nil && stage != "before its first line" {
+			t.Errorf("told to end after %s, %s, it ended with %v:\n%s", moment, stage, p.err, log)
+		}
+		if p.err == nil && stage != "before its first line" && find(log, "ended") == nil {
+			t.Errorf("told to end after %s, %s, it did not say that it has ended:\n%s", moment, stage, log)
+		}
+		for _, word := range []string{"panic", "goroutine ", "fatal error"} {
+			if strings.Contains(log, word) {
+				t.Errorf("told to end after %s:\n%s", moment, log)
+			}
+		}
+	}
+	if stages["with credentials"] == 0 {
+		t.Errorf("it was never told to end with credentials: %v", stages)
+	}
+}
+
+// What asks a sidecar gives up on one that hangs, and says so.
+func TestASidecarThatHangsIsGivenUpOn(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // connections wait in its queue, and nobody takes them
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	env := []string{"IRSA_SIDECAR_OPS_LISTEN=" + listener.Addr().String()}
+	for _, args := range [][]string{{"healthcheck"}, {"shutdown"}, {"wait", "--timeout", "1s"}} {
+		began := time.Now()
+		r := run(t, env, args...)
+		wantCode(t, r, 1)
+		want(t, args[0], r.stderr, "no sidecar answers at "+listener.Addr().String()+" (IRSA_SIDECAR_OPS_LISTEN) in time")
+		if took := time.Since(began); took > 4*time.Second {
+			t.Errorf("%s took %s", args[0], took)
+		}
+	}
+}
+
+// The runtime prints every goroutine on SIGQUIT, as it does when a program panics.
+func TestATraceOfAllGoroutinesHoldsNoSecret(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	p := start(t, program(t), w.with("IRSA_SIDECAR_AUTHORIZATION_TOKEN="+password)) // not served: a trace is what is wanted here
+	p.waitForLine(t, "credentials refreshed")
+	if err := p.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	<-p.ended
+	trace := p.output(t)
+	want(t, "the trace", trace, "SIGQUIT: quit", "goroutine ", "net/http")
+	secrets := []string{password}
+	for _, session := range w.sts.Issued() {
+		secrets = append(secrets, session.SecretAccessKey, session.SessionToken, session.AccessKeyID)
+	}
+	if len(secrets) < 4 {
+		t.Fatal("nothing was issued")
+	}
+	for _, secret := range secrets {
+		if strings.Contains(trace, secret) {
+			t.Error("the trace has a secret in it")
+		}
+	}
+}
