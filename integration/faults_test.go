@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
@@ -313,6 +314,14 @@ var faultKinds = []faultKind{
 			}
 		}
 	}},
+	{"no file descriptors left", func(c *campaign, t *testing.T, hold func()) {
+		old := c.limit(t, syscall.Rlimit{Cur: 1, Max: 1 << 10})
+		hold()
+		c.limit(t, syscall.Rlimit{Cur: 1 << 10, Max: 1 << 10})
+		if old.Cur < 2 {
+			t.Fatalf("the limit was %d before", old.Cur)
+		}
+	}},
 	{"stopped for a moment", func(c *campaign, t *testing.T, _ func()) { c.suspend(t, 300*time.Millisecond) }},
 	{"stopped for longer than a session", func(c *campaign, t *testing.T, _ func()) { c.suspend(t, faultLife+time.Second) }},
 	{"killed", func(c *campaign, t *testing.T, _ func()) { c.restart(t, syscall.SIGKILL, nil) }},
@@ -345,7 +354,11 @@ var faultKinds = []faultKind{
 // step injects one fault, and waits until it is over and forgotten.
 func (c *campaign) step(t *testing.T, kind faultKind) bool {
 	c.injected[kind.name]++
-	kind.play(c, t, func() { time.Sleep(time.Duration(c.luck.Int64N(int64(faultLife * 2 / 3)))) })
+	length := time.Duration(c.luck.Int64N(int64(faultLife / 2)))
+	if c.luck.IntN(5) == 0 { // one in five outlasts the session
+		length += faultLife
+	}
+	kind.play(c, t, func() { time.Sleep(length) })
 	c.rotate(t, ststest.Claims{}) // as the kubelet would: a stale token is tried again when the file changes
 	mended := time.Now()
 	eventually(t, recovery, "a new session after: "+kind.name, func() bool {
@@ -391,6 +404,16 @@ func (c *campaign) suspend(t *testing.T, length time.Duration) {
 			time.Sleep(length)
 		}
 	}
+}
+
+// limit sets how many file descriptors the sidecar may have, prlimit(2): those that are open stay.
+func (c *campaign) limit(t *testing.T, limit syscall.Rlimit) (old syscall.Rlimit) {
+	t.Helper()
+	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(c.sidecar.cmd.Process.Pid), syscall.RLIMIT_NOFILE,
+		uintptr(unsafe.Pointer(&limit)), uintptr(unsafe.Pointer(&old)), 0, 0); errno != 0 {
+		t.Fatal(errno)
+	}
+	return old
 }
 
 // restart ends the sidecar and starts another; where its state has been spoilt meanwhile, it has nothing.
