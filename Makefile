@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test integration cluster demo image bench readme manifests fleet fuzz soak lint
+.PHONY: help build test integration cluster demo image bench readme manifests fleet fuzz soak lint sbom
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ manifests: ## Write deploy/ anew, from deploy/templates
 
 lint: ## golangci-lint, and govulncheck where its database can be reached
 	bash integration/lint/run.sh
+
+sbom: ## Write bin/irsa-sidecar.cdx.json: what is linked into the sidecar, as CycloneDX
+	bash integration/sbom/sbom.sh
 
 soak: ## The campaign of faults for a quarter of an hour; IRSA_TEST_SEED=… repeats one, IRSA_TEST_FAULTS=… says how many
 	IRSA_TEST_FAULTS=$${IRSA_TEST_FAULTS:-540} go test -tags faults -count=1 -v -timeout 60m -run '^TestFaults$$' ./integration

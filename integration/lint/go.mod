@@ -1,4 +1,4 @@
-// The linter, for CI, in a module of its own.
+// The linter and govulncheck, in a module of their own.
 module github.com/irsa-sidecar/irsa-sidecar/integration/lint
 
 go 1.26.0
