@@ -70,6 +70,7 @@ func TestCluster(t *testing.T) {
 		{"Jobs complete, with both kinds of sidecar", (*cluster).completesJobs},
 		{"a classic sidecar is there before the app", (*cluster).startsClassic},
 		{"a token file in memory is shared by both users", (*cluster).sharesTokenFile},
+		{"a sidecar that is killed while STS is away serves what it has kept", (*cluster).keepsState},
 		{"starved of CPU and memory it answers within a second", (*cluster).answersStarved},
 		{"on the host's network it asks for a token", (*cluster).guardsHostNetwork},
 		{"the kubelet rotates the token, and refreshes follow", (*cluster).rotates},
@@ -369,6 +370,15 @@ func (p podStatus) container(name string) (s containerStatus) {
 	return s
 }
 
+// wantFirstAnswer looks at what the app of a namespace was answered with when it had just started.
+func (c *cluster) wantFirstAnswer(t *testing.T, namespace string) {
+	t.Helper()
+	p := c.pod(t, namespace, "app=app")
+	if first := c.kubectl(t, "logs", "-n", namespace, p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
+		t.Errorf("the app's first request was answered with %s", first)
+	}
+}
+
 // startsInOrder has STS refuse at first: the app must not start until it does not.
 func (c *cluster) startsInOrder(t *testing.T) {
 	c.namespace(t, "shop", restricted)
@@ -388,9 +398,7 @@ func (c *cluster) startsInOrder(t *testing.T) {
 	c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", "shop", "deployment/app", "--timeout=1s")
 	c.say(t, "kubectl get pods -n shop")
 	p = c.pod(t, "shop", "app=app")
-	if first := c.kubectl(t, "logs", "-n", "shop", p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
-		t.Errorf("the app's first request was answered with %s", first)
-	}
+	c.wantFirstAnswer(t, "shop")
 
 	// Once more, with an STS that answers at once: how long it takes.
 	c.kubectl(t, "delete", "pod", "-n", "shop", p.Metadata.Name, "--grace-period=0", "--force")
@@ -477,12 +485,12 @@ func sidecars(t *testing.T) (pids []int) {
 	return pids
 }
 
-func (c *cluster) survivesKill(t *testing.T) {
-	before := c.pod(t, "shop", "app=app")
-	// Among the sidecars, the one of this Pod: what is known of a process is its host name.
+// killSidecar kills that of one Pod: what is known of a process is its host name.
+func killSidecar(t *testing.T, pod string) {
+	t.Helper()
 	killed := 0
 	for _, pid := range sidecars(t) {
-		if environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); strings.Contains(string(environment), "HOSTNAME="+before.Metadata.Name) {
+		if environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); strings.Contains(string(environment), "HOSTNAME="+pod) {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
@@ -492,6 +500,42 @@ func (c *cluster) survivesKill(t *testing.T) {
 	if killed != 1 {
 		t.Fatalf("killed %d processes, not one", killed)
 	}
+}
+
+// keepsState has the state file of README, in a volume that is memory.
+func (c *cluster) keepsState(t *testing.T) {
+	c.namespace(t, "state", restricted)
+	states := blocks(t, "yaml")
+	i := slices.IndexFunc(states, func(block string) bool { return strings.Contains(block, "IRSA_SIDECAR_STATE_FILE") })
+	manifest := withApp(t, string(read(t, "../deploy/native-sidecar.yaml")))
+	for _, change := range [][2]string{
+		{"            - {name: AWS_ROLE_ARN,", "            " + strings.TrimSpace(states[i]) + "\n            - {name: AWS_ROLE_ARN,"},
+		{"          volumeMounts:\n", "          volumeMounts:\n            - {name: state, mountPath: /run/irsa-sidecar}\n"},
+		{"      volumes:\n", "      volumes:\n        - {name: state, emptyDir: {medium: Memory, sizeLimit: 1Mi}}\n"},
+	} {
+		if strings.Count(manifest, change[0]) != 1 {
+			t.Fatalf("the manifest has %q %d times", change[0], strings.Count(manifest, change[0]))
+		}
+		manifest = strings.Replace(manifest, change[0], change[1], 1)
+	}
+	c.apply(t, "state", manifest)
+	c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", "state", "deployment/app", "--timeout=1s")
+	pod := c.pod(t, "state", "app=app").Metadata.Name
+	c.sts.Break(ststest.Drop)
+	defer c.sts.Mend()
+	killSidecar(t, pod)
+	eventually(t, time.Minute, "the sidecar back, without STS", func() bool {
+		s := c.pod(t, "state", "app=app").container("irsa-sidecar")
+		return s.RestartCount == 1 && s.Started
+	})
+	want(t, "the log", c.say(t, "kubectl logs -n state "+pod+" -c irsa-sidecar"), "credentials restored from the state file", "exchange failed")
+	c.say(t, "kubectl exec -n state "+pod+` -c app -- sh -c 'wget -qO- --header "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" $AWS_CONTAINER_CREDENTIALS_FULL_URI | cut -c1-40'`)
+	c.kubectl(t, "delete", "deployment", "-n", "state", "app", "--grace-period=1")
+}
+
+func (c *cluster) survivesKill(t *testing.T) {
+	before := c.pod(t, "shop", "app=app")
+	killSidecar(t, before.Metadata.Name)
 	at := time.Now()
 	fmt.Printf("\n$ kill -9 the sidecar of %s\n", before.Metadata.Name)
 	var after podStatus
@@ -611,10 +655,7 @@ spec:
 	c.apply(t, "whole", withApp(t, string(read(t, "testdata/app.yaml"))))
 	c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", "whole", "deployment/app", "--timeout=1s")
 	c.timings(t, "policy", "whole", "app=app")
-	p := c.pod(t, "whole", "app=app")
-	if first := c.kubectl(t, "logs", "-n", "whole", p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
-		t.Errorf("the app's first request was answered with %s", first)
-	}
+	c.wantFirstAnswer(t, "whole")
 }
 
 // podParts is what the sidecar's Pods have in common.
@@ -762,10 +803,7 @@ func (c *cluster) startsClassic(t *testing.T) {
 	c.apply(t, "classic", withApp(t, string(read(t, "../deploy/classic-sidecar.yaml"))))
 	c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", "classic", "deployment/app", "--timeout=1s")
 	c.timings(t, "classic sidecar", "classic", "app=app")
-	p := c.pod(t, "classic", "app=app")
-	if first := c.kubectl(t, "logs", "-n", "classic", p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
-		t.Errorf("the app's first request was answered with %s", first)
-	}
+	c.wantFirstAnswer(t, "classic")
 }
 
 // sharesTokenFile has sidecar and app, which are different users, share the authorization token in a file.
@@ -789,9 +827,7 @@ func (c *cluster) sharesTokenFile(t *testing.T) {
 	c.apply(t, "file", manifest)
 	c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", "file", "deployment/app", "--timeout=1s")
 	p := c.pod(t, "file", "app=app")
-	if first := c.kubectl(t, "logs", "-n", "file", p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
-		t.Errorf("the app's first request was answered with %s", first)
-	}
+	c.wantFirstAnswer(t, "file")
 	if said, err := c.try("kubectl exec -n file " + p.Metadata.Name + " -c app -- wget -qO- http://127.0.0.1:9911/v1/credentials"); err == nil || !strings.Contains(said, "403") {
 		t.Error("and without the token it is not refused")
 	}
@@ -829,10 +865,7 @@ func (c *cluster) guardsHostNetwork(t *testing.T) {
 	if status, _ := get(t, "http://127.0.0.1:9911/v1/credentials"); status != http.StatusForbidden {
 		t.Errorf("a neighbour on the node is answered with %d, want 403", status)
 	}
-	p := c.pod(t, "host", "app=app")
-	if first := c.kubectl(t, "logs", "-n", "host", p.Metadata.Name, "-c", "app"); !strings.HasPrefix(first, `first: "Expiration":"`) {
-		t.Errorf("the app's first request was answered with %s", first)
-	}
+	c.wantFirstAnswer(t, "host")
 	c.kubectl(t, "delete", "deployment", "-n", "host", "app", "--cascade=foreground", "--grace-period=1")
 	c.until(t, time.Minute, "the end of the Pod", "wait", "-n", "host", "--for=delete", "pod", "-l", "app=app", "--timeout=1s")
 

@@ -358,6 +358,7 @@ func (c *campaign) step(t *testing.T, kind faultKind) bool {
 	if c.luck.IntN(5) == 0 { // one in five outlasts the session
 		length += faultLife
 	}
+	// How long it lasts is the fault itself: nothing is waited for, and nothing is assumed to have happened since.
 	kind.play(c, t, func() { time.Sleep(length) })
 	c.rotate(t, ststest.Claims{}) // as the kubelet would: a stale token is tried again when the file changes
 	mended := time.Now()
