@@ -141,6 +141,10 @@ var mistakes = []mistake{
 		is: "configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not an absolute path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN"},
 	{name: "two authorization tokens", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + password, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/new"}, exit: 2,
 		is: "configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set: choose one"},
+	{name: "a user by name", env: []string{"IRSA_SIDECAR_ALLOWED_UIDS=1000, app"}, exit: 2,
+		is: `configuration: IRSA_SIDECAR_ALLOWED_UIDS has "app", which is not a user ID, such as 1000: give numbers, separated by commas; id -u tells one`},
+	{name: "no user at all", env: []string{"IRSA_SIDECAR_ALLOWED_UIDS=,"}, exit: 2, has: `IRSA_SIDECAR_ALLOWED_UIDS has "", which is not a user ID`},
+	{name: "the user that is none", env: []string{"IRSA_SIDECAR_ALLOWED_UIDS=4294967295"}, exit: 2, has: `IRSA_SIDECAR_ALLOWED_UIDS has "4294967295", which is not a user ID`},
 
 	// What the session is.
 	{name: "a session too short", env: []string{"IRSA_SIDECAR_DURATION=5m"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "5m" is not a duration from 15m to 12h in whole seconds`},

@@ -164,7 +164,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.connections.admit(l.done)
-	return &plainspoken{conn}, nil
+	return &plainspoken{Conn: conn}, nil
 }
 
 func (l *boundedListener) Close() error {
@@ -175,7 +175,13 @@ func (l *boundedListener) Close() error {
 // plainspoken puts our error document in the place of what net/http itself says to a request that it
 // cannot read, or whose Expect it does not know: plain text or nothing, with a 5xx among it, all of which
 // make one SDK or another try again.
-type plainspoken struct{ net.Conn }
+type plainspoken struct {
+	net.Conn
+	owner owner
+}
+
+// user returns the user ID of who connected.
+func (c *plainspoken) user() (uint32, error) { return c.owner.of(c.Conn) }
 
 // net/http says these past all handlers, the whole answer in one Write.
 const (

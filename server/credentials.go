@@ -25,6 +25,10 @@ type Options struct {
 	// Authorization that callers must send. Nil asks for none.
 	Authorization *Authorization
 
+	// Users whose programs are answered. Nil answers all. They are told apart on connections that [Serve]
+	// has accepted.
+	Users Users
+
 	// AccountID adds AccountId to what is served.
 	AccountID bool
 
@@ -109,7 +113,7 @@ var (
 func Credentials(o Options) http.Handler {
 	h := &credentials{
 		Options: o.withDefaults(),
-		guard:   guard{port: o.Port, authorization: o.Authorization},
+		guard:   guard{port: o.Port, authorization: o.Authorization, users: o.Users},
 		direct:  make(map[string]*slot),
 		router:  chi.NewMux(),
 		warm:    o.Metrics.route("/v1/credentials"),

@@ -19,6 +19,7 @@ const (
 	ForwardedRequest      Refusal = "ForwardedRequest"
 	BrowserRequest        Refusal = "BrowserRequest"
 	BodyNotAllowed        Refusal = "BodyNotAllowed"
+	UserNotAllowed        Refusal = "UserNotAllowed"
 	AuthorizationRepeated Refusal = "AuthorizationRepeated"
 	AuthorizationRequired Refusal = "AuthorizationRequired"
 	AuthorizationRejected Refusal = "AuthorizationRejected"
@@ -37,6 +38,7 @@ var refusals = map[Refusal]struct {
 	ForwardedRequest:      {403, "the request came through a proxy", "add 127.0.0.1 to the program's NO_PROXY, and let no reverse proxy lead here"},
 	BrowserRequest:        {403, "the request came from a web page", "credentials are for programs; for people there is the status page on the ops listener"},
 	BodyNotAllowed:        {403, "the request has a body", "send a plain GET"},
+	UserNotAllowed:        {403, "the program runs as a user who may not have these credentials", "run it as one of the users in IRSA_SIDECAR_ALLOWED_UIDS, or add its user ID there; id -u tells it"},
 	AuthorizationRepeated: {403, "the request has more than one Authorization header", "send one"},
 	AuthorizationRequired: {403, "the request has no Authorization header", "set AWS_CONTAINER_AUTHORIZATION_TOKEN or AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE in the program's environment to what the sidecar expects"},
 	AuthorizationRejected: {403, "the Authorization header is not the expected one", "AWS_CONTAINER_AUTHORIZATION_TOKEN in the program must equal IRSA_SIDECAR_AUTHORIZATION_TOKEN in the sidecar, or both name the same token file"},
@@ -59,6 +61,7 @@ func Refusals() []Refusal {
 type guard struct {
 	port          uint16
 	authorization *Authorization // nil asks for none
+	users         Users          // nil allows all
 }
 
 // check returns why a request is refused, or "".
@@ -78,6 +81,9 @@ func (g *guard) check(r *http.Request) Refusal {
 	}
 	if hasBody(r) {
 		return BodyNotAllowed
+	}
+	if !g.users.allow(r.Context()) {
+		return UserNotAllowed
 	}
 	values := r.Header["Authorization"]
 	if len(values) > 1 {

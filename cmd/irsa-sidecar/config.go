@@ -49,6 +49,7 @@ type Config struct {
 	OpsListen         string `envconfig:"IRSA_SIDECAR_OPS_LISTEN" default:":9912" desc:"where health and metrics are served"`
 	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header"`
 	AuthorizationFile string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE" desc:"the same, in a file, which is made with a random token where it does not exist"`
+	AllowedUIDs       string `envconfig:"IRSA_SIDECAR_ALLOWED_UIDS" desc:"user IDs whose programs get credentials, separated by commas; otherwise all"`
 	Duration          string `envconfig:"IRSA_SIDECAR_DURATION" desc:"length of a session, 15m to 12h; otherwise STS's default, 1h"`
 	PolicyFile        string `envconfig:"IRSA_SIDECAR_POLICY_FILE" desc:"a session policy, in JSON"`
 	PolicyARNs        string `envconfig:"IRSA_SIDECAR_POLICY_ARNS" desc:"managed policies as session policies, at most 10, separated by commas"`
@@ -77,6 +78,7 @@ type Config struct {
 	warnings         []string
 
 	authorization *server.Authorization // nil asks for nothing
+	users         server.Users          // nil lets everybody through
 }
 
 // problems are all mistakes of a configuration, one to a line.
@@ -265,6 +267,7 @@ func (c *Config) checkServing(wrong complain) {
 		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "is not an absolute path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN")
 		c.AuthorizationFile = ""
 	}
+	c.checkUsers(wrong)
 	c.checkStateFile(wrong)
 	if (c.HostIP == "") != (c.PodIP == "") {
 		wrong("IRSA_SIDECAR_HOST_IP", "and IRSA_SIDECAR_POD_IP tell something only together: set both, from status.hostIP and status.podIP")
@@ -281,6 +284,20 @@ func (c *Config) checkServing(wrong complain) {
 	}
 	if c.LogFormat != "json" && c.LogFormat != "text" && c.LogFormat != "" {
 		wrong("IRSA_SIDECAR_LOG_FORMAT", "%q is neither json nor text", c.LogFormat)
+	}
+}
+
+func (c *Config) checkUsers(wrong complain) {
+	if c.AllowedUIDs == "" {
+		return
+	}
+	for entry := range strings.SplitSeq(c.AllowedUIDs, ",") {
+		uid, err := strconv.ParseUint(strings.TrimSpace(entry), 10, 32)
+		if err != nil || uid == 1<<32-1 { // which is nobody's: chown(2) and its like mean "none" by it
+			wrong("IRSA_SIDECAR_ALLOWED_UIDS", "has %q, which is not a user ID, such as 1000: give numbers, separated by commas; id -u tells one", strings.TrimSpace(entry))
+			continue
+		}
+		c.users = append(c.users, uint32(uid))
 	}
 }
 
@@ -316,8 +333,8 @@ func durationOf(variable, value string, wrong complain) time.Duration {
 	return d
 }
 
-// authorize makes what callers must send, if anything. It is apart from the other checks because it
-// may make a file, and that is for serve alone.
+// authorize makes what callers must send, if anything, and finds out whether the kernel tells them apart. It
+// is apart from the other checks because it may make a file and connect to itself: that is for serve alone.
 func (c *Config) authorize() problems {
 	var err error
 	variable := "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"
@@ -334,10 +351,16 @@ func (c *Config) authorize() problems {
 			err = errHostNetwork
 		}
 	}
+	var p problems
 	if err != nil {
-		return problems{{variable, err.Error()}}
+		p = append(p, problem{variable, err.Error()})
 	}
-	return nil
+	if c.users != nil && c.listen != "" {
+		if err := server.CheckUsers(netip.MustParseAddrPort(c.listen).Addr()); err != nil {
+			p = append(p, problem{"IRSA_SIDECAR_ALLOWED_UIDS", "cannot be kept, for the kernel does not tell whose a connection is: " + err.Error()})
+		}
+	}
+	return p
 }
 
 func (c *Config) provider(logger *slog.Logger) *webidentity.Provider {

@@ -56,6 +56,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 		Profiles:      []server.Profile{{Name: server.DefaultProfile, RoleARN: c.RoleARN, Cache: creds}},
 		Port:          uint16(listener.Addr().(*net.TCPAddr).Port),
 		Authorization: c.authorization,
+		Users:         c.users,
 		AccountID:     c.accountID,
 		Logger:        logger,
 		Metrics:       server.NewMetrics(registry),

@@ -1,0 +1,160 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// serveUsers serves warm credentials to users, on a free port of the loopback address.
+func serveUsers(t *testing.T, ip string, users Users) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+	if err != nil {
+		t.Skipf("this machine has no %s: %v", ip, err)
+	}
+	o := warm(t)
+	o.Port, o.Users = uint16(l.Addr().(*net.TCPAddr).Port), users
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(ctx, l, Credentials(o), time.Second, slog.New(slog.DiscardHandler)) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return l.Addr().String()
+}
+
+// as runs f as another user, on a thread that ends with it.
+func as(uid int, f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends, and its user with it
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+			panic(errno)
+		}
+		f()
+	}()
+	<-done
+}
+
+func TestUsersAreToldApart(t *testing.T) {
+	us := uint32(os.Geteuid())
+	for _, ip := range []string{"127.0.0.1", "::1"} {
+		for name, row := range map[string]struct {
+			users Users
+			want  string
+		}{
+			"nobody is named":     {nil, "200 OK"},
+			"we are":              {Users{us}, "200 OK"},
+			"we are among others": {Users{us + 1, us}, "200 OK"},
+			"somebody else is":    {Users{us + 1}, "403 Forbidden"},
+		} {
+			t.Run(ip+", "+name, func(t *testing.T) {
+				conn := dial(t, serveUsers(t, ip, row.users))
+				for range 2 {
+					io.WriteString(conn, "GET /v1/credentials HTTP/1.1\r\nHost: localhost\r\n\r\n")
+					response, body := receive(t, bufio.NewReader(conn))
+					if response.Status != row.want {
+						t.Errorf("%s %s, want %s", response.Status, body, row.want)
+					}
+					if response.StatusCode != 200 {
+						mustBeSecretFree(t, "the answer", body)
+						if !strings.Contains(body, `"code":"UserNotAllowed"`) {
+							t.Errorf("refused with %s", body)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestAnotherUserIsRefused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be somebody else; TestUsersAreToldApart has the rest")
+	}
+	address := serveUsers(t, "127.0.0.1", Users{0, 1234})
+	for uid, want := range map[int]string{0: "200 OK", 1234: "200 OK", 1235: "403 Forbidden", 65534: "403 Forbidden"} {
+		as(uid, func() {
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			io.WriteString(conn, "GET /v1/credentials HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+			line, _ := bufio.NewReader(conn).ReadString('\n')
+			if got := strings.TrimSpace(strings.TrimPrefix(line, "HTTP/1.1 ")); got != want {
+				t.Errorf("user %d: %s, want %s", uid, got, want)
+			}
+		})
+	}
+}
+
+func TestTheOwnerOfASocket(t *testing.T) {
+	us := uint32(os.Geteuid())
+	pair := func(t *testing.T, network, listen, connect string) (theirs, ours net.Conn) {
+		l, err := net.Listen(network, listen)
+		if err != nil {
+			t.Skip(err)
+		}
+		defer l.Close()
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		if theirs, err = net.Dial("tcp", net.JoinHostPort(connect, port)); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { theirs.Close() })
+		if ours, err = l.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ours.Close() })
+		return theirs, ours
+	}
+	ask := func(c net.Conn) (uint32, error) { return new(owner).of(c) }
+
+	for _, row := range [][3]string{{"tcp4", "127.0.0.1:0", "127.0.0.1"}, {"tcp6", "[::1]:0", "::1"}, {"tcp", "[::]:0", "127.0.0.1"}} {
+		theirs, ours := pair(t, row[0], row[1], row[2])
+		if uid, err := ask(ours); err != nil || uid != us {
+			t.Errorf("%s: user %d, %v; want %d", row, uid, err, us)
+		}
+		if err := theirs.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if uid, err := ask(ours); err != nil || uid != us {
+			t.Errorf("%s, half closed: user %d, %v; want %d", row, uid, err, us)
+		}
+		// The kernel calls root the owner of what nobody owns any more.
+		theirs.Close()
+		if uid, err := ask(ours); err == nil {
+			t.Errorf("%s, closed: user %d, want an error", row, uid)
+		}
+	}
+
+	nobody := netip.MustParseAddrPort("127.0.0.1:1")
+	if uid, err := userOf(nobody, nobody); !errors.Is(err, syscall.ENOENT) {
+		t.Errorf("of a socket that is not there: user %d, %v", uid, err)
+	}
+	if err := CheckUsers(netip.MustParseAddr("127.0.0.1")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestARequestOfNoConnectionIsNobodys(t *testing.T) {
+	o := warm(t)
+	o.Users = Users{uint32(os.Geteuid())}
+	mustRefuse(t, ask(Credentials(o), request("GET", "/v1/credentials")), UserNotAllowed)
+}
