@@ -20,7 +20,7 @@ const (
 	// the new one, and one that reads the file reads it seldom.
 	overlap = time.Hour
 
-	// fileCheck is how old our view of the token file may be.
+	// fileCheck is how old our view of the token file may be, but for a token that it does not know.
 	fileCheck = time.Second
 
 	// maxAuthorization bounds the file; the header has to fit into 8 KiB with all others.
@@ -143,7 +143,17 @@ func (a *Authorization) accepts(header string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
-	a.follow(now)
+	if now.Sub(a.checked) >= fileCheck {
+		a.follow(now)
+	}
+	if a.matches(header, now) {
+		return true
+	}
+	// It may be what the file has held for less time than that.
+	return a.follow(now) && a.matches(header, now)
+}
+
+func (a *Authorization) matches(header string, now time.Time) bool {
 	raw := sumOf(header)
 	bare := raw
 	if token, ok := strings.CutPrefix(header, "Bearer "); ok {
@@ -167,20 +177,21 @@ func sumOf(token string) [sha256.Size]byte {
 	return sha256.Sum256(append(stack[:0], token...))
 }
 
-// follow takes in a replaced file. One that is missing or unusable for the moment changes nothing.
-func (a *Authorization) follow(now time.Time) {
-	if a.path == "" || now.Sub(a.checked) < fileCheck {
-		return
+// follow takes in a replaced file, and reports whether it has been. One that is missing or unusable for the
+// moment changes nothing.
+func (a *Authorization) follow(now time.Time) bool {
+	if a.path == "" {
+		return false
 	}
 	last := a.checked
 	a.checked = now
 	token, written, err := readAuthorization(a.path)
 	if err != nil {
-		return
+		return false
 	}
 	sum := sumOf(token)
 	if sum == a.current {
-		return
+		return false
 	}
 	keep := a.previous[:0]
 	for _, p := range a.previous {
@@ -196,4 +207,5 @@ func (a *Authorization) follow(now time.Time) {
 	}
 	a.previous = append(keep, retired{a.current, replaced.Add(overlap)})
 	a.current = sum
+	return true
 }

@@ -173,6 +173,25 @@ func TestAReplacedTokenOpensForAnHourAndNotLonger(t *testing.T) {
 	})
 }
 
+// Who reads the file reads it the moment it is replaced, and an SDK that is refused may not try again.
+func TestANewTokenOpensAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	synctest.Test(t, func(t *testing.T) {
+		write(t, path, "first")
+		a, err := AuthorizationFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		mustAccept(t, a, true, "first")
+		write(t, path, "second")
+		mustAccept(t, a, true, "first")
+		mustAccept(t, a, true, "Bearer second")
+		mustAccept(t, a, true, "first")
+		mustAccept(t, a, false, "third")
+	})
+}
+
 func TestTheHourBeginsWithTheReplacementEvenIfNobodyAskedSince(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	synctest.Test(t, func(t *testing.T) {
