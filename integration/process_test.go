@@ -252,6 +252,12 @@ type process struct {
 // test fails.
 func start(t *testing.T, program string, env []string, args ...string) *process {
 	t.Helper()
+	return startAs(t, nil, program, env, args...)
+}
+
+// startAs starts it as another user; nil is the test's own.
+func startAs(t *testing.T, user *syscall.Credential, program string, env []string, args ...string) *process {
+	t.Helper()
 	p := &process{
 		name:  filepath.Base(program),
 		cmd:   exec.Command(program, args...),
@@ -264,6 +270,7 @@ func start(t *testing.T, program string, env []string, args ...string) *process 
 	}
 	defer log.Close()
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = counted(env), log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ type world struct {
 	stsURL string
 	token  *ststest.TokenFile
 	env    []string
+	as     *syscall.Credential // whom the sidecar runs as; nil is the test's own user
 }
 
 // issuer signs all tokens. Making its key takes longer than most tests do.
@@ -94,13 +95,19 @@ type sidecar struct {
 	*process
 	base string // URL of the credentials listener
 	ops  string // address of the ops listener
+
+	traced bool // it was told to print its goroutines
 }
 
 // serve starts a sidecar and waits until it says where it serves.
 func (w *world) serve(t *testing.T, changes ...string) *sidecar {
 	t.Helper()
-	s := &sidecar{process: start(t, program(t), w.with(changes...))} // without a command: serve is what it does
-	t.Cleanup(func() { wantNoTrace(t, s.output(t)) })
+	s := &sidecar{process: startAs(t, w.as, program(t), w.with(changes...))} // without a command: serve is what it does
+	t.Cleanup(func() {
+		if !s.traced {
+			wantNoTrace(t, s.output(t))
+		}
+	})
 	line := s.waitForLine(t, "serving")
 	s.base, _ = strings.CutSuffix(line["credentials"].(string), "/v1/credentials")
 	s.ops = line["ops"].(string)
