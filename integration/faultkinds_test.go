@@ -315,18 +315,21 @@ func replaced(by func(path string) error) play {
 }
 
 func clock(ahead time.Duration) play {
-	set := func(c *campaign, to time.Duration) {
+	set := func(c *campaign, t *testing.T, to time.Duration, skewed bool) {
 		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.ahead = to
+		c.ahead, c.skewed = to, skewed
+		c.mu.Unlock()
+		c.rotate(t, ststest.Claims{IssuedAt: time.Now().Add(to)})
 	}
 	return func(c *campaign, t *testing.T, hold func()) {
 		c.rest(t) // what was issued by the old clock is known by now
-		set(c, ahead)
-		c.rotate(t, ststest.Claims{IssuedAt: time.Now().Add(ahead)})
+		set(c, t, ahead, true)
 		hold()
 		c.rest(t)
-		set(c, 0)
+		set(c, t, 0, true)
+		c.rest(t)
+		c.rest(t) // the first may have been on its way
+		set(c, t, 0, false)
 	}
 }
 

@@ -51,12 +51,12 @@ const (
 	// memoryLimit is what the kernel lets the sidecar have, in bytes, with its connections and the pages of its
 	// program; anonymousLimit what it may have of its own, in MiB.
 	memoryLimit    = 24 << 20
-	anonymousLimit = 16
+	anonymousLimit = 20
 )
 
 // TestFaults is a day of faults at random, one after the other, before clients that ask all the time and
-// attackers that must never get anything. IRSA_TEST_FAULTS is how many, IRSA_TEST_SEED repeats a schedule:
-// what fails prints its own.
+// attackers that must never get anything. IRSA_TEST_FAULTS is how many, otherwise one of each kind;
+// IRSA_TEST_SEED repeats a schedule: what fails prints its own.
 func TestFaults(t *testing.T) {
 	if !inNamespaces(t, 0) {
 		return
@@ -72,10 +72,11 @@ func TestFaults(t *testing.T) {
 		}
 		return n
 	}
-	seed, count := number("IRSA_TEST_SEED", uint64(time.Now().UnixNano())), int(number("IRSA_TEST_FAULTS", 80))
-	fmt.Printf("IRSA_TEST_SEED=%d IRSA_TEST_FAULTS=%d\n", seed, count)
+	seed := number("IRSA_TEST_SEED", uint64(time.Now().UnixNano()))
 	c := newCampaign(t, rand.New(rand.NewPCG(seed, 0)))
 	kinds := c.possible()
+	count := int(number("IRSA_TEST_FAULTS", uint64(len(kinds))))
+	fmt.Printf("IRSA_TEST_SEED=%d IRSA_TEST_FAULTS=%d\n", seed, count)
 	c.luck.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
 	started := time.Now()
 	calls := c.sts.Calls()
@@ -123,6 +124,7 @@ type campaign struct {
 
 	mu       sync.Mutex
 	ahead    time.Duration // of STS's clock
+	skewed   bool          // from when it is, until credentials from then are gone
 	sessions map[string]issued
 	best     time.Time // the latest real end of a session that a client has been given
 	newest   time.Time // when the newest session that a client has been given was first seen
@@ -295,14 +297,14 @@ func (c *campaign) repeatedly(pause time.Duration, do func(n int)) {
 type moment struct {
 	at         time.Time
 	best       time.Time
-	ahead      time.Duration // of STS's clock
+	skewed     bool // clocks differ
 	generation int64
 }
 
 func (c *campaign) now() moment {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return moment{time.Now(), c.best, c.ahead, c.generation.Load()}
+	return moment{time.Now(), c.best, c.skewed, c.generation.Load()}
 }
 
 // excuses reports whether the sidecar was stopped or ended since.
@@ -642,7 +644,7 @@ func (c *campaign) askSDK(s *sdk) {
 	}
 	s.failed++
 	// On a node whose clock is wrong an SDK throws good credentials away, and AWS would what it signs.
-	if asked.ahead == 0 && c.now().ahead == 0 {
+	if !asked.skewed && !c.now().skewed {
 		c.mayRefuse(asked, s.name+": "+a.Error)
 	}
 }
