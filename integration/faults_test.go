@@ -480,6 +480,7 @@ var attacks = []struct{ head, status string }{
 	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT", "403"},
 	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKE", "403"},
 	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: wrong|Authorization: TOKEN", "403"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|authorization: wrong", "403"},
 	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Content-Length: 5|Transfer-Encoding: chunked||0|", "403"},
 	{"POST /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Content-Length: 0", "405"},
 	{"GET //v1//credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "404"},
@@ -492,15 +493,15 @@ func (c *campaign) attack(n int) {
 	asked := c.now()
 	n %= len(attacks) + 1
 	if n < len(attacks) {
-		c.mustResist(asked, attacks[n].head, attacks[n].status)
+		c.mustResist(asked, "", attacks[n].head, attacks[n].status)
 	} else if c.strange {
 		asUser(&syscall.Credential{Uid: 65533, Gid: 65533}, func() {
-			c.mustResist(asked, "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "403")
+			c.mustResist(asked, "another user's ", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "403")
 		})
 	}
 }
 
-func (c *campaign) mustResist(asked moment, head, status string) {
+func (c *campaign) mustResist(asked moment, whose, head, status string) {
 	address := strings.TrimPrefix(c.base, "http://")
 	_, port, _ := net.SplitHostPort(address)
 	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
@@ -513,14 +514,14 @@ func (c *campaign) mustResist(asked moment, head, status string) {
 	answer, _ := io.ReadAll(conn)
 	switch {
 	case bytes.Contains(answer, []byte("AccessKeyId")):
-		c.complain("credentials were had with %s", head)
+		c.complain("credentials were had with %s%s", whose, head)
 	case len(answer) > 0 && !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+status+" ")) && !bytes.HasPrefix(answer, []byte("HTTP/1.0 "+status+" ")):
 		line, _, _ := strings.Cut(string(answer), "\r\n")
-		c.complain("%s was answered with %s, want %s", head, line, status)
+		c.complain("%s%s was answered with %s, want %s", whose, head, line, status)
 	case len(answer) > 0:
 		c.attacks.Add(1)
 	case !c.excuses(asked):
-		c.complain("%s was not answered", head)
+		c.complain("%s%s was not answered", whose, head)
 	}
 }
 
