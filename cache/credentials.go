@@ -148,6 +148,16 @@ func Scrub(text string) string {
 	})
 }
 
+// OneLine puts a blank for whatever does not print: text of others must not break a line, or steer a terminal.
+func OneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\uFFFD' || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+}
+
 // pathWord tells the beginning of a path, or of "role/" in an ARN, from that of a random key.
 func pathWord(s string) bool {
 	return len(s) > 2 && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsLower(r) }) < 0

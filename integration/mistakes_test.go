@@ -152,6 +152,8 @@ var mistakes = []mistake{
 	{name: "a session of no length", env: []string{"IRSA_SIDECAR_DURATION=an hour"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "an hour" is not a duration from 15m to 12h in whole seconds`},
 	{name: "a session of half a second", env: []string{"IRSA_SIDECAR_DURATION=900.5s"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "900.5s" is not a duration from 15m to 12h in whole seconds`},
 	{name: "no policy there", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/nothing"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/nothing cannot be read: no such file or directory"},
+	{name: "a policy's name on two lines", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/no\nthing\x1b[2J"}, exit: 2,
+		is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/no thing [2J cannot be read: no such file or directory"},
 	{name: "a directory for a policy", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir} cannot be read: is a directory"},
 	{name: "an empty policy", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/empty"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/empty has 0 characters: a session policy has 1 to 2048"},
 	{name: "a policy without end", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/mebibyte"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/mebibyte has 1048576 characters: a session policy has 1 to 2048"},

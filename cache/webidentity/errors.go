@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"unicode"
 
 	"github.com/aws/smithy-go"
 
@@ -114,21 +113,11 @@ func (a *answer) describe() string {
 		return kind
 	}
 	// Scrub must see the text before a cut or a quote spoils the shapes that it knows.
-	text := shorten(strings.Join(strings.Fields(cache.Scrub(oneLine(string(a.head)))), " "), 80)
+	text := shorten(strings.Join(strings.Fields(cache.Scrub(cache.OneLine(string(a.head)))), " "), 80)
 	if text == "" {
 		return kind + ", empty"
 	}
 	return fmt.Sprintf("%s: %q", kind, text)
-}
-
-// oneLine puts a blank for whatever does not print.
-func oneLine(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\uFFFD' || !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
 }
 
 func shorten(text string, most int) string {

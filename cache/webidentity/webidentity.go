@@ -107,7 +107,7 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 	creds, failure := p.exchange(ctx, token, claims)
 	if failure != nil {
 		failure.TokenIssued, failure.TokenExpiration = claims.IssuedAt, claims.Expiration
-		failure.Message = shorten(oneLine(mask(failure.Message, token)), maxMessage)
+		failure.Message = shorten(cache.OneLine(mask(failure.Message, token)), maxMessage)
 		switch failure.Reason {
 		case cache.ExpiredTokenException, cache.InvalidIdentityToken, cache.IDPRejectedClaim, cache.InvalidParameterValue, cache.RegionUnknown:
 			failure.Changed = p.changedFrom(token)

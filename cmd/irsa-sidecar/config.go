@@ -21,6 +21,7 @@ import (
 
 	"github.com/kelseyhightower/envconfig"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
@@ -86,14 +87,17 @@ type problems []problem
 
 type problem struct{ variable, text string }
 
+// line is what people see: a value, even a name, may hold whatever the environment does.
+func (p problem) line() string { return cache.OneLine(p.variable + " " + p.text) }
+
 func (p problems) Error() string {
 	if len(p) == 1 {
-		return "configuration: " + p[0].variable + " " + p[0].text
+		return "configuration: " + p[0].line()
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "configuration: %d mistakes", len(p))
 	for _, one := range p {
-		fmt.Fprintf(&b, "\n  %s %s", one.variable, one.text)
+		b.WriteString("\n  " + one.line())
 	}
 	return b.String()
 }

@@ -259,6 +259,14 @@ func TestAHealthyPodIsHealthy(t *testing.T) {
 	}
 }
 
+func TestAFindingDoesNotSteerATerminal(t *testing.T) {
+	f := Finding{Finding: "AWS_PROFILE=d\x1b[2Jev:\r\u009b1A\u202e \xff"}
+	f.scrub("")
+	if want := "AWS_PROFILE=d [2Jev: 1A"; f.Finding != want {
+		t.Errorf("%q, want %q", f.Finding, want)
+	}
+}
+
 // TestEveryKeyHasAStoryAndAReport keeps the list of keys, README's table and the golden reports
 // together.
 func TestEveryKeyHasAStoryAndAReport(t *testing.T) {

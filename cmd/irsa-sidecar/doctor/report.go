@@ -57,7 +57,7 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(statusNames[s]), n
 // scrub takes secrets out of what others have made the finding say.
 func (f *Finding) scrub(token string) {
 	clean := func(text string) string {
-		text = cache.Scrub(text)
+		text = cache.Scrub(cache.OneLine(text))
 		if token != "" {
 			text = strings.ReplaceAll(text, token, "[token]")
 		}
