@@ -150,6 +150,8 @@ var mistakes = []mistake{
 	{name: "a session too short", env: []string{"IRSA_SIDECAR_DURATION=5m"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "5m" is not a duration from 15m to 12h in whole seconds`},
 	{name: "a session too long", env: []string{"IRSA_SIDECAR_DURATION=86400"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "86400" is not a duration from 15m to 12h in whole seconds`},
 	{name: "a session of no length", env: []string{"IRSA_SIDECAR_DURATION=an hour"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "an hour" is not a duration from 15m to 12h in whole seconds`},
+	{name: "a session that overflows", env: []string{"IRSA_SIDECAR_DURATION=36028797018964868"}, exit: 2, // 2^55 + 900 s: in 64 bits, 2^55 s are 0 ns
+		is: `configuration: IRSA_SIDECAR_DURATION "36028797018964868" is not a duration from 15m to 12h in whole seconds`},
 	{name: "a session of half a second", env: []string{"IRSA_SIDECAR_DURATION=900.5s"}, exit: 2, is: `configuration: IRSA_SIDECAR_DURATION "900.5s" is not a duration from 15m to 12h in whole seconds`},
 	{name: "no policy there", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/nothing"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/nothing cannot be read: no such file or directory"},
 	{name: "a policy's name on two lines", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/no\nthing\x1b[2J"}, exit: 2,

@@ -159,8 +159,8 @@ func (c *Config) checkIdentity(wrong complain) {
 	}
 	if c.Duration != "" {
 		d, err := time.ParseDuration(c.Duration)
-		if seconds, bad := strconv.Atoi(c.Duration); bad == nil {
-			d, err = time.Duration(seconds)*time.Second, nil
+		if _, bad := strconv.Atoi(c.Duration); bad == nil {
+			d, err = time.ParseDuration(c.Duration + "s") // which knows an overflow
 		}
 		if err != nil || d < 15*time.Minute || d > 12*time.Hour || d%time.Second != 0 {
 			wrong("IRSA_SIDECAR_DURATION", "%q is not a duration from 15m to 12h in whole seconds", c.Duration)
