@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 )
@@ -264,6 +265,32 @@ func TestAFindingDoesNotSteerATerminal(t *testing.T) {
 	f.scrub("")
 	if want := "AWS_PROFILE=d [2Jev: 1A"; f.Finding != want {
 		t.Errorf("%q, want %q", f.Finding, want)
+	}
+}
+
+// A role's path may hold whatever prints, and a token that nobody has verified may say anything.
+func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
+	e := &examination{
+		Options: Options{Exchange: webidentity.Options{RoleARN: "arn:aws:iam::111122223333:role/$(id)/app"}, Listen: "[::1]:9911"},
+		claims:  webidentity.Claims{Namespace: "a;b", ServiceAccount: "c\nd", Pod: "it's", Audience: []string{"`e`"}},
+	}
+	for _, row := range []struct {
+		fix  Fix
+		want string
+	}{
+		{e.fixAnnotation()[0], "kubectl annotate serviceaccount -n 'a;b' 'c\nd' eks.amazonaws.com/role-arn='arn:aws:iam::111122223333:role/$(id)/app' --overwrite\n" +
+			"kubectl rollout restart -n 'a;b' deployment DEPLOYMENT"},
+		{e.fixExpired()[0], `kubectl delete pod -n 'a;b' 'it'\''s'`},
+		{e.fixProvider()[1], "aws iam create-open-id-connect-provider --url '' --client-id-list '`e`'"},
+		{e.fixURI(), "export AWS_CONTAINER_CREDENTIALS_FULL_URI='http://[::1]:9911/v1/credentials'"},
+	} {
+		if row.fix.Text != row.want {
+			t.Errorf("%s, want %s", row.fix.Text, row.want)
+		}
+	}
+	e.Exchange.RoleARN = "app|id"
+	if got, want := e.fixDuration().Text, "aws iam update-role --role-name 'app|id' --max-session-duration 0"; got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }
 

@@ -143,13 +143,13 @@ func (e *examination) checkRole() {
 	e.ok("role", "%s: account %s, partition %s", arn, account, fields[1])
 }
 
-// roleName is what `aws iam` wants: the name without the path.
+// roleName is what `aws iam` wants, as a shell takes it: the name without the path.
 func (e *examination) roleName() string {
 	name := e.Exchange.RoleARN[strings.LastIndexAny(e.Exchange.RoleARN, "/:")+1:]
 	if name == "" {
 		return "ROLE"
 	}
-	return name
+	return quote(name)
 }
 
 // checkSidecar looks at the place where the sidecar serves: whether it does, and for whom.

@@ -19,13 +19,14 @@ const (
 	yaml      = "yaml"
 )
 
+// Who we are, as a shell takes it. Nobody vouches for what a token says before it has been verified.
 func (e *examination) namespace() string {
-	return either(e.claims.Namespace, e.podNamespace(), "NAMESPACE")
+	return quote(either(e.claims.Namespace, e.podNamespace(), "NAMESPACE"))
 }
 func (e *examination) serviceAccount() string {
-	return either(e.claims.ServiceAccount, "SERVICE_ACCOUNT")
+	return quote(either(e.claims.ServiceAccount, "SERVICE_ACCOUNT"))
 }
-func (e *examination) pod() string { return either(e.claims.Pod, "POD") }
+func (e *examination) pod() string { return quote(either(e.claims.Pod, "POD")) }
 
 func either(texts ...string) string {
 	for _, text := range texts {
@@ -44,7 +45,7 @@ func (e *examination) fixAnnotation() []Fix {
 	return []Fix{
 		{"name the role at the service account, and start the Pods anew: only new ones get the variables", shell, fmt.Sprintf(
 			"kubectl annotate serviceaccount -n %s %s eks.amazonaws.com/role-arn=%s --overwrite\nkubectl rollout restart -n %s deployment DEPLOYMENT",
-			e.namespace(), e.serviceAccount(), arn, e.namespace())},
+			e.namespace(), e.serviceAccount(), quote(arn), e.namespace())},
 		{What: "look also for eks.amazonaws.com/skip-containers at the Pod, which leaves a container out, and for an AWS_ROLE_ARN in the Pod's own spec, which makes the webhook add nothing"},
 	}
 }
@@ -90,7 +91,7 @@ func fixStaticKeys() []Fix {
 }
 
 func (e *examination) fixURI() Fix {
-	return Fix{"name the sidecar, by address", shell, "export AWS_CONTAINER_CREDENTIALS_FULL_URI=http://" + e.Listen + "/v1/credentials"}
+	return Fix{"name the sidecar, by address", shell, "export AWS_CONTAINER_CREDENTIALS_FULL_URI=" + quote("http://"+e.Listen+"/v1/credentials")}
 }
 
 func (e *examination) fixPort() Fix {
@@ -221,7 +222,7 @@ func (e *examination) fixProvider() []Fix {
 	return []Fix{
 		{"see which issuers IAM knows in the role's account; a cluster that was rebuilt has a new one", shell, "aws iam list-open-id-connect-providers"},
 		{"if the token's is not among them", shell, fmt.Sprintf(
-			"aws iam create-open-id-connect-provider --url %s --client-id-list %s", quote(e.claims.Issuer), e.audience())},
+			"aws iam create-open-id-connect-provider --url %s --client-id-list %s", quote(e.claims.Issuer), quote(e.audience()))},
 		{"or, with eksctl", shell, "eksctl utils associate-iam-oidc-provider --cluster CLUSTER --approve"},
 		{"or, in Terraform", terraform, fmt.Sprintf("resource \"aws_iam_openid_connect_provider\" \"eks\" {\n  url            = %q\n  client_id_list = [%q]\n}", e.claims.Issuer, e.audience())},
 		e.fixClientID()[0],
