@@ -9,6 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -168,4 +171,82 @@ func FuzzListener(f *testing.F) {
 			}
 		}
 	})
+}
+
+// tokenShape is what every client can send, and what arrives as it was sent.
+var tokenShape = regexp.MustCompile(`^[!-~]([ -~]*[!-~])?$`)
+
+// authorizationErrors are all that may be said of a token: nothing of it is out of the token.
+var authorizationErrors = []string{
+	"is empty", "is longer than 4096 bytes", "holds a line break, which the AWS SDKs refuse: write it with printf %s",
+	"begins or ends with a blank, which HTTP does not carry", "holds a character that an HTTP header does not carry",
+}
+
+// FuzzAuthorization asks for any token, and sends any header. A token is taken if a header carries it, from a
+// variable and from a file alike; then it opens, as it is and after "Bearer ", and nothing else does.
+func FuzzAuthorization(f *testing.F) {
+	for _, seed := range []struct{ token, header string }{
+		{testToken, testToken}, {testToken, "Bearer " + testToken}, {testToken, "bearer " + testToken},
+		{testToken, testToken + " "}, {"Bearer x", "x"}, {"Bearer ", "Bearer Bearer "}, {"", ""}, {"", "Bearer "},
+		{"x\n", "x"}, {"x\r", "x"}, {" x", "x"}, {"x\t", "x"}, {"x\ty", "x y"}, {"to\x00ken", "to"},
+		{"tökén", "tökén"}, {"\u2028", ""}, {"\xff", "\ufffd"}, {"a token with spaces", "a token"},
+		{`"quoted", and more`, "quoted"}, {strings.Repeat("x", 4096), strings.Repeat("x", 130)},
+		{strings.Repeat("x", 4097), ""},
+	} {
+		f.Add(seed.token, seed.header)
+	}
+	path := filepath.Join(f.TempDir(), "token")
+	f.Fuzz(func(t *testing.T, token, header string) {
+		fixed, err := FixedAuthorization(token)
+		if (err == nil) != (tokenShape.MatchString(token) && len(token) <= 4096) {
+			t.Fatalf("%q: %v", token, err)
+		}
+		if err := os.WriteFile(path, []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, fileErr := AuthorizationFile(path)
+		if err != nil {
+			if !slices.Contains(authorizationErrors, err.Error()) {
+				t.Errorf("%q: an error of its own making: %v", token, err)
+			}
+			if fileErr == nil || fileErr.Error() != path+" "+err.Error() {
+				t.Errorf("%q: %v, and of the file: %v", token, err, fileErr)
+			}
+			return
+		}
+		if fileErr != nil {
+			t.Fatalf("%q is refused in a file: %v", token, fileErr)
+		}
+		for _, sent := range []string{token, "Bearer " + token} {
+			if got := onTheWire(t, sent); got != sent {
+				t.Errorf("%q arrives as %q", sent, got)
+			}
+		}
+		for _, given := range []string{
+			token, "Bearer " + token, header, header + token, token + header, token[1:], token[:len(token)-1],
+			strings.ToUpper(token), "bearer " + token, "Bearer" + token, "",
+		} {
+			want := given == token || given == "Bearer "+token
+			if fixed.accepts(given) != want || file.accepts(given) != want {
+				t.Errorf("for %q, %q is accepted: %v, and from a file: %v", token, given,
+					fixed.accepts(given), file.accepts(given))
+			}
+		}
+	})
+}
+
+// onTheWire returns what a server gets of an Authorization header.
+func onTheWire(t *testing.T, value string) string {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodGet, "/v1/credentials", nil)
+	r.Header.Set("Authorization", value)
+	var wire bytes.Buffer
+	if err := r.Write(&wire); err != nil {
+		t.Fatal(err)
+	}
+	got, err := http.ReadRequest(bufio.NewReader(&wire))
+	if err != nil {
+		t.Fatalf("%q cannot be sent: %v", value, err)
+	}
+	return got.Header.Get("Authorization")
 }
