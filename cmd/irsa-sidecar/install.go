@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -31,7 +31,7 @@ func install(directory string) (err error) {
 		}
 	}()
 	_, err = io.Copy(part, source)
-	if err = errors.Join(err, part.Chmod(0o755), part.Close()); err != nil {
+	if err = cmp.Or(err, part.Chmod(0o755), part.Close()); err != nil {
 		return fmt.Errorf("install: write into %s: %w", directory, innermost(err))
 	}
 	target := filepath.Join(directory, "irsa-sidecar")
