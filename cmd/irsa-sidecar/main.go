@@ -235,7 +235,7 @@ func wait(ctx context.Context, c *Config, timeout time.Duration) error {
 func ask(ctx context.Context, c *Config, method, path string) error {
 	host, port, _ := net.SplitHostPort(c.ops)
 	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
-		host = "127.0.0.1"
+		host = loopback()
 	}
 	address := net.JoinHostPort(host, port)
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -265,4 +265,16 @@ func ask(ctx context.Context, c *Config, method, path string) error {
 		}
 	}
 	return fmt.Errorf("what answers at %s (IRSA_SIDECAR_OPS_LISTEN) is not the sidecar's health and metrics: %s to %s", address, response.Status, path)
+}
+
+// loopback is where what listens on all addresses is asked: a Pod with IPv6 alone need not have 127.0.0.1.
+func loopback() string {
+	probe, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return "::1"
+	}
+	if err == nil {
+		probe.Close()
+	}
+	return "127.0.0.1"
 }

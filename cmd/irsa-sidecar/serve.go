@@ -129,7 +129,7 @@ func quitter(allowed bool, quit context.CancelCauseFunc) func() {
 
 // listen binds, so that a taken port is a mistake at the start and not a line in a log.
 func listen(variable, address string) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
+	l, err := bind(address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%s: %s is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port", variable, address)
 	}
@@ -137,6 +137,16 @@ func listen(variable, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: cannot listen on %s: %w", variable, address, innermost(err))
 	}
 	return l, nil
+}
+
+// bind listens with IPv6 where a Pod has no 127.0.0.1. net.Listen tells by that address whether one socket can
+// serve both kinds, and would take IPv4, of which there is none, for all addresses.
+func bind(address string) (net.Listener, error) {
+	network := "tcp"
+	if host, _, _ := net.SplitHostPort(address); (host == "" || host == "::") && loopback() == "::1" {
+		network = "tcp6"
+	}
+	return net.Listen(network, address)
 }
 
 // innermost drops what our own message already names: the operation, the address, the path.
