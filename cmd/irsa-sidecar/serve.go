@@ -134,7 +134,7 @@ func listen(variable, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: %s is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port", variable, address)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: cannot listen on %s: %w", variable, address, innermost(err))
+		return nil, fmt.Errorf("%s: cannot listen on %s: %w%s", variable, address, innermost(err), otherLoopback(address, err))
 	}
 	return l, nil
 }
@@ -147,6 +147,19 @@ func bind(address string) (net.Listener, error) {
 		network = "tcp6"
 	}
 	return net.Listen(network, address)
+}
+
+// otherLoopback is a hint for a Pod that has no loopback address of the kind that was asked for.
+func otherLoopback(address string, err error) string {
+	host, port, _ := net.SplitHostPort(address)
+	kind, other := "IPv6", "::1"
+	if host == other {
+		kind, other = "IPv4", "127.0.0.1"
+	}
+	if (host != "127.0.0.1" && host != "::1") || !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return ""
+	}
+	return fmt.Sprintf("; in a Pod with %s alone, choose %s here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI", kind, net.JoinHostPort(other, port))
 }
 
 // innermost drops what our own message already names: the operation, the address, the path.
