@@ -1,0 +1,348 @@
+//go:build faults
+
+package integration
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+// inOwnNetwork is inNamespaces with a network that nobody else is in, and in which the loopback is up.
+func inOwnNetwork(t *testing.T) bool {
+	t.Helper()
+	program(t) // outside, where go build can still fetch a module
+	if !inNamespaces(t, syscall.CLONE_NEWNET) {
+		return false
+	}
+	request := struct {
+		name  [syscall.IFNAMSIZ]byte
+		flags uint16
+		_     [22]byte
+	}{name: loopback, flags: syscall.IFF_UP}
+	configure(t, syscall.AF_INET, syscall.SIOCSIFFLAGS, unsafe.Pointer(&request)) // gives it its addresses, too
+	return true
+}
+
+var loopback = [syscall.IFNAMSIZ]byte{'l', 'o'}
+
+// configure does what ip(8) would, which not every machine has: netdevice(7), ipv6(7).
+func configure(t *testing.T, family int, what uintptr, request unsafe.Pointer) {
+	t.Helper()
+	socket, err := syscall.Socket(family, syscall.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(socket)
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(socket), what, uintptr(request)); errno != 0 {
+		t.Fatalf("ioctl %#x: %v", what, errno)
+	}
+}
+
+// withoutIPv4 takes 127.0.0.1 away.
+func withoutIPv4(t *testing.T) {
+	t.Helper()
+	none := struct {
+		name    [syscall.IFNAMSIZ]byte
+		address syscall.RawSockaddrInet4
+		_       [8]byte
+	}{name: loopback, address: syscall.RawSockaddrInet4{Family: syscall.AF_INET}}
+	configure(t, syscall.AF_INET, syscall.SIOCSIFADDR, unsafe.Pointer(&none))
+	wantLoopback(t, "::1/128")
+}
+
+// withoutIPv6 takes ::1 away.
+func withoutIPv6(t *testing.T) {
+	t.Helper()
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := struct {
+		address [16]byte
+		prefix  uint32
+		index   int32
+	}{prefix: 128, index: int32(lo.Index)}
+	copy(one.address[:], net.IPv6loopback)
+	configure(t, syscall.AF_INET6, syscall.SIOCDIFADDR, unsafe.Pointer(&one))
+	wantLoopback(t, "127.0.0.1/8")
+}
+
+// wantLoopback wants this network to have one address and no other.
+func wantLoopback(t *testing.T, address string) {
+	t.Helper()
+	have, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(have) != 1 || have[0].String() != address {
+		t.Fatalf("this network has the addresses %s, want %s alone", have, address)
+	}
+}
+
+// listenAt serves a handler at an address that the test chooses, which ststest does not.
+func listenAt(t *testing.T, address string, h http.Handler, certificates ...tls.Certificate) {
+	t.Helper()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &httptest.Server{Listener: listener, Config: &http.Server{Handler: h}, TLS: &tls.Config{Certificates: certificates}}
+	if len(certificates) > 0 {
+		s.StartTLS()
+	} else {
+		s.Start()
+	}
+	t.Cleanup(s.Close)
+}
+
+// TestAPodWithOneKindOfAddress runs the program and its commands in a network that has IPv6 alone, and in one
+// that has IPv4 alone: whole clusters are of either kind.
+func TestAPodWithOneKindOfAddress(t *testing.T) {
+	for _, row := range []struct {
+		name, has, lacks string
+		take             func(*testing.T)
+	}{
+		{"IPv6", "[::1]", "127.0.0.1", withoutIPv4},
+		{"IPv4", "127.0.0.1", "[::1]", withoutIPv6},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			if !inOwnNetwork(t) {
+				return
+			}
+			w := newWorld(t, ststest.Options{}) // its own address may be the one that goes
+			listenAt(t, row.has+":8080", w.sts)
+			row.take(t)
+			w.env = w.with("AWS_ENDPOINT_URL_STS=http://"+row.has+":8080",
+				"IRSA_SIDECAR_LISTEN="+row.has+":9911", "IRSA_SIDECAR_QUITQUITQUIT=true")
+			if r := run(t, w.env, "credentials"); r.code != 0 || r.stderr != "" {
+				t.Errorf("credentials: exit code %d: %s", r.code, r.stderr)
+			}
+			// By default it listens on all addresses, and is asked through the one that is there.
+			const ops = "IRSA_SIDECAR_OPS_LISTEN"
+			w.oneLife(t, ops)
+			w.oneLife(t, ops+"=[::]:9912")
+			w.oneLife(t, ops+"="+row.has+":9912")
+
+			r := run(t, w.with("IRSA_SIDECAR_LISTEN="+row.lacks+":9911"))
+			wantCode(t, r, 1)
+			wanted := "irsa-sidecar: IRSA_SIDECAR_LISTEN: cannot listen on " + row.lacks + ":9911: cannot assign requested address; " +
+				"in a Pod with " + row.name + " alone, choose " + row.has + ":9911 here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI\n"
+			if r.stderr != wanted {
+				t.Errorf("said\n%s\nwant\n%s", r.stderr, wanted)
+			}
+		})
+	}
+}
+
+// oneLife starts a sidecar with its own ports, asks it everything, and has it end itself.
+func (w *world) oneLife(t *testing.T, ops string) {
+	t.Helper()
+	s := w.serve(t, ops)
+	var beside []string // nothing at all, for the default
+	if strings.Contains(ops, "=") {
+		beside = []string{ops}
+	}
+	for _, command := range []string{"wait --timeout 15s", "healthcheck", "healthcheck livez", "healthcheck startupz"} {
+		if r := run(t, beside, strings.Fields(command)...); r != (result{}) {
+			t.Errorf("%s, %s: exit code %d: %s", ops, command, r.code, r.stderr)
+		}
+	}
+	if a := s.ask(t); !a.valid() {
+		t.Errorf("%s: %d %s", ops, a.status, a.Code)
+	}
+	if r := run(t, beside, "shutdown"); r != (result{}) {
+		t.Fatalf("%s, shutdown: exit code %d: %s", ops, r.code, r.stderr)
+	}
+	s.wantEnd(t)
+	r := run(t, beside, "healthcheck")
+	wantCode(t, r, 1)
+	want(t, "healthcheck of nobody", r.stderr, "no sidecar answers at ", ":9912 (IRSA_SIDECAR_OPS_LISTEN): connection refused")
+}
+
+// TestAPortStolenBetweenRestarts has another program take each of the sidecar's ports while it is away.
+func TestAPortStolenBetweenRestarts(t *testing.T) {
+	if !inOwnNetwork(t) {
+		return
+	}
+	d := newDisk(t, smallDisk)
+	w := newWorld(t, ststest.Options{})
+	w.env = w.with("IRSA_SIDECAR_LISTEN", "IRSA_SIDECAR_OPS_LISTEN", "IRSA_SIDECAR_STATE_FILE="+d.path("state"))
+	first := w.serve(t)
+	key := first.untilValid(t).AccessKeyID
+	first.killed(t)
+	state := string(read(t, d.path("state")))
+	for _, row := range []struct{ thief, variable, address string }{
+		{"127.0.0.1:9911", "IRSA_SIDECAR_LISTEN", "127.0.0.1:9911"},
+		{":9911", "IRSA_SIDECAR_LISTEN", "127.0.0.1:9911"},
+		{"127.0.0.1:9912", "IRSA_SIDECAR_OPS_LISTEN", ":9912"},
+		{":9912", "IRSA_SIDECAR_OPS_LISTEN", ":9912"},
+	} {
+		thief, err := net.Listen("tcp", row.thief)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := run(t, w.env)
+		thief.Close()
+		wantCode(t, r, 1)
+		wanted := "irsa-sidecar: " + row.variable + ": " + row.address +
+			" is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port\n"
+		if r.stderr != wanted {
+			t.Errorf("with a thief at %s, said\n%s\nwant\n%s", row.thief, r.stderr, wanted)
+		}
+		if string(read(t, d.path("state"))) != state {
+			t.Errorf("with a thief at %s, the state file is another one", row.thief)
+		}
+		w.wantRestored(t, key)
+	}
+	d.wantFiles(t, "state")
+}
+
+// TestNoDNSAtTheStart starts the sidecar before the cluster's DNS, and then with one that does not know STS;
+// when the name is there, it finds it by itself. The name is the real one, in a network that has no other.
+func TestNoDNSAtTheStart(t *testing.T) {
+	if !inOwnNetwork(t) {
+		return
+	}
+	const name = "sts." + region + ".amazonaws.com"
+	dir := t.TempDir()
+	for file, content := range map[string]string{
+		"hosts":         "127.0.0.1 localhost\n",
+		"resolv.conf":   "nameserver 127.0.0.1\n",
+		"nsswitch.conf": "hosts: files dns\n",
+	} {
+		own := filepath.Join(dir, file)
+		if err := os.WriteFile(own, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		// A machine without nsswitch.conf does as ours says.
+		if err := syscall.Mount(own, "/etc/"+file, "", syscall.MS_BIND, ""); err != nil && !errors.Is(err, syscall.ENOENT) {
+			t.Fatal(err)
+		}
+	}
+	w := newWorld(t, ststest.Options{})
+	certificate, bundle := certificateFor(t, name)
+	listenAt(t, "127.0.0.1:443", w.sts, certificate)
+
+	s := w.serve(t, "AWS_ENDPOINT_URL_STS", "AWS_CA_BUNDLE="+bundle)
+	s.untilRefused(t, "EndpointUnreachable", name+" cannot be looked up: ")
+
+	knowNothing(t)
+	s.untilRefused(t, "EndpointNotFound", "no such host: "+name, "the Pod's DNS or the STS VPC endpoint's private DNS")
+	r := run(t, s.beside(), "healthcheck")
+	wantCode(t, r, 1)
+	want(t, "healthcheck", r.stderr, "EndpointNotFound: no such host: "+name+"; hint: no such host: check AWS_REGION")
+
+	known := time.Now()
+	if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte("127.0.0.1 localhost "+name+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// Go looks at /etc/hosts again after 5 s; a try that comes before is in vain, and the next is due within
+	// the 30 s that the schedule has for the first minutes.
+	const hostsAge, longestDelay = 5 * time.Second, 30 * time.Second
+	var a answer
+	eventually(t, hostsAge+longestDelay+soon, "credentials", func() bool { a = s.ask(t); return a.valid() })
+	took := time.Since(known)
+	last, delay := s.lastFailure(t)
+	if late := last.Sub(known) - hostsAge; late > 2*time.Second {
+		t.Errorf("an exchange failed %s after the name was there, with what Go remembers gone by %s", last.Sub(known), late)
+	}
+	if waited := time.Since(last); waited > delay+5*time.Second {
+		t.Errorf("%s after the last failure there are credentials, and it announced the next try in %s", waited, delay)
+	}
+	t.Logf("credentials %s after the name was there", took.Round(100*time.Millisecond))
+}
+
+// untilRefused waits for an answer with this reason, and looks into its message.
+func (s *sidecar) untilRefused(t *testing.T, code string, words ...string) {
+	t.Helper()
+	var a answer
+	eventually(t, soon, code, func() bool { a = s.ask(t); return a.Code == code })
+	if a.status != http.StatusServiceUnavailable {
+		t.Errorf("%s is answered with %d, want 503", code, a.status)
+	}
+	want(t, "the answer", a.Message, words...)
+}
+
+// lastFailure returns when the last exchange failed that did, and in what time the next was announced.
+func (s *sidecar) lastFailure(t *testing.T) (at time.Time, retryIn time.Duration) {
+	t.Helper()
+	line := find(s.output(t), "exchange failed")
+	at, err := time.Parse(time.RFC3339Nano, line["time"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if retryIn, err = time.ParseDuration(line["retry_in"].(string)); err != nil {
+		t.Fatal(err)
+	}
+	return at, retryIn
+}
+
+// knowNothing is a DNS that says of every name that it does not exist (RFC 1035, section 4.1.1).
+func knowNothing(t *testing.T) {
+	t.Helper()
+	socket, err := net.ListenPacket("udp", "127.0.0.1:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		packet := make([]byte, 512)
+		for {
+			n, from, err := socket.ReadFrom(packet)
+			if err != nil {
+				return
+			}
+			end := 12 + strings.IndexByte(string(packet[12:n]), 0) + 5 // the name, and type and class
+			answer := append([]byte{packet[0], packet[1], 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0}, packet[12:end]...)
+			socket.WriteTo(answer, from)
+		}
+	})
+	t.Cleanup(func() {
+		socket.Close()
+		done.Wait()
+	})
+}
+
+// certificateFor makes a certificate for a name, and a bundle with which it is trusted.
+func certificateFor(t *testing.T, name string) (certificate tls.Certificate, bundle string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle = filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, bundle
+}
