@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -379,6 +382,80 @@ func TestSIGTERMWithARequestToSTSUnderWay(t *testing.T) {
 	if took := time.Since(began); took > 4*time.Second {
 		t.Errorf("took %s to end: it waited for STS", took)
 	}
+}
+
+func TestRefreshesGoOnDuringTheShutdownDelay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{Lifetime: 4 * time.Second})
+	s := w.serve(t, "IRSA_SIDECAR_SHUTDOWN_DELAY=1h")
+	before := s.untilValid(t)
+	s.terminate(t)
+	s.waitForLine(t, "ending")
+	eventually(t, soon, "new credentials during the delay", func() bool {
+		a := s.ask(t)
+		if !a.valid() {
+			t.Fatalf("during the delay: %d %s", a.status, a.Code)
+		}
+		return a.AccessKeyID != before.AccessKeyID
+	})
+
+	// The second signal finds the next refresh under way.
+	w.sts.Break(ststest.Hang)
+	calls := w.sts.Calls()
+	eventually(t, soon, "the next refresh", func() bool { return w.sts.Calls() > calls })
+	began := time.Now()
+	s.terminate(t)
+	s.wantEnd(t)
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("took %s to end: it waited for STS", took)
+	}
+}
+
+// A container beside us may be waiting for its first credentials when the end comes.
+func TestWhoIsAskingIsAnsweredInTheGrace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	release := make(chan struct{})
+	sts := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		<-release
+		w.sts.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(sts.Close)
+	answerNow := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(answerNow)
+	s := w.serve(t, "AWS_ENDPOINT_URL_STS="+sts.URL)
+	address := strings.TrimPrefix(s.base, "http://")
+	asking, asked := dial(t, address), time.Now()
+	fmt.Fprintf(asking, "GET /v1/credentials HTTP/1.1\r\nHost: %s\r\n\r\n", address)
+	for range 10 { // connections are taken in turn: with these answered, the one before is being answered
+		converse(t, address, []byte("GET / HTTP/1.1\r\nHost: "+address+"\r\nConnection: close\r\n\r\n"))
+	}
+
+	s.terminate(t)
+	eventually(t, soon, "nobody new is taken", func() bool {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+		}
+		return errors.Is(err, syscall.ECONNREFUSED)
+	})
+	s.cmd.Process.Signal(syscall.SIGTERM) // somebody is impatient: the grace is short, and goes on
+	answerNow()
+	response, err := http.ReadResponse(bufio.NewReader(asking), nil)
+	if err != nil {
+		t.Fatalf("a question that was under way is not answered: %v", err)
+	}
+	waited := time.Since(asked)
+	var a answer
+	if err := json.NewDecoder(response.Body).Decode(&a); err != nil {
+		t.Fatal(err)
+	}
+	// Nobody is kept waiting for longer than SDKs do, and on a busy machine so much may have passed by now.
+	late := a.Code == "CredentialsUninitialized" && waited > 700*time.Millisecond
+	if issued := w.sts.Issued(); !late && (len(issued) != 1 || a.AccessKeyID != issued[0].AccessKeyID) {
+		t.Errorf("a question that was under way is answered after %s with %s %s", waited, response.Status, a.Code)
+	}
+	s.wantEnd(t)
 }
 
 func TestARotatedTokenBringsNewCredentials(t *testing.T) {
