@@ -2,6 +2,9 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
+# The faults that are not at random, most of them in namespaces of their own, and a test that measures: one at a time.
+FAULTS = TestFullAndReadOnlyDisks|TestAPodWithOneKindOfAddress|TestAPortStolenBetweenRestarts|TestNoDNSAtTheStart|TestTheTokensTimingTellsNothing
+
 .PHONY: help build test integration cluster demo image bench readme manifests fleet fuzz soak lint sbom
 
 help: ## Show this list
@@ -20,11 +23,12 @@ else
 	go test ./...
 endif
 
-integration: ## Real SDKs and tools, MinIO, Helm, kustomize, promtool, Chromium, and faults at random; CLIENT=botocore for one client
+integration: ## Real SDKs and tools, MinIO, Helm, kustomize, promtool, Chromium, and faults, some at random; CLIENT=botocore for one client
 ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
 	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 -run 'AlertRules|Chart|AllWays' ./integration
+	go test -tags faults -count=1 -v -timeout 5m -run '^($(FAULTS))$$' ./integration
 	go test -tags faults -count=1 -v -timeout 10m -run '^TestFaults$$' ./integration
 	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 -run '^TestBrowser$$' ./integration
 endif
