@@ -87,7 +87,7 @@ var reasons = map[Reason]struct {
 	RegionUnknown: {Human, "set AWS_REGION: the token's issuer names no region"},
 	EndpointNotFound: {Human, "no such host: check AWS_REGION and AWS_ENDPOINT_URL_STS for a typo, AWS_USE_FIPS_ENDPOINT for a region without FIPS, " +
 		"and the Pod's DNS or the STS VPC endpoint's private DNS"},
-	EndpointUnreachable: {Transient, "allow egress to STS on port 443: NetworkPolicy, security group, the STS VPC endpoint, HTTPS_PROXY and NO_PROXY"},
+	EndpointUnreachable: {Transient, "allow egress to STS on port 443, and to DNS: NetworkPolicy, security group, the STS VPC endpoint, HTTPS_PROXY and NO_PROXY"},
 	EndpointTimeout: {Transient, "STS did not answer in time: look for a firewall that drops packets, a VPC endpoint without a route, " +
 		"or an OIDC issuer that STS is slow to reach"},
 	EndpointNotTrusted: {Human, "the endpoint's certificate was not accepted: if a proxy inspects TLS, name its CA in AWS_CA_BUNDLE; " +
