@@ -806,16 +806,21 @@ func (c *cluster) startsClassic(t *testing.T) {
 	c.wantFirstAnswer(t, "classic")
 }
 
-// sharesTokenFile has sidecar and app, which are different users, share the authorization token in a file.
+// sharesTokenFile has sidecar and app, which are different users, share the authorization token in a file. A
+// neighbour who reads it too is refused, for he is yet another user.
 func (c *cluster) sharesTokenFile(t *testing.T) {
 	c.namespace(t, "file", restricted)
 	manifest := withApp(t, string(read(t, "../deploy/native-sidecar.yaml")))
+	const mounts = "          volumeMounts: [{name: authorization, mountPath: /authorization, readOnly: true}]\n"
+	const neighbour = "        - name: neighbour\n          image: your/app\n          imagePullPolicy: IfNotPresent\n          args: [-c, sleep 100000]\n" +
+		"          securityContext: {runAsUser: 1001, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}\n"
 	for _, change := range [][2]string{
-		{"{name: IRSA_SIDECAR_AUTHORIZATION_TOKEN, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}", "{name: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE, value: /authorization/token}"},
+		{"{name: IRSA_SIDECAR_AUTHORIZATION_TOKEN, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}",
+			"{name: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE, value: /authorization/token}\n            - {name: IRSA_SIDECAR_ALLOWED_UIDS, value: \"1000\"}"},
 		{"{name: AWS_CONTAINER_AUTHORIZATION_TOKEN, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}", "{name: AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE, value: /authorization/token}"},
 		{"          volumeMounts:\n", "          volumeMounts:\n            - {name: authorization, mountPath: /authorization}\n"},
-		{"          image: your/app\n", "          image: your/app\n          volumeMounts: [{name: authorization, mountPath: /authorization, readOnly: true}]\n"},
-		{"      volumes:\n", "      volumes:\n        - {name: authorization, emptyDir: {medium: Memory, sizeLimit: 1Mi}}\n"},
+		{"        - name: app\n          image: your/app\n", "        - name: app\n          image: your/app\n" + mounts},
+		{"      volumes:\n", neighbour + mounts + "      volumes:\n        - {name: authorization, emptyDir: {medium: Memory, sizeLimit: 1Mi}}\n"},
 		{"        runAsNonRoot: true\n        seccompProfile", "        runAsNonRoot: true\n        fsGroup: 2000\n        seccompProfile"},
 		{"$AWS_CONTAINER_AUTHORIZATION_TOKEN", "$(cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE)"},
 	} {
@@ -830,6 +835,9 @@ func (c *cluster) sharesTokenFile(t *testing.T) {
 	c.wantFirstAnswer(t, "file")
 	if said, err := c.try("kubectl exec -n file " + p.Metadata.Name + " -c app -- wget -qO- http://127.0.0.1:9911/v1/credentials"); err == nil || !strings.Contains(said, "403") {
 		t.Error("and without the token it is not refused")
+	}
+	if said, err := c.try("kubectl exec -n file " + p.Metadata.Name + ` -c neighbour -- sh -c 'id -u && T=$(cat /authorization/token) && wget -qO- --header "Authorization: $T" http://127.0.0.1:9911/v1/credentials'`); err == nil || !strings.Contains(said, "1001") || !strings.Contains(said, "403") {
+		t.Errorf("and another user is not refused: %s", said)
 	}
 }
 
