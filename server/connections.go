@@ -180,9 +180,6 @@ type plainspoken struct {
 	owner owner
 }
 
-// user returns the user ID of who connected.
-func (c *plainspoken) user() (uint32, error) { return c.owner.of(c.Conn) }
-
 // net/http says these past all handlers, the whole answer in one Write.
 const (
 	netHTTPError             = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" // ends the head

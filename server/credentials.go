@@ -27,7 +27,7 @@ type Options struct {
 
 	// Users whose programs are answered. Nil answers all. They are told apart on connections that [Serve]
 	// has accepted.
-	Users Users
+	Users *Users
 
 	// AccountID adds AccountId to what is served.
 	AccountID bool

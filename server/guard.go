@@ -61,7 +61,7 @@ func Refusals() []Refusal {
 type guard struct {
 	port          uint16
 	authorization *Authorization // nil asks for none
-	users         Users          // nil allows all
+	users         *Users         // nil allows all
 }
 
 // check returns why a request is refused, or "".

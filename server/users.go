@@ -11,52 +11,25 @@ import (
 	"time"
 )
 
-// Users are the user IDs whose programs are let through; nil lets everybody through. They are as in our
-// user namespace, which in a Pod is every container's, unless hostUsers is false.
-type Users []uint32
+// Users are those whose programs are let through. A nil *Users lets everybody through.
+type Users struct {
+	ids    []uint32
+	owners *socketOwners
+}
 
-// allow reports whether the request's connection was made by one of the users. Where the kernel does not
-// tell, it was not.
-func (u Users) allow(ctx context.Context) bool {
-	if u == nil {
-		return true
+// NewUsers lets programs of the users with these IDs through: as in our user namespace, which in a Pod is every
+// container's, unless hostUsers is false. It finds out by a connection to itself, at a free port of the loopback
+// address ip, whether the kernel tells whose a connection is; the error says why it does not.
+func NewUsers(ids []uint32, ip netip.Addr) (*Users, error) {
+	owners, err := openSocketOwners()
+	if err != nil {
+		return nil, err
 	}
-	conn, ok := ctx.Value(connKey{}).(*plainspoken)
-	if !ok {
-		return false
-	}
-	uid, err := conn.user()
-	return err == nil && slices.Contains(u, uid)
+	u := &Users{ids, owners}
+	return u, u.probe(ip)
 }
 
-// owner is who made the other end of a connection. It is looked up once: a socket does not change hands
-// but by the will of who made it.
-type owner struct {
-	once sync.Once
-	uid  uint32
-	err  error
-}
-
-func (o *owner) of(conn net.Conn) (uid uint32, err error) {
-	o.once.Do(func() {
-		peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-		if err != nil {
-			o.err = err
-			return
-		}
-		own, err := netip.ParseAddrPort(conn.LocalAddr().String())
-		if err != nil {
-			o.err = err
-			return
-		}
-		o.uid, o.err = userOf(peer, own)
-	})
-	return o.uid, o.err
-}
-
-// CheckUsers finds out, by a connection to itself at a free port of the loopback address ip, whether the
-// kernel tells whose a connection is.
-func CheckUsers(ip netip.Addr) error {
+func (u *Users) probe(ip netip.Addr) error {
 	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
 	if err != nil {
 		return err
@@ -73,10 +46,50 @@ func CheckUsers(ip netip.Addr) error {
 		return err
 	}
 	defer theirs.Close()
-	var o owner
-	uid, err := o.of(theirs)
+	uid, err := new(owner).of(theirs, u.owners)
 	if err == nil && uid != uint32(os.Geteuid()) {
 		err = fmt.Errorf("it takes our own connection for one of user %d", uid)
 	}
 	return err
+}
+
+// allow reports whether the request's connection was made by one of the users. Where the kernel does not
+// tell, it was not.
+func (u *Users) allow(ctx context.Context) bool {
+	if u == nil {
+		return true
+	}
+	conn, ok := ctx.Value(connKey{}).(*plainspoken)
+	if !ok {
+		return false
+	}
+	uid, err := conn.owner.of(conn.Conn, u.owners)
+	return err == nil && slices.Contains(u.ids, uid)
+}
+
+// owner is who made the other end of a connection, once that is known: a socket does not change hands but by
+// the will of who made it.
+type owner struct {
+	mu    sync.Mutex
+	known bool
+	uid   uint32
+}
+
+func (o *owner) of(conn net.Conn, owners *socketOwners) (uid uint32, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.known {
+		return o.uid, nil
+	}
+	peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil {
+		return 0, err
+	}
+	own, err := netip.ParseAddrPort(conn.LocalAddr().String())
+	if err != nil {
+		return 0, err
+	}
+	o.uid, err = owners.of(peer, own)
+	o.known = err == nil
+	return o.uid, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"syscall"
 )
 
@@ -19,35 +20,61 @@ const (
 
 var errNoOwner = errors.New("the peer has closed its end already")
 
-// userOf asks the kernel for the user who owns the socket at the address peer that is connected to own. It
-// is who made the socket, in numbers of our user namespace. An end that has been closed has no owner; the
-// kernel gives it to root, and so must not be believed.
-//
-// One question for one socket takes microseconds; /proc/net/tcp lists all there are, in milliseconds.
-func userOf(peer, own netip.AddrPort) (uid uint32, err error) {
+// socketOwners is a socket of sock_diag. It stays open: where there are no file descriptors left, it must not be the
+// users who are refused.
+type socketOwners struct {
+	mu       sync.Mutex // one question at a time
+	fd       int
+	question uint32
+}
+
+func openSocketOwners() (*socketOwners, error) {
 	fd, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, syscall.NETLINK_INET_DIAG)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer syscall.Close(fd)
 	// The kernel answers in the very call that asks. This is for a kernel that does not.
 	patience := syscall.NsecToTimeval(1e9)
 	if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &patience); err != nil {
-		return 0, err
+		syscall.Close(fd)
+		return nil, err
 	}
-	if err := syscall.Sendto(fd, diagRequest(peer, own), 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
+	return &socketOwners{fd: fd}, nil
+}
+
+// of asks the kernel for the user who owns the socket at the address peer that is connected to own. It is who
+// made the socket, in numbers of our user namespace. An end that has been closed has no owner; the kernel gives
+// it to root, and so must not be believed.
+//
+// One question for one socket takes microseconds; /proc/net/tcp lists all there are, in milliseconds.
+func (s *socketOwners) of(peer, own netip.AddrPort) (uid uint32, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.question++
+	if err := syscall.Sendto(s.fd, diagRequest(s.question, peer, own), 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
 		return 0, err
 	}
 	buffer := make([]byte, 4<<10)
-	n, _, err := syscall.Recvfrom(fd, buffer, 0)
-	if err != nil {
-		return 0, err
+	for {
+		n, _, err := syscall.Recvfrom(s.fd, buffer, 0)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		messages, err := syscall.ParseNetlinkMessage(buffer[:n])
+		if err != nil || len(messages) == 0 {
+			return 0, errors.New("the kernel's answer is not one")
+		}
+		if messages[0].Header.Seq == s.question { // and not to one that was given up
+			return diagAnswer(messages[0])
+		}
 	}
-	messages, err := syscall.ParseNetlinkMessage(buffer[:n])
-	if err != nil || len(messages) == 0 {
-		return 0, errors.New("the kernel's answer is not one")
-	}
-	switch m := messages[0]; {
+}
+
+func diagAnswer(m syscall.NetlinkMessage) (uid uint32, err error) {
+	switch {
 	case m.Header.Type == syscall.NLMSG_ERROR && len(m.Data) >= 4:
 		errno := syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
 		return 0, fmt.Errorf("sock_diag: %w", errno)
@@ -61,12 +88,13 @@ func userOf(peer, own netip.AddrPort) (uid uint32, err error) {
 }
 
 // diagRequest asks for the one socket whose own address is peer: from there, we are the far end.
-func diagRequest(peer, own netip.AddrPort) []byte {
+func diagRequest(question uint32, peer, own netip.AddrPort) []byte {
 	const length = syscall.NLMSG_HDRLEN + inetDiagRequest
 	b := binary.NativeEndian.AppendUint32(nil, length)
 	b = binary.NativeEndian.AppendUint16(b, sockDiagByFamily)
 	b = binary.NativeEndian.AppendUint16(b, syscall.NLM_F_REQUEST)
-	b = append(b, make([]byte, 8)...) // sequence and port: one question, one answer
+	b = binary.NativeEndian.AppendUint32(b, question)
+	b = append(b, make([]byte, 4)...) // our port, which the kernel knows
 
 	peerIP, ownIP := peer.Addr().Unmap(), own.Addr().Unmap()
 	family := byte(syscall.AF_INET6)

@@ -17,14 +17,19 @@ import (
 )
 
 // serveUsers serves warm credentials to users, on a free port of the loopback address.
-func serveUsers(t *testing.T, ip string, users Users) (address string) {
+func serveUsers(t *testing.T, ip string, users []uint32) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
 	if err != nil {
 		t.Skipf("this machine has no %s: %v", ip, err)
 	}
 	o := warm(t)
-	o.Port, o.Users = uint16(l.Addr().(*net.TCPAddr).Port), users
+	o.Port = uint16(l.Addr().(*net.TCPAddr).Port)
+	if users != nil {
+		if o.Users, err = NewUsers(users, netip.MustParseAddr(ip)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- Serve(ctx, l, Credentials(o), time.Second, slog.New(slog.DiscardHandler)) }()
@@ -55,13 +60,13 @@ func TestUsersAreToldApart(t *testing.T) {
 	us := uint32(os.Geteuid())
 	for _, ip := range []string{"127.0.0.1", "::1"} {
 		for name, row := range map[string]struct {
-			users Users
+			users []uint32
 			want  string
 		}{
 			"nobody is named":     {nil, "200 OK"},
-			"we are":              {Users{us}, "200 OK"},
-			"we are among others": {Users{us + 1, us}, "200 OK"},
-			"somebody else is":    {Users{us + 1}, "403 Forbidden"},
+			"we are":              {[]uint32{us}, "200 OK"},
+			"we are among others": {[]uint32{us + 1, us}, "200 OK"},
+			"somebody else is":    {[]uint32{us + 1}, "403 Forbidden"},
 		} {
 			t.Run(ip+", "+name, func(t *testing.T) {
 				conn := dial(t, serveUsers(t, ip, row.users))
@@ -87,7 +92,7 @@ func TestAnotherUserIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be somebody else; TestUsersAreToldApart has the rest")
 	}
-	address := serveUsers(t, "127.0.0.1", Users{0, 1234})
+	address := serveUsers(t, "127.0.0.1", []uint32{0, 1234})
 	for uid, want := range map[int]string{0: "200 OK", 1234: "200 OK", 1235: "403 Forbidden", 65534: "403 Forbidden"} {
 		as(uid, func() {
 			conn, err := net.Dial("tcp", address)
@@ -124,7 +129,11 @@ func TestTheOwnerOfASocket(t *testing.T) {
 		t.Cleanup(func() { ours.Close() })
 		return theirs, ours
 	}
-	ask := func(c net.Conn) (uint32, error) { return new(owner).of(c) }
+	owners, err := openSocketOwners()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(c net.Conn) (uint32, error) { return new(owner).of(c, owners) }
 
 	for _, row := range [][3]string{{"tcp4", "127.0.0.1:0", "127.0.0.1"}, {"tcp6", "[::1]:0", "::1"}, {"tcp", "[::]:0", "127.0.0.1"}} {
 		theirs, ours := pair(t, row[0], row[1], row[2])
@@ -145,16 +154,16 @@ func TestTheOwnerOfASocket(t *testing.T) {
 	}
 
 	nobody := netip.MustParseAddrPort("127.0.0.1:1")
-	if uid, err := userOf(nobody, nobody); !errors.Is(err, syscall.ENOENT) {
+	if uid, err := owners.of(nobody, nobody); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("of a socket that is not there: user %d, %v", uid, err)
-	}
-	if err := CheckUsers(netip.MustParseAddr("127.0.0.1")); err != nil {
-		t.Error(err)
 	}
 }
 
 func TestARequestOfNoConnectionIsNobodys(t *testing.T) {
 	o := warm(t)
-	o.Users = Users{uint32(os.Geteuid())}
+	var err error
+	if o.Users, err = NewUsers([]uint32{uint32(os.Geteuid())}, netip.MustParseAddr("127.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
 	mustRefuse(t, ask(Credentials(o), request("GET", "/v1/credentials")), UserNotAllowed)
 }

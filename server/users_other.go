@@ -7,6 +7,10 @@ import (
 	"net/netip"
 )
 
-func userOf(peer, own netip.AddrPort) (uid uint32, err error) {
-	return 0, errors.New("only Linux tells whose a connection is")
-}
+var errLinuxOnly = errors.New("only Linux tells whose a connection is")
+
+type socketOwners struct{}
+
+func openSocketOwners() (*socketOwners, error) { return nil, errLinuxOnly }
+
+func (*socketOwners) of(peer, own netip.AddrPort) (uid uint32, err error) { return 0, errLinuxOnly }

@@ -79,7 +79,8 @@ type Config struct {
 	warnings         []string
 
 	authorization *server.Authorization // nil asks for nothing
-	users         server.Users          // nil lets everybody through
+	users         *server.Users         // nil lets everybody through
+	allowedUIDs   []uint32
 }
 
 // problems are all mistakes of a configuration, one to a line.
@@ -301,7 +302,7 @@ func (c *Config) checkUsers(wrong complain) {
 			wrong("IRSA_SIDECAR_ALLOWED_UIDS", "has %q, which is not a user ID, such as 1000: give numbers, separated by commas; id -u tells one", strings.TrimSpace(entry))
 			continue
 		}
-		c.users = append(c.users, uint32(uid))
+		c.allowedUIDs = append(c.allowedUIDs, uint32(uid))
 	}
 }
 
@@ -359,8 +360,8 @@ func (c *Config) authorize() problems {
 	if err != nil {
 		p = append(p, problem{variable, err.Error()})
 	}
-	if c.users != nil && c.listen != "" {
-		if err := server.CheckUsers(netip.MustParseAddrPort(c.listen).Addr()); err != nil {
+	if c.allowedUIDs != nil && c.listen != "" {
+		if c.users, err = server.NewUsers(c.allowedUIDs, netip.MustParseAddrPort(c.listen).Addr()); err != nil {
 			p = append(p, problem{"IRSA_SIDECAR_ALLOWED_UIDS", "cannot be kept, for the kernel does not tell whose a connection is: " + err.Error()})
 		}
 	}
