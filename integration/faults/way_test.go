@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -27,7 +28,9 @@ func TestEveryStateIsWhatItSays(t *testing.T) {
 	roots.AppendCertsFromPEM(way.CA)
 	get := func(c *tls.Config, patience time.Duration) (string, error) {
 		transport := &http.Transport{TLSClientConfig: c, DisableKeepAlives: true}
-		transport.Dial = func(string, string) (net.Conn, error) { return net.Dial("tcp", way.listener.Addr().String()) }
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", way.listener.Addr().String())
+		}
 		client := &http.Client{Transport: transport, Timeout: patience}
 		response, err := client.Get(way.URL())
 		if err != nil {
