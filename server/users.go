@@ -26,7 +26,11 @@ func NewUsers(ids []uint32, ip netip.Addr) (*Users, error) {
 		return nil, err
 	}
 	u := &Users{ids, owners}
-	return u, u.probe(ip)
+	if err := u.probe(ip); err != nil {
+		owners.close()
+		return nil, err
+	}
+	return u, nil
 }
 
 func (u *Users) probe(ip netip.Addr) error {

@@ -1,9 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"syscall"
@@ -12,8 +14,10 @@ import (
 // The numbers of sock_diag(7) and linux/inet_diag.h, which package syscall lacks.
 const (
 	sockDiagByFamily = 20
-	inetDiagRequest  = 56 // inet_diag_req_v2
-	inetDiagSocket   = 48 // inet_diag_sockid, in request and answer
+	inetDiagRequest  = 56                       // inet_diag_req_v2
+	inetDiagSocket   = 48                       // inet_diag_sockid, in request and answer
+	inetDiagID       = syscall.NLMSG_HDRLEN + 8 // of the socket's addresses in a request, which begin with both ports
+	inetDiagPorts    = 4
 	inetDiagUID      = 4 + inetDiagSocket + 12
 	inetDiagInode    = inetDiagUID + 4
 )
@@ -25,6 +29,7 @@ var errNoOwner = errors.New("the peer has closed its end already")
 type socketOwners struct {
 	mu       sync.Mutex // one question at a time
 	fd       int
+	loopback uint32 // the interface that all our connections come in by
 	question uint32
 }
 
@@ -39,8 +44,15 @@ func openSocketOwners() (*socketOwners, error) {
 		syscall.Close(fd)
 		return nil, err
 	}
-	return &socketOwners{fd: fd}, nil
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		syscall.Close(fd)
+		return nil, err
+	}
+	return &socketOwners{fd: fd, loopback: uint32(lo.Index)}, nil
 }
+
+func (s *socketOwners) close() { syscall.Close(s.fd) }
 
 // of asks the kernel for the user who owns the socket at the address peer that is connected to own. It is who
 // made the socket, in numbers of our user namespace. An end that has been closed has no owner; the kernel gives
@@ -51,35 +63,43 @@ func (s *socketOwners) of(peer, own netip.AddrPort) (uid uint32, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.question++
-	if err := syscall.Sendto(s.fd, diagRequest(s.question, peer, own), 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
+	request := diagRequest(s.question, s.loopback, peer, own)
+	if err := syscall.Sendto(s.fd, request, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
 		return 0, err
 	}
 	buffer := make([]byte, 4<<10)
 	for {
-		n, _, err := syscall.Recvfrom(s.fd, buffer, 0)
+		n, from, err := syscall.Recvfrom(s.fd, buffer, 0)
 		if errors.Is(err, syscall.EINTR) {
 			continue
 		}
 		if err != nil {
 			return 0, err
 		}
+		if sender, ok := from.(*syscall.SockaddrNetlink); !ok || sender.Pid != 0 {
+			continue // another process, which may send to us where it has CAP_NET_ADMIN
+		}
 		messages, err := syscall.ParseNetlinkMessage(buffer[:n])
 		if err != nil || len(messages) == 0 {
 			return 0, errors.New("the kernel's answer is not one")
 		}
 		if messages[0].Header.Seq == s.question { // and not to one that was given up
-			return diagAnswer(messages[0])
+			return diagAnswer(messages[0], request)
 		}
 	}
 }
 
-func diagAnswer(m syscall.NetlinkMessage) (uid uint32, err error) {
+// diagAnswer takes the answer for the socket in question alone. Where the kernel finds none, it answers with one
+// that listens at the same address, be it another user's.
+func diagAnswer(m syscall.NetlinkMessage, request []byte) (uid uint32, err error) {
 	switch {
 	case m.Header.Type == syscall.NLMSG_ERROR && len(m.Data) >= 4:
 		errno := syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
 		return 0, fmt.Errorf("sock_diag: %w", errno)
 	case m.Header.Type != sockDiagByFamily || len(m.Data) < inetDiagInode+4:
 		return 0, errors.New("the kernel's answer is not one")
+	case !bytes.Equal(m.Data[4:4+inetDiagPorts], request[inetDiagID:inetDiagID+inetDiagPorts]):
+		return 0, errNoOwner
 	case binary.NativeEndian.Uint32(m.Data[inetDiagInode:]) == 0:
 		return 0, errNoOwner
 	default:
@@ -88,7 +108,7 @@ func diagAnswer(m syscall.NetlinkMessage) (uid uint32, err error) {
 }
 
 // diagRequest asks for the one socket whose own address is peer: from there, we are the far end.
-func diagRequest(question uint32, peer, own netip.AddrPort) []byte {
+func diagRequest(question, via uint32, peer, own netip.AddrPort) []byte {
 	const length = syscall.NLMSG_HDRLEN + inetDiagRequest
 	b := binary.NativeEndian.AppendUint32(nil, length)
 	b = binary.NativeEndian.AppendUint16(b, sockDiagByFamily)
@@ -110,7 +130,8 @@ func diagRequest(question uint32, peer, own netip.AddrPort) []byte {
 		copy(field[:], ip.AsSlice())
 		b = append(b, field[:]...)
 	}
-	b = append(b, make([]byte, 4)...)                   // on whatever interface
+	// Without the interface a socket that is bound to one is not found.
+	b = binary.NativeEndian.AppendUint32(b, via)
 	b = binary.NativeEndian.AppendUint64(b, ^uint64(0)) // INET_DIAG_NOCOOKIE
 	return b
 }

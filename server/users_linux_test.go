@@ -167,3 +167,43 @@ func TestARequestOfNoConnectionIsNobodys(t *testing.T) {
 	}
 	mustRefuse(t, ask(Credentials(o), request("GET", "/v1/credentials")), UserNotAllowed)
 }
+
+// Who is bound to a device is not found where no device is named, and then the kernel answers with whoever
+// listens at the same address: an attacker would be taken for the app on whose port he sits.
+func TestAListenerOfAnotherUserIsNotMistakenForHim(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be somebody else")
+	}
+	address := serveUsers(t, "127.0.0.1", []uint32{0})
+	as(1234, func() {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, Control: func(_, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) {
+				syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)
+				if err := syscall.BindToDevice(int(fd), "lo"); err != nil {
+					t.Error(err)
+				}
+			})
+		}}
+		conn, err := dialer.Dial("tcp", address)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		listening := make(chan net.Listener)
+		go func() { // as root, on the attacker's own port
+			l, err := net.Listen("tcp4", conn.LocalAddr().String())
+			if err != nil {
+				t.Error(err)
+			}
+			listening <- l
+		}()
+		if l := <-listening; l != nil {
+			defer l.Close()
+		}
+		io.WriteString(conn, "GET /v1/credentials HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+		if line, _ := bufio.NewReader(conn).ReadString('\n'); line != "HTTP/1.1 403 Forbidden\r\n" {
+			t.Errorf("answered with %q", line)
+		}
+	})
+}
