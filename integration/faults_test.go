@@ -39,8 +39,9 @@ const (
 	// refreshBy is the latest at which a session is replaced when all is well.
 	refreshBy = faultLife * 56 / 100
 
-	// rounding is by how much the sidecar may end credentials early: STS's Date has whole seconds.
-	rounding = 1200 * time.Millisecond
+	// early is by how much the sidecar may end credentials early, for a client to see it, and earlySkewed the same
+	// where clocks differ: STS's Date has whole seconds.
+	early, earlySkewed = 100 * time.Millisecond, 1200 * time.Millisecond
 
 	// slack is what a busy machine may add to a delay: an exchange, and a client that comes to see what it brought.
 	slack = 2 * time.Second
@@ -374,7 +375,11 @@ func (c *campaign) judge(asked moment, status int, body []byte) {
 
 // mayRefuse complains where there were valid credentials from when somebody asked until now.
 func (c *campaign) mayRefuse(asked moment, why string) {
-	if now := time.Now(); now.Add(rounding).Before(asked.best) && !c.excuses(asked) {
+	margin := early
+	if asked.skewed {
+		margin = earlySkewed
+	}
+	if now := time.Now(); now.Add(margin).Before(asked.best) && !c.excuses(asked) {
 		c.complain("refused with %s at %s, while credentials were valid until %s", why, now.Format(time.TimeOnly+".000"), asked.best.Format(time.TimeOnly+".000"))
 	}
 }
@@ -388,7 +393,7 @@ func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok 
 	if !ok {
 		for _, session := range c.sts.Issued() {
 			if session.AccessKeyID == key {
-				s, ok = issued{Session: session, ends: session.Expiration.Add(-ahead)}, true
+				s, ok = issued{Session: session, ends: session.Expiration.Truncate(time.Second).Add(-ahead)}, true
 			}
 		}
 	}
@@ -451,7 +456,7 @@ func (c *campaign) compareReadiness() {
 	c.mu.Lock()
 	left := time.Until(c.sessions[a.AccessKeyID].ends)
 	c.mu.Unlock()
-	if before != http.StatusOK && after != http.StatusOK && left > rounding+faultLife/10 {
+	if before != http.StatusOK && after != http.StatusOK && left > earlySkewed+faultLife/10 {
 		c.complain("not ready before and after, with credentials for another %s in between", left)
 	}
 }
@@ -554,6 +559,7 @@ type sdk struct {
 	in            io.WriteCloser
 	out           *bufio.Reader
 	asked, failed int
+	mu            sync.Mutex // held while it is asked
 }
 
 // startSDKs starts one SDK of each language, the newest that this machine can have.
@@ -627,6 +633,8 @@ func (s *sdk) stop() {
 
 // askSDK has an SDK start over, so that it asks the sidecar.
 func (c *campaign) askSDK(s *sdk) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	asked := c.now()
 	io.WriteString(s.in, "new\n")
 	line, err := s.out.ReadBytes('\n')
@@ -862,10 +870,10 @@ func (c *campaign) report(took time.Duration) {
 		total += c.injected[kind]
 	}
 	fmt.Printf("%5d  faults of %d kinds in %s\n", total, len(c.injected), took.Round(time.Second))
-	fmt.Printf("%d requests; %d refused, each while there was nothing valid; %d cut off while the process was stopped or ended\n",
+	fmt.Printf("%d requests; %d refused, none while credentials were valid and somebody was to be there; %d not answered, each while nobody was\n",
 		c.requests.Load(), c.refused.Load(), c.excused.Load())
 	for _, s := range c.sdks {
-		fmt.Printf("%s: started over %d times, %d without credentials, each while there were none or nobody to ask\n", s.name, s.asked, s.failed)
+		fmt.Printf("%s: started over %d times, %d without credentials\n", s.name, s.asked, s.failed)
 	}
 	fmt.Printf("%d attacks, none successful; readiness compared %d times\n", c.attacks.Load(), c.readiness.Load())
 	fmt.Printf("%d calls to STS; the slowest recovery took %s; at most %.1f MiB of its own; wrong, expired, mixed or lost answers: %d\n",
