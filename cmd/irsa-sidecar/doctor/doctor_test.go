@@ -272,21 +272,25 @@ func TestAFindingDoesNotSteerATerminal(t *testing.T) {
 func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 	e := &examination{
 		Options: Options{Exchange: webidentity.Options{RoleARN: "arn:aws:iam::111122223333:role/$(id)/app"}, Listen: "[::1]:9911"},
-		claims:  webidentity.Claims{Namespace: "a;b", ServiceAccount: "c\nd", Pod: "it's", Audience: []string{"`e`"}},
+		claims:  webidentity.Claims{Namespace: "a;b", ServiceAccount: "c\nd", Pod: "--all", Audience: []string{"`e`"}},
 	}
 	for _, row := range []struct {
 		fix  Fix
 		want string
 	}{
-		{e.fixAnnotation()[0], "kubectl annotate serviceaccount -n 'a;b' 'c\nd' eks.amazonaws.com/role-arn='arn:aws:iam::111122223333:role/$(id)/app' --overwrite\n" +
-			"kubectl rollout restart -n 'a;b' deployment DEPLOYMENT"},
-		{e.fixExpired()[0], `kubectl delete pod -n 'a;b' 'it'\''s'`},
+		{e.fixAnnotation()[0], "kubectl annotate serviceaccount -n NAMESPACE SERVICE_ACCOUNT eks.amazonaws.com/role-arn='arn:aws:iam::111122223333:role/$(id)/app' --overwrite\n" +
+			"kubectl rollout restart -n NAMESPACE deployment DEPLOYMENT"},
+		{e.fixExpired()[0], "kubectl delete pod -n NAMESPACE POD"},
 		{e.fixProvider()[1], "aws iam create-open-id-connect-provider --url '' --client-id-list '`e`'"},
 		{e.fixURI(), "export AWS_CONTAINER_CREDENTIALS_FULL_URI='http://[::1]:9911/v1/credentials'"},
 	} {
 		if row.fix.Text != row.want {
 			t.Errorf("%s, want %s", row.fix.Text, row.want)
 		}
+	}
+	e.claims = webidentity.Claims{Namespace: "shop", Pod: "api-0.shop"}
+	if got, want := e.fixExpired()[0].Text, "kubectl delete pod -n shop api-0.shop"; got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 	e.Exchange.RoleARN = "app|id"
 	if got, want := e.fixDuration().Text, "aws iam update-role --role-name 'app|id' --max-session-duration 0"; got != want {

@@ -19,14 +19,27 @@ const (
 	yaml      = "yaml"
 )
 
-// Who we are, as a shell takes it. Nobody vouches for what a token says before it has been verified.
+// Who we are, as a command takes it. Nobody vouches for what a token says before it has been verified: what is no
+// name in Kubernetes, and could be an option of the command, is left to the reader.
 func (e *examination) namespace() string {
-	return quote(either(e.claims.Namespace, e.podNamespace(), "NAMESPACE"))
+	return either(named(e.claims.Namespace), named(e.podNamespace()), "NAMESPACE")
 }
 func (e *examination) serviceAccount() string {
-	return quote(either(e.claims.ServiceAccount, "SERVICE_ACCOUNT"))
+	return either(named(e.claims.ServiceAccount), "SERVICE_ACCOUNT")
 }
-func (e *examination) pod() string { return quote(either(e.claims.Pod, "POD")) }
+func (e *examination) pod() string { return either(named(e.claims.Pod), "POD") }
+
+// kubernetesName is a DNS subdomain, which all three are.
+// https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
+var kubernetesName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
+
+// named returns a name in Kubernetes, or "".
+func named(s string) string {
+	if kubernetesName.MatchString(s) {
+		return s
+	}
+	return ""
+}
 
 func either(texts ...string) string {
 	for _, text := range texts {
