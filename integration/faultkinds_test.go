@@ -8,9 +8,9 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,21 +23,15 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/faults"
 )
 
-// possible are the kinds of faults that this machine lets us make. What it does not is said.
-func (c *campaign) possible() []faultKind {
-	return slices.DeleteFunc(slices.Clone(faultKinds), func(k faultKind) bool {
-		why := ""
-		switch {
-		case k.name == squeezed && c.memory == nil:
-			why = "no cgroup for us"
-		case k.name == unreadable && !c.strange:
-			why = "the sidecar has our own user, for we are not root"
-		}
-		if why != "" {
-			fmt.Printf("NOT RUN: %s: %s\n", k.name, why)
-		}
-		return why != ""
-	})
+// impossible says why this machine does not let us make a fault, or nothing.
+func (c *campaign) impossible(kind faultKind) (why string) {
+	switch {
+	case kind.name == squeezed && c.memory == nil:
+		return "no cgroup for us"
+	case kind.name == unreadable && !c.strange:
+		return "the sidecar has our own user, for we are not root"
+	}
+	return ""
 }
 
 const (
@@ -54,7 +48,7 @@ var faultKinds = []faultKind{
 	// What STS does, and what answers in its place.
 	{name: "STS hangs up", reason: cache.EndpointUnreachable, play: answers(ststest.Drop)},
 	{name: "STS says nothing", reason: cache.EndpointTimeout, play: answers(ststest.Hang), least: refreshBy + 6*time.Second},
-	{name: "STS slow", play: answers(ststest.Fault{Latency: 700 * time.Millisecond})},
+	{name: "STS slow", met: hadCalls, play: answers(ststest.Fault{Latency: 700 * time.Millisecond})},
 	{name: "STS throttles", reason: cache.Throttling, play: answers(ststest.Throttling)},
 	{name: "STS 500", reason: cache.ServiceUnavailable, play: answers(ststest.InternalFailure)},
 	{name: "STS 503", reason: cache.ServiceUnavailable, play: answers(ststest.ServiceUnavailable)},
@@ -71,22 +65,22 @@ var faultKinds = []faultKind{
 	{name: "an answer without credentials", reason: cache.NotAnSTSEndpoint, play: answers(ststest.NoCredentials)},
 	{name: "XML that is cut", reason: cache.NotAnSTSEndpoint, play: answers(ststest.Fault{Status: 200, Body: `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIACUT`})},
 	{name: "an answer of noise", reason: cache.NotAnSTSEndpoint, play: answers(ststest.Fault{Status: 200, Body: "\x00\xff<<<&&&"})},
-	{name: "STS's clock ahead", play: clock(7 * time.Minute)},
-	{name: "STS's clock behind", play: clock(-7 * time.Minute)},
+	{name: "STS's clock ahead", says: `"clock_skew"`, play: clock(7 * time.Minute)},
+	{name: "STS's clock behind", says: `"clock_skew"`, play: clock(-7 * time.Minute)},
 
 	// The way to it.
 	{name: "connections are reset", reason: cache.EndpointUnreachable, play: leads(faults.Reset)},
 	{name: "connections are silent", reason: cache.EndpointTimeout, play: leads(faults.Silent), least: refreshBy + 6*time.Second},
 	{name: "no TLS but noise", reason: cache.NotAnSTSEndpoint, play: leads(faults.Garbled)},
 	{name: "an answer that is cut on the way", reason: cache.EndpointUnreachable, play: leads(faults.Cut)},
-	{name: "an answer that crawls", play: leads(faults.Crawl)},
+	{name: "an answer that crawls", met: hasLed, led: faults.Crawl, play: leads(faults.Crawl)},
 	{name: "an impostor", reason: cache.EndpointNotTrusted, play: leads(faults.Impostor)},
 	{name: "a certificate that has expired", reason: cache.EndpointNotTrusted, play: leads(faults.Expired)},
 	{name: "a certificate for another name", reason: cache.EndpointNotTrusted, play: leads(faults.Misnamed)},
 	{name: "TLS of yesterday", reason: cache.EndpointUnreachable, play: leads(faults.OldTLS)},
 	{name: "no name server", reason: cache.EndpointUnreachable, play: named(""), least: refreshBy + hostsAge + 2*time.Second, lag: hostsAge},
 	{name: "the name leads astray", reason: cache.EndpointUnreachable, play: named("127.0.0.2"), least: refreshBy + hostsAge + 2*time.Second, lag: hostsAge},
-	{name: "killed without a name server", reason: cache.EndpointUnreachable, least: refreshBy, lag: hostsAge, play: func(c *campaign, t *testing.T, hold func()) {
+	{name: "killed without a name server", reason: cache.EndpointUnreachable, least: refreshBy, lag: hostsAge, ends: true, play: func(c *campaign, t *testing.T, hold func()) {
 		c.setHosts(t, "")
 		c.restart(t, syscall.SIGKILL)
 		hold()
@@ -112,95 +106,98 @@ var faultKinds = []faultKind{
 		}
 		hold()
 	}},
-	{name: "a token written over in halves", play: func(c *campaign, t *testing.T, _ func()) {
-		token := newToken(t, ststest.Claims{})
-		for end := time.Now().Add(faultLife); time.Now().Before(end); {
-			err := os.WriteFile(c.token.Path(), []byte(token[:len(token)/2]), 0o644)
-			if err = errors.Join(err, os.WriteFile(c.token.Path(), []byte(token), 0o644)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}},
-	{name: "a storm of rotations", play: func(c *campaign, t *testing.T, _ func()) {
-		token := newToken(t, ststest.Claims{})
-		for end := time.Now().Add(time.Second); time.Now().Before(end); {
-			if err := c.token.Write(token); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}},
+	{name: "a token written over in halves", met: hadCallsOrFailures, play: meanwhile(func(c *campaign, token string) error {
+		return errors.Join(os.WriteFile(c.token.Path(), []byte(token[:len(token)/2]), 0o644), os.WriteFile(c.token.Path(), []byte(token), 0o644))
+	})},
+	{name: "a storm of rotations", met: hadCalls, play: meanwhile(func(c *campaign, token string) error { return c.token.Write(token) })},
 
 	// The process.
 	{name: "stopped for a moment", play: suspended(300 * time.Millisecond)},
 	{name: "stopped for longer than a session", play: suspended(faultLife + time.Second)},
-	{name: "killed", play: func(c *campaign, t *testing.T, _ func()) { c.restart(t, syscall.SIGKILL) }},
-	{name: "killed while STS is away", reason: cache.EndpointUnreachable, play: func(c *campaign, t *testing.T, hold func()) {
+	{name: "killed", ends: true, play: func(c *campaign, t *testing.T, _ func()) { c.restart(t, syscall.SIGKILL) }},
+	{name: "killed while STS is away", reason: cache.EndpointUnreachable, ends: true, play: func(c *campaign, t *testing.T, hold func()) {
 		c.sts.Break(ststest.Drop)
 		c.restart(t, syscall.SIGKILL)
 		hold()
 		c.sts.Mend()
 	}},
-	{name: "killed at any moment, again and again", play: func(c *campaign, t *testing.T, _ func()) {
-		c.away(func() {
+	{name: "killed at any moment, again and again", ends: true, play: func(c *campaign, t *testing.T, _ func()) {
+		c.whileAway(func() {
 			c.kill(t, syscall.SIGKILL)
 			for range 6 {
 				p := startAs(t, c.as, program(t), c.with(c.changes...))
 				time.Sleep(time.Duration(c.luck.Int64N(int64(60 * time.Millisecond))))
 				p.cmd.Process.Kill()
 				<-p.ended
+				c.lives = append(c.lives, p)
 			}
 			c.launch(t)
 		})
 	}},
-	{name: "told to end", play: func(c *campaign, t *testing.T, _ func()) { c.restart(t, syscall.SIGTERM) }},
-	{name: "told to end twice", play: func(c *campaign, t *testing.T, _ func()) {
-		c.away(func() {
+	{name: "told to end", ends: true, play: func(c *campaign, t *testing.T, _ func()) {
+		c.whileAway(func() {
 			c.sidecar.terminate(t)
-			c.kill(t, syscall.SIGTERM)
+			c.sidecar.wantEnd(t)
 			c.launch(t)
 		})
 	}},
-	{name: "asked for its goroutines", play: func(c *campaign, t *testing.T, _ func()) { c.wantNothingLeft(t) }},
+	{name: "told to end twice", ends: true, play: func(c *campaign, t *testing.T, _ func()) {
+		c.whileAway(func() {
+			c.sidecar.terminate(t)
+			c.sidecar.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by now
+			c.wantGone(t)
+			c.launch(t)
+		})
+	}},
+	{name: "asked for its goroutines", ends: true, play: func(c *campaign, t *testing.T, _ func()) { c.wantNothingLeft(t) }},
 	{name: "no file descriptors left", reason: cache.TokenFileUnreadable, play: func(c *campaign, t *testing.T, hold func()) {
-		// Nobody new can be let in, and so nobody is expected to be.
-		c.away(func() {
+		c.whileClosed(func() {
 			c.way.Set(faults.Clear) // what is open to STS is needed anew
 			c.limit(t, 1)
 			hold()
 			c.limit(t, 1<<10)
 		})
 	}},
-	{name: squeezed, play: func(c *campaign, t *testing.T, hold func()) {
-		c.away(func() {
+	{name: squeezed, ends: true, met: func(_ *campaign, s *step) bool { return s.squeezed > 0 }, play: func(c *campaign, t *testing.T, hold func()) {
+		c.whileAway(func() {
 			c.memory.squeeze()
 			hold()
 			if err := c.memory.ease(); err != nil {
 				t.Fatal(err)
 			}
-			select {
-			case <-c.sidecar.ended: // the kernel has ended it, and the kubelet starts another
-				c.launch(t)
-			default:
-			}
+			// The kernel may have ended it, and the kubelet would start another.
+			eventually(t, soon, "the sidecar, or its end", func() bool {
+				select {
+				case <-c.sidecar.ended:
+					c.launch(t)
+				default:
+				}
+				response, err := client.Get("http://" + c.sidecarOps() + "/livez")
+				if err != nil {
+					return false
+				}
+				response.Body.Close()
+				return response.StatusCode == http.StatusOK
+			})
 		})
 	}},
 
 	// What it writes.
-	{name: "the state file damaged", play: spoilt(func(file string) error {
+	{name: "the state file damaged", ends: true, says: "it is damaged", play: spoilt(func(file string) error {
 		return os.WriteFile(file, []byte("irsa-sidecar state 1 ?\n"), 0o600)
 	})},
-	{name: "the state file cut", play: spoilt(func(file string) error {
+	{name: "the state file cut", ends: true, says: "it is damaged", play: spoilt(func(file string) error {
 		info, err := os.Stat(file)
 		if err != nil {
 			return err
 		}
 		return os.Truncate(file, info.Size()/2)
 	})},
-	{name: "the state file a link", play: spoilt(func(file string) error {
+	{name: "the state file a link", ends: true, says: "it is a symbolic link", play: spoilt(func(file string) error {
 		return errors.Join(os.Remove(file), os.Symlink("/etc/passwd", file))
 	})},
-	{name: "the state file gone", play: spoilt(os.Remove)},
-	{name: "something in the way of the state file", play: func(c *campaign, t *testing.T, hold func()) {
+	{name: "the state file gone", ends: true, says: "no state file yet", play: spoilt(os.Remove)},
+	{name: "something in the way of the state file", says: notKept, play: func(c *campaign, t *testing.T, hold func()) {
 		part := filepath.Join(c.volume, ".state.new") // as a directory that is not empty
 		if err := os.MkdirAll(filepath.Join(part, "x"), 0o700); err != nil {
 			t.Fatal(err)
@@ -210,26 +207,16 @@ var faultKinds = []faultKind{
 			t.Fatal(err)
 		}
 	}},
-	{name: "the disk full", play: func(c *campaign, t *testing.T, hold func()) {
+	{name: "the disk full", says: notKept, play: func(c *campaign, t *testing.T, hold func()) {
 		defer c.fill(t)()
 		hold()
 	}},
-	{name: "the disk full, and killed", play: func(c *campaign, t *testing.T, hold func()) {
-		defer c.fill(t)()
-		hold()
-		c.restart(t, syscall.SIGKILL)
-		c.forget() // what could not be written is lost
-	}},
-	{name: "the disk read-only", play: func(c *campaign, t *testing.T, hold func()) {
+	{name: "the disk full, and killed", ends: true, says: notKept, play: unkept((*campaign).fill)},
+	{name: "the disk read-only", says: notKept, play: func(c *campaign, t *testing.T, hold func()) {
 		defer c.readOnly(t)()
 		hold()
 	}},
-	{name: "the disk read-only, and killed", play: func(c *campaign, t *testing.T, hold func()) {
-		defer c.readOnly(t)()
-		hold()
-		c.restart(t, syscall.SIGKILL)
-		c.forget()
-	}},
+	{name: "the disk read-only, and killed", ends: true, says: notKept, play: unkept((*campaign).readOnly)},
 
 	// Who asks.
 	{name: "the authorization token replaced", play: func(c *campaign, t *testing.T, _ func()) {
@@ -271,6 +258,41 @@ func answers(f ststest.Fault) play {
 		c.sts.Mend()
 	}
 }
+
+// meanwhile does it over and over, with a token that is good.
+func meanwhile(do func(c *campaign, token string) error) play {
+	return func(c *campaign, t *testing.T, hold func()) {
+		token := newToken(t, ststest.Claims{})
+		over, ended := make(chan struct{}), make(chan error, 1)
+		go func() {
+			for {
+				select {
+				case <-over:
+					ended <- nil
+					return
+				default:
+				}
+				if err := do(c, token); err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+		hold()
+		close(over)
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What shows that a fault took effect where the log does not tell.
+func hadCalls(_ *campaign, s *step) bool           { return s.callsInside > 0 }
+func hadCallsOrFailures(_ *campaign, s *step) bool { return s.callsInside+len(s.failures) > 0 }
+func hasLed(_ *campaign, s *step) bool             { return s.led > 0 }
+
+// notKept is in the log when the state file cannot be written.
+const notKept = "the state file could not be written"
 
 func leads(s faults.State) play {
 	return func(c *campaign, _ *testing.T, hold func()) {
@@ -337,12 +359,13 @@ func clock(ahead time.Duration) play {
 
 func suspended(length time.Duration) play {
 	return func(c *campaign, t *testing.T, _ func()) {
-		c.away(func() {
+		c.whileAway(func() {
 			for _, signal := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
 				if err := c.sidecar.cmd.Process.Signal(signal); err != nil {
 					t.Fatal(err)
 				}
 				if signal == syscall.SIGSTOP {
+					c.wantStopped(t)
 					time.Sleep(length)
 				}
 			}
@@ -350,18 +373,39 @@ func suspended(length time.Duration) play {
 	}
 }
 
+// wantStopped waits until all threads of the sidecar stand still.
+func (c *campaign) wantStopped(t *testing.T) {
+	eventually(t, soon, "a process that is stopped", func() bool {
+		stat := string(read(t, fmt.Sprintf("/proc/%d/stat", c.sidecar.cmd.Process.Pid)))
+		return strings.HasPrefix(stat[strings.LastIndexByte(stat, ')'):], ") T")
+	})
+}
+
 // spoilt kills the sidecar, and does something to the file that it leaves.
 func spoilt(spoil func(file string) error) play {
 	return func(c *campaign, t *testing.T, _ func()) {
-		c.away(func() {
+		c.whileAway(func() {
 			c.kill(t, syscall.SIGKILL)
 			if err := spoil(c.stateFile()); err != nil {
 				t.Fatal(err)
 			}
-			c.forget()
+			c.forget(time.Time{})
 			c.launch(t)
 		})
-		c.forget()
+	}
+}
+
+// unkept kills the sidecar while it cannot write: what clients had been given before is kept, and nothing else.
+func unkept(spoil func(c *campaign, t *testing.T) (mend func())) play {
+	return func(c *campaign, t *testing.T, hold func()) {
+		kept := c.held()
+		defer spoil(c, t)()
+		hold()
+		c.whileAway(func() {
+			c.kill(t, syscall.SIGKILL)
+			c.forget(kept)
+			c.launch(t)
+		})
 	}
 }
 
@@ -429,10 +473,18 @@ func (c *campaign) limit(t *testing.T, most uint64) {
 	}
 }
 
-// wantNothingLeft has nobody ask, and the sidecar print what it has left of all that there was.
-func (c *campaign) wantNothingLeft(t *testing.T) {
+// few is what may be open besides: another connection to STS.
+const few = 1
+
+// quietly has nobody ask, and the sidecar have no more open than at the start, before it goes on.
+func (c *campaign) quietly(t *testing.T, then func()) {
 	c.gate.Lock()
 	defer c.gate.Unlock()
+	defer func() {
+		if t.Failed() { // and the SDKs are not there
+			c.stopped.Store(true)
+		}
+	}()
 	for _, transport := range c.idle {
 		transport.CloseIdleConnections()
 	}
@@ -440,15 +492,27 @@ func (c *campaign) wantNothingLeft(t *testing.T) {
 	for _, s := range c.sdks {
 		s.stop()
 	}
-	const few = 1 // another connection to STS
 	eventually(t, soon, "the end of all connections", func() bool { return descriptors(t, c.sidecar) <= c.descriptors+few })
-	if n := c.trace(t); n > c.goroutines+3*few {
-		t.Errorf("%d goroutines are left where %d were at the start", n, c.goroutines)
-	}
-	c.launch(t)
+	then()
 	for _, s := range c.sdks {
 		s.start(t)
 	}
+}
+
+// wantNothingLeft has nobody ask, the sidecar give its memory back, and print the goroutines that are left.
+func (c *campaign) wantNothingLeft(t *testing.T) {
+	c.quietly(t, func() {
+		own := c.sidecar.memory(t, "RssAnon")
+		eventually(t, soon, fmt.Sprintf("memory given back, of %.1f MiB", own), func() bool {
+			own = c.sidecar.memory(t, "RssAnon")
+			return own < restingLimit
+		})
+		c.resting = max(c.resting, own)
+		if n := c.trace(t); n > c.goroutines+3*few {
+			t.Errorf("%d goroutines are left where %d were at the start", n, c.goroutines)
+		}
+		c.launch(t)
+	})
 }
 
 // memoryGroup is a cgroup that limits memory.
@@ -469,6 +533,36 @@ func newMemoryGroup() (*memoryGroup, error) {
 		return nil, err
 	}
 	return g, nil
+}
+
+// read reads a figure, from the file of version 1 or of version 2.
+func (g *memoryGroup) read(v1, v2 string) string {
+	name := v1
+	if g.limit == "memory.max" {
+		name = v2
+	}
+	text, _ := os.ReadFile(filepath.Join(g.dir, name))
+	return string(text)
+}
+
+// refused is how often the limit has been met. A nil group has none.
+func (g *memoryGroup) refused() (n int) {
+	if g == nil {
+		return 0
+	}
+	text := g.read("memory.failcnt", "memory.events")
+	if _, after, found := strings.Cut(text, "\nmax "); found {
+		text = after
+	}
+	fmt.Sscan(text, &n)
+	return n
+}
+
+// peak is the most memory that there has been, in MiB.
+func (g *memoryGroup) peak() float64 {
+	bytes := 0
+	fmt.Sscan(g.read("memory.max_usage_in_bytes", "memory.peak"), &bytes)
+	return float64(bytes) / (1 << 20)
 }
 
 func (g *memoryGroup) set(limit int) error {

@@ -3,24 +3,17 @@
 package integration
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -28,7 +21,6 @@ import (
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
-	"github.com/irsa-sidecar/irsa-sidecar/integration/clients"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/faults"
 )
 
@@ -49,15 +41,34 @@ const (
 	// noticeAfter is how long the sidecar needs to see that a refused token has been replaced.
 	noticeAfter = 2 * time.Second
 
+	// patience is how long an answer may take: one that waits for an exchange is to take 0.7 s.
+	patience = 2 * time.Second
+
+	// stuckAfter ends an SDK that is stuck, and with it the campaign.
+	stuckAfter = time.Minute
+
 	// memoryLimit is what the kernel lets the sidecar have, in bytes, with its connections and the pages of its
 	// program; anonymousLimit what it may have of its own, in MiB.
 	memoryLimit    = 24 << 20
 	anonymousLimit = 20
+
+	// restingLimit is what it may have of its own, in MiB, when nobody has asked for some seconds: on a good day less than
+	// five, and what the stacks of a thousand goroutines have left behind.
+	restingLimit = 8
+
+	// mostConnections is how many either listener takes.
+	mostConnections = 256
+
+	// quietEvery is after how many faults nobody asks for a moment.
+	quietEvery = 10
 )
 
 // TestFaults is a day of faults at random, one after the other, before clients that ask all the time and
 // attackers that must never get anything. IRSA_TEST_FAULTS is how many, otherwise one of each kind;
 // IRSA_TEST_SEED repeats a schedule: what fails prints its own.
+//
+// The first time round is that of all kinds that the sidecar lives through, in one life; then come those that end it,
+// and then whatever luck has.
 func TestFaults(t *testing.T) {
 	if !inNamespaces(t, 0) {
 		return
@@ -74,83 +85,99 @@ func TestFaults(t *testing.T) {
 		return n
 	}
 	seed := number("IRSA_TEST_SEED", uint64(time.Now().UnixNano()))
-	c := newCampaign(t, rand.New(rand.NewPCG(seed, 0)))
-	kinds := c.possible()
-	count := int(number("IRSA_TEST_FAULTS", uint64(len(kinds))))
-	fmt.Printf("IRSA_TEST_SEED=%d IRSA_TEST_FAULTS=%d\n", seed, count)
-	c.luck.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
-	started := time.Now()
-	calls := c.sts.Calls()
-	for n := range count {
-		kind := kinds[n%len(kinds)] // each at least once, where there are enough
-		if n >= len(kinds) {
-			kind = kinds[c.luck.IntN(len(kinds))]
+	count := int(number("IRSA_TEST_FAULTS", uint64(len(faultKinds))))
+	repeats := fmt.Sprintf("IRSA_TEST_SEED=%d IRSA_TEST_FAULTS=%d", seed, count)
+	fmt.Println(repeats)
+	at := "before the first fault"
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s: %s repeats it", at, repeats)
 		}
-		if !c.step(t, kind) {
-			t.Fatalf("fault %d, %s: IRSA_TEST_SEED=%d IRSA_TEST_FAULTS=%d repeats it", n+1, kind.name, seed, count)
+	})
+
+	c := newCampaign(t)
+	// Each fault has luck of its own, so that it is the same one on every machine, whatever has been left out before.
+	luck := func(n int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(n))) }
+	schedule := slices.Clone(faultKinds)
+	luck(0).Shuffle(len(schedule), func(i, j int) { schedule[i], schedule[j] = schedule[j], schedule[i] })
+	lives := slices.DeleteFunc(slices.Clone(schedule), func(k faultKind) bool { return k.ends })
+	ends := slices.DeleteFunc(schedule, func(k faultKind) bool { return !k.ends })
+	schedule = slices.Concat(lives, ends)
+	started := time.Now()
+	for n := range count {
+		c.luck = luck(n + 1)
+		kind := schedule[n%len(schedule)] // each at least once, where there are enough
+		if n >= len(schedule) {
+			kind = schedule[c.luck.IntN(len(schedule))]
+		}
+		at = fmt.Sprintf("fault %d, %s", n+1, kind.name)
+		if why := c.impossible(kind); why != "" {
+			c.leaveOut(fmt.Sprintf("%q: %s", kind.name, why))
+			continue
+		}
+		c.step(t, kind)
+		if n%quietEvery == quietEvery-1 && !t.Failed() {
+			at = fmt.Sprintf("when nobody asked after fault %d", n+1)
+			c.quietly(t, func() {})
+		}
+		if t.Failed() {
+			return
 		}
 	}
 	took := time.Since(started)
-	c.end(t)
-	if rate := float64(c.sts.Calls()-calls) / took.Seconds(); rate > 2 {
-		t.Errorf("%.1f calls to STS a second", rate)
-	}
+	at = "after the last fault"
+	c.wantNothingLeft(t)
+	c.end()
 	c.report(took)
 }
 
 // campaign is a sidecar with its clients, and what is known of all that STS has issued.
 type campaign struct {
 	*world
-	luck    *rand.Rand
+	asking
+	luck    *rand.Rand // of the fault that is being played
 	changes []string
 	way     *faults.Way
 	memory  *memoryGroup // nil where this machine has none for us
+	strange bool         // we can be another user
 
 	volume string // in memory, with the state file and the authorization token
 	hosts  string // /etc/hosts of the sidecar
 
 	sidecar       *sidecar
+	lives         []*process // since the fault began, the one that was there then included
 	base          string
-	goroutines    int          // of a sidecar that nobody asks
-	descriptors   int          // of the same
-	generation    atomic.Int64 // odd while the sidecar is not there to be asked
+	goroutines    int // of a sidecar that nobody asks
+	descriptors   int // of the same
 	authorization atomic.Pointer[string]
 
-	stop    chan struct{}
-	gate    sync.RWMutex // held by who asks; locked, nobody does
-	asking  sync.WaitGroup
-	idle    []*http.Transport
-	sdks    []*sdk
-	strange bool // we can be another user
-
-	mu       sync.Mutex
-	ahead    time.Duration // of STS's clock
-	skewed   bool          // from when it is, until credentials from then are gone
-	sessions map[string]issued
-	best     time.Time // the latest real end of a session that a client has been given
-	newest   time.Time // when the newest session that a client has been given was first seen
-	wrong    []string
-
-	requests, refused, excused, attacks, readiness atomic.Int64
-
 	injected map[string]int
+	met      map[string]int            // of those, in how many it showed that they took effect
 	noticed  map[string]map[string]int // exchanges that failed, by kind and reason
-	slowest  time.Duration             // recovery
-	largest  float64                   // MiB of memory
+	leftOut  map[string]int            // why, and how often
+	recovery time.Duration             // the slowest
+	largest  float64                   // MiB of memory of its own, when asked
+	resting  float64                   // MiB of the same, the most when nobody had asked for a while
 }
 
-// issued is a session, with its end by a right clock.
-type issued struct {
-	ststest.Session
-	ends time.Time
-	seen bool
-}
-
-func newCampaign(t *testing.T, luck *rand.Rand) *campaign {
-	c := &campaign{
-		world: newWorld(t, ststest.Options{Lifetime: faultLife}), luck: luck, stop: make(chan struct{}),
-		sessions: make(map[string]issued), injected: make(map[string]int), noticed: make(map[string]map[string]int),
+// leaveOut notes what this machine does not let us do.
+func (c *campaign) leaveOut(what string) {
+	if c.leftOut[what]++; c.leftOut[what] == 1 {
+		fmt.Println("NOT RUN:", what)
 	}
+}
+
+func newCampaign(t *testing.T) *campaign {
+	c := &campaign{
+		world:    newWorld(t, ststest.Options{Lifetime: faultLife}),
+		asking:   asking{sessions: make(map[string]issued)},
+		injected: make(map[string]int), met: make(map[string]int), noticed: make(map[string]map[string]int), leftOut: make(map[string]int),
+	}
+	t.Cleanup(func() {
+		for _, wrong := range c.wrong[:min(len(c.wrong), 5)] {
+			t.Error(wrong)
+		}
+	})
 	c.sts.Change(func(o *ststest.Options) {
 		o.Now = func() time.Time {
 			c.mu.Lock()
@@ -173,6 +200,8 @@ func newCampaign(t *testing.T, luck *rand.Rand) *campaign {
 	if owner == 0 && realRoot(t) {
 		owner, c.strange = 65532, true
 		c.as = &syscall.Credential{Uid: uint32(owner), Gid: uint32(owner)}
+	} else {
+		c.leaveOut("attacks by another user: the test is not root")
 	}
 	c.mount(t, dir, owner)
 
@@ -195,7 +224,7 @@ func newCampaign(t *testing.T, luck *rand.Rand) *campaign {
 		"IRSA_SIDECAR_ALLOWED_UIDS=" + strconv.Itoa(os.Geteuid()),
 	}
 	if c.memory, err = newMemoryGroup(); err != nil {
-		fmt.Printf("no memory limit, for this machine has no cgroup for us: %v\n", err)
+		c.leaveOut("the memory limit: " + err.Error())
 	} else {
 		t.Cleanup(c.memory.remove)
 	}
@@ -209,6 +238,7 @@ func newCampaign(t *testing.T, luck *rand.Rand) *campaign {
 	c.launch(t)
 
 	c.startSDKs(t, dir)
+	t.Cleanup(c.end) // before the SDKs are
 	for range 6 {
 		transport := &http.Transport{}
 		c.idle = append(c.idle, transport)
@@ -269,6 +299,7 @@ func (c *campaign) readAuthorization(t *testing.T) {
 // launch starts the sidecar, with the limit that a Pod has.
 func (c *campaign) launch(t *testing.T) {
 	c.sidecar = c.serve(t, c.changes...)
+	c.lives = append(c.lives, c.sidecar.process)
 	if c.memory != nil {
 		if err := c.memory.take(c.sidecar.cmd.Process.Pid); err != nil {
 			t.Fatal(err)
@@ -278,430 +309,99 @@ func (c *campaign) launch(t *testing.T) {
 
 // repeatedly does it until the end, with a pause in between.
 func (c *campaign) repeatedly(pause time.Duration, do func(n int)) {
-	c.asking.Go(func() {
+	c.all.Go(func() {
 		tick := time.NewTicker(pause)
 		defer tick.Stop()
 		for n := 0; ; n++ {
-			select {
-			case <-c.stop:
-				return
-			case <-tick.C:
-			}
+			<-tick.C
 			c.gate.RLock()
+			if c.stopped.Load() {
+				c.gate.RUnlock()
+				return
+			}
 			do(n)
 			c.gate.RUnlock()
 		}
 	})
 }
 
-// moment is what a client could know when it asked.
-type moment struct {
-	at         time.Time
-	best       time.Time
-	skewed     bool // clocks differ
-	generation int64
-}
-
-func (c *campaign) now() moment {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return moment{time.Now(), c.best, c.skewed, c.generation.Load()}
-}
-
-// excuses reports whether the sidecar was stopped or ended since.
-func (c *campaign) excuses(since moment) bool {
-	return since.generation%2 == 1 || c.generation.Load() != since.generation
-}
-
-func (c *campaign) complain(format string, args ...any) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wrong = append(c.wrong, fmt.Sprintf(format, args...))
-}
-
-// ask is a program with a client of its own.
-func (c *campaign) ask(transport *http.Transport, n int) {
-	if n%50 == 0 {
-		transport.CloseIdleConnections()
-	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
-	request, err := http.NewRequest(http.MethodGet, c.base+"/v1/credentials", nil)
-	if err != nil {
-		c.complain("%v", err)
-		return
-	}
-	request.Header.Set("Authorization", *c.authorization.Load())
-	asked := c.now()
-	response, err := client.Do(request)
-	var body []byte
-	if err == nil {
-		body, err = io.ReadAll(response.Body)
-		response.Body.Close()
-	}
-	c.requests.Add(1)
-	if err != nil {
-		if c.excuses(asked) {
-			c.excused.Add(1)
-		} else {
-			c.complain("no answer: %v", err)
-		}
-		return
-	}
-	c.judge(asked, response.StatusCode, body)
-}
-
-// judge holds an answer against what STS has issued.
-func (c *campaign) judge(asked moment, status int, body []byte) {
-	var a struct {
-		AccessKeyID, SecretAccessKey, Token, Code string
-		Expiration                                time.Time
-	}
-	if err := json.Unmarshal(body, &a); err != nil {
-		c.complain("answered %d, and not JSON: %v", status, err)
-		return
-	}
-	if status != http.StatusOK {
-		c.refused.Add(1)
-		if a.Code == "" || a.AccessKeyID != "" {
-			c.complain("answered %d with half a document", status)
-		}
-		c.mayRefuse(asked, a.Code)
-		return
-	}
-	if s, ok := c.given(asked, a.AccessKeyID, a.SecretAccessKey, a.Token); ok && !a.Expiration.Equal(s.Expiration.Truncate(time.Second)) {
-		c.complain("answered with %s as the end of credentials that end at %s", a.Expiration, s.Expiration)
-	}
-}
-
-// mayRefuse complains where there were valid credentials from when somebody asked until now.
-func (c *campaign) mayRefuse(asked moment, why string) {
-	margin := early
-	if asked.skewed {
-		margin = earlySkewed
-	}
-	if now := time.Now(); now.Add(margin).Before(asked.best) && !c.excuses(asked) {
-		c.complain("refused with %s at %s, while credentials were valid until %s", why, now.Format(time.TimeOnly+".000"), asked.best.Format(time.TimeOnly+".000"))
-	}
-}
-
-// given takes in credentials that somebody has got, and complains if nobody should.
-func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok bool) {
-	c.mu.Lock()
-	s, ok = c.sessions[key]
-	ahead := c.ahead
-	c.mu.Unlock()
-	if !ok {
-		for _, session := range c.sts.Issued() {
-			if session.AccessKeyID == key {
-				s, ok = issued{Session: session, ends: session.Expiration.Truncate(time.Second).Add(-ahead)}, true
-			}
-		}
-	}
-	switch {
-	case !ok:
-		c.complain("answered with credentials that nobody has issued")
-		return s, false
-	case secret != s.SecretAccessKey || token != s.SessionToken:
-		c.complain("answered with a mixture of credentials")
-	case !s.ends.After(asked.at):
-		c.complain("answered at %s with credentials that had ended at %s", asked.at.Format(time.TimeOnly+".000"), s.ends.Format(time.TimeOnly+".000"))
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !s.seen {
-		s.seen = true
-		c.sessions[key] = s
-		c.newest = time.Now()
-	}
-	if s.ends.After(c.best) {
-		c.best = s.ends
-	}
-	return s, true
-}
-
-// compareReadiness holds what the kubelet is told against what a client is.
-func (c *campaign) compareReadiness() {
-	asked := c.now()
-	ready := func() (status int) {
-		response, err := client.Get("http://" + c.sidecarOps() + "/readyz")
-		if err != nil {
-			return 0
-		}
-		defer response.Body.Close()
-		io.Copy(io.Discard, response.Body)
-		return response.StatusCode
-	}
-	before := ready()
-	request, err := http.NewRequest(http.MethodGet, c.base+"/v1/credentials", nil)
-	if err != nil {
-		c.complain("%v", err)
-		return
-	}
-	request.Header.Set("Authorization", *c.authorization.Load())
-	response, err := client.Do(request)
-	if err != nil {
-		return
-	}
-	defer response.Body.Close()
-	var a struct{ AccessKeyID string }
-	json.NewDecoder(response.Body).Decode(&a)
-	after := ready()
-	if c.excuses(asked) || before == 0 || after == 0 {
-		return
-	}
-	c.readiness.Add(1)
-	if before == http.StatusOK && after == http.StatusOK && response.StatusCode != http.StatusOK {
-		c.complain("ready before and after, and refused with %d in between", response.StatusCode)
-	}
-	c.mu.Lock()
-	left := time.Until(c.sessions[a.AccessKeyID].ends)
-	c.mu.Unlock()
-	if before != http.StatusOK && after != http.StatusOK && left > earlySkewed+faultLife/10 {
-		c.complain("not ready before and after, with credentials for another %s in between", left)
-	}
-}
-
-// sidecarOps is the same address for every sidecar there is.
-func (c *campaign) sidecarOps() string {
-	for _, change := range c.changes {
-		if address, ok := strings.CutPrefix(change, "IRSA_SIDECAR_OPS_LISTEN="); ok {
-			return address
-		}
-	}
-	panic("no address")
-}
-
-// attacks are requests that must never be answered with anything. TOKEN is the right one, so that what
-// refuses them is the guard that is meant.
-var attacks = []struct{ head, status string }{
-	{"GET /v1/credentials HTTP/1.1|Host: evil.example|Authorization: TOKEN", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1.evil.example:PORT|Authorization: TOKEN", "403"},
-	{"GET http://evil.example/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "403"},
-	{"GET /v1/credentials HTTP/1.0|Authorization: TOKEN", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|X-Forwarded-For: 10.0.0.7", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Via: 1.1 proxy", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Origin: http://evil.example", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Sec-Fetch-Site: cross-site", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKE", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: wrong|Authorization: TOKEN", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|authorization: wrong", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Content-Length: 5|Transfer-Encoding: chunked||0|", "403"},
-	{"POST /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Content-Length: 0", "405"},
-	{"GET //v1//credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "404"},
-	{"GET /v1%2fcredentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "404"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Host: evil.example|Authorization: TOKEN", "400"},
-}
-
-// attack makes one attack, and now and then one by another user who knows all that there is to know.
-func (c *campaign) attack(n int) {
-	asked := c.now()
-	n %= len(attacks) + 1
-	if n < len(attacks) {
-		c.mustResist(asked, "", attacks[n].head, attacks[n].status)
-	} else if c.strange {
-		asUser(&syscall.Credential{Uid: 65533, Gid: 65533}, func() {
-			c.mustResist(asked, "another user's ", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "403")
-		})
-	}
-}
-
-func (c *campaign) mustResist(asked moment, whose, head, status string) {
-	address := strings.TrimPrefix(c.base, "http://")
-	_, port, _ := net.SplitHostPort(address)
-	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
-	if err != nil {
-		return // there is nobody to attack
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
-	io.WriteString(conn, strings.NewReplacer("PORT", port, "TOKEN", *c.authorization.Load(), "|", "\r\n").Replace(head)+"\r\nConnection: close\r\n\r\n")
-	answer, _ := io.ReadAll(conn)
-	switch {
-	case bytes.Contains(answer, []byte("AccessKeyId")):
-		c.complain("credentials were had with %s%s", whose, head)
-	case len(answer) > 0 && !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+status+" ")) && !bytes.HasPrefix(answer, []byte("HTTP/1.0 "+status+" ")):
-		line, _, _ := strings.Cut(string(answer), "\r\n")
-		c.complain("%s%s was answered with %s, want %s", whose, head, line, status)
-	case len(answer) > 0:
-		c.attacks.Add(1)
-	case !c.excuses(asked):
-		c.complain("%s%s was not answered", whose, head)
-	}
-}
-
-// asUser does it on a thread of another user, which ends with it; nil is our own.
-func asUser(user *syscall.Credential, do func()) {
-	if user == nil {
-		do()
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked
-		for _, set := range [][2]uintptr{{syscall.SYS_SETRESGID, uintptr(user.Gid)}, {syscall.SYS_SETRESUID, uintptr(user.Uid)}} {
-			if _, _, errno := syscall.RawSyscall(set[0], set[1], set[1], set[1]); errno != 0 {
-				panic(errno)
-			}
-		}
-		do()
-	}()
-	<-done
-}
-
-// sdk is a real one, in a program of its own.
-type sdk struct {
-	name          string
-	command       clients.Command
-	env           []string
-	cmd           *exec.Cmd
-	in            io.WriteCloser
-	out           *bufio.Reader
-	asked, failed int
-	mu            sync.Mutex // held while it is asked
-}
-
-// startSDKs starts one SDK of each language, the newest that this machine can have.
-func (c *campaign) startSDKs(t *testing.T, dir string) {
-	table, err := clients.Read()
-	if err != nil {
-		t.Fatal(err)
-	}
-	caches, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	installer := &clients.Installer{
-		Table: table, Cache: filepath.Join(caches, "irsa-sidecar", "clients"), Drivers: "clients/drivers",
-		Log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) },
-	}
-	for _, driver := range []string{"go-v2", "javascript-v3", "botocore"} {
-		var why error
-		for _, candidate := range slices.Backward(table.Clients) {
-			if candidate.Driver != driver || !candidate.TokenFile || candidate.From == "debian" {
-				continue
-			}
-			command, err := installer.Install(t.Context(), candidate)
-			if err != nil {
-				why = err
-				if slices.Contains(strings.Split(os.Getenv("IRSA_TEST_REQUIRE"), ","), candidate.From) {
-					t.Errorf("not installed, although IRSA_TEST_REQUIRE has %s: %v", candidate.From, err)
-				}
-				continue
-			}
-			s := &sdk{name: candidate.Name + " " + command.Version, command: command, env: []string{
-				"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "AWS_REGION=" + region, "AWS_EC2_METADATA_DISABLED=true",
-				"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + c.base + "/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + c.authorizationFile(),
-			}}
-			s.start(t)
-			t.Cleanup(s.stop)
-			c.sdks, why = append(c.sdks, s), nil
-			break
-		}
-		if why != nil {
-			fmt.Printf("%s takes no part: %v\n", driver, why)
-		}
-	}
-	if len(c.sdks) == 0 {
-		t.Error("no SDK takes part")
-	}
-}
-
-func (s *sdk) start(t *testing.T) {
-	s.cmd = exec.Command(s.command.Args[0], s.command.Args[1:]...)
-	s.cmd.Dir, s.cmd.Env = s.command.Dir, s.env
-	in, err := s.cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := s.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	s.in, s.out = in, bufio.NewReader(out)
-}
-
-// stop ends the program, and with it the connections that it keeps for each time that it has started over.
-func (s *sdk) stop() {
-	s.in.Close()
-	s.cmd.Wait()
-}
-
-// askSDK has an SDK start over, so that it asks the sidecar.
-func (c *campaign) askSDK(s *sdk) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	asked := c.now()
-	io.WriteString(s.in, "new\n")
-	line, err := s.out.ReadBytes('\n')
-	var a struct{ AccessKeyID, SecretAccessKey, SessionToken, Error string }
-	if err == nil {
-		err = json.Unmarshal(line, &a)
-	}
-	if err != nil {
-		c.complain("%s has ended: %v", s.name, err)
-		return
-	}
-	s.asked++
-	if a.Error == "" {
-		c.given(asked, a.AccessKeyID, a.SecretAccessKey, a.SessionToken)
-		return
-	}
-	s.failed++
-	// On a node whose clock is wrong an SDK throws good credentials away, and AWS would what it signs.
-	if !asked.skewed && !c.now().skewed {
-		c.mayRefuse(asked, s.name+": "+a.Error)
-	}
-}
-
 // faultKind is one way in which things go wrong, for a while.
 type faultKind struct {
 	name string
 
-	// reason is what the sidecar finds, if it makes an exchange meanwhile; empty where it notices nothing.
+	// It has taken effect if an exchange failed for the reason, or if the log has what it says, or if met finds so. A
+	// kind with neither takes effect in what play does.
 	reason cache.Reason
+	says   string
+	met    func(c *campaign, s *step) bool
+	led    faults.State // what met is about
 
 	play func(c *campaign, t *testing.T, hold func())
 
 	// least is how long it must last to be noticed at all, lag how long the end of it is not.
 	least, lag time.Duration
+
+	ends bool // the sidecar may not live through it
+}
+
+// step is one fault with what happened meanwhile, until it was forgotten.
+type step struct {
+	kind            faultKind
+	began, mended   time.Time
+	calls, issued   int // by STS: since it began
+	callsInside     int // of those, while it lasted
+	led             int // by the way, in the state that the kind is about
+	squeezed        int // how often the kernel has refused memory, or had to look for some
+	failures, lines []line
+}
+
+// line is one of a sidecar's log.
+type line struct {
+	Time                 time.Time
+	Msg, Reason, Serving string
+	RetryIn              string `json:"retry_in"`
+	Failures             int
+
+	retry time.Duration
+	life  *process
+	text  string
 }
 
 // step injects one fault, and waits until it is over and forgotten.
-func (c *campaign) step(t *testing.T, kind faultKind) bool {
+func (c *campaign) step(t *testing.T, kind faultKind) {
 	length := time.Duration(c.luck.Int64N(int64(faultLife / 2)))
 	if c.luck.IntN(5) == 0 { // one in five outlasts the session
 		length += faultLife
 	}
 	first := c.injected[kind.name] == 0
-	if first && kind.reason != "" { // for once, an exchange falls into it for certain
+	if first { // for once, an exchange falls into it for certain
 		length = max(length, refreshBy+slack/4)
 	}
 	length = max(length, kind.least)
 	c.injected[kind.name]++
-	began, calls := time.Now(), c.sts.Calls()
+	c.lives = []*process{c.sidecar.process}
+	skewed := false
+	s := &step{kind: kind, began: time.Now(), calls: -c.sts.Calls(), issued: -len(c.sts.Issued()), led: -c.way.Led(kind.led), squeezed: -c.memory.refused()}
 	// How long it lasts is the fault itself: nothing is waited for, and nothing is assumed to have happened since.
-	kind.play(c, t, func() { time.Sleep(length) })
-	c.rotate(t, ststest.Claims{}) // as the kubelet would: a stale token is tried again when the file changes
-	mended := time.Now()
-	eventually(t, recovery, "a new session after: "+kind.name, func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.newest.After(mended)
+	kind.play(c, t, func() {
+		time.Sleep(length)
+		skewed = c.now().skewed
 	})
+	s.callsInside = s.calls + c.sts.Calls()
+	c.rotate(t, ststest.Claims{}) // as the kubelet would: a stale token is tried again when the file changes
+	s.mended = time.Now()
+	c.rest(t)
 	recovered := time.Now()
-	c.slowest = max(c.slowest, recovered.Sub(mended))
+	c.recovery = max(c.recovery, recovered.Sub(s.mended))
+	s.issued += len(c.sts.Issued()) // before the calls, of which each is one
+	s.calls += c.sts.Calls()
+	s.led += c.way.Led(kind.led)
+	s.squeezed += c.memory.refused()
 
-	failures := c.failures(t, began)
-	c.wantRecovery(t, failures, mended.Add(kind.lag), recovered)
-	c.notice(t, kind, failures, first)
-	if bound := 10 + int(recovered.Sub(began)/(200*time.Millisecond)); c.sts.Calls()-calls > bound {
-		t.Errorf("%d calls to STS in %s", c.sts.Calls()-calls, recovered.Sub(began))
-	}
+	c.readLog(t, s)
+	c.wantRecovery(t, s, recovered)
+	c.wantFewCalls(t, s, recovered.Sub(s.began), skewed)
+	c.notice(t, s, first)
 	if n := c.way.Deceived(); n > 0 {
 		t.Errorf("the token went to somebody who is not STS, %d times", n)
 	}
@@ -711,61 +411,93 @@ func (c *campaign) step(t *testing.T, kind faultKind) bool {
 	if c.largest = max(c.largest, c.sidecar.memory(t, "RssAnon")); c.largest > anonymousLimit {
 		t.Errorf("it has %.1f MiB of memory of its own", c.largest)
 	}
+	if n := descriptors(t, c.sidecar); n > c.descriptors+2*mostConnections+few {
+		t.Errorf("it has %d file descriptors", n)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, wrong := range c.wrong[:min(len(c.wrong), 5)] {
-		t.Error(wrong)
+	if len(c.wrong) > 0 {
+		t.Errorf("wrong answers: %d", len(c.wrong))
 	}
-	return !t.Failed()
 }
 
 // recovery bounds the wait for a new session, lest a campaign last for ever. What is asked of the sidecar is
 // in wantRecovery.
 const recovery = 70 * time.Second
 
-// failure is an exchange that failed, as the log has it.
-type failure struct {
-	at     time.Time
-	reason string
-	retry  time.Duration
+// readLog reads what the sidecars have said since the fault began, and holds each delay against what the schedule has
+// for a failure of its class, and after so many in a row.
+func (c *campaign) readLog(t *testing.T, s *step) {
+	for _, life := range c.lives {
+		class, inARow := cache.Class(-1), 0
+		for text := range strings.Lines(life.output(t)) {
+			l := line{life: life, text: text}
+			if json.Unmarshal([]byte(text), &l) != nil {
+				continue
+			}
+			switch {
+			case strings.HasPrefix(l.Msg, "credentials refreshed"):
+				inARow = 0
+			case l.Msg == "exchange failed":
+				if now := cache.Reason(l.Reason).Class(); now != class {
+					class, inARow = now, 0
+				}
+				inARow++
+				var err error
+				if l.retry, err = time.ParseDuration(l.RetryIn); err != nil {
+					t.Fatal(err)
+				}
+				most := longestRetry(class, inARow)
+				if !strings.HasPrefix(l.Serving, "nothing") {
+					most = min(most, time.Second) // of sessions that last for seconds
+				}
+				if l.Failures != inARow || l.retry > most || l.retry < 200*time.Millisecond {
+					t.Errorf("failure %d in a row of class %s calls itself %d, and is tried again in %s, want at most %s", inARow, class, l.Failures, l.retry, most)
+				}
+				if l.Time.After(s.began) {
+					s.failures = append(s.failures, l)
+				}
+			}
+			if l.Time.After(s.began) {
+				s.lines = append(s.lines, l)
+			}
+		}
+	}
 }
 
-// failures reads those that the sidecar that is there now has had since.
-func (c *campaign) failures(t *testing.T, since time.Time) (all []failure) {
-	for text := range strings.Lines(c.sidecar.output(t)) {
-		var line struct {
-			Time        time.Time
-			Msg, Reason string
-			RetryIn     string `json:"retry_in"`
-		}
-		if json.Unmarshal([]byte(text), &line) != nil || line.Msg != "exchange failed" || line.Time.Before(since) {
-			continue
-		}
-		retry, err := time.ParseDuration(line.RetryIn)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, failure{line.Time, line.Reason, retry})
+// longestRetry is the longest delay after so many failures in a row. A campaign's faults never last for the two
+// minutes after which a human's have longer ones.
+func longestRetry(class cache.Class, inARow int) time.Duration {
+	base, limit := time.Second, 30*time.Second
+	switch class {
+	case cache.StaleToken:
+		return 5 * time.Minute
+	case cache.Throttled:
+		base, limit = 2*time.Second, time.Minute
 	}
-	return all
+	return min(limit, base<<min(inARow-1, 10))
 }
 
 // wantRecovery holds the time that it took against the delay that the sidecar had given itself: it may have
 // been in the middle of an exchange, and that may fail, but no other.
-func (c *campaign) wantRecovery(t *testing.T, failures []failure, mended, recovered time.Time) {
+func (c *campaign) wantRecovery(t *testing.T, s *step, recovered time.Time) {
+	mended := s.mended.Add(s.kind.lag)
 	due, late := mended.Add(refreshBy), 0
-	for _, f := range failures {
-		next := f.at.Add(f.retry)
+	for _, f := range s.failures {
+		if f.life != c.sidecar.process {
+			continue // its plans have gone with it
+		}
+		next := f.Time.Add(f.retry)
 		if f.retry > time.Minute { // it is the file that is waited for
 			next = mended.Add(noticeAfter)
-			if f.at.After(mended) {
-				next = f.at.Add(noticeAfter)
+			if f.Time.After(mended) {
+				next = f.Time.Add(noticeAfter)
 			}
 		}
 		if next.After(due) {
 			due = next
 		}
-		if f.at.After(mended) {
+		if f.Time.After(mended) {
 			late++
 		}
 	}
@@ -777,35 +509,69 @@ func (c *campaign) wantRecovery(t *testing.T, failures []failure, mended, recove
 	}
 }
 
-// notice notes what the sidecar said of a fault, and the first time that it did.
-func (c *campaign) notice(t *testing.T, kind faultKind, failures []failure, first bool) {
-	reasons := c.noticed[kind.name]
+// wantFewCalls holds the calls to STS against what they brought: each brings a session, or a failure in the log, but
+// for one that is under way, and one in each life that has ended. And sessions are only replaced when they are due, at
+// 40% of their life. STS counts it in whole seconds, and a sidecar that takes clocks for wrong one second less.
+func (c *campaign) wantFewCalls(t *testing.T, s *step, took time.Duration, skewed bool) {
+	if most := s.issued + len(s.failures) + len(c.lives) + 1; s.calls > most {
+		t.Errorf("%d calls to STS, want at most %d: they brought %d sessions and %d failures", s.calls, most, s.issued, len(s.failures))
+	}
+	life := faultLife - time.Second
+	if skewed {
+		life -= time.Second
+	}
+	if most := int(took/(life*40/100)) + len(c.lives) + 1; s.issued > most {
+		t.Errorf("%d sessions in %s, want at most %d", s.issued, took, most)
+	}
+}
+
+// notice notes what the sidecar said of a fault, and whether that shows that it took effect: the first time it must.
+func (c *campaign) notice(t *testing.T, s *step, first bool) {
+	name := s.kind.name
+	reasons := c.noticed[name]
 	if reasons == nil {
 		reasons = make(map[string]int)
-		c.noticed[kind.name] = reasons
+		c.noticed[name] = reasons
 	}
-	for _, f := range failures {
-		reasons[f.reason]++
+	met := s.kind.reason == "" && s.kind.says == ""
+	for _, f := range s.failures {
+		reasons[f.Reason]++
+		met = met || f.Reason == string(s.kind.reason)
 	}
-	if first && kind.reason != "" && reasons[string(kind.reason)] == 0 {
-		t.Errorf("the sidecar did not notice it with %s, but with %v", kind.reason, reasons)
+	if s.kind.says != "" {
+		met = slices.ContainsFunc(s.lines, func(l line) bool { return strings.Contains(l.text, s.kind.says) })
+	}
+	if s.kind.met != nil {
+		met = s.kind.met(c, s)
+	}
+	if met {
+		c.met[name]++
+	} else if first {
+		t.Errorf("the fault has not shown: the sidecar had %d calls, and failed with %v", s.calls, reasons)
 	}
 }
 
 // rest waits until a new session has been seen, and with it all before.
 func (c *campaign) rest(t *testing.T) {
-	since := time.Now()
+	since := len(c.sts.Issued())
 	eventually(t, recovery, "a new session", func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.newest.After(since)
+		return c.newest >= since
 	})
 }
 
-// away has nobody expect an answer while it lasts.
-func (c *campaign) away(while func()) {
-	c.generation.Add(1)
-	defer c.generation.Add(1)
+// whileAway has nobody expect an answer while it lasts.
+func (c *campaign) whileAway(while func()) {
+	c.away.Add(1)
+	defer c.away.Add(1)
+	while()
+}
+
+// whileClosed has nobody expect an answer while it lasts who is not connected.
+func (c *campaign) whileClosed(while func()) {
+	c.closed.Add(1)
+	defer c.closed.Add(1)
 	while()
 }
 
@@ -815,22 +581,24 @@ func (c *campaign) kill(t *testing.T, signal syscall.Signal) {
 	if err := c.sidecar.cmd.Process.Signal(signal); err != nil {
 		t.Fatal(err)
 	}
-	<-c.sidecar.ended
+	c.wantGone(t)
+}
+
+func (c *campaign) wantGone(t *testing.T) {
+	t.Helper()
+	select {
+	case <-c.sidecar.ended:
+	case <-time.After(soon):
+		t.Fatalf("the sidecar is still there %s after a signal", soon)
+	}
 }
 
 // restart ends the sidecar and starts another.
 func (c *campaign) restart(t *testing.T, signal syscall.Signal) {
-	c.away(func() {
+	c.whileAway(func() {
 		c.kill(t, signal)
 		c.launch(t)
 	})
-}
-
-// forget is for when what was valid is lost with the sidecar, as it always was before there was a state file.
-func (c *campaign) forget() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.best = time.Time{}
 }
 
 // trace ends the sidecar by having it print its goroutines, and returns how many there were.
@@ -849,33 +617,42 @@ func descriptors(t *testing.T, s *sidecar) int {
 	return len(entries)
 }
 
-func (c *campaign) end(t *testing.T) {
-	close(c.stop)
-	c.asking.Wait()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, wrong := range c.wrong {
-		t.Error(wrong)
-	}
+// end has nobody ask any more.
+func (c *campaign) end() {
+	c.stopped.Store(true)
+	c.all.Wait()
 }
 
 func (c *campaign) report(took time.Duration) {
-	total := 0
+	total, met := 0, 0
+	fmt.Println("faults  shown  kind                                           how exchanges failed meanwhile")
 	for _, kind := range slices.Sorted(maps.Keys(c.injected)) {
 		var noticed []string
 		for _, reason := range slices.Sorted(maps.Keys(c.noticed[kind])) {
 			noticed = append(noticed, fmt.Sprintf("%s %d×", reason, c.noticed[kind][reason]))
 		}
-		fmt.Printf("%5d  %-45s %s\n", c.injected[kind], kind, strings.Join(noticed, ", "))
+		fmt.Printf("%6d %6d  %-45s  %s\n", c.injected[kind], c.met[kind], kind, strings.Join(noticed, ", "))
 		total += c.injected[kind]
+		met += c.met[kind]
 	}
-	fmt.Printf("%5d  faults of %d kinds in %s\n", total, len(c.injected), took.Round(time.Second))
-	fmt.Printf("%d requests; %d refused, none while credentials were valid and somebody was to be there; %d not answered, each while nobody was\n",
-		c.requests.Load(), c.refused.Load(), c.excused.Load())
+	fmt.Printf("%6d %6d  of %d kinds, in %s\n", total, met, len(c.injected), took.Round(time.Second))
+	for _, what := range slices.Sorted(maps.Keys(c.leftOut)) {
+		fmt.Printf("not run: %s\n", what)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fmt.Printf("%d requests, the slowest answer in %s\n", c.requests.Load(), c.slowest.Round(time.Millisecond))
+	fmt.Printf("%d refused, when nothing was valid; %d refused and %d cut off, when the sidecar was stopped, ended or out of descriptors\n",
+		c.refused.Load(), c.refusedAway.Load(), c.cut.Load())
 	for _, s := range c.sdks {
-		fmt.Printf("%s: started over %d times, %d without credentials\n", s.name, s.asked, s.failed)
+		fmt.Printf("%s: started over %d times; %d without credentials, of which %d when the sidecar was away or clocks were wrong\n", s.name, s.asked, s.failed, s.excused)
 	}
-	fmt.Printf("%d attacks, none successful; readiness compared %d times\n", c.attacks.Load(), c.readiness.Load())
-	fmt.Printf("%d calls to STS; the slowest recovery took %s; at most %.1f MiB of its own; wrong, expired, mixed or lost answers: %d\n",
-		c.sts.Calls(), c.slowest.Round(time.Millisecond), c.largest, len(c.wrong))
+	fmt.Printf("%d attacks, %d of them successful; readiness compared %d times\n", c.attacks.Load(), c.successes, c.readiness.Load())
+	fmt.Printf("%d calls to STS; the slowest recovery took %s\n", c.sts.Calls(), c.recovery.Round(time.Millisecond))
+	peak := "not known"
+	if c.memory != nil {
+		peak = fmt.Sprintf("%.1f MiB of %d", c.memory.peak(), memoryLimit>>20)
+	}
+	fmt.Printf("memory: peak %s, with pages of files; its own at most %.1f MiB, and %.1f when nobody had asked for a while\n", peak, c.largest, c.resting)
+	fmt.Printf("wrong, expired, mixed or lost answers: %d\n", len(c.wrong))
 }

@@ -47,6 +47,7 @@ type Way struct {
 	target   string
 	configs  map[State]*tls.Config
 	deceived atomic.Int64
+	led      [OldTLS + 1]atomic.Int64
 	wait     sync.WaitGroup
 
 	mu    sync.Mutex
@@ -113,6 +114,9 @@ func (w *Way) Set(s State) {
 // Deceived is how many have told something to who is not STS.
 func (w *Way) Deceived() int { return int(w.deceived.Load()) }
 
+// Led is how many connections have been led in a state.
+func (w *Way) Led(s State) int { return int(w.led[s].Load()) }
+
 // Close ends it, with all that goes over it.
 func (w *Way) Close() {
 	w.mu.Lock()
@@ -158,6 +162,7 @@ func (w *Way) leave(conn net.Conn) {
 
 // lead does with one connection what the state says.
 func (w *Way) lead(conn net.Conn, state State) {
+	w.led[state].Add(1)
 	switch state {
 	case Reset:
 		conn.(*net.TCPConn).SetLinger(0)
