@@ -366,24 +366,31 @@ func (c *campaign) mustResist(asked moment, whose, head, status string) {
 	}
 }
 
-// asUser does it on a thread of another user, which ends with it; nil is our own.
+// onThread does it on a thread of its own, which ends with it.
+func onThread(do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked
+		do()
+	}()
+	<-done
+}
+
+// asUser does it as another user; nil is our own.
 func asUser(user *syscall.Credential, do func()) {
 	if user == nil {
 		do()
 		return
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked
+	onThread(func() {
 		for _, set := range [][2]uintptr{{syscall.SYS_SETRESGID, uintptr(user.Gid)}, {syscall.SYS_SETRESUID, uintptr(user.Uid)}} {
 			if _, _, errno := syscall.RawSyscall(set[0], set[1], set[1], set[1]); errno != 0 {
 				panic(errno)
 			}
 		}
 		do()
-	}()
-	<-done
+	})
 }
 
 // sdk is a real one, in a program of its own.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -125,7 +126,7 @@ var faultKinds = []faultKind{
 		c.whileAway(func() {
 			c.kill(t, syscall.SIGKILL)
 			for range 6 {
-				p := startAs(t, c.as, program(t), c.with(c.changes...))
+				p := startBy(t, c.start, program(t), c.with(c.changes...))
 				time.Sleep(time.Duration(c.luck.Int64N(int64(60 * time.Millisecond))))
 				p.cmd.Process.Kill()
 				<-p.ended
@@ -465,7 +466,7 @@ func (c *campaign) limit(t *testing.T, most uint64) {
 	t.Helper()
 	limit, pid := syscall.Rlimit{Cur: most, Max: 1 << 10}, uintptr(c.sidecar.cmd.Process.Pid)
 	var errno syscall.Errno
-	asUser(c.as, func() { // who else would need CAP_SYS_RESOURCE
+	asUser(c.user, func() { // who else would need CAP_SYS_RESOURCE
 		_, _, errno = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, pid, syscall.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
 	})
 	if errno != 0 {
@@ -572,8 +573,26 @@ func (g *memoryGroup) set(limit int) error {
 // ease gives what a Pod has.
 func (g *memoryGroup) ease() error { return g.set(memoryLimit) }
 
-func (g *memoryGroup) take(pid int) error {
-	return os.WriteFile(filepath.Join(g.dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+// start starts a process inside, so that all that it has counts. A nil group is none.
+func (g *memoryGroup) start(cmd *exec.Cmd) (err error) {
+	switch {
+	case g == nil:
+		return cmd.Start()
+	case g.limit == "memory.max":
+		dir, err := os.Open(g.dir)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+		return cmd.Start()
+	}
+	onThread(func() { // a child is where the thread is that made it
+		if err = os.WriteFile(filepath.Join(g.dir, "tasks"), []byte(strconv.Itoa(syscall.Gettid())), 0); err == nil {
+			err = cmd.Start()
+		}
+	})
+	return err
 }
 
 // squeeze takes the limit down as far as the kernel lets us. Version 2 has it that whoever needs more ends.

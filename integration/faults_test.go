@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -138,8 +139,9 @@ type campaign struct {
 	luck    *rand.Rand // of the fault that is being played
 	changes []string
 	way     *faults.Way
-	memory  *memoryGroup // nil where this machine has none for us
-	strange bool         // we can be another user
+	memory  *memoryGroup        // nil where this machine has none for us
+	user    *syscall.Credential // whom the sidecar runs as; nil is our own user
+	strange bool                // we can be another user
 
 	volume string // in memory, with the state file and the authorization token
 	hosts  string // /etc/hosts of the sidecar
@@ -199,7 +201,7 @@ func newCampaign(t *testing.T) *campaign {
 	owner := os.Geteuid()
 	if owner == 0 && realRoot(t) {
 		owner, c.strange = 65532, true
-		c.as = &syscall.Credential{Uid: uint32(owner), Gid: uint32(owner)}
+		c.user = &syscall.Credential{Uid: uint32(owner), Gid: uint32(owner)}
 	} else {
 		c.leaveOut("attacks by another user: the test is not root")
 	}
@@ -229,6 +231,10 @@ func newCampaign(t *testing.T) *campaign {
 		t.Cleanup(c.memory.remove)
 	}
 
+	c.start = func(cmd *exec.Cmd) error {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.user}
+		return c.memory.start(cmd)
+	}
 	c.launch(t)
 	c.base = c.sidecar.base
 	c.readAuthorization(t)
@@ -296,15 +302,10 @@ func (c *campaign) readAuthorization(t *testing.T) {
 	c.authorization.Store(&token)
 }
 
-// launch starts the sidecar, with the limit that a Pod has.
+// launch starts the sidecar.
 func (c *campaign) launch(t *testing.T) {
 	c.sidecar = c.serve(t, c.changes...)
 	c.lives = append(c.lives, c.sidecar.process)
-	if c.memory != nil {
-		if err := c.memory.take(c.sidecar.cmd.Process.Pid); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // repeatedly does it until the end, with a pause in between.

@@ -252,11 +252,11 @@ type process struct {
 // test fails.
 func start(t *testing.T, program string, env []string, args ...string) *process {
 	t.Helper()
-	return startAs(t, nil, program, env, args...)
+	return startBy(t, (*exec.Cmd).Start, program, env, args...)
 }
 
-// startAs starts it as another user; nil is the test's own.
-func startAs(t *testing.T, user *syscall.Credential, program string, env []string, args ...string) *process {
+// startBy starts it by a function, which may have it be another user's.
+func startBy(t *testing.T, start func(*exec.Cmd) error, program string, env []string, args ...string) *process {
 	t.Helper()
 	p := &process{
 		name:  filepath.Base(program),
@@ -270,8 +270,7 @@ func startAs(t *testing.T, user *syscall.Credential, program string, env []strin
 	}
 	defer log.Close()
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = counted(env), log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
-	if err := p.cmd.Start(); err != nil {
+	if err := start(p.cmd); err != nil {
 		t.Fatal(err)
 	}
 	go func() {

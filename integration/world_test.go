@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -20,7 +21,7 @@ type world struct {
 	stsURL string
 	token  *ststest.TokenFile
 	env    []string
-	as     *syscall.Credential // whom the sidecar runs as; nil is the test's own user
+	start  func(*exec.Cmd) error // starts a sidecar
 }
 
 // issuer signs all tokens. Making its key takes longer than most tests do.
@@ -33,7 +34,7 @@ func newWorld(t *testing.T, o ststest.Options) *world {
 		t.Fatal(err)
 	}
 	o.Issuer, o.RoleARN = i, roleARN
-	w := &world{sts: ststest.New(o)}
+	w := &world{sts: ststest.New(o), start: (*exec.Cmd).Start}
 	printed.issuedBy(w.sts)
 	if w.stsURL, err = w.sts.Start(); err != nil {
 		t.Fatal(err)
@@ -102,7 +103,7 @@ type sidecar struct {
 // serve starts a sidecar and waits until it says where it serves.
 func (w *world) serve(t *testing.T, changes ...string) *sidecar {
 	t.Helper()
-	s := &sidecar{process: startAs(t, w.as, program(t), w.with(changes...))} // without a command: serve is what it does
+	s := &sidecar{process: startBy(t, w.start, program(t), w.with(changes...))} // without a command: serve is what it does
 	t.Cleanup(func() {
 		if !s.traced {
 			wantNoTrace(t, s.output(t))
