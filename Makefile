@@ -2,6 +2,9 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
+# Of tests that pass, go test shows nothing; with GOTESTFLAGS=-v, everything. CI wants to see it.
+GOTESTFLAGS ?=
+
 # The faults that are not at random, most of them in namespaces of their own, and a test that measures: one at a time.
 FAULTS = TestFullAndReadOnlyDisks|TestAPodWithOneKindOfAddress|TestAPortStolenBetweenRestarts|TestNoDNSAtTheStart|TestTheTokensTimingTellsNothing
 
@@ -17,22 +20,22 @@ test: ## Vet, and run all tests that need nothing but Go; with the race detector
 	go vet ./...
 	go vet -tags 'browser clients cluster faults minio tools' ./integration
 ifneq ($(shell command -v "$$(go env CC)"),)
-	CGO_ENABLED=1 go test -race ./...
+	CGO_ENABLED=1 go test -race $(GOTESTFLAGS) ./...
 else
 	@echo "make: no C compiler here, so the tests run without the race detector" >&2
-	go test ./...
+	go test $(GOTESTFLAGS) ./...
 endif
 
 integration: ## Real SDKs and tools, MinIO, Helm, kustomize, promtool, Chromium, and faults, some at random; CLIENT=botocore for one client
 ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
-	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 -run 'AlertRules|Chart|AllWays' ./integration
+	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) -run 'AlertRules|Chart|AllWays' ./integration
 	go test -tags faults -count=1 -v -timeout 5m -run '^($(FAULTS))$$' ./integration
 	go test -tags faults -count=1 -v -timeout 10m -run '^TestFaults$$' ./integration
-	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 -run '^TestBrowser$$' ./integration
+	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) -run '^TestBrowser$$' ./integration
 endif
-	cd integration && IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 -timeout 15m -parallel 4 -run '^TestClients$$'
+	cd integration && IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 $(GOTESTFLAGS) -timeout 15m -parallel 4 -run '^TestClients$$'
 
 cluster: ## The Pod's life on a one-node Kubernetes, built through Go modules, as root; KEEP=1 leaves it to you until Ctrl-C
 	kubernetes=$$(bash integration/cluster/build.sh) && tools=$$(bash integration/tools/build.sh) && \
