@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,7 +154,8 @@ func (r *record) token(token string) {
 	r.secret("the signature of a web identity token", token[strings.LastIndex(token, ".")+1:])
 }
 
-// leaks says which secrets have been printed, and by whom, without printing them again.
+// leaks says which secrets have been printed, as they are or as a page or a form has them, and by whom, without
+// printing them again.
 func (r *record) leaks() (leaks []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -168,9 +170,11 @@ func (r *record) leaks() (leaks []string) {
 		}
 	}
 	for value, name := range secrets {
-		for _, text := range r.texts {
-			if strings.Contains(text.text, value) {
-				leaks = append(leaks, name+", by "+text.by)
+		for _, form := range slices.Compact([]string{value, strings.ReplaceAll(value, "+", "&#43;"), url.QueryEscape(value)}) {
+			for _, text := range r.texts {
+				if strings.Contains(text.text, form) {
+					leaks = append(leaks, name+", by "+text.by)
+				}
 			}
 		}
 	}
@@ -192,6 +196,13 @@ func TestALeakIsFound(t *testing.T) {
 	}
 	r.said("somebody", "the key is "+w.sts.Issued()[0].SecretAccessKey+" and the word is correct")
 	if leaks := r.leaks(); !slices.Equal(leaks, []string{"a password, by somebody", "a secret access key, by somebody"}) {
+		t.Errorf("found %q", leaks)
+	}
+	token := w.sts.Issued()[0].SessionToken
+	r = record{servers: r.servers}
+	r.said("a form", "SessionToken="+url.QueryEscape(token))
+	r.said("a page", onAPage(t, token))
+	if leaks := r.leaks(); !slices.Equal(leaks, []string{"a session token, by a form", "a session token, by a page"}) {
 		t.Errorf("found %q", leaks)
 	}
 }

@@ -1,6 +1,12 @@
 package integration
 
 import (
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"maps"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,18 +44,52 @@ func TestCIFindsSecrets(t *testing.T) {
 	w := newWorld(t, ststest.Options{})
 	wantCode(t, run(t, w.env, "credentials"), 0)
 	session := w.sts.Issued()[0]
-	for name, secret := range map[string]string{
+	secrets := map[string]string{
 		"a web identity token": newToken(t, ststest.Claims{}),
 		"a secret access key":  session.SecretAccessKey,
 		"a session token":      session.SessionToken,
-	} {
+	}
+	for name, secret := range maps.Clone(secrets) {
+		form := url.QueryEscape(secret)
+		secrets[name+" in a form"] = form
+		secrets[name+" in a form with small letters"] = strings.NewReplacer("%2B", "%2b", "%2F", "%2f").Replace(form)
+		secrets[name+" in a path"] = url.PathEscape(secret)
+		secrets[name+" on a page"] = onAPage(t, secret)
+	}
+	file := filepath.Join(t.TempDir(), "authorization")
+	w.serve(t, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE="+file)
+	token := string(read(t, file))
+	printed.secret("an authorization token", token)
+	header := http.Header{"Authorization": {token}}
+	asJSON, err := json.Marshal(header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets["an authorization token in a variable"] = "AWS_CONTAINER_AUTHORIZATION_TOKEN=" + token
+	secrets["an authorization token in an environment"] = fmt.Sprintf("%q", []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + token})
+	secrets["an authorization token in a header"] = "Authorization: Bearer " + token
+	secrets["an authorization token in HTTP/2"] = "authorization: " + token
+	secrets["an authorization token in Go"] = fmt.Sprint(header)
+	secrets["an authorization token in JSON"] = string(asJSON)
+	secrets["an authorization token in a line of a log"] = `{"authorization":"` + token + `"}`
+	for name, secret := range secrets {
 		r := lookForSecrets(t, "=== RUN   TestOne\nnothing\n=== RUN   TestTwo\n"+
-			"    two_test.go:1: it is \""+secret+"\", they say, \x00\n--- PASS: TestTwo (0.00s)\n")
+			"    two_test.go:1: it is "+secret+"\n--- PASS: TestTwo (0.00s)\n\x00\n")
 		wantCode(t, r, 1)
 		if wanted := "secrets were printed:\n  in line 4, after \"=== RUN   TestTwo\"\n"; r.stderr != wanted || r.stdout != "" {
 			t.Errorf("%s: printed %d bytes on stdout, and\n%s\nwant\n%s", name, len(r.stdout), r.stderr, wanted)
 		}
 	}
+}
+
+// onAPage is a text as a page of HTML has it.
+func onAPage(t *testing.T, text string) string {
+	t.Helper()
+	var page strings.Builder
+	if err := template.Must(template.New("page").Parse("<p>{{.}}</p>")).Execute(&page, text); err != nil {
+		t.Fatal(err)
+	}
+	return page.String()
 }
 
 // What looks like a secret to somebody in a hurry is none.
@@ -73,6 +113,7 @@ func TestCIFindsNoSecretsWhereNoneAre(t *testing.T) {
 		"a token without its signature": token[:strings.LastIndex(token, ".")+1],
 		"requests":                      w.sts.Requests()[0].Encode(),
 		"the ID of a key":               w.sts.Issued()[0].AccessKeyID,
+		"an Authorization that is none": "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN AUTHORIZATION_TOKEN_FILE=" + strings.Repeat("/path", 20),
 	} {
 		if r := lookForSecrets(t, text); r != (result{}) {
 			t.Errorf("%s: exit code %d, %s", name, r.code, r.stderr)
@@ -88,7 +129,7 @@ func TestCIFailsWhereItCannotLookForSecrets(t *testing.T) {
 		wantCode(t, finish(t, exec.CommandContext(t.Context(), script, args...), os.Environ()), 2)
 	}
 	broken := filepath.Join(t.TempDir(), "secrets")
-	text := strings.Replace(string(read(t, script)), "secret='", "secret='(", 1)
+	text := strings.Replace(string(read(t, script)), `secret="`, `secret="(`, 1)
 	if err := os.WriteFile(broken, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
