@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -14,30 +15,48 @@ import (
 	"testing"
 )
 
-// insideVariable names the test that runs in namespaces of its own.
-const insideVariable = "IRSA_TEST_INSIDE"
+const (
+	// insideVariable names the test that runs in namespaces of its own, and the file that says how it went.
+	insideVariable = "IRSA_TEST_INSIDE"
+
+	// passed is what stands in that file unless the test was skipped: then it is why.
+	passed = "passed"
+)
+
+// whySkipped is why the test inside has been skipped by notRun.
+var whySkipped = "it does not say why"
 
 // inNamespaces runs the test a second time, as a process in namespaces of its own: its mounts and its
 // network, if flags have them, are then its own to break. It reports whether this is that second time; the
-// first one ends where it is told that it is not.
+// first one ends where it is told that it is not, and is skipped if the second one was.
 //
 // Root makes the namespaces as it is, anybody else in a user namespace. Where neither is allowed the test is
 // not run, and says so.
 func inNamespaces(t *testing.T, flags uintptr) bool {
 	t.Helper()
-	if os.Getenv(insideVariable) == t.Name() {
+	if name, outcome, inside := strings.Cut(os.Getenv(insideVariable), "="); inside && name == t.Name() {
 		// What is mounted from here on is seen by nobody else.
 		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() {
+			how := passed
+			if t.Skipped() {
+				how = whySkipped
+			}
+			if err := os.WriteFile(outcome, []byte(how), 0o600); err != nil {
+				t.Error(err)
+			}
+		})
 		return true
 	}
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.count=1"}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}
+	outcome := filepath.Join(t.TempDir(), "outcome")
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), insideVariable+"="+t.Name())
+	cmd.Env = append(os.Environ(), insideVariable+"="+t.Name()+"="+outcome)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | flags, Pdeathsig: syscall.SIGKILL}
 	if uid := os.Geteuid(); uid != 0 {
@@ -49,17 +68,74 @@ func inNamespaces(t *testing.T, flags uintptr) bool {
 	defer runtime.UnlockOSThread()
 	err := cmd.Start()
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
-		if slices.Contains(strings.Split(os.Getenv("IRSA_TEST_REQUIRE"), ","), "namespaces") {
-			t.Fatalf("IRSA_TEST_REQUIRE has namespaces, and they are not to be had: %v", err)
-		}
-		fmt.Fprintf(os.Stderr, "%s is NOT RUN: this machine lets nobody make namespaces: %v\n", t.Name(), err)
-		t.Skip(err)
+		notRun(t, "namespaces", fmt.Sprintf("this machine lets nobody make namespaces: %v", err))
 	}
 	if err == nil {
 		err = cmd.Wait()
 	}
 	if err != nil {
 		t.Errorf("in namespaces of its own: %v", err)
+		return false
+	}
+	switch how, err := os.ReadFile(outcome); {
+	case err != nil:
+		t.Errorf("in namespaces of its own it has not come to its end: %v", err)
+	case string(how) != passed:
+		t.Skipf("skipped in namespaces of its own: %s", how)
 	}
 	return false
+}
+
+// notRun ends a test for which the machine lacks something, and says so; where IRSA_TEST_REQUIRE has what is
+// lacking, the test fails.
+func notRun(t *testing.T, lacking, why string) {
+	t.Helper()
+	if slices.Contains(strings.Split(os.Getenv("IRSA_TEST_REQUIRE"), ","), lacking) {
+		t.Fatalf("not run, although IRSA_TEST_REQUIRE has %s: %s", lacking, why)
+	}
+	fmt.Fprintf(os.Stderr, "%s is NOT RUN: %s\n", t.Name(), why)
+	whySkipped = why
+	t.Skip(why)
+}
+
+// TestNamespacesTellHowItWent is what the tests in namespaces stand on: the process outside says what became
+// of the one inside.
+func TestNamespacesTellHowItWent(t *testing.T) {
+	const asVariable = "IRSA_TEST_ENDS_AS"
+	if as, ok := os.LookupEnv(asVariable); ok {
+		if inNamespaces(t, 0) {
+			switch as {
+			case "skipped":
+				notRun(t, "a moon", "there is no moon")
+			case "skipped by itself":
+				t.Skip("it is late")
+			case "failed":
+				t.Error("it is dark")
+			case "gone":
+				os.Exit(0)
+			}
+		}
+		return
+	}
+	for _, row := range []struct{ as, require, outside, because string }{
+		{"passed", "", "PASS", ""},
+		{"skipped", "", "SKIP", "skipped in namespaces of its own: there is no moon"},
+		{"skipped", "stars,a moon", "FAIL", "not run, although IRSA_TEST_REQUIRE has a moon: there is no moon"},
+		{"skipped by itself", "", "SKIP", "skipped in namespaces of its own: it does not say why"},
+		{"failed", "", "FAIL", "in namespaces of its own: exit status 1"},
+		{"gone", "", "FAIL", "in namespaces of its own it has not come to its end"},
+	} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), asVariable+"="+row.as, "IRSA_TEST_REQUIRE="+row.require)
+		raw, err := cmd.CombinedOutput()
+		output := string(raw)
+		if lacking := "this machine lets nobody make namespaces"; strings.Contains(output, lacking) {
+			notRun(t, "namespaces", lacking)
+		}
+		want(t, row.as+" inside", output, row.because)
+		// The one outside has the last word.
+		if last := output[max(0, strings.LastIndex(output, "--- ")):]; !strings.HasPrefix(last, "--- "+row.outside+": "+t.Name()) || (err != nil) != (row.outside == "FAIL") {
+			t.Errorf("%s inside, IRSA_TEST_REQUIRE=%s: %v, and outside %s", row.as, row.require, err, last)
+		}
+	}
 }
