@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -95,7 +96,7 @@ func newCluster(t *testing.T) *cluster {
 	c.say(t, "kubectl version")
 	c.say(t, "kubectl get node -o wide")
 
-	answerNames(t)
+	serveDNS(t, nodeIP, net.ParseIP(nodeIP))
 	c.serveSTS(t)
 
 	binary := read(t, sidecar)

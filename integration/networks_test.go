@@ -20,7 +20,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -261,7 +260,7 @@ func TestNoDNSAtTheStart(t *testing.T) {
 	s := w.serve(t, "AWS_ENDPOINT_URL_STS", "AWS_CA_BUNDLE="+bundle)
 	s.untilRefused(t, "EndpointUnreachable", name+" cannot be looked up: ")
 
-	knowNothing(t)
+	serveDNS(t, "127.0.0.1", nil)
 	s.untilRefused(t, "EndpointNotFound", "no such host: "+name, "the Pod's DNS or the STS VPC endpoint's private DNS")
 	r := run(t, s.beside(), "healthcheck")
 	wantCode(t, r, 1)
@@ -310,32 +309,6 @@ func (s *sidecar) lastFailure(t *testing.T) (at time.Time, retryIn time.Duration
 		t.Fatal(err)
 	}
 	return at, retryIn
-}
-
-// knowNothing is a DNS that says of every name that it does not exist (RFC 1035, section 4.1.1).
-func knowNothing(t *testing.T) {
-	t.Helper()
-	socket, err := net.ListenPacket("udp", "127.0.0.1:53")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var done sync.WaitGroup
-	done.Go(func() {
-		packet := make([]byte, 512)
-		for {
-			n, from, err := socket.ReadFrom(packet)
-			if err != nil {
-				return
-			}
-			end := 12 + strings.IndexByte(string(packet[12:n]), 0) + 5 // the name, and type and class
-			answer := append([]byte{packet[0], packet[1], 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0}, packet[12:end]...)
-			socket.WriteTo(answer, from)
-		}
-	})
-	t.Cleanup(func() {
-		socket.Close()
-		done.Wait()
-	})
 }
 
 // certificateFor makes a certificate for a name, and a bundle with which it is trusted.

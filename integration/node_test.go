@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -23,7 +22,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -409,53 +407,6 @@ func (a *authority) issue(t *testing.T, n *node, name string, subject pkix.Name,
 		t.Fatal(err)
 	}
 	return pair
-}
-
-// answerNames answers every question for an IPv4 address with the node's: the cluster's DNS.
-func answerNames(t *testing.T) {
-	t.Helper()
-	socket, err := net.ListenPacket("udp4", nodeIP+":53")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var done sync.WaitGroup
-	done.Go(func() {
-		packet := make([]byte, 512)
-		for {
-			n, from, err := socket.ReadFrom(packet)
-			if err != nil {
-				return
-			}
-			if answer := nodeAddress(packet[:n]); answer != nil {
-				socket.WriteTo(answer, from)
-			}
-		}
-	})
-	t.Cleanup(func() {
-		socket.Close()
-		done.Wait()
-	})
-}
-
-// nodeAddress is the answer to a question (RFC 1035, section 4.1).
-func nodeAddress(question []byte) []byte {
-	if len(question) < 17 {
-		return nil
-	}
-	end := 12 + bytes.IndexByte(question[12:], 0) + 5 // the name, and type and class
-	if end > len(question) {
-		return nil
-	}
-	answers := byte(0)
-	if question[end-3] == 1 { // A
-		answers = 1
-	}
-	answer := append([]byte{question[0], question[1], 0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0}, question[12:end]...)
-	if answers == 0 {
-		return answer
-	}
-	answer = append(answer, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4)
-	return append(answer, net.ParseIP(nodeIP).To4()...)
 }
 
 // file is one in an image.
