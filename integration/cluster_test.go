@@ -144,7 +144,7 @@ func (c *cluster) serveSTS(t *testing.T) {
 	c.sts = ststest.New(ststest.Options{
 		Issuer: issuer, RoleARN: clusterRole, TrustPolicy: string(policy), Lifetime: sessionLife, Region: "eu-west-1",
 	})
-	listener, err := tls.Listen("tcp4", nodeIP+":443", &tls.Config{Certificates: []tls.Certificate{c.ca.issue(t, c.node, "sts", pkix.Name{CommonName: "sts"}, stsHost)}})
+	listener, err := tls.Listen("tcp4", nodeIP+":443", &tls.Config{Certificates: []tls.Certificate{c.ca.issue(t, pkix.Name{CommonName: "sts"}, stsHost)}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,16 +3,10 @@
 package integration
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -254,8 +248,12 @@ func TestNoDNSAtTheStart(t *testing.T) {
 		}
 	}
 	w := newWorld(t, ststest.Options{})
-	certificate, bundle := certificateFor(t, name)
-	listenAt(t, "127.0.0.1:443", w.sts, certificate)
+	ca := newAuthority(t)
+	bundle := filepath.Join(dir, "ca.pem")
+	if err := os.WriteFile(bundle, ca.pem, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	listenAt(t, "127.0.0.1:443", w.sts, ca.issue(t, pkix.Name{CommonName: name}, name))
 
 	s := w.serve(t, "AWS_ENDPOINT_URL_STS", "AWS_CA_BUNDLE="+bundle)
 	s.untilRefused(t, "EndpointUnreachable", name+" cannot be looked up: ")
@@ -309,28 +307,4 @@ func (s *sidecar) lastFailure(t *testing.T) (at time.Time, retryIn time.Duration
 		t.Fatal(err)
 	}
 	return at, retryIn
-}
-
-// certificateFor makes a certificate for a name, and a bundle with which it is trusted.
-func certificateFor(t *testing.T, name string) (certificate tls.Certificate, bundle string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	bundle = filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, bundle
 }

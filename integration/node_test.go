@@ -3,18 +3,13 @@
 package integration
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -123,7 +118,7 @@ func removeCgroups(others []string) {
 type node struct {
 	dir string // its state
 	bin string
-	ca  *authority
+	ca  *authority // of the cluster, and of everything in it that speaks TLS
 }
 
 // newNode starts etcd, the control plane, containerd and the kubelet, and waits until the node is ready.
@@ -159,7 +154,7 @@ func newNode(t *testing.T) *node {
 	}
 
 	n.write(t, "ca.crt", n.ca.pem)
-	n.ca.issue(t, n, "apiserver", pkix.Name{CommonName: "kube-apiserver"}, "127.0.0.1", nodeIP, "10.96.0.1", "localhost", "kubernetes.default.svc")
+	n.certify(t, "apiserver", pkix.Name{CommonName: "kube-apiserver"}, "127.0.0.1", nodeIP, "10.96.0.1", "localhost", "kubernetes.default.svc")
 	n.kubeconfig(t, "admin", pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}})
 	n.kubeconfig(t, "kubelet", pkix.Name{CommonName: "system:node:" + nodeName, Organization: []string{"system:nodes"}})
 	n.kubeconfig(t, "controllers", pkix.Name{CommonName: "system:kube-controller-manager"})
@@ -316,7 +311,7 @@ func (n *node) ctr(args ...string) *exec.Cmd {
 // kubeconfig writes a client's, with a certificate for it.
 func (n *node) kubeconfig(t *testing.T, name string, subject pkix.Name) {
 	t.Helper()
-	n.ca.issue(t, n, name, subject)
+	n.certify(t, name, subject)
 	n.write(t, name+".kubeconfig", fmt.Appendf(nil, `apiVersion: v1
 kind: Config
 clusters: [{name: c, cluster: {server: "https://127.0.0.1:6443", certificate-authority: %[1]s/ca.crt}}]
@@ -342,71 +337,16 @@ func removeState(t *testing.T, dir string) {
 	}
 }
 
-// authority signs the cluster's certificates, and those of everything in it that speaks TLS.
-type authority struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-	pem         []byte
-	serial      int64
-}
-
-func newAuthority(t *testing.T) *authority {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "the cluster"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &authority{key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), serial: 1}
-	if a.certificate, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
-// issue writes a certificate and its key, and returns both.
-func (a *authority) issue(t *testing.T, n *node, name string, subject pkix.Name, hosts ...string) tls.Certificate {
+// certify writes a certificate and its key.
+func (n *node) certify(t *testing.T, name string, subject pkix.Name, hosts ...string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	pair := n.ca.issue(t, subject, hosts...)
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.serial++
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(a.serial), Subject: subject, NotBefore: a.certificate.NotBefore, NotAfter: a.certificate.NotAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	for _, host := range hosts {
-		if ip := net.ParseIP(host); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, host)
-		}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
-	n.write(t, name+".crt", certificate)
-	n.write(t, name+".key", keyPEM)
-	pair, err := tls.X509KeyPair(certificate, keyPEM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pair
+	n.write(t, name+".crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}))
+	n.write(t, name+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
 }
 
 // file is one in an image.
