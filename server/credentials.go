@@ -130,10 +130,10 @@ func Credentials(o Options) http.Handler {
 	h.router.Get("/v1/identity/{profile}", h.identity)
 	h.router.Get("/v1/credentials", h.unknownProfile)
 	h.router.Get("/v1/credentials/{profile}", h.unknownProfile)
-	h.router.NotFound(func(w http.ResponseWriter, r *http.Request) { refuse(w, UnknownPath) })
+	h.router.NotFound(func(w http.ResponseWriter, r *http.Request) { refuse(w, UnknownPath, nil) })
 	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", http.MethodGet)
-		refuse(w, MethodNotAllowed)
+		refuse(w, MethodNotAllowed, nil)
 	})
 	return h
 }
@@ -144,17 +144,18 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
 	var route string
 	var code int
-	if refusal := h.guard.check(r); refusal != "" {
+	refusal, why := h.guard.check(r)
+	if refusal != "" {
 		route = "refused"
 		if hasBody(r) {
 			// Whatever the body is, it is not the next request, and the answer does not wait for it.
 			w.Header().Set("Connection", "close")
 		}
-		code = refuse(w, refusal)
+		code = refuse(w, refusal, why)
 	} else if s := h.direct[trimSlash(r.URL.Path)]; s != nil && r.Method == http.MethodGet && r.URL.RawPath == "" {
 		if code = h.serve(w, r, s); code == http.StatusOK {
 			h.warm.ok(started)
-			h.log(r, "/v1/credentials", code, started)
+			h.log(r, "/v1/credentials", code, started, "", nil)
 			return
 		}
 		route = "/v1/credentials"
@@ -162,7 +163,7 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		route, code = h.routed(w, r)
 	}
 	h.Metrics.count(route, code, started)
-	h.log(r, route, code, started)
+	h.log(r, route, code, started, refusal, why)
 }
 
 // routed answers through the router.
@@ -201,16 +202,24 @@ func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot) int
 }
 
 func (h *credentials) unknownProfile(w http.ResponseWriter, _ *http.Request) {
-	refuse(w, UnknownProfile)
+	refuse(w, UnknownProfile, nil)
 }
 
-// log writes one line, at debug only: a busy application asks every few seconds.
-func (h *credentials) log(r *http.Request, route string, code int, started time.Time) {
+// log writes one line, at debug only: a busy application asks every few seconds, and whoever is refused as often
+// as he likes.
+func (h *credentials) log(r *http.Request, route string, code int, started time.Time, refusal Refusal, why error) {
 	if !h.Logger.Enabled(r.Context(), slog.LevelDebug) {
 		return
 	}
-	h.Logger.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("route", route), slog.Int("code", code),
-		slog.String("took", time.Since(started).String()), slog.String("user_agent", r.UserAgent()))
+	attrs := []slog.Attr{slog.String("route", route), slog.Int("code", code),
+		slog.String("took", time.Since(started).String()), slog.String("user_agent", r.UserAgent())}
+	if refusal != "" {
+		attrs = append(attrs, slog.String("refusal", string(refusal)))
+	}
+	if why != nil {
+		attrs = append(attrs, slog.String("why", why.Error()))
+	}
+	h.Logger.LogAttrs(r.Context(), slog.LevelDebug, "request", attrs...)
 }
 
 // errorDocument names everything twice: Go and Java read the lower case, JavaScript the upper.
@@ -240,10 +249,14 @@ func failure(w http.ResponseWriter, err error) int {
 	return document(w, status, string(fe.Reason), message, fe.Reason.Advice())
 }
 
-// refuse answers a request that is not let through.
-func refuse(w http.ResponseWriter, r Refusal) int {
+// refuse answers a request that is not let through. The error, if there is one, says more than the refusal.
+func refuse(w http.ResponseWriter, r Refusal, why error) int {
 	row := refusals[r]
-	return document(w, row.status, string(r), row.message, row.hint)
+	message := row.message
+	if why != nil {
+		message += ": " + why.Error()
+	}
+	return document(w, row.status, string(r), message, row.hint)
 }
 
 // document writes an error document. Its type has no charset, or the Go SDK does not read it; there

@@ -12,7 +12,7 @@ import (
 type Refusal string
 
 // The refusals. Those by a guard are 403 and never 401 or 404: both make one SDK or another drop the
-// message.
+// message. UserUnknown is 503, for it may pass: the SDKs ask again.
 const (
 	PeerNotAllowed        Refusal = "PeerNotAllowed"
 	HostNotAllowed        Refusal = "HostNotAllowed"
@@ -20,6 +20,7 @@ const (
 	BrowserRequest        Refusal = "BrowserRequest"
 	BodyNotAllowed        Refusal = "BodyNotAllowed"
 	UserNotAllowed        Refusal = "UserNotAllowed"
+	UserUnknown           Refusal = "UserUnknown"
 	AuthorizationRepeated Refusal = "AuthorizationRepeated"
 	AuthorizationRequired Refusal = "AuthorizationRequired"
 	AuthorizationRejected Refusal = "AuthorizationRejected"
@@ -39,6 +40,7 @@ var refusals = map[Refusal]struct {
 	BrowserRequest:        {403, "the request came from a web page", "credentials are for programs; for people there is the status page on the ops listener"},
 	BodyNotAllowed:        {403, "the request has a body", "send a plain GET"},
 	UserNotAllowed:        {403, "the program runs as a user who may not have these credentials", "run it as one of the users in IRSA_SIDECAR_ALLOWED_UIDS, or add its user ID there; id -u tells it"},
+	UserUnknown:           {503, "the kernel does not tell which user's program asks", "ask again, and keep the connection open until the answer is there"},
 	AuthorizationRepeated: {403, "the request has more than one Authorization header", "send one"},
 	AuthorizationRequired: {403, "the request has no Authorization header", "set AWS_CONTAINER_AUTHORIZATION_TOKEN or AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE in the program's environment to what the sidecar expects"},
 	AuthorizationRejected: {403, "the Authorization header is not the expected one", "AWS_CONTAINER_AUTHORIZATION_TOKEN in the program must equal IRSA_SIDECAR_AUTHORIZATION_TOKEN in the sidecar, or both name the same token file"},
@@ -64,41 +66,41 @@ type guard struct {
 	users         *Users         // nil allows all
 }
 
-// check returns why a request is refused, or "".
+// check returns why a request is refused, or "". Where there is an error as well, it says more.
 //
 // A request from another machine, another name (DNS rebinding), a proxy or a page in a browser has
 // been led here by somebody; none of the SDKs makes one like it. The shape of IMDSv2's defences:
 // https://aws.amazon.com/blogs/security/defense-in-depth-open-firewalls-reverse-proxies-ssrf-vulnerabilities-ec2-instance-metadata-service/
-func (g *guard) check(r *http.Request) Refusal {
+func (g *guard) check(r *http.Request) (Refusal, error) {
 	if !loopbackPeer(r) {
-		return PeerNotAllowed
+		return PeerNotAllowed, nil
 	}
 	if !g.hostAllowed(r.Host) {
-		return HostNotAllowed
+		return HostNotAllowed, nil
 	}
 	if refusal := led(r); refusal != "" {
-		return refusal
+		return refusal, nil
 	}
 	if hasBody(r) {
-		return BodyNotAllowed
+		return BodyNotAllowed, nil
 	}
-	if !g.users.allow(r.Context()) {
-		return UserNotAllowed
+	if refusal, why := g.users.check(r.Context()); refusal != "" {
+		return refusal, why
 	}
 	values := r.Header["Authorization"]
 	if len(values) > 1 {
-		return AuthorizationRepeated
+		return AuthorizationRepeated, nil
 	}
 	if g.authorization == nil {
-		return ""
+		return "", nil
 	}
 	if len(values) == 0 || values[0] == "" { // Envoy sends an empty one where it has no token
-		return AuthorizationRequired
+		return AuthorizationRequired, nil
 	}
 	if !g.authorization.accepts(values[0]) {
-		return AuthorizationRejected
+		return AuthorizationRejected, nil
 	}
-	return ""
+	return "", nil
 }
 
 // led tells by the headers that a proxy or a page in a browser led the request here.

@@ -131,7 +131,7 @@ func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
 	}
 	s := h.direct["/v1/credentials/"+name]
 	if err != nil || s == nil {
-		refuse(w, UnknownProfile)
+		refuse(w, UnknownProfile, nil)
 		return
 	}
 	status := s.Cache.Status()

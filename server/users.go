@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -57,18 +58,28 @@ func (u *Users) probe(ip netip.Addr) error {
 	return err
 }
 
-// allow reports whether the request's connection was made by one of the users. Where the kernel does not
-// tell, it was not.
-func (u *Users) allow(ctx context.Context) bool {
+var errNoConnection = errors.New("the request came by no connection of this listener")
+
+// check returns why a request is refused, and what that is about, or "" where one of the users made its
+// connection. Where the kernel does not tell, nobody is let through: but it is not he who is wrong.
+//
+// His ID is told to whoever asks, who has made the connection or been given it by the user who has.
+func (u *Users) check(ctx context.Context) (Refusal, error) {
 	if u == nil {
-		return true
+		return "", nil
 	}
 	conn, ok := ctx.Value(connKey{}).(*plainspoken)
 	if !ok {
-		return false
+		return UserUnknown, errNoConnection
 	}
-	uid, err := conn.owner.of(conn.Conn, u.owners)
-	return err == nil && slices.Contains(u.ids, uid)
+	switch uid, err := conn.owner.of(conn.Conn, u.owners); {
+	case err != nil:
+		return UserUnknown, err
+	case !slices.Contains(u.ids, uid):
+		return UserNotAllowed, fmt.Errorf("user %d is not in IRSA_SIDECAR_ALLOWED_UIDS", uid)
+	default:
+		return "", nil
+	}
 }
 
 // owner is who made the other end of a connection, once that is known: a socket does not change hands but by

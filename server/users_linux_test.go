@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -78,8 +79,9 @@ func TestUsersAreToldApart(t *testing.T) {
 					}
 					if response.StatusCode != 200 {
 						mustBeSecretFree(t, "the answer", body)
-						if !strings.Contains(body, `"code":"UserNotAllowed"`) {
-							t.Errorf("refused with %s", body)
+						want := fmt.Sprintf(`"code":"UserNotAllowed","message":"%s: user %d is not in IRSA_SIDECAR_ALLOWED_UIDS"`, UserNotAllowed.Message(), us)
+						if !strings.Contains(body, want) {
+							t.Errorf("refused with %s, want %s", body, want)
 						}
 					}
 				}
@@ -110,25 +112,28 @@ func TestAnotherUserIsRefused(t *testing.T) {
 	}
 }
 
+// socketPair is both ends of a connection.
+func socketPair(t *testing.T, network, listen, connect string) (theirs, ours net.Conn) {
+	t.Helper()
+	l, err := net.Listen(network, listen)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	if theirs, err = net.Dial("tcp", net.JoinHostPort(connect, port)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { theirs.Close() })
+	if ours, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close() })
+	return theirs, ours
+}
+
 func TestTheOwnerOfASocket(t *testing.T) {
 	us := uint32(os.Geteuid())
-	pair := func(t *testing.T, network, listen, connect string) (theirs, ours net.Conn) {
-		l, err := net.Listen(network, listen)
-		if err != nil {
-			t.Skip(err)
-		}
-		defer l.Close()
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		if theirs, err = net.Dial("tcp", net.JoinHostPort(connect, port)); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { theirs.Close() })
-		if ours, err = l.Accept(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { ours.Close() })
-		return theirs, ours
-	}
 	owners, err := openSocketOwners()
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +141,7 @@ func TestTheOwnerOfASocket(t *testing.T) {
 	ask := func(c net.Conn) (uint32, error) { return new(owner).of(c, owners) }
 
 	for _, row := range [][3]string{{"tcp4", "127.0.0.1:0", "127.0.0.1"}, {"tcp6", "[::1]:0", "::1"}, {"tcp", "[::]:0", "127.0.0.1"}} {
-		theirs, ours := pair(t, row[0], row[1], row[2])
+		theirs, ours := socketPair(t, row[0], row[1], row[2])
 		if uid, err := ask(ours); err != nil || uid != us {
 			t.Errorf("%s: user %d, %v; want %d", row, uid, err, us)
 		}
@@ -165,7 +170,52 @@ func TestARequestOfNoConnectionIsNobodys(t *testing.T) {
 	if o.Users, err = NewUsers([]uint32{uint32(os.Geteuid())}, netip.MustParseAddr("127.0.0.1")); err != nil {
 		t.Fatal(err)
 	}
-	mustRefuse(t, ask(Credentials(o), request("GET", "/v1/credentials")), UserNotAllowed)
+	w := ask(Credentials(o), request("GET", "/v1/credentials"))
+	mustDocument(t, w, 503, "UserUnknown", UserUnknown.Message()+": "+errNoConnection.Error(), UserUnknown.Hint())
+}
+
+// nobodys is a connection whose other end the kernel does not know.
+type nobodys struct{ net.Conn }
+
+func (nobodys) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
+
+// The log names the user to be allowed, and does not take one whom nobody knows for one who is wrong.
+func TestTheLogSaysWhoIsRefused(t *testing.T) {
+	us := uint32(os.Geteuid())
+	_, ours := socketPair(t, "tcp4", "127.0.0.1:0", "127.0.0.1")
+	for name, row := range map[string]struct {
+		allowed uint32
+		conn    net.Conn
+		status  int
+		refusal Refusal
+		why     string
+	}{
+		"he is allowed":  {us, ours, 200, "", ""},
+		"he is not":      {us + 1, ours, 403, UserNotAllowed, fmt.Sprintf("user %d is not in IRSA_SIDECAR_ALLOWED_UIDS", us)},
+		"who is unknown": {us, nobodys{ours}, 503, UserUnknown, "sock_diag: no such file or directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := warm(t)
+			var err error
+			if o.Users, err = NewUsers([]uint32{row.allowed}, netip.MustParseAddr("127.0.0.1")); err != nil {
+				t.Fatal(err)
+			}
+			var log lockedBuffer
+			o.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			r := request("GET", "/v1/credentials")
+			w := ask(Credentials(o), r.WithContext(withConn(r.Context(), &plainspoken{Conn: row.conn})))
+			if row.refusal == "" {
+				if w.Code != row.status || strings.Contains(log.String(), "refusal") {
+					t.Errorf("%d, and logged %s", w.Code, log.String())
+				}
+				return
+			}
+			mustDocument(t, w, row.status, string(row.refusal), row.refusal.Message()+": "+row.why, row.refusal.Hint())
+			if want := fmt.Sprintf("refusal=%s why=%q", row.refusal, row.why); !strings.Contains(log.String(), want) {
+				t.Errorf("logged %s, want %s", log.String(), want)
+			}
+		})
+	}
 }
 
 // Who is bound to a device is not found where no device is named, and then the kernel answers with whoever
