@@ -22,7 +22,14 @@ const (
 	inetDiagInode    = inetDiagUID + 4
 )
 
-var errNoOwner = errors.New("the peer has closed its end already")
+// maxReceived bounds how many messages of others are thrown away for an answer. The queue that the answer waits in
+// holds some hundreds.
+const maxReceived = 1024
+
+var (
+	errNoOwner  = errors.New("the peer has closed its end already")
+	errNoAnswer = errors.New("the kernel has not answered")
+)
 
 // socketOwners is a socket of sock_diag. It stays open: where there are no file descriptors left, it must not be the
 // users who are refused.
@@ -36,12 +43,6 @@ type socketOwners struct {
 func openSocketOwners() (*socketOwners, error) {
 	fd, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, syscall.NETLINK_INET_DIAG)
 	if err != nil {
-		return nil, err
-	}
-	// The kernel answers in the very call that asks. This is for a kernel that does not.
-	patience := syscall.NsecToTimeval(1e9)
-	if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &patience); err != nil {
-		syscall.Close(fd)
 		return nil, err
 	}
 	lo, err := net.InterfaceByName("lo")
@@ -67,13 +68,17 @@ func (s *socketOwners) of(peer, own netip.AddrPort) (uid uint32, err error) {
 	if err := syscall.Sendto(s.fd, request, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
 		return 0, err
 	}
+	// The kernel answers within the call that asks: what is not in the queue by now will never be, and nobody waits
+	// for it while others have questions. NewUsers has tried that it is so.
 	buffer := make([]byte, 4<<10)
-	for {
-		n, from, err := syscall.Recvfrom(s.fd, buffer, 0)
-		if errors.Is(err, syscall.EINTR) {
+	for range maxReceived {
+		n, from, err := syscall.Recvfrom(s.fd, buffer, syscall.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.ENOBUFS): // the queue was full; it is emptied all the same
 			continue
-		}
-		if err != nil {
+		case errors.Is(err, syscall.EAGAIN):
+			return 0, errNoAnswer
+		case err != nil:
 			return 0, err
 		}
 		if sender, ok := from.(*syscall.SockaddrNetlink); !ok || sender.Pid != 0 {
@@ -87,6 +92,7 @@ func (s *socketOwners) of(peer, own netip.AddrPort) (uid uint32, err error) {
 			return diagAnswer(messages[0], request)
 		}
 	}
+	return 0, errNoAnswer
 }
 
 // diagAnswer takes the answer for the socket in question alone. Where the kernel finds none, it answers with one

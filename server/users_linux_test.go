@@ -164,6 +164,51 @@ func TestTheOwnerOfASocket(t *testing.T) {
 	}
 }
 
+// An answer is lost where the socket's queue is full, which only somebody with CAP_NET_ADMIN can make it. Nobody
+// waits for it, and the next question is answered.
+func TestALostAnswerHoldsNobodyUp(t *testing.T) {
+	owners, err := openSocketOwners()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer owners.close()
+	if err := syscall.Bind(owners.fd, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(owners.fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flooder, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, syscall.NETLINK_INET_DIAG)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(flooder)
+	for flooded := 0; ; flooded++ {
+		err := syscall.Sendto(flooder, make([]byte, syscall.NLMSG_HDRLEN), syscall.MSG_DONTWAIT, bound)
+		if errors.Is(err, syscall.EPERM) {
+			t.Skip("only root can flood it")
+		}
+		if errors.Is(err, syscall.EAGAIN) && flooded > 0 {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, ours := socketPair(t, "tcp4", "127.0.0.1:0", "127.0.0.1")
+	begun := time.Now()
+	if uid, err := new(owner).of(ours, owners); !errors.Is(err, errNoAnswer) {
+		t.Errorf("with a full queue: user %d, %v", uid, err)
+	}
+	if took := time.Since(begun); took > 100*time.Millisecond {
+		t.Errorf("a lost answer was waited for, for %s", took)
+	}
+	if uid, err := new(owner).of(ours, owners); err != nil || uid != uint32(os.Geteuid()) {
+		t.Errorf("after that: user %d, %v", uid, err)
+	}
+}
+
 func TestARequestOfNoConnectionIsNobodys(t *testing.T) {
 	o := warm(t)
 	var err error
