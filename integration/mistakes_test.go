@@ -94,6 +94,10 @@ var mistakes = []mistake{
 	{name: "a global STS", env: []string{"AWS_STS_REGIONAL_ENDPOINTS=global"}, exit: 2, is: `configuration: AWS_STS_REGIONAL_ENDPOINTS "global" is neither regional nor legacy`},
 	{name: "no CA bundle there", env: []string{"AWS_CA_BUNDLE={dir}/nothing"}, exit: 2, has: "AWS_CA_BUNDLE {dir}/nothing cannot be read: no such file or directory"},
 	{name: "a CA bundle without certificates", env: []string{"AWS_CA_BUNDLE={dir}/words"}, exit: 2, has: "AWS_CA_BUNDLE {dir}/words holds no PEM certificate"},
+	{name: "a directory for a CA bundle", env: []string{"AWS_CA_BUNDLE={dir}"}, exit: 2, is: "configuration: AWS_CA_BUNDLE {dir} is a directory, not a file"},
+	{name: "a pipe for a CA bundle", env: []string{"AWS_CA_BUNDLE={dir}/pipe"}, exit: 2, is: "configuration: AWS_CA_BUNDLE {dir}/pipe is not a regular file"},
+	{name: "a CA bundle from a device without end", env: []string{"AWS_CA_BUNDLE=/dev/zero"}, exit: 2, is: "configuration: AWS_CA_BUNDLE /dev/zero is not a regular file"},
+	{name: "a CA bundle of a tebibyte", env: []string{"AWS_CA_BUNDLE={dir}/tebibyte"}, exit: 2, is: "configuration: AWS_CA_BUNDLE {dir}/tebibyte is longer than 2097152 bytes"},
 	{name: "a proxy that is no URL", env: []string{"HTTPS_PROXY=ftp://me:" + password + "@proxy.example"}, exit: 2, is: "configuration: HTTPS_PROXY is not a URL such as http://proxy.example:3128"},
 	{name: "a proxy that refuses connections", env: []string{"AWS_ENDPOINT_URL_STS=https://sts.example", "HTTPS_PROXY=http://{refused}"}, status: 503, code: "EndpointUnreachable",
 		message: "the proxy on the way to sts.example"},
@@ -135,7 +139,9 @@ var mistakes = []mistake{
 	{name: "an authorization token without end", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + strings.Repeat(password, 500)}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN is longer than 4096 bytes"},
 	{name: "an empty authorization file", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/empty"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE {dir}/empty is empty"},
 	{name: "an authorization file with a newline", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/password"}, exit: 2, has: "{dir}/password holds a line break, which the AWS SDKs refuse: write it with printf %s"},
-	{name: "a directory for an authorization file", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE {dir} is not a regular file"},
+	{name: "a directory for an authorization file", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE {dir} is a directory, not a file"},
+	{name: "a pipe for an authorization file", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/pipe"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE {dir}/pipe is not a regular file"},
+	{name: "an authorization file of a tebibyte", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/tebibyte"}, exit: 2, has: "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE {dir}/tebibyte is longer than 4096 bytes"},
 	{name: "an authorization file in no directory", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/nothing/token"}, exit: 2, has: "{dir}/nothing/token does not exist and cannot be made: no such file or directory"},
 	{name: "a token for an authorization file", env: []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + password}, exit: 2,
 		is: "configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE is not an absolute path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN"},
@@ -156,9 +162,12 @@ var mistakes = []mistake{
 	{name: "no policy there", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/nothing"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/nothing cannot be read: no such file or directory"},
 	{name: "a policy's name on two lines", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/no\nthing\x1b[2J"}, exit: 2,
 		is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/no thing [2J cannot be read: no such file or directory"},
-	{name: "a directory for a policy", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir} cannot be read: is a directory"},
+	{name: "a directory for a policy", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir} is a directory, not a file"},
+	{name: "a pipe for a policy", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/pipe"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/pipe is not a regular file"},
+	{name: "a policy from a device without end", env: []string{"IRSA_SIDECAR_POLICY_FILE=/dev/zero"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE /dev/zero is not a regular file"},
 	{name: "an empty policy", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/empty"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/empty has 0 characters: a session policy has 1 to 2048"},
-	{name: "a policy without end", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/mebibyte"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/mebibyte has 1048576 characters: a session policy has 1 to 2048"},
+	{name: "a policy without end", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/mebibyte"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/mebibyte is longer than 65536 bytes, and a session policy has 1 to 2048 characters"},
+	{name: "a policy too long", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/long"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/long has 2049 characters: a session policy has 1 to 2048"},
 	{name: "half a policy", env: []string{"IRSA_SIDECAR_POLICY_FILE={dir}/brace"}, exit: 2, is: "configuration: IRSA_SIDECAR_POLICY_FILE {dir}/brace is not a policy in JSON"},
 	{name: "a policy's name", env: []string{"IRSA_SIDECAR_POLICY_ARNS=ReadOnlyAccess"}, exit: 2,
 		is: `configuration: IRSA_SIDECAR_POLICY_ARNS "ReadOnlyAccess" is not a policy's ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess`},
@@ -338,6 +347,8 @@ func mistakenFiles(t *testing.T) (dir string) {
 		"words":    "this is no token, nor a certificate, nor a policy\n",
 		"brace":    "{",
 		"password": password + "\n",
+		"long":     strings.Repeat("x", 2049),
+		"tebibyte": "", // made one below
 		"mebibyte": strings.Repeat("0123456789abcdef", 1<<16),
 		"locked":   newToken(t, ststest.Claims{}),
 		"expired":  newToken(t, ststest.Claims{Lifetime: -1}),
@@ -347,6 +358,9 @@ func mistakenFiles(t *testing.T) (dir string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.Truncate(filepath.Join(dir, "tebibyte"), 1<<40); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Chmod(filepath.Join(dir, "locked"), 0); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/internal/regular"
 )
 
 const (
@@ -22,10 +24,10 @@ const (
 
 	// fileCheck is how old our view of the token file may be, but for a token that it does not know.
 	fileCheck = time.Second
-
-	// maxAuthorization bounds the file; the header has to fit into 8 KiB with all others.
-	maxAuthorization = 4096
 )
+
+// MaxAuthorization bounds a token, in bytes: the header has to fit into 8 KiB with all others.
+const MaxAuthorization = 4096
 
 // Authorization is what callers must send. Only sums of the tokens are kept.
 type Authorization struct {
@@ -71,8 +73,8 @@ func checkAuthorization(token string) error {
 	switch {
 	case token == "":
 		return errors.New("is empty")
-	case len(token) > maxAuthorization:
-		return fmt.Errorf("is longer than %d bytes", maxAuthorization)
+	case len(token) > MaxAuthorization:
+		return fmt.Errorf("is longer than %d bytes", MaxAuthorization)
 	case strings.ContainsAny(token, "\r\n"):
 		return errors.New("holds a line break, which the AWS SDKs refuse: write it with printf %s")
 	case strings.TrimSpace(token) != token:
@@ -87,23 +89,11 @@ func checkAuthorization(token string) error {
 }
 
 func readAuthorization(path string) (token string, written time.Time, err error) {
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", time.Time{}, err
-	} else if err != nil {
-		return "", time.Time{}, fmt.Errorf("%s: %w", path, pathCause(err))
+	raw, info, err := regular.Read(path, MaxAuthorization)
+	if err == nil {
+		err = checkAuthorization(string(raw))
 	}
-	if !info.Mode().IsRegular() {
-		return "", time.Time{}, fmt.Errorf("%s is not a regular file", path)
-	}
-	if info.Size() > maxAuthorization {
-		return "", time.Time{}, fmt.Errorf("%s is longer than %d bytes", path, maxAuthorization)
-	}
-	raw, err := os.ReadFile(path)
 	if err != nil {
-		return "", time.Time{}, fmt.Errorf("%s: %w", path, pathCause(err))
-	}
-	if err := checkAuthorization(string(raw)); err != nil {
 		return "", time.Time{}, fmt.Errorf("%s %w", path, err)
 	}
 	return string(raw), info.ModTime(), nil

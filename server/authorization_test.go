@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,8 +101,14 @@ func TestAnUnusableAuthorizationFileIsAnErrorThatNamesIt(t *testing.T) {
 			t.Errorf("the error shows the token: %v", err)
 		}
 	}
-	if _, err := AuthorizationFile(dir); err == nil || !strings.HasPrefix(err.Error(), dir+" is not a regular file") {
-		t.Errorf("a directory: %v", err)
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{dir: " is a directory, not a file", pipe: " is not a regular file", "/dev/zero": " is not a regular file"} {
+		if _, err := AuthorizationFile(path); err == nil || err.Error() != path+want {
+			t.Errorf("%v, want %s%s", err, path, want)
+		}
 	}
 }
 

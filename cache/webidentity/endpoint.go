@@ -8,10 +8,11 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/internal/regular"
 )
 
 // The shapes of names that AWS gives.
@@ -115,6 +116,9 @@ func SessionName(s string) string {
 	return s
 }
 
+// maxCABundle is some ten times what operating systems trust; a ConfigMap has half of it.
+const maxCABundle = 2 << 20
+
 // LoadCABundle returns the system's roots and the PEM certificates in the file, or nil, which stands
 // for the system's roots, when path is empty. Other than the SDKs it adds to the roots: a bundle of a
 // company's own CA should not cut off AWS.
@@ -122,9 +126,9 @@ func LoadCABundle(path string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(path)
+	pem, _, err := regular.Read(path, maxCABundle)
 	if err != nil {
-		return nil, fmt.Errorf("%s cannot be read: %w", path, cause(err))
+		return nil, fmt.Errorf("%s %w", path, err)
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {

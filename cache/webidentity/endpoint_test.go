@@ -253,12 +253,16 @@ func TestCABundleIsAddedToTheSystemsRoots(t *testing.T) {
 		return path
 	}
 	good, empty, other := file("good.pem", "a comment\n"+string(ca)), file("empty.pem", ""), file("other.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+	huge := file("huge.pem", "")
+	must(t, os.Truncate(huge, maxCABundle+1))
 	for path, want := range map[string]string{
 		"": "", good: "",
 		empty:                      empty + " holds no PEM certificate",
 		other:                      other + " holds no PEM certificate",
 		filepath.Join(dir, "none"): filepath.Join(dir, "none") + " cannot be read: no such file or directory",
-		dir:                        dir + " cannot be read: is a directory",
+		dir:                        dir + " is a directory, not a file",
+		"/dev/zero":                "/dev/zero is not a regular file",
+		huge:                       huge + " is longer than 2097152 bytes",
 	} {
 		roots, err := LoadCABundle(path)
 		checkMessage(t, path, err, want)

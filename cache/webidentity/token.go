@@ -6,14 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/internal/regular"
 )
 
 // maxToken is the longest WebIdentityToken that STS takes.
@@ -22,9 +21,6 @@ const maxToken = 20000
 
 // maxTime is the last second of the year 9999, the last one that RFC 3339 and JSON can write.
 const maxTime = 253402300799
-
-// openTries is how often a token file that is not there is looked for. Each try takes microseconds.
-const openTries = 10
 
 // Claims are the parts of a projected token that say who and for how long. They are read, not
 // verified: that is for STS to do, and a forged claim here can only spoil our own messages.
@@ -58,52 +54,24 @@ func ReadToken(path string) (string, Claims, error) {
 	return token, claims, nil
 }
 
-// readFile reads at most a little more than a token may have. The kubelet replaces a projected
-// volume by renaming a directory link and then removes the old directory: a reader in between finds
-// nothing, once; on a machine that is busy enough, more than once.
+// readFile reads a little more than a token may have, for there may be white space around it.
 func readFile(path string) ([]byte, error) {
-	var f *os.File
-	var err error
-	for range openTries {
-		// Without O_NONBLOCK, opening a named pipe would wait for a writer.
-		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-		if !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
+	raw, _, err := regular.Read(path, 2*maxToken)
+	if err == nil {
+		return raw, nil
 	}
-	unreadable := func(format string, args ...any) error {
-		return &cache.FetchError{Reason: cache.TokenFileUnreadable, Message: fmt.Sprintf("token file %s "+format, append([]any{path}, args...)...)}
+	failure := &cache.FetchError{Reason: cache.TokenFileUnreadable, Message: fmt.Sprintf("token file %s %v", path, err)}
+	if _, tooLong := errors.AsType[regular.TooLong](err); tooLong {
+		failure.Reason, failure.Message = cache.TokenFileMalformed, fmt.Sprintf("token file %s %v", path, errTokenTooLong)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		failure.Reason, failure.Message = cache.TokenFileMissing, fmt.Sprintf("token file %s does not exist", path)
+	} else if errors.Is(err, fs.ErrPermission) {
+		failure.Message = fmt.Sprintf("token file %s may not be read by uid %d", path, os.Geteuid())
 	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, &cache.FetchError{Reason: cache.TokenFileMissing, Message: fmt.Sprintf("token file %s does not exist", path)}
-	case errors.Is(err, fs.ErrPermission):
-		return nil, unreadable("may not be read by uid %d", os.Geteuid())
-	case err != nil:
-		return nil, unreadable("cannot be opened: %v", cause(err))
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, unreadable("cannot be examined: %v", cause(err))
-	} else if info.IsDir() {
-		return nil, unreadable("is a directory, not a file")
-	} else if !info.Mode().IsRegular() {
-		return nil, unreadable("is not a regular file")
-	}
-	raw, err := io.ReadAll(io.LimitReader(f, 2*maxToken))
-	if err != nil {
-		return nil, unreadable("cannot be read: %v", cause(err))
-	}
-	return raw, nil
+	return nil, failure
 }
 
-// cause drops the operation and the path, which our own message already names.
-func cause(err error) error {
-	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
-		return pathError.Err
-	}
-	return err
-}
+var errTokenTooLong = fmt.Errorf("is longer than the %d characters that STS takes", maxToken)
 
 // ParseToken reads the claims of a compact JWT as STS will take it: three parts and one of the
 // algorithms RS256, RS384, RS512, ES256, ES384 and ES512. It does not verify the signature. No error
@@ -113,7 +81,7 @@ func ParseToken(token string) (Claims, error) {
 	case token == "":
 		return Claims{}, errors.New("is empty")
 	case len(token) > maxToken:
-		return Claims{}, fmt.Errorf("is longer than the %d characters that STS takes", maxToken)
+		return Claims{}, errTokenTooLong
 	case strings.ContainsAny(token, " \t\r\n"):
 		return Claims{}, errors.New("holds more than the token: there is white space inside")
 	}

@@ -47,7 +47,7 @@ func TestTokenFileIsReadOrItsFaultIsNamed(t *testing.T) {
 		{name: "no file", make: func(*testing.T, string) {}, reason: cache.TokenFileMissing, message: "does not exist"},
 		{name: "no directory", make: func(t *testing.T, path string) { os.Remove(filepath.Dir(path)) }, reason: cache.TokenFileMissing, message: "does not exist"},
 		{name: "a link to nothing", make: func(t *testing.T, path string) { must(t, os.Symlink("gone", path)) }, reason: cache.TokenFileMissing, message: "does not exist"},
-		{name: "a link to itself", make: func(t *testing.T, path string) { must(t, os.Symlink(path, path)) }, reason: unreadable, message: "cannot be opened: too many levels of symbolic links"},
+		{name: "a link to itself", make: func(t *testing.T, path string) { must(t, os.Symlink(path, path)) }, reason: unreadable, message: "cannot be read: too many levels of symbolic links"},
 		{name: "a directory", make: func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, reason: unreadable, message: "is a directory, not a file"},
 		{name: "a named pipe", make: func(t *testing.T, path string) { must(t, syscall.Mkfifo(path, 0o600)) }, reason: unreadable, message: "is not a regular file"},
 		{name: "a device", make: func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, reason: unreadable, message: "is not a regular file"},

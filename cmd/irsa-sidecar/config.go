@@ -23,6 +23,7 @@ import (
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/internal/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
@@ -171,10 +172,12 @@ func (c *Config) checkIdentity(wrong complain) {
 		c.duration = d
 	}
 	if c.PolicyFile != "" {
-		raw, err := os.ReadFile(c.PolicyFile)
+		raw, _, err := regular.Read(c.PolicyFile, maxPolicyFile)
 		switch policy := strings.TrimSpace(string(raw)); {
+		case errors.Is(err, regular.TooLong(maxPolicyFile)):
+			wrong("IRSA_SIDECAR_POLICY_FILE", "%s %v, and a session policy has 1 to 2048 characters", c.PolicyFile, err)
 		case err != nil:
-			wrong("IRSA_SIDECAR_POLICY_FILE", "%s cannot be read: %v", c.PolicyFile, innermost(err))
+			wrong("IRSA_SIDECAR_POLICY_FILE", "%s %v", c.PolicyFile, err)
 		case policy == "" || len(policy) > 2048:
 			wrong("IRSA_SIDECAR_POLICY_FILE", "%s has %d characters: a session policy has 1 to 2048", c.PolicyFile, len(policy))
 		case policy[0] != '{' || !json.Valid([]byte(policy)):
@@ -196,6 +199,9 @@ func (c *Config) checkIdentity(wrong complain) {
 		wrong("IRSA_SIDECAR_POLICY_ARNS", "has %d policies: STS takes at most 10", len(c.policyARNs))
 	}
 }
+
+// maxPolicyFile leaves room for white space around what STS takes.
+const maxPolicyFile = 64 << 10
 
 var policyARN = regexp.MustCompile(`^arn:[a-z0-9-]+:iam::(\d{12}|aws):policy/.+$`)
 

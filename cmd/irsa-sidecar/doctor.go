@@ -9,6 +9,8 @@ import (
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
+	"github.com/irsa-sidecar/irsa-sidecar/internal/regular"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
 // diagnose examines everything that an exchange needs, and prints what it finds.
@@ -25,10 +27,8 @@ func diagnose(ctx context.Context, c *Config, mistakes problems, policyFile stri
 	if c.AuthorizationFile != "" {
 		// It may not be there yet; serve makes it.
 		o.Authorization = "unknown"
-		if info, err := os.Stat(c.AuthorizationFile); err == nil && info.Mode().IsRegular() {
-			if raw, err := os.ReadFile(c.AuthorizationFile); err == nil {
-				o.Authorization = strings.TrimSpace(string(raw))
-			}
+		if raw, _, err := regular.Read(c.AuthorizationFile, server.MaxAuthorization); err == nil {
+			o.Authorization = strings.TrimSpace(string(raw))
 		}
 	}
 	if policyFile != "" {
