@@ -24,6 +24,10 @@ const (
 
 	// fileCheck is how old our view of the token file may be, but for a token that it does not know.
 	fileCheck = time.Second
+
+	// settling is how long after it was written a file can be written again and look as before: the kernel's
+	// clock for files moves on every ten milliseconds at most, that of some file systems every two seconds.
+	settling = 2 * time.Second
 )
 
 // MaxAuthorization bounds a token, in bytes: the header has to fit into 8 KiB with all others.
@@ -36,7 +40,8 @@ type Authorization struct {
 	mu       sync.Mutex
 	current  [sha256.Size]byte
 	previous []retired
-	checked  time.Time
+	checked  time.Time   // when the file was last read
+	seen     fs.FileInfo // what it was then; nil where it could not be read
 }
 
 type retired struct {
@@ -56,17 +61,19 @@ func FixedAuthorization(token string) (*Authorization, error) {
 // replaced token opens for another hour. A file that does not exist is made, with mode 0440, a random
 // token and no newline, which the SDKs refuse.
 func AuthorizationFile(path string) (*Authorization, error) {
-	token, _, err := readAuthorization(path)
+	now := time.Now()
+	token, seen, err := readAuthorization(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := makeAuthorization(path); err != nil {
 			return nil, fmt.Errorf("%s does not exist and cannot be made: %w", path, pathCause(err))
 		}
-		token, _, err = readAuthorization(path)
+		now = time.Now()
+		token, seen, err = readAuthorization(path)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Authorization{path: path, current: sumOf(token), checked: time.Now()}, nil
+	return &Authorization{path: path, current: sumOf(token), checked: now, seen: seen}, nil
 }
 
 func checkAuthorization(token string) error {
@@ -88,15 +95,16 @@ func checkAuthorization(token string) error {
 	return nil
 }
 
-func readAuthorization(path string) (token string, written time.Time, err error) {
-	raw, info, err := regular.Read(path, MaxAuthorization)
+// readAuthorization returns what the file was as well wherever it could be read, be it unusable.
+func readAuthorization(path string) (token string, seen fs.FileInfo, err error) {
+	raw, seen, err := regular.Read(path, MaxAuthorization)
 	if err == nil {
 		err = checkAuthorization(string(raw))
 	}
 	if err != nil {
-		return "", time.Time{}, fmt.Errorf("%s %w", path, err)
+		return "", seen, fmt.Errorf("%s %w", path, err)
 	}
-	return string(raw), info.ModTime(), nil
+	return string(raw), seen, nil
 }
 
 // makeAuthorization makes the file whole or not at all, and never over one that somebody else has
@@ -143,7 +151,19 @@ func (a *Authorization) accepts(header string) bool {
 		return true
 	}
 	// It may be what the file has held for less time than that.
-	return a.follow(now) && a.matches(header, now)
+	return a.touched() && a.follow(now) && a.matches(header, now)
+}
+
+// touched reports whether the file may hold something else than what was last read. To look costs a tenth of
+// what reading costs, and anybody may send wrong tokens, while others wait.
+func (a *Authorization) touched() bool {
+	if a.path == "" {
+		return false
+	}
+	info, err := os.Stat(a.path)
+	return err != nil || a.seen == nil || !os.SameFile(info, a.seen) || info.Size() != a.seen.Size() ||
+		!info.ModTime().Equal(a.seen.ModTime()) || !changeTime(info).Equal(changeTime(a.seen)) ||
+		a.checked.Sub(a.seen.ModTime()) < settling
 }
 
 func (a *Authorization) matches(header string, now time.Time) bool {
@@ -177,8 +197,8 @@ func (a *Authorization) follow(now time.Time) bool {
 		return false
 	}
 	last := a.checked
-	a.checked = now
-	token, written, err := readAuthorization(a.path)
+	token, seen, err := readAuthorization(a.path)
+	a.checked, a.seen = now, seen
 	if err != nil {
 		return false
 	}
@@ -194,7 +214,7 @@ func (a *Authorization) follow(now time.Time) bool {
 	}
 	// Nobody may have asked for long; then the file says when it was replaced. One that was written
 	// earlier than we last looked has been moved here since, and does not.
-	replaced := now
+	replaced, written := now, seen.ModTime()
 	if written.After(last) && written.Before(now) {
 		replaced = written
 	}

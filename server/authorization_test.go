@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"encoding/base64"
 	"os"
 	"path/filepath"
@@ -267,4 +268,108 @@ func TestABrokenReplacementChangesNothing(t *testing.T) {
 		mustAccept(t, a, true, "second")
 		mustAccept(t, a, true, "first")
 	})
+}
+
+// writeOver changes a file in place, by as many bytes as it has, and puts its time back.
+func writeOver(t *testing.T, path, text string) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if changeTime(info).IsZero() {
+		t.Skip("this system does not say when a file was changed")
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+	setTime(t, path, info.ModTime())
+}
+
+func setTime(t *testing.T, path string, to time.Time) {
+	t.Helper()
+	if err := os.Chtimes(path, time.Time{}, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Anybody may send wrong tokens, and pays for no more than a look at the file, unless it may hold another token.
+func TestAWrongTokenHasTheFileReadOnlyIfItMayHaveChanged(t *testing.T) {
+	for name, row := range map[string]struct {
+		change func(t *testing.T, path string)
+		opens  string // besides the token from before
+		reads  bool   // it does, or a wrong one where it is none
+		again  bool   // a wrong one does, after that
+	}{
+		"nothing has happened": {func(*testing.T, string) {}, "", false, false},
+		"it is replaced": {func(t *testing.T, path string) {
+			write(t, path, "other")
+			setTime(t, path, time.Now().Add(-time.Hour))
+		}, "other", true, false},
+		"it is written over, and its time is put back": {func(t *testing.T, path string) { writeOver(t, path, "other") }, "other", true, false},
+		"it has been written just now":                 {func(t *testing.T, path string) { setTime(t, path, time.Now().Add(-settling/2)) }, "", true, true},
+		"it seems to have been written tomorrow":       {func(t *testing.T, path string) { setTime(t, path, time.Now().Add(24*time.Hour)) }, "", true, true},
+		"it is made unusable": {func(t *testing.T, path string) {
+			write(t, path, "other\n")
+			setTime(t, path, time.Now().Add(-time.Hour))
+		}, "", true, false},
+		"it is taken away, and may be back any time": {func(t *testing.T, path string) {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}, "", true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "token")
+			synctest.Test(t, func(t *testing.T) {
+				write(t, path, "first")
+				setTime(t, path, time.Now().Add(-time.Hour))
+				a, err := AuthorizationFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				reads := func(token string, accepted bool) bool {
+					t.Helper()
+					time.Sleep(fileCheck / 10)
+					before := a.checked
+					mustAccept(t, a, accepted, token)
+					return a.checked != before
+				}
+				if reads("wrong", false) {
+					t.Error("an old file is read for the first wrong token")
+				}
+				row.change(t, path)
+				if got := reads(cmp.Or(row.opens, "wrong"), row.opens != ""); got != row.reads {
+					t.Errorf("read: %v, want %v", got, row.reads)
+				}
+				if got := reads("wrong", false); got != row.again {
+					t.Errorf("read again: %v, want %v", got, row.again)
+				}
+				mustAccept(t, a, true, "first")
+			})
+		})
+	}
+}
+
+func BenchmarkWrongToken(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "token")
+	if err := os.WriteFile(path, []byte(testToken), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	if err := os.Chtimes(path, time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+		b.Fatal(err)
+	}
+	a, err := AuthorizationFile(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		a.accepts("wrong")
+	}
 }
