@@ -10,8 +10,12 @@ package trustpolicy
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // Action is what a policy must allow, and all that STS is asked for.
@@ -65,7 +69,23 @@ func document(statements []json.RawMessage) []byte {
 		Version   string
 		Statement []json.RawMessage
 	}{"2012-10-17", statements}), "", "  ")
-	return indented.Bytes()
+	return printable(indented.Bytes())
+}
+
+// printable writes, as JSON may, by its number whatever a terminal would obey instead of showing it. JSON has such
+// characters in strings alone, but for the ends of our own lines.
+func printable(text []byte) []byte {
+	var b []byte
+	for _, r := range string(text) {
+		if r == '\n' || r != utf8.RuneError && unicode.IsPrint(r) {
+			b = utf8.AppendRune(b, r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			b = fmt.Appendf(b, `\u%04x`, unit)
+		}
+	}
+	return b
 }
 
 // encode leaves < and > as they are: what is shown is pasted.

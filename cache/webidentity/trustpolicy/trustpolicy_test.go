@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 var app = Identity{
@@ -65,6 +66,27 @@ func TestThePolicyThatIsProposedLetsInThisIdentityAlone(t *testing.T) {
 		change(&other)
 		if p.Decide(other) != Refused || len(p.Review(other)) == 0 {
 			t.Errorf("another %s is let in, or nothing is said", name)
+		}
+	}
+}
+
+// Nobody vouches for what a token or a given policy says, and what is proposed is shown, to be pasted.
+func TestAProposedPolicyDoesNotSteerATerminal(t *testing.T) {
+	strange := app
+	strange.Subject = "\x1b[2J\u009b1A\u202e\x7f\U000e0001\"\u00e9"
+	given := with(t, "default:app", "default:web") // whose statement stays
+	given = strings.Replace(given, "default:web", "\u009b\x7f\u202e", 1)
+	for name, policy := range map[string][]byte{"of a token": strange.Policy(), "of a policy": parse(t, given).Mend(strange)} {
+		for line := range strings.Lines(string(policy)) {
+			if line = strings.TrimSuffix(line, "\n"); strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Errorf("%s: not to be shown: %q", name, line)
+			}
+		}
+		if !strings.Contains(string(policy), "é") {
+			t.Errorf("%s: what prints is not shown as it is: %s", name, policy)
+		}
+		if d := parse(t, string(policy)).Decide(strange); d != Allowed {
+			t.Errorf("%s: decision %d of\n%s", name, d, policy)
 		}
 	}
 }
