@@ -281,7 +281,7 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 		{e.fixAnnotation()[0], "kubectl annotate serviceaccount -n NAMESPACE SERVICE_ACCOUNT eks.amazonaws.com/role-arn='arn:aws:iam::111122223333:role/$(id)/app' --overwrite\n" +
 			"kubectl rollout restart -n NAMESPACE deployment DEPLOYMENT"},
 		{e.fixExpired()[0], "kubectl delete pod -n NAMESPACE POD"},
-		{e.fixProvider()[1], "aws iam create-open-id-connect-provider --url '' --client-id-list '`e`'"},
+		{e.fixProvider()[1], "aws iam create-open-id-connect-provider --url ISSUER --client-id-list '`e`'"},
 		{e.fixURI(), "export AWS_CONTAINER_CREDENTIALS_FULL_URI='http://[::1]:9911/v1/credentials'"},
 	} {
 		if row.fix.Text != row.want {
@@ -292,9 +292,64 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 	if got, want := e.fixExpired()[0].Text, "kubectl delete pod -n shop api-0.shop"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
+	// What would be an option, what a terminal would obey and what looks like a secret is left to the reader.
+	for _, bad := range []string{
+		"--profile", "a\nb", "\x1b[2J", "a\x7f", "\u009b2J", "\u202e", "\xff",
+		"eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2ln", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY99", "wJalrXUtnFEMI/K7MDENGbPxRfiCYEXAMPLEKEY9",
+	} {
+		e := &examination{
+			Options: Options{Exchange: webidentity.Options{RoleARN: bad, TokenFile: bad}, Listen: bad, Getenv: func(string) string { return bad }},
+			claims:  webidentity.Claims{Issuer: bad, Audience: []string{bad}},
+		}
+		want := map[string]string{
+			e.fixProvider()[1].Text:  "aws iam create-open-id-connect-provider --url ISSUER --client-id-list AUDIENCE",
+			e.fixClientID()[0].Text:  "aws iam add-client-id-to-open-id-connect-provider --open-id-connect-provider-arn PROVIDER_ARN --client-id AUDIENCE",
+			e.fixDuration().Text:     "aws iam update-role --role-name ROLE --max-session-duration 0",
+			e.fixMalformed()[0].Text: "cut -d. -f1,2 /PATH/TO/TOKEN",
+			fixIssuer(bad).Text:      "curl -sS --max-time 5 URL",
+		}
+		if bad[0] != '-' { // with something before it, it is no option
+			want[e.fixAnnotation()[0].Text] = "kubectl annotate serviceaccount -n NAMESPACE SERVICE_ACCOUNT eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/ROLE --overwrite\n" +
+				"kubectl rollout restart -n NAMESPACE deployment DEPLOYMENT"
+			want[e.fixURI().Text] = "export AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:PORT/v1/credentials"
+			want[e.fixReason(&cache.FetchError{Reason: cache.ProxyRefused})[0].Text] = "export NO_PROXY=HOSTS,STS"
+		}
+		for got, want := range want {
+			if got != want {
+				t.Errorf("of %q: %s, want %s", bad, got, want)
+			}
+		}
+	}
+	// A host in a URL may have any letter by its number.
+	e.Exchange.Endpoint, e.Getenv = "https://sts%c2%9b2J.example", func(string) string { return "" }
+	if got, want := e.fixReason(&cache.FetchError{Reason: cache.NotAnSTSEndpoint})[0].Text, "curl -sSI https://STS"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
 	e.Exchange.RoleARN = "app|id"
 	if got, want := e.fixDuration().Text, "aws iam update-role --role-name 'app|id' --max-session-duration 0"; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// In Terraform's strings a token could have another's variables and files evaluated.
+func TestTerraformIsGivenTextsAndNoExpressions(t *testing.T) {
+	for text, want := range map[string]string{
+		"sts.amazonaws.com":      `"sts.amazonaws.com"`,
+		`say "no" \ twice`:       `"say \"no\" \\ twice"`,
+		`${file("/etc/shadow")}`: `"$${file(\"/etc/shadow\")}"`,
+		"%{ if true }":           `"%%{ if true }"`,
+		"$${a} %%{b}":            `"$$${a} %%%{b}"`, // which Terraform reads as it was
+		"$ { 100% $":             `"$ { 100% $"`,
+		"a\x1b[2J\n\tb\x7f":      `"a\u001b[2J\u000a\u0009b\u007f"`,
+		"\u009b\u202e\U000e0001": `"\u009b\u202e\U000e0001"`,
+		"é":                      `"é"`,
+	} {
+		if got := hcl(text); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+		if back, rest, ok := readHCL(hcl(text)); !ok || back != text || rest != "" {
+			t.Errorf("%q is read back as %q, and %q is left", text, back, rest)
+		}
 	}
 }
 

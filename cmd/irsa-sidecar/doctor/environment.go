@@ -145,11 +145,11 @@ func (e *examination) checkRole() {
 
 // roleName is what `aws iam` wants, as a shell takes it: the name without the path.
 func (e *examination) roleName() string {
-	name := e.Exchange.RoleARN[strings.LastIndexAny(e.Exchange.RoleARN, "/:")+1:]
-	if name == "" {
+	arn := e.Exchange.RoleARN
+	if !presentable(arn) {
 		return "ROLE"
 	}
-	return quote(name)
+	return word(arn[strings.LastIndexAny(arn, "/:")+1:], "ROLE")
 }
 
 // checkSidecar looks at the place where the sidecar serves: whether it does, and for whom.

@@ -2,9 +2,11 @@ package doctor
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,8 +18,8 @@ import (
 )
 
 // FuzzFindings examines any token, role, environment (as /proc/self/environ has it) and trust policy, as far as
-// that goes without a network. Each finding is a line that shows no secret, and each command that is to be pasted
-// does what it is for, whatever it is made of.
+// that goes without a network. Each finding is a line that shows no secret, and whatever is to be pasted is what it is
+// for to who reads it, a shell, IAM or Terraform, and steers no terminal, whatever it is made of.
 func FuzzFindings(f *testing.F) {
 	const (
 		claims = `{"iss":"` + issuerURL + `","aud":["sts.amazonaws.com"],"sub":"system:serviceaccount:shop:cart",` +
@@ -44,6 +46,10 @@ func FuzzFindings(f *testing.F) {
 			roleARN, "AWS_USE_FIPS_ENDPOINT=true", policy},
 		{`{"iss":"x","aud":["a","b"],"exp":9223372036854775807,"iat":-9223372036854775808,"nbf":4102444800}`,
 			roleARN, keyID + "ASIAIOSFODNN7EXAMPLE" + secret + "x", ""},
+		{`{"iss":"https://a.example/${x}%{y}$${z}","aud":["\"}\\"],"sub":"system:serviceaccount:a\u001b[2J\u009b\ud83d\ude00:\ude00","exp":4102444800}`,
+			roleARN, file + "NO_PROXY=a\nb\x00IRSA_SIDECAR_LISTEN=\x1b]0;x\a", strings.ReplaceAll(policy, "cart", "c\u009b\xffrt")},
+		{`{"iss":"--url","aud":["--endpoint-url=http://evil.example"],"sub":"-","exp":4102444800}`, "-rf", "AWS_WEB_IDENTITY_TOKEN_FILE=--help\x00" + uri + "x", ""},
+		{claims, roleARN, "AWS_ENDPOINT_URL=https://sts%c2%9b2J.example", ""},
 	} {
 		f.Add([]byte(seed.claims), seed.role, seed.environ, []byte(seed.policy))
 	}
@@ -73,10 +79,10 @@ func FuzzFindings(f *testing.F) {
 					RoleARN: role, TokenFile: env["AWS_WEB_IDENTITY_TOKEN_FILE"],
 					Region: env["AWS_REGION"], Endpoint: env["AWS_ENDPOINT_URL"], Duration: time.Hour,
 				},
-				Listen: env["IRSA_SIDECAR_LISTEN"],
-				Policy: policy, PolicyName: "the policy",
-				Root:   "/nowhere",
-				Getenv: func(name string) string { return env[name] },
+				Listen:     env["IRSA_SIDECAR_LISTEN"],
+				PolicyName: "the policy",
+				Root:       "/nowhere",
+				Getenv:     func(name string) string { return env[name] },
 			},
 			now:   time.Unix(1700003600, 0),
 			token: encode([]byte(`{"alg":"RS256"}`)) + "." + encode(claims) + ".c2lnbmF0dXJl",
@@ -92,6 +98,10 @@ func FuzzFindings(f *testing.F) {
 			key, fixes := e.decide(&cache.FetchError{Reason: reason, Message: string(policy)})
 			e.add(Finding{Check: "sts", Status: Fail, Key: key, Finding: string(policy), Fixes: fixes})
 		}
+		e.add(Finding{Check: "sts", Status: Fail, Key: string(ProviderMissing), Fixes: e.fixProvider()})
+		e.add(Finding{Check: "token-file", Status: Fail, Key: string(cache.TokenFileUnreadable), Fixes: e.fixMode(e.Exchange.TokenFile)})
+		e.add(Finding{Check: "signature", Status: Warn, Key: string(IssuerUnreachable), Fixes: []Fix{fixIssuer(string(policy))}})
+		e.Policy = policy // not sooner: then no other is proposed
 		e.checkPolicy()
 		for _, finding := range e.findings {
 			finding.scrub(e.token)
@@ -99,34 +109,178 @@ func FuzzFindings(f *testing.F) {
 			if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
 				t.Errorf("not to be shown: %q", text)
 			}
-			if strings.Contains(text, e.token) || asSecret && strings.Contains(text+fmt.Sprint(finding.Fixes), password) {
+			all := text + fmt.Sprint(finding.Fixes)
+			if strings.Contains(all, e.token) || asSecret && strings.Contains(all, password) {
 				t.Errorf("a secret is in %q, %q", text, finding.Fixes)
 			}
 			if finding.Status == OK && finding.Key != "" || finding.Status != OK && !keys[finding.Key] {
 				t.Errorf("%q is none of the keys, or that of a success: %q", finding.Key, text)
 			}
 			for _, fix := range finding.Fixes {
-				if fix.Kind == shell && !isTame(fix.Text) {
-					t.Errorf("a shell takes this for more than it is: %q", fix.Text)
+				for line := range strings.SplitSeq(fix.Text, "\n") {
+					if cache.OneLine(line) != line {
+						t.Errorf("not to be shown: %q", fix.Text)
+					}
+				}
+				switch fix.Kind {
+				case shell:
+					checkCommand(t, fix.Text)
+				case terraform:
+					e.checkTerraform(t, fix.Text)
 				}
 			}
 		}
 	})
 }
 
-// isTame reports whether all of a command that a shell would act on is our own.
-func isTame(command string) bool {
+// checkCommand reads a fix as a shell does. All that the shell would act on, and all options, are our own; of values
+// only a policy has several lines.
+func checkCommand(t *testing.T, text string) {
 	for _, ours := range []string{
 		` | irsa-sidecar doctor --trust-policy -`, ` "$(irsa-sidecar credentials --format env)"`,
 		` "$IRSA_SIDECAR_POLICY_FILE"`, `; python3 -m json.tool`,
 	} {
-		command = strings.ReplaceAll(command, ours, "")
+		text = strings.ReplaceAll(text, ours, "")
 	}
-	command = quoted.ReplaceAllString(command, "")
-	return !slices.ContainsFunc(strings.Split(command, "\n"), func(line string) bool { return !plainCommand.MatchString(line) })
+	for rest := text; rest != ""; {
+		var words []string
+		var ok bool
+		if words, rest, ok = readCommand(rest); !ok {
+			t.Errorf("a shell takes this for more than it is: %q", text)
+			return
+		}
+		if len(words) == 0 || !commands[words[0]] {
+			t.Errorf("this is not one of our commands: %q", text)
+			return
+		}
+		for i, word := range words {
+			if strings.HasPrefix(word, "-") && !options[word] {
+				t.Errorf("%q is an option of nobody's: %q", word, text)
+			}
+			if words[i-min(i, 1)] == "--policy-document" && !json.Valid([]byte(word)) {
+				t.Errorf("%q is no policy: %q", word, text)
+			} else if words[i-min(i, 1)] != "--policy-document" && strings.Contains(word, "\n") {
+				t.Errorf("%q has several lines: %q", word, text)
+			}
+		}
+	}
 }
 
 var (
-	quoted       = regexp.MustCompile(`'[^']*'|\\'`)
-	plainCommand = regexp.MustCompile(`^(aws|chmod|chronyc|curl|cut|eksctl|eval|export|kubectl|unset|wc)( [\w./:@%+=,-]*)*$`)
+	plainRune = regexp.MustCompile(`^[\w./:@%+=,-]+`)
+	commands  = set("aws chmod chronyc curl cut eksctl eval export kubectl unset wc")
+	options   = set("-n -c -d. -f1,2 -o -p -w -sS -sSI --approve --attach-policy-arn --client-id --client-id-list --cluster --cluster-name " +
+		"--max-session-duration --max-time --name --namespace --open-id-connect-provider-arn --output --overwrite --policy-document --query " +
+		"--role-name --service-account --type --url")
 )
+
+func set(words string) map[string]bool {
+	all := make(map[string]bool)
+	for word := range strings.FieldsSeq(words) {
+		all[word] = true
+	}
+	return all
+}
+
+// readCommand reads one command of a shell's, made of words of plain and quoted texts and of nothing else.
+func readCommand(text string) (words []string, rest string, ok bool) {
+	word, begun := "", false
+	end := func() {
+		if begun {
+			words = append(words, word)
+		}
+		word, begun = "", false
+	}
+	for text != "" {
+		plain := plainRune.FindString(text)
+		switch {
+		case plain != "":
+			word, text, begun = word+plain, text[len(plain):], true
+		case text[0] == '\'':
+			quoted, after, closed := strings.Cut(text[1:], "'")
+			if !closed {
+				return nil, "", false
+			}
+			word, text, begun = word+quoted, after, true
+		case strings.HasPrefix(text, `\'`):
+			word, text, begun = word+"'", text[2:], true
+		case text[0] == ' ':
+			end()
+			text = text[1:]
+		case text[0] == '\n':
+			end()
+			return words, text[1:], true
+		default:
+			return nil, "", false
+		}
+	}
+	end()
+	return words, "", true
+}
+
+// checkTerraform reads a fix as Terraform does: its texts are what they are to be, and all else is our own.
+func (e *examination) checkTerraform(t *testing.T, text string) {
+	var texts []string
+	var skeleton strings.Builder
+	for rest := text; rest != ""; {
+		if rest[0] != '"' {
+			skeleton.WriteByte(rest[0])
+			rest = rest[1:]
+			continue
+		}
+		var one string
+		var ok bool
+		if one, rest, ok = readHCL(rest); !ok {
+			t.Errorf("Terraform takes this for more than it is: %q", text)
+			return
+		}
+		texts = append(texts, one)
+		skeleton.WriteByte('_')
+	}
+	id := e.identity
+	want := []string{"aws_iam_policy_document", "trust", "sts:AssumeRoleWithWebIdentity", "Federated", id.ProviderARN(),
+		"StringEquals", id.Provider() + ":aud", id.Audience, "StringEquals", id.Provider() + ":sub", id.Subject}
+	if strings.HasPrefix(text, "resource ") {
+		want = []string{"aws_iam_openid_connect_provider", "eks", either(e.claims.Issuer, "ISSUER"), either(e.audience(), "AUDIENCE")}
+	}
+	if !slices.Equal(texts, want) {
+		t.Errorf("Terraform reads %q, want %q", texts, want)
+	}
+	if !ownTerraform.MatchString(skeleton.String()) {
+		t.Errorf("Terraform evaluates more than texts: %q", text)
+	}
+}
+
+var ownTerraform = regexp.MustCompile(`^(data|resource) _ _ \{[a-z_ =\[\]{}\n]*\}$`)
+
+// readHCL reads the string that a text of Terraform's begins with, if it has nothing to be evaluated in it.
+// https://github.com/hashicorp/hcl/blob/main/hclsyntax/spec.md#template-expressions
+func readHCL(text string) (value, rest string, ok bool) {
+	var b strings.Builder
+	for rest = strings.TrimPrefix(text, `"`); rest != ""; {
+		if m := hclEscape.FindString(rest); m != "" {
+			one, err := strconv.Unquote(`"` + m + `"`) // these are Go's as well
+			if err != nil {
+				return "", "", false
+			}
+			b.WriteString(one)
+			rest = rest[len(m):]
+			continue
+		}
+		switch {
+		case rest[0] == '"':
+			return b.String(), rest[1:], true
+		case strings.HasPrefix(rest, "$${"), strings.HasPrefix(rest, "%%{"):
+			b.WriteString(rest[1:3])
+			rest = rest[3:]
+		case rest[0] == '\\', rest[0] == '\n', strings.HasPrefix(rest, "${"), strings.HasPrefix(rest, "%{"):
+			return "", "", false
+		default:
+			b.WriteByte(rest[0])
+			rest = rest[1:]
+		}
+	}
+	return "", "", false
+}
+
+var hclEscape = regexp.MustCompile(`^\\(?:[nrt"\\]|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})`)

@@ -53,7 +53,11 @@ func either(texts ...string) string {
 func (e *examination) fixAnnotation() []Fix {
 	arn := e.Exchange.RoleARN
 	if webidentity.CheckRoleARN(arn) != nil {
-		arn = "arn:aws:iam::ACCOUNT:role/" + either(strings.Trim(filepath.Base(arn), "./"), "ROLE")
+		name := "ROLE"
+		if presentable(arn) {
+			name = either(strings.Trim(filepath.Base(arn), "./"), name)
+		}
+		arn = "arn:aws:iam::ACCOUNT:role/" + name
 	}
 	return []Fix{
 		{"name the role at the service account, and start the Pods anew: only new ones get the variables", shell, fmt.Sprintf(
@@ -104,7 +108,11 @@ func fixStaticKeys() []Fix {
 }
 
 func (e *examination) fixURI() Fix {
-	return Fix{"name the sidecar, by address", shell, "export AWS_CONTAINER_CREDENTIALS_FULL_URI=" + quote("http://"+e.Listen+"/v1/credentials")}
+	listen := "127.0.0.1:PORT"
+	if presentable(e.Listen) {
+		listen = e.Listen
+	}
+	return Fix{"name the sidecar, by address", shell, "export AWS_CONTAINER_CREDENTIALS_FULL_URI=" + quote("http://"+listen+"/v1/credentials")}
 }
 
 func (e *examination) fixPort() Fix {
@@ -137,11 +145,11 @@ func (e *examination) fixVolume() []Fix {
 // Kubernetes'.
 func (e *examination) fixMode(path string) []Fix {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return []Fix{{"name the file in it", shell, "export AWS_WEB_IDENTITY_TOKEN_FILE=" + quote(filepath.Join(path, "token"))}}
+		return []Fix{{"name the file in it", shell, "export AWS_WEB_IDENTITY_TOKEN_FILE=" + word(filepath.Join(path, "token"), "/PATH/TO/TOKEN")}}
 	}
 	_, owner := ownership(path)
 	if strings.HasPrefix(owner, fmt.Sprintf("%d:", os.Geteuid())) {
-		return []Fix{{"let its owner, which is this user, read it", shell, "chmod u+r " + quote(path)}}
+		return []Fix{{"let its owner, which is this user, read it", shell, "chmod u+r " + word(path, "/PATH/TO/TOKEN")}}
 	}
 	return []Fix{
 		{"give the Pod's volumes to a group that all its containers are in", shell, fmt.Sprintf(
@@ -151,7 +159,7 @@ func (e *examination) fixMode(path string) []Fix {
 }
 
 func (e *examination) fixMalformed() []Fix {
-	return []Fix{{"look at what is in the file, without its signature: it should begin with eyJ and be one line", shell, "cut -d. -f1,2 " + quote(e.Exchange.TokenFile)},
+	return []Fix{{"look at what is in the file, without its signature: it should begin with eyJ and be one line", shell, "cut -d. -f1,2 " + word(e.Exchange.TokenFile, "/PATH/TO/TOKEN")},
 		{What: "have AWS_WEB_IDENTITY_TOKEN_FILE name the kubelet's own file, /var/run/secrets/eks.amazonaws.com/serviceaccount/token"}}
 }
 
@@ -171,7 +179,7 @@ func (e *examination) fixForeignToken() []Fix {
 }
 
 func fixIssuer(document string) Fix {
-	return Fix{"see whether the document is public, from outside the cluster; STS gives up after 5 seconds", shell, "curl -sS --max-time 5 " + quote(document)}
+	return Fix{"see whether the document is public, from outside the cluster; STS gives up after 5 seconds", shell, "curl -sS --max-time 5 " + word(document, "URL")}
 }
 
 // fixTrust replaces a role's trust policy.
@@ -199,20 +207,20 @@ func (e *examination) fixAccessDenied() []Fix {
     actions = ["sts:AssumeRoleWithWebIdentity"]
     principals {
       type        = "Federated"
-      identifiers = [%q]
+      identifiers = [%s]
     }
     condition {
       test     = "StringEquals"
-      variable = "%s:aud"
-      values   = [%q]
+      variable = %s
+      values   = [%s]
     }
     condition {
       test     = "StringEquals"
-      variable = "%s:sub"
-      values   = [%q]
+      variable = %s
+      values   = [%s]
     }
   }
-}`, id.ProviderARN(), id.Provider(), id.Audience, id.Provider(), id.Subject)},
+}`, hcl(id.ProviderARN()), hcl(id.Provider()+":aud"), hcl(id.Audience), hcl(id.Provider()+":sub"), hcl(id.Subject))},
 	}
 }
 
@@ -235,16 +243,16 @@ func (e *examination) fixProvider() []Fix {
 	return []Fix{
 		{"see which issuers IAM knows in the role's account; a cluster that was rebuilt has a new one", shell, "aws iam list-open-id-connect-providers"},
 		{"if the token's is not among them", shell, fmt.Sprintf(
-			"aws iam create-open-id-connect-provider --url %s --client-id-list %s", quote(e.claims.Issuer), quote(e.audience()))},
+			"aws iam create-open-id-connect-provider --url %s --client-id-list %s", word(e.claims.Issuer, "ISSUER"), word(e.audience(), "AUDIENCE"))},
 		{"or, with eksctl", shell, "eksctl utils associate-iam-oidc-provider --cluster CLUSTER --approve"},
-		{"or, in Terraform", terraform, fmt.Sprintf("resource \"aws_iam_openid_connect_provider\" \"eks\" {\n  url            = %q\n  client_id_list = [%q]\n}", e.claims.Issuer, e.audience())},
+		{"or, in Terraform", terraform, fmt.Sprintf("resource \"aws_iam_openid_connect_provider\" \"eks\" {\n  url            = %s\n  client_id_list = [%s]\n}", hcl(either(e.claims.Issuer, "ISSUER")), hcl(either(e.audience(), "AUDIENCE")))},
 		e.fixClientID()[0],
 	}
 }
 
 func (e *examination) fixClientID() []Fix {
 	return []Fix{{"if the provider is there, and does not have the token's audience among its client IDs", shell, fmt.Sprintf(
-		"aws iam add-client-id-to-open-id-connect-provider --open-id-connect-provider-arn %s --client-id %s", quote(e.providerARN()), quote(e.audience()))}}
+		"aws iam add-client-id-to-open-id-connect-provider --open-id-connect-provider-arn %s --client-id %s", word(e.providerARN(), "PROVIDER_ARN"), word(e.audience(), "AUDIENCE"))}}
 }
 
 func (e *examination) fixAudience() []Fix {
@@ -259,7 +267,7 @@ func (e *examination) fixAudience() []Fix {
 func (e *examination) fixThumbprint() []Fix {
 	return []Fix{{"have IAM read the certificate anew: make the provider again", shell, fmt.Sprintf(
 		"aws iam delete-open-id-connect-provider --open-id-connect-provider-arn %s\naws iam create-open-id-connect-provider --url %s --client-id-list %s",
-		quote(e.providerARN()), quote(e.claims.Issuer), quote(e.audience()))}}
+		word(e.providerARN(), "PROVIDER_ARN"), word(e.claims.Issuer, "ISSUER"), word(e.audience(), "AUDIENCE"))}}
 }
 
 func (e *examination) fixDuration() Fix {
@@ -269,7 +277,7 @@ func (e *examination) fixDuration() Fix {
 // fixReason is what to do about a failure that has one cause, or one that cannot be told from here.
 func (e *examination) fixReason(f *cache.FetchError) []Fix {
 	host := "STS"
-	if endpoint, err := e.Exchange.EndpointURL(context.Background(), e.claims.Issuer); err == nil {
+	if endpoint, err := e.Exchange.EndpointURL(context.Background(), e.claims.Issuer); err == nil && presentable(endpoint.Hostname()) {
 		host = endpoint.Hostname()
 	}
 	unsetEndpoint := func() []Fix {
@@ -329,9 +337,23 @@ func (e *examination) fixReason(f *cache.FetchError) []Fix {
 	case cache.EndpointNotTrusted:
 		return []Fix{{"if a proxy inspects TLS, trust its CA too", shell, "export AWS_CA_BUNDLE=/PATH/TO/CA.pem"}}
 	case cache.ProxyRefused:
-		return []Fix{{"go to STS without the proxy", shell, "export NO_PROXY=" + quote(strings.TrimPrefix(e.Getenv("NO_PROXY")+","+host, ","))}}
+		return []Fix{{"go to STS without the proxy", shell, "export NO_PROXY=" + word(strings.TrimPrefix(e.Getenv("NO_PROXY")+","+host, ","), quote("HOSTS,"+host))}}
 	}
 	return nil
+}
+
+// presentable reports whether a value may be repeated: it has nothing that a terminal would obey instead of
+// showing it, and nothing that looks like a secret in the wrong place. To be asked of the whole value, for with
+// something before it a secret looks like none.
+func presentable(s string) bool { return s != "" && cache.OneLine(s) == s && cache.Scrub(s) == s }
+
+// word writes a value so that a shell reads it back, and as one word that is no option. Where that cannot be, the
+// value is left to the reader.
+func word(s, capitals string) string {
+	if !presentable(s) || s[0] == '-' {
+		return capitals
+	}
+	return quote(s)
 }
 
 // plain is what a shell takes as it stands.
@@ -344,3 +366,22 @@ func quote(s string) string {
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
+
+// hcl writes a text as a string of Terraform's, in which ${ and %{ begin an expression, and which knows fewer
+// escapes than Go's.
+// https://github.com/hashicorp/hcl/blob/main/hclsyntax/spec.md#template-expressions
+func hcl(s string) string {
+	var b strings.Builder
+	for _, r := range hclSpecial.Replace(s) {
+		if one := string(r); cache.OneLine(one) == one {
+			b.WriteString(one)
+		} else if r <= 0xffff {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			fmt.Fprintf(&b, `\U%08x`, r)
+		}
+	}
+	return `"` + b.String() + `"`
+}
+
+var hclSpecial = strings.NewReplacer("${", "$${", "%{", "%%{", `\`, `\\`, `"`, `\"`)
