@@ -115,7 +115,7 @@ var arrows = []struct {
 		"the way in and the way out never meet: both know the cache alone"},
 	{module + "/server", module + "/cmd", false,
 		"only main knows flags, environment, signals and exit codes"},
-	{module + "/internal/regular", module + "/cache", false,
+	{module + "/cache/regular", module + "/cache", false,
 		"whoever reads a file may use it, and so it uses nobody"},
 	{binary, "github.com/aws/aws-sdk-go-v2/config", false,
 		"it would bring credential chains, profiles and IMDS along: the program has one way to get credentials"},

@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/irsa-sidecar/irsa-sidecar/internal/regular"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
 const (

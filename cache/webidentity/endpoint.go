@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/irsa-sidecar/irsa-sidecar/internal/regular"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
 // The shapes of names that AWS gives.

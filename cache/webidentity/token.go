@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
-	"github.com/irsa-sidecar/irsa-sidecar/internal/regular"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
 // maxToken is the longest WebIdentityToken that STS takes.

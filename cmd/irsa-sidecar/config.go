@@ -22,8 +22,8 @@ import (
 	"github.com/kelseyhightower/envconfig"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
-	"github.com/irsa-sidecar/irsa-sidecar/internal/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 

@@ -7,9 +7,9 @@ import (
 	"os"
 	"strings"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
-	"github.com/irsa-sidecar/irsa-sidecar/internal/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
