@@ -44,7 +44,8 @@ type asking struct {
 	ahead     time.Duration // of STS's clock
 	skewed    bool          // from when it is, until credentials from then are gone
 	sessions  map[string]issued
-	best      time.Time // the latest real end of a session that a client has been given
+	best      issued    // the session that ends last of those that a client has been given
+	logs      []string  // of all sidecars there were
 	heldSince time.Time // from when on, until best, somebody has always had valid ones
 	forgotten time.Time // what was given to those who had asked before is not held against the sidecar
 	newest    int       // of the sessions that a client has been given, in the order in which STS issued them
@@ -171,23 +172,52 @@ func (c *campaign) mayRefuse(asked moment, why string) {
 		return
 	}
 	c.refused.Add(1)
+	now := time.Now()
 	c.mu.Lock()
-	best, heldSince, margin := c.best, c.heldSince, c.margin()
+	best, heldSince, skewed := c.best, c.heldSince, c.skewed || asked.skewed
 	c.mu.Unlock()
-	if asked.skewed {
-		margin = earlySkewed
-	}
-	if now := time.Now(); now.Add(margin).Before(best) && heldSince.Before(asked.at) {
-		c.complain("asked at %s and refused with %s at %s, while credentials were valid until %s", asked.at.Format(clockTime), why, now.Format(clockTime), best.Format(clockTime))
+	if heldSince.Before(asked.at) && now.Before(c.servedUntil(best, skewed)) {
+		c.complain("asked at %s and refused with %s at %s, while credentials were valid until %s", asked.at.Format(clockTime), why, now.Format(clockTime), best.ends.Format(clockTime))
 	}
 }
 
-// margin is by how much the sidecar may end credentials early. c.mu is held.
-func (c *campaign) margin() time.Duration {
-	if c.skewed {
-		return earlySkewed
+// servedUntil is when the sidecar may end a session: where clocks differ, a second early. And it counts from before
+// the exchange, which took its time.
+func (c *campaign) servedUntil(s issued, skewed bool) time.Time {
+	margin := early
+	if skewed {
+		margin = earlySkewed
 	}
-	return early
+	if time.Now().Add(margin).After(s.ends) {
+		return s.ends.Add(-margin) // of all that are refused, nearly all know without a look at the logs
+	}
+	return s.ends.Add(-margin - c.exchangeTook(s))
+}
+
+// exchangeTook is what the log says of the exchange that brought a session; zero where it says nothing.
+func (c *campaign) exchangeTook(s issued) (took time.Duration) {
+	c.mu.Lock()
+	logs := slices.Clone(c.logs)
+	c.mu.Unlock()
+	for _, log := range slices.Backward(logs) {
+		text, err := os.ReadFile(log)
+		if err != nil {
+			c.complain("%v", err)
+		}
+		for text := range bytes.Lines(text) {
+			var l struct {
+				Msg, Took  string
+				AccessKey  string `json:"access_key"`
+				Expiration time.Time
+			}
+			if json.Unmarshal(text, &l) == nil && strings.HasPrefix(l.Msg, "credentials refreshed") &&
+				l.Expiration.Equal(s.Expiration.Truncate(time.Second)) && strings.HasSuffix(s.AccessKeyID, strings.TrimLeft(l.AccessKey, "*")) {
+				took, _ = time.ParseDuration(l.Took)
+				return took
+			}
+		}
+	}
+	return 0
 }
 
 const clockTime = time.TimeOnly + ".000"
@@ -214,6 +244,9 @@ func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok 
 	case !s.ends.After(asked.at):
 		c.complain("answered at %s with credentials that had ended at %s", asked.at.Format(clockTime), s.ends.Format(clockTime))
 	}
+	best := c.held()
+	better := s.ends.After(best.ends)
+	gap := better && time.Now().After(c.servedUntil(best, asked.skewed)) // there may have been nothing for a moment
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !s.seen {
@@ -221,25 +254,25 @@ func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok 
 		c.sessions[key] = s
 		c.newest = max(c.newest, s.number)
 	}
-	if now := time.Now(); s.ends.After(c.best) && asked.at.After(c.forgotten) {
-		if now.Add(c.margin()).After(c.best) {
-			c.heldSince = now
+	if better && s.ends.After(c.best.ends) && asked.at.After(c.forgotten) {
+		if gap {
+			c.heldSince = time.Now()
 		}
-		c.best = s.ends
+		c.best = s
 	}
 	return s, true
 }
 
-// forget is for when what was valid after best is lost with the sidecar, as it always was before there was a state
+// forget is for when what came after best is lost with the sidecar, as it always was before there was a state
 // file.
-func (c *campaign) forget(best time.Time) {
+func (c *campaign) forget(best issued) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.best, c.forgotten = best, time.Now()
 }
 
-// held is until when the credentials last that clients have been given.
-func (c *campaign) held() time.Time {
+// held is the session that ends last of those that clients have been given.
+func (c *campaign) held() issued {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.best

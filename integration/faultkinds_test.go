@@ -130,7 +130,7 @@ var faultKinds = []faultKind{
 				time.Sleep(time.Duration(c.luck.Int64N(int64(60 * time.Millisecond))))
 				p.cmd.Process.Kill()
 				<-p.ended
-				c.lives = append(c.lives, p)
+				c.lived(p)
 			}
 			c.launch(t)
 		})
@@ -390,7 +390,7 @@ func spoilt(spoil func(file string) error) play {
 			if err := spoil(c.stateFile()); err != nil {
 				t.Fatal(err)
 			}
-			c.forget(time.Time{})
+			c.forget(issued{})
 			c.launch(t)
 		})
 	}

@@ -305,7 +305,14 @@ func (c *campaign) readAuthorization(t *testing.T) {
 // launch starts the sidecar.
 func (c *campaign) launch(t *testing.T) {
 	c.sidecar = c.serve(t, c.changes...)
-	c.lives = append(c.lives, c.sidecar.process)
+	c.lived(c.sidecar.process)
+}
+
+func (c *campaign) lived(p *process) {
+	c.lives = append(c.lives, p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.logs = append(c.logs, p.log)
 }
 
 // repeatedly does it until the end, with a pause in between.
