@@ -404,7 +404,12 @@ func onThread(do func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked
+		runtime.LockOSThread()
+		if syscall.Gettid() == os.Getpid() { // the one thread that does not end; taken, it cannot be the next
+			onThread(do)
+			runtime.UnlockOSThread()
+			return
+		}
 		do()
 	}()
 	<-done
