@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,8 +67,8 @@ var faultKinds = []faultKind{
 	{name: "an answer without credentials", reason: cache.NotAnSTSEndpoint, play: answers(ststest.NoCredentials)},
 	{name: "XML that is cut", reason: cache.NotAnSTSEndpoint, play: answers(ststest.Fault{Status: 200, Body: `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIACUT`})},
 	{name: "an answer of noise", reason: cache.NotAnSTSEndpoint, play: answers(ststest.Fault{Status: 200, Body: "\x00\xff<<<&&&"})},
-	{name: "STS's clock ahead", says: `"clock_skew"`, play: clock(7 * time.Minute)},
-	{name: "STS's clock behind", says: `"clock_skew"`, play: clock(-7 * time.Minute)},
+	{name: "STS's clock ahead", says: `"clock_skew"`, play: clock(clockStep)},
+	{name: "STS's clock behind", says: `"clock_skew"`, play: clock(-clockStep)},
 
 	// The way to it.
 	{name: "connections are reset", reason: cache.EndpointUnreachable, play: leads(faults.Reset)},
@@ -107,8 +108,10 @@ var faultKinds = []faultKind{
 		}
 		hold()
 	}},
-	{name: "a token written over in halves", met: hadCallsOrFailures, play: meanwhile(func(c *campaign, token string) error {
-		return errors.Join(os.WriteFile(c.token.Path(), []byte(token[:len(token)/2]), 0o644), os.WriteFile(c.token.Path(), []byte(token), 0o644))
+	{name: "a token written over in halves", reason: cache.TokenFileMalformed, least: 2 * faultLife, play: meanwhile(func(c *campaign, token string) error {
+		err := os.WriteFile(c.token.Path(), []byte(token[:len(token)/2]), 0o644)
+		time.Sleep(20 * time.Millisecond) // so that most of who reads it meets it so
+		return errors.Join(err, os.WriteFile(c.token.Path(), []byte(token), 0o644))
 	})},
 	{name: "a storm of rotations", met: hadCalls, play: meanwhile(func(c *campaign, token string) error { return c.token.Write(token) })},
 
@@ -243,8 +246,8 @@ var faultKinds = []faultKind{
 			t.Fatal(err)
 		}
 	}},
-	{name: "500 connections that say nothing", play: crowd("")},
-	{name: "500 connections with half a request", play: crowd("GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: ")},
+	{name: "500 connections that say nothing", met: crowded, play: crowd("")},
+	{name: "500 connections with half a request", met: crowded, play: crowd("GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: ")},
 	{name: "500 connections with 4 KiB of noise", play: func(c *campaign, t *testing.T, hold func()) {
 		noise, raw := rand.NewChaCha8([32]byte{1}), make([]byte, 4<<10)
 		noise.Read(raw)
@@ -288,9 +291,9 @@ func meanwhile(do func(c *campaign, token string) error) play {
 }
 
 // What shows that a fault took effect where the log does not tell.
-func hadCalls(_ *campaign, s *step) bool           { return s.callsInside > 0 }
-func hadCallsOrFailures(_ *campaign, s *step) bool { return s.callsInside+len(s.failures) > 0 }
-func hasLed(_ *campaign, s *step) bool             { return s.led > 0 }
+func hadCalls(_ *campaign, s *step) bool { return s.callsInside > 0 }
+func hasLed(_ *campaign, s *step) bool   { return s.led > 0 }
+func crowded(c *campaign, _ *step) bool  { return c.mostDescriptors > c.descriptors+mostConnections*3/4 }
 
 // notKept is in the log when the state file cannot be written.
 const notKept = "the state file could not be written"
@@ -376,10 +379,16 @@ func suspended(length time.Duration) play {
 
 // wantStopped waits until all threads of the sidecar stand still.
 func (c *campaign) wantStopped(t *testing.T) {
-	eventually(t, soon, "a process that is stopped", func() bool {
-		stat := string(read(t, fmt.Sprintf("/proc/%d/stat", c.sidecar.cmd.Process.Pid)))
-		return strings.HasPrefix(stat[strings.LastIndexByte(stat, ')'):], ") T")
-	})
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", c.sidecar.cmd.Process.Pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatal("no threads: ", err)
+	}
+	for _, thread := range threads {
+		eventually(t, soon, "a thread that is stopped", func() bool {
+			stat, err := os.ReadFile(thread)
+			return err != nil || bytes.Contains(stat, []byte(") T")) // it may have ended
+		})
+	}
 }
 
 // spoilt kills the sidecar, and does something to the file that it leaves.
@@ -410,18 +419,39 @@ func unkept(spoil func(c *campaign, t *testing.T) (mend func())) play {
 	}
 }
 
-// crowd is many who ask for nothing, beside those who do.
+// crowd is many who ask for nothing, beside those who do. They come again: after two seconds they are sent away.
 func crowd(say string) play {
 	return func(c *campaign, t *testing.T, hold func()) {
-		for range 500 {
+		var conns []net.Conn
+		defer func() {
+			for _, conn := range conns {
+				conn.Close()
+			}
+		}()
+		comes := func() error {
 			conn, err := net.DialTimeout("tcp", strings.TrimPrefix(c.base, "http://"), 5*time.Second)
-			if err != nil {
+			if err == nil {
+				conns = append(conns, conn)
+				conn.Write([]byte(say)) // who has been sent away by now has been for good reason
+			}
+			return err
+		}
+		for range 500 {
+			if err := comes(); err != nil {
 				t.Fatal(err)
 			}
-			defer conn.Close()
-			conn.Write([]byte(say)) // what has been closed by now has been closed for good reason
 		}
-		hold()
+		meanwhile(func(c *campaign, _ string) error {
+			conns[0].Close()
+			conns = conns[1:]
+			open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.sidecar.cmd.Process.Pid))
+			if err != nil {
+				return err
+			}
+			c.mostDescriptors = max(c.mostDescriptors, len(open))
+			time.Sleep(2 * time.Millisecond) // each of them once a second
+			return comes()
+		})(c, t, hold)
 	}
 }
 

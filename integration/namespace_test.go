@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 const (
@@ -53,6 +54,9 @@ func inNamespaces(t *testing.T, flags uintptr) bool {
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.count=1"}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
+	}
+	if deadline, ok := t.Deadline(); ok { // it is the one inside who can say where he hangs
+		args = append(args, "-test.timeout="+(time.Until(deadline)-10*time.Second).String())
 	}
 	outcome := filepath.Join(t.TempDir(), "outcome")
 	cmd := exec.Command(os.Args[0], args...)

@@ -23,8 +23,8 @@ const Host = "sts.irsa-sidecar.test"
 // State is how the way is.
 type State int
 
-// The states. In the last four somebody who is not STS answers, or somebody who cannot prove that he is:
-// he must not be told a thing.
+// The states. In the last four somebody who is not STS answers, or cannot prove that he is, or speaks a TLS that
+// others can read: he must not be told a thing.
 const (
 	Clear    State = iota // to STS and back
 	Reset                 // connections are taken, and reset
