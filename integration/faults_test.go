@@ -127,6 +127,7 @@ func TestFaults(t *testing.T) {
 		if n%quietEvery == quietEvery-1 && !t.Failed() {
 			at = fmt.Sprintf("when nobody asked after fault %d", n+1)
 			c.quietly(t, func() {})
+			fmt.Printf("%d of %d faults in %s, %d requests\n", n+1, count, time.Since(started).Round(time.Second), c.requests.Load())
 		}
 		if t.Failed() {
 			return
