@@ -8,7 +8,7 @@ GOTESTFLAGS ?=
 # The faults that are not at random, most of them in namespaces of their own, and a test that measures: one at a time.
 FAULTS = TestNamespacesTellHowItWent|TestFullAndReadOnlyDisks|TestAPodWithOneKindOfAddress|TestAPortStolenBetweenRestarts|TestNoDNSAtTheStart|TestTheTokensTimingTellsNothing
 
-.PHONY: help build test integration cluster demo image bench readme manifests fleet fuzz soak lint sbom
+.PHONY: help build test integration cluster demo image bench bench-check readme manifests fleet fuzz soak lint sbom
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ image: ## Build the container image with docker, podman or buildah
 
 bench: ## Compare with a bare net/http server
 	go run ./integration/bench
+
+bench-check: ## Fail if speed, memory or size are worse than integration/bench/baseline.txt; UPDATE=1 writes it
+	@mkdir -p bin && go build -o bin/bench ./integration/bench # go run has one exit code for every failure
+	@bin/bench check $(if $(UPDATE),-update) integration/bench/baseline.txt
 
 readme: ## Write README's generated tables anew
 	go test ./cmd/irsa-sidecar -run README -update

@@ -1,11 +1,18 @@
 //go:build linux
 
-// Command bench holds the sidecar, built as it is shipped, against a bare net/http server that writes
+// Command bench compares the sidecar, built as it is shipped, with a bare net/http server that writes
 // the same bytes on the same machine in the same run. Machines differ and are never quiet, so what it
-// judges are ratios of neighbouring measurements wherever there can be one. It is no gate: it ends in 0
-// whatever it finds, and in 1 only when it could not measure.
+// judges are ratios of neighbouring measurements wherever there can be one.
 //
 //	make bench
+//
+// prints medians beside the limits we aim for. It is no gate: it exits with 0 whatever it finds, and
+// with 2 if it could not measure.
+//
+//	make bench-check
+//
+// compares with the figures in baseline.txt. It exits with 0 if no row is worse than they and its margin
+// allow, with 1 if one is, and with 2 if it could not measure.
 package main
 
 import (
@@ -24,46 +31,81 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
 
-const (
-	// starts and colds are how often those measurements are repeated.
-	starts = 15
-	colds  = 3
-
-	coldClients = 1000
-	coldLatency = 100 * time.Millisecond // of STS, while the clients come
-
-	restAfter = 10_000 // requests
-)
-
 func main() {
-	var o options
-	flag.IntVar(&o.rounds, "rounds", 7, "rounds of requests; the medians count")
-	flag.IntVar(&o.n, "n", 8000, "requests to each server in a round, for each shape")
-	flag.DurationVar(&o.rest, "rest", 30*time.Second, "least time of rest before memory is looked at")
-	flag.Parse()
-	if flag.NArg() > 0 || o.rounds < 1 || o.n < 100 {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: flags only; at least 1 round, of at least 100 requests")
-		flag.PrintDefaults()
-		os.Exit(2)
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, o)
+	code := command(ctx, os.Args[1:])
 	stop()
+	os.Exit(code)
+}
+
+// options say how much is measured, and how often.
+type options struct {
+	rounds, most int // of requests: at least, and at most
+	n            int // requests to each server in a round, for each shape
+	rest         time.Duration
+	timeout      time.Duration // after which no further round begins
+}
+
+// command returns the exit code.
+func command(ctx context.Context, args []string) int {
+	var err error
+	if len(args) > 0 && args[0] == "check" {
+		flags := flag.NewFlagSet("bench check", flag.ExitOnError) // exits with 2
+		update := flags.Bool("update", false, "write FILE instead of failing; rows that differ by less than their margin stay as they are")
+		flags.Parse(args[1:])
+		if flags.NArg() != 1 {
+			fmt.Fprintln(flags.Output(), "usage: bench check [-update] FILE")
+			flags.PrintDefaults()
+			return 2
+		}
+		var worse bool
+		if worse, err = check(ctx, flags.Arg(0), *update); err == nil && worse {
+			return 1
+		}
+	} else {
+		var o options
+		flags := flag.NewFlagSet("bench", flag.ExitOnError)
+		flags.IntVar(&o.rounds, "rounds", 7, "rounds of requests; the medians count")
+		flags.IntVar(&o.n, "n", 8000, "requests to each server in a round, for each shape")
+		flags.DurationVar(&o.rest, "rest", 30*time.Second, "least time of rest before memory is looked at")
+		flags.Parse(args)
+		if flags.NArg() > 0 || o.rounds < 1 || o.n < 100 {
+			fmt.Fprintln(flags.Output(), "usage: bench [flags], with at least 1 round, of at least 100 requests; or bench check [-update] FILE")
+			flags.PrintDefaults()
+			return 2
+		}
+		o.timeout = time.Hour
+		err = compare(ctx, o)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+		return 2
 	}
+	return 0
 }
 
-type options struct {
-	rounds, n int
-	rest      time.Duration
-}
-
-func run(ctx context.Context, o options) (err error) {
-	dir, err := os.MkdirTemp("", "irsa-sidecar-bench-")
+// compare is make bench.
+func compare(ctx context.Context, o options) error {
+	load := loadAverage()
+	results, err := measureAll(ctx, o, func(*step) bool { return true })
 	if err != nil {
 		return err
+	}
+	fmt.Printf("irsa-sidecar beside a bare net/http server: %s (load %s before), %d rounds of %d requests\n\n", machine(), load, o.rounds, o.n)
+	return limits(results).print(os.Stdout)
+}
+
+// machine is what the figures of a run depend on, beside the code.
+func machine() string {
+	return fmt.Sprintf("%s/%s, %s, %d CPUs", runtime.GOOS, runtime.GOARCH, runtime.Version(), runtime.NumCPU())
+}
+
+// measureAll builds both programs and measures everything: enough is asked after each round of a step,
+// from its least number of rounds on, whether that is enough.
+func measureAll(ctx context.Context, o options, enough func(*step) bool) (results []*step, err error) {
+	dir, err := os.MkdirTemp("", "irsa-sidecar-bench-")
+	if err != nil {
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	ctx, cancel := context.WithCancel(ctx)
@@ -71,33 +113,33 @@ func run(ctx context.Context, o options) (err error) {
 
 	b, err := newBench(ctx, dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer b.sts.Close()
+	defer b.stop()
 
-	load := loadAverage()
-	var t table
-	for _, step := range []struct {
-		name    string
-		measure func(context.Context, options, *table) error
-	}{
-		{"handler", b.handler},
-		{"binaries", b.binaries},
-		{"start", b.start},
-		{"cold clients", b.cold},
-		{"requests, and rest", b.requests},
-	} {
-		progress("measuring: " + step.name)
-		if err := step.measure(ctx, o, &t); ctx.Err() != nil {
-			return ctx.Err()
-		} else if err != nil {
-			return fmt.Errorf("%s: %w", step.name, err)
+	rest, err := b.rest(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("rest: %w", err)
+	}
+	handler, err := b.handler(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("handler: %w", err)
+	}
+	requests, err := b.requests(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("requests: %w", err)
+	}
+	steps := append([]*step{handler, b.binaries(), b.starts(), b.cold()}, requests...)
+	// Those that rest do so meanwhile.
+	for _, together := range [][]*step{steps, {rest}} {
+		if err := run(ctx, together, o.timeout, enough); err != nil {
+			return nil, err
 		}
+		results = append(results, together...)
 	}
 	progress("")
-	fmt.Printf("irsa-sidecar beside a bare net/http server: %d CPUs (load %s before), %s, %d rounds of %d requests\n\n",
-		runtime.NumCPU(), load, runtime.Version(), o.rounds, o.n)
-	return t.print(os.Stdout)
+	return results, nil
 }
 
 // loadAverage is the last minute's: on a machine that is busy already, speed says little.
@@ -126,6 +168,15 @@ type bench struct {
 	token    string // path
 	body     string // what both servers write
 	size     int    // of the whole answer, the same for both
+
+	children []*child // those that run until the end
+}
+
+// stop ends the children that still run.
+func (b *bench) stop() {
+	for _, c := range b.children {
+		c.stop()
+	}
 }
 
 // pair is one thing of ours and one of the bare server's.

@@ -5,10 +5,14 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,9 +22,140 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
+const (
+	coldClients = 1000
+	coldLatency = 100 * time.Millisecond // of STS, while the clients come
+
+	restAfter = 10_000 // requests
+)
+
+// measure is one thing that is measured, and a row of each table.
+type measure struct {
+	name  string
+	kind  kind
+	more  bool    // the more, the better
+	limit float64 // what make bench says of the median; 0 is none
+	// margin is the part of the baseline by which a measure may be worse in make bench-check, 0 for a
+	// measure that is the same in every run.
+	margin float64
+}
+
+// kind says which of the values of a measure are compared.
+type kind int
+
+const (
+	absolute kind = iota // the sidecar's own
+	relative             // their ratio to the bare server's
+	counted              // the sidecar's own, which must be right again and again; the bare server has none
+)
+
+// inARow is in how many rounds in a row a count must be right.
+const inARow = 3
+
+// figure returns the one number that is compared.
+//
+// A noisy machine disturbs the bare server as much as ours: the best ratio would be from the round in which
+// the bare server was disturbed most, and the best time of each would change with the number of rounds. The
+// median does neither, and further rounds bring it closer. A count must be right in a few rounds in a row, of
+// which the worst speaks: what goes wrong in every third round is a bug and not noise.
+func (m measure) figure(values []pair[float64]) float64 {
+	switch m.kind {
+	case relative:
+		return median(values, ratio)
+	case counted:
+		best, worst := slices.Min[[]float64], slices.Max[[]float64]
+		if m.more {
+			best, worst = worst, best
+		}
+		var runs []float64
+		for i := range max(1, len(values)-inARow+1) {
+			var run []float64
+			for _, p := range values[i:min(i+inARow, len(values))] {
+				run = append(run, p.ours)
+			}
+			runs = append(runs, worst(run))
+		}
+		return best(runs)
+	}
+	return median(values, ours)
+}
+
+// What median is taken of.
+func ours(p pair[float64]) float64  { return p.ours }
+func bare(p pair[float64]) float64  { return p.bare }
+func ratio(p pair[float64]) float64 { return p.ours / p.bare }
+
+func median(pairs []pair[float64], of func(pair[float64]) float64) float64 {
+	values := make([]float64, len(pairs))
+	for i, p := range pairs {
+		values[i] = of(p)
+	}
+	slices.Sort(values) // NaN comes first
+	if math.IsNaN(values[0]) {
+		return math.NaN()
+	}
+	return values[len(values)/2]
+}
+
+// step takes all values of a few measures.
+type step struct {
+	name        string
+	least, most int // rounds
+	measures    []measure
+	// round returns one pair for each measure. It counts from 0.
+	round func(ctx context.Context, round int) ([]pair[float64], error)
+
+	values [][]pair[float64] // for each measure, one for each round
+}
+
+// run lets the steps take turns, so that a noisy moment of the machine falls on all of them a little
+// rather than on one of them alone. Each has its least number of rounds, and then as many as it takes
+// until there are enough, or the most, for which it looks for a quiet moment; but when timeout is over, no
+// round begins except a step's first.
+func run(ctx context.Context, steps []*step, timeout time.Duration, enough func(*step) bool) error {
+	began := time.Now()
+	open := slices.Clone(steps)
+	for round := 0; len(open) > 0; round++ {
+		for _, s := range open {
+			progress(fmt.Sprintf("measuring: %s, round %d", s.name, round+1))
+			if round >= s.least {
+				quiet(ctx)
+			}
+			values, err := s.round(ctx, round)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			} else if err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			} else if len(values) != len(s.measures) {
+				return fmt.Errorf("%s: %d values for %d measures", s.name, len(values), len(s.measures))
+			}
+			if s.values == nil {
+				s.values = make([][]pair[float64], len(values))
+			}
+			for i, v := range values {
+				s.values[i] = append(s.values[i], v)
+			}
+		}
+		open = slices.DeleteFunc(open, func(s *step) bool {
+			return time.Since(began) >= timeout || round+1 >= s.least && (round+1 >= s.most || enough(s))
+		})
+	}
+	return nil
+}
+
+// quiet waits until nothing else on the machine wants to run, for a second at most.
+func quiet(ctx context.Context) {
+	for began := time.Now(); time.Since(began) < time.Second && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+		raw, err := os.ReadFile("/proc/loadavg")
+		if fields := strings.Fields(string(raw)); err != nil || len(fields) < 4 || strings.HasPrefix(fields[3], "1/") { // which is us
+			return
+		}
+	}
+}
+
 // handler measures the handler alone, without sockets, on credentials that are there. Its request
 // counters are left out: they would need a package that bench does not otherwise know.
-func (b *bench) handler(ctx context.Context, _ options, t *table) error {
+func (b *bench) handler(ctx context.Context, o options) (*step, error) {
 	fetch := func(context.Context) (cache.Credentials, error) {
 		return cache.Credentials{
 			AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: cache.NewSecret("EXAMPLE"), SessionToken: cache.NewSecret(b.body),
@@ -29,39 +164,58 @@ func (b *bench) handler(ctx context.Context, _ options, t *table) error {
 	}
 	creds := cache.New(fetch, cache.Options{})
 	if _, err := creds.Get(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	ours := benchmark(server.Credentials(server.Options{
+	ours := server.Credentials(server.Options{
 		Port:     9911,
 		Profiles: []server.Profile{{Name: server.DefaultProfile, RoleARN: roleARN, Cache: creds}},
-	}))
+	})
 	body := []byte(b.body)
-	bare := benchmark(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { // as ./bare does
+	bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { // as ./bare does
 		header := w.Header()
 		header.Set("Content-Type", "application/json")
 		header.Set("Content-Length", strconv.Itoa(len(body)))
 		header.Set("Cache-Control", "no-store")
 		header.Set("X-Content-Type-Options", "nosniff")
 		w.Write(body)
-	}))
-	t.absolute("handler, allocations per request", []pair[float64]{{float64(ours.AllocsPerOp()), float64(bare.AllocsPerOp())}}, atMost(2))
-	t.relative("handler, ns per request", []pair[float64]{{float64(ours.NsPerOp()), float64(bare.NsPerOp())}}, limit{})
-	return nil
+	})
+	return &step{
+		name: "handler", least: o.rounds, most: o.most,
+		measures: []measure{
+			{name: "handler, allocations per request", limit: 2},
+			{name: "handler, ns per request", kind: relative, margin: 0.10},
+		},
+		round: func(context.Context, int) ([]pair[float64], error) {
+			var allocations, took pair[float64]
+			var failed [2]error
+			allocations.ours, took.ours, failed[0] = cost(ours)
+			allocations.bare, took.bare, failed[1] = cost(bare)
+			return []pair[float64]{allocations, took}, errors.Join(failed[:]...)
+		},
+	}, nil
 }
 
-func benchmark(h http.Handler) testing.BenchmarkResult {
-	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:9911/v1/credentials", nil)
+// cost returns what a request costs a handler.
+func cost(h http.Handler) (allocations, nanoseconds float64, err error) {
+	r := httptest.NewRequest(http.MethodGet, "/v1/credentials", nil)
+	r.Host = "127.0.0.1:9911"
 	r.RemoteAddr = "127.0.0.1:40000"
-	return testing.Benchmark(func(b *testing.B) {
-		w := &sink{header: make(http.Header)}
-		for b.Loop() {
-			clear(w.header)
-			h.ServeHTTP(w, r)
-		}
-		if w.status != 0 || w.bytes == 0 {
-			b.Fatal("the handler does not answer with a body and 200")
-		}
-	})
+	w := &sink{header: make(http.Header)}
+	serve := func() {
+		clear(w.header)
+		h.ServeHTTP(w, r)
+	}
+	allocations = testing.AllocsPerRun(1000, serve)
+	const times = 100_000
+	began := time.Now()
+	for range times {
+		serve()
+	}
+	nanoseconds = float64(time.Since(began)) / times
+	if w.status != 0 || w.bytes == 0 {
+		err = errors.New("the handler does not answer with a body and 200")
+	}
+	return allocations, nanoseconds, err
 }
 
 // sink is a ResponseWriter that costs nothing.
@@ -74,83 +228,89 @@ func (s *sink) Header() http.Header         { return s.header }
 func (s *sink) WriteHeader(status int)      { s.status = status }
 func (s *sink) Write(p []byte) (int, error) { s.bytes += len(p); return len(p), nil }
 
-func (b *bench) binaries(_ context.Context, _ options, t *table) error {
-	ours, err := os.Stat(b.programs.ours)
-	if err != nil {
-		return err
+func (b *bench) binaries() *step {
+	return &step{
+		name: "binaries", least: 1, most: 1,
+		measures: []measure{{name: "stripped binary, MB", limit: 13, margin: 0.01}},
+		round: func(context.Context, int) ([]pair[float64], error) {
+			ours, err := os.Stat(b.programs.ours)
+			if err != nil {
+				return nil, err
+			}
+			bare, err := os.Stat(b.programs.bare)
+			if err != nil {
+				return nil, err
+			}
+			return []pair[float64]{{float64(ours.Size()) / 1e6, float64(bare.Size()) / 1e6}}, nil
+		},
 	}
-	bare, err := os.Stat(b.programs.bare)
-	if err != nil {
-		return err
-	}
-	t.absolute("stripped binary, MB", []pair[float64]{{float64(ours.Size()) / 1e6, float64(bare.Size()) / 1e6}}, atMost(13))
-	return nil
 }
 
-// start measures from exec to the first open connection, and to the first answer: of the sidecar, one
+// starts measures from exec to the first open connection, and to the first answer: of the sidecar, one
 // with credentials from an STS that takes no time.
-func (b *bench) start(ctx context.Context, _ options, t *table) error {
-	var listening, answered []pair[float64]
-	for range starts {
-		var heard, had pair[float64]
-		for _, one := range []struct {
-			start           func(context.Context) (*child, error)
-			listens, answer *float64
-		}{{b.startSidecar, &heard.ours, &had.ours}, {b.startBare, &heard.bare, &had.bare}} {
-			began := time.Now()
-			c, err := one.start(ctx)
-			if err != nil {
-				return err
+func (b *bench) starts() *step {
+	return &step{
+		name: "start", least: 15, most: 150,
+		measures: []measure{
+			{name: "exec to listening, ms", kind: relative, limit: 2.0, margin: 0.15},
+			{name: "exec to first credentials, ms", kind: relative, limit: 4.5, margin: 0.10},
+		},
+		round: func(ctx context.Context, _ int) ([]pair[float64], error) {
+			var heard, had pair[float64]
+			for _, one := range []struct {
+				start           func(context.Context) (*child, error)
+				listens, answer *float64
+			}{{b.startSidecar, &heard.ours, &had.ours}, {b.startBare, &heard.bare, &had.bare}} {
+				began := time.Now()
+				c, err := one.start(ctx)
+				if err != nil {
+					return nil, err
+				}
+				_, err = c.ask()
+				*one.listens, *one.answer = milliseconds(c.listening), milliseconds(time.Since(began))
+				c.stop()
+				if err != nil {
+					return nil, err
+				}
 			}
-			_, err = c.ask()
-			*one.listens, *one.answer = milliseconds(c.listening), milliseconds(time.Since(began))
-			c.stop()
-			if err != nil {
-				return err
-			}
-		}
-		listening, answered = append(listening, heard), append(answered, had)
+			return []pair[float64]{heard, had}, nil
+		},
 	}
-	t.relative("exec to listening, ms", listening, atMost(2.0))
-	t.relative("exec to first credentials, ms", answered, atMost(4.5))
-	return nil
 }
 
 // cold lets many clients come at once to a sidecar that has no credentials yet.
-func (b *bench) cold(ctx context.Context, _ options, t *table) error {
-	b.sts.Break(ststest.Fault{Latency: coldLatency})
-	defer b.sts.Mend()
-	answered, calls := float64(coldClients), 0.0
-	var wall, peak []pair[float64]
-	for range colds {
-		before := b.sts.Calls()
-		both, err := b.both(ctx)
-		if err != nil {
-			return err
-		}
-		var took pair[float64]
-		n, d := rush(both.ours)
-		answered, took.ours = min(answered, float64(n)), milliseconds(d)
-		calls = max(calls, float64(b.sts.Calls()-before))
-		_, d = rush(both.bare)
-		took.bare = milliseconds(d)
-		high, err := memory(both, "VmHWM")
-		both.ours.stop()
-		both.bare.stop()
-		if err != nil {
-			return err
-		}
-		wall, peak = append(wall, took), append(peak, high)
+func (b *bench) cold() *step {
+	return &step{
+		name: "cold clients", least: inARow, most: 30,
+		measures: []measure{
+			{name: "1,000 cold clients, answered", kind: counted, more: true, limit: coldClients},
+			{name: "1,000 cold clients, calls of STS", kind: counted, limit: 1},
+			{name: "1,000 cold clients, ms (STS takes 100)", kind: relative, margin: 0.15},
+			{name: "1,000 cold clients, peak memory, MiB", limit: 24, margin: 0.05},
+		},
+		round: func(ctx context.Context, _ int) ([]pair[float64], error) {
+			b.sts.Break(ststest.Fault{Latency: coldLatency})
+			defer b.sts.Mend()
+			before := b.sts.Calls()
+			both, err := b.both(ctx)
+			if err != nil {
+				return nil, err
+			}
+			defer both.ours.stop()
+			defer both.bare.stop()
+			var answered, took pair[float64]
+			answered.ours, took.ours = rush(both.ours)
+			calls := pair[float64]{ours: float64(b.sts.Calls() - before)}
+			answered.bare, took.bare = rush(both.bare)
+			peak, err := memory(both, "VmHWM")
+			return []pair[float64]{answered, calls, took, peak}, err
+		},
 	}
-	t.alone("1,000 cold clients, answered", answered, atLeast(coldClients))
-	t.alone("1,000 cold clients, calls of STS", calls, atMost(1))
-	t.relative("1,000 cold clients, ms (STS takes 100)", wall, limit{})
-	t.absolute("1,000 cold clients, peak memory, MiB", peak, atMost(24))
-	return nil
 }
 
-// rush sends one request each from many clients at once and returns how many got their answer.
-func rush(c *child) (answered int, wall time.Duration) {
+// rush sends one request each from many clients at once and returns how many got their answer, and how
+// many milliseconds that took.
+func rush(c *child) (answered, took float64) {
 	var clients sync.WaitGroup
 	var mu sync.Mutex
 	began := time.Now()
@@ -164,87 +324,113 @@ func rush(c *child) (answered int, wall time.Duration) {
 		})
 	}
 	clients.Wait()
-	return answered, time.Since(began)
+	return answered, milliseconds(time.Since(began))
 }
 
-// requests measures speed with one pair of servers while another pair, which has done its work before,
-// rests: what a process costs that nobody asks anything.
-func (b *bench) requests(ctx context.Context, o options, t *table) error {
-	resting, err := b.both(ctx)
-	if err != nil {
-		return err
-	}
-	defer resting.ours.stop()
-	defer resting.bare.stop()
-	for _, c := range []*child{resting.ours, resting.bare} {
-		if _, err := c.ask(); err != nil {
-			return err
-		}
-		if _, err := shapes[1].put(c, b.size, restAfter); err != nil {
-			return err
-		}
-	}
-	restSince := time.Now()
-
+// requests measures speed with one pair of servers.
+func (b *bench) requests(ctx context.Context, o options) ([]*step, error) {
 	busy, err := b.both(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer busy.ours.stop()
-	defer busy.bare.stop()
+	b.children = append(b.children, busy.ours, busy.bare)
 	if _, err := busy.ours.ask(); err != nil { // which waits for the credentials
-		return err
+		return nil, err
 	}
-	for _, s := range shapes { // nobody is measured on his first requests
-		for _, c := range []*child{busy.ours, busy.bare} {
-			if _, err := s.put(c, b.size, max(s.conns, o.n/10)); err != nil {
-				return err
+	var steps []*step
+	for _, s := range shapes {
+		n := o.n
+		if !s.fresh {
+			n = max(n, 125*s.conns) // so that the first request of each connection is beyond the p99
+		}
+		for _, c := range []*child{busy.ours, busy.bare} { // no first request of a kind counts
+			if _, err := s.put(c, b.size, max(s.conns, n/10)); err != nil {
+				return nil, err
 			}
 		}
+		steps = append(steps, &step{
+			name: "requests, " + s.name, least: o.rounds, most: o.most,
+			measures: []measure{
+				{name: "requests/s, " + s.String(), kind: relative, more: true, limit: 0.9, margin: 0.10},
+				{name: "p99 in µs, " + s.String(), kind: relative, limit: 1.3, margin: 0.20},
+			},
+			round: func(_ context.Context, round int) ([]pair[float64], error) {
+				// Who goes first changes: the second one profits from a warm machine, or suffers from a hot one.
+				var ours, bare load
+				var failed [2]error
+				turns := []func(){
+					func() { ours, failed[0] = s.put(busy.ours, b.size, n) },
+					func() { bare, failed[1] = s.put(busy.bare, b.size, n) },
+				}
+				turns[round%2]()
+				turns[1-round%2]()
+				return []pair[float64]{{ours.perSecond, bare.perSecond}, {ours.p99, bare.p99}}, errors.Join(failed[:]...)
+			},
+		})
 	}
-	speed, tail := make([][]pair[float64], len(shapes)), make([][]pair[float64], len(shapes))
-	for round := range o.rounds {
-		for i, s := range shapes {
-			// Who goes first changes: the second one profits from a warm machine, or suffers from a hot one.
-			var ours, bare load
-			var failed [2]error
-			turns := []func(){
-				func() { ours, failed[0] = s.put(busy.ours, b.size, o.n) },
-				func() { bare, failed[1] = s.put(busy.bare, b.size, o.n) },
-			}
-			turns[round%2]()
-			turns[1-round%2]()
-			if err := errors.Join(failed[0], failed[1], ctx.Err()); err != nil {
-				return err
-			}
-			speed[i] = append(speed[i], pair[float64]{ours.perSecond, bare.perSecond})
-			tail[i] = append(tail[i], pair[float64]{ours.p99, bare.p99})
-		}
-	}
-	for i, s := range shapes {
-		t.relative("requests/s, "+s.String(), speed[i], atLeast(0.9))
-	}
-	for i, s := range shapes {
-		t.relative("p99 in µs, "+s.String(), tail[i], atMost(1.3))
-	}
+	return steps, nil
+}
 
-	if err := sleepUntil(ctx, restSince.Add(o.rest)); err != nil {
-		return err
-	}
-	for _, m := range []struct {
-		name, field string
-		limit       limit
-	}{
-		{"at rest after 10,000 requests, RSS, MiB", "VmRSS", atMost(15)},
-		{"at rest after 10,000 requests, RssAnon, MiB", "RssAnon", atMost(5)},
-	} {
-		p, err := memory(resting, m.field)
+// resting is a pair of servers that have done their work.
+type resting struct {
+	pair[*child]
+	since time.Time
+}
+
+// rest starts a few pairs of servers and lets them do their work. Its step, which waits until they have
+// rested, measures what a process costs that nobody asks anything.
+func (b *bench) rest(ctx context.Context, o options) (*step, error) {
+	const pairs = 3
+	var all []resting
+	for range pairs {
+		r, err := b.worked(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		t.absolute(m.name, []pair[float64]{p}, m.limit)
+		all = append(all, r)
 	}
-	return nil
+	return &step{
+		name: "rest", least: pairs, most: 6,
+		measures: []measure{
+			{name: "at rest after 10,000 requests, RSS, MiB", limit: 15, margin: 0.02},
+			{name: "at rest after 10,000 requests, RssAnon, MiB", limit: 5, margin: 0.04},
+		},
+		round: func(ctx context.Context, round int) ([]pair[float64], error) {
+			if round == len(all) {
+				r, err := b.worked(ctx)
+				if err != nil {
+					return nil, err
+				}
+				all = append(all, r)
+			}
+			if err := sleepUntil(ctx, all[round].since.Add(o.rest)); err != nil {
+				return nil, err
+			}
+			rss, err := memory(all[round].pair, "VmRSS")
+			if err != nil {
+				return nil, err
+			}
+			anon, err := memory(all[round].pair, "RssAnon")
+			return []pair[float64]{rss, anon}, err
+		},
+	}, nil
+}
+
+func (b *bench) worked(ctx context.Context) (resting, error) {
+	both, err := b.both(ctx)
+	if err != nil {
+		return resting{}, err
+	}
+	b.children = append(b.children, both.ours, both.bare)
+	for _, c := range []*child{both.ours, both.bare} {
+		if _, err := c.ask(); err != nil {
+			return resting{}, err
+		}
+		if _, err := shapes[1].put(c, b.size, restAfter); err != nil {
+			return resting{}, err
+		}
+	}
+	return resting{both, time.Now()}, nil
 }
 
 func sleepUntil(ctx context.Context, when time.Time) error {

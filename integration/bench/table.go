@@ -3,80 +3,66 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 )
 
-// table is what is printed.
-type table struct{ rows []row }
+// table is what is printed: rows of as many cells as the first, which is the head.
+type table [][]string
 
-type row struct{ measure, ours, bare, ratio, limit, verdict string }
-
-// limit is what a measure must not exceed, or not fall below. The zero limit is none.
-type limit struct {
-	value   float64
-	atLeast bool
+// limits is the table of make bench.
+func limits(results []*step) table {
+	t := table{{"measure", "ours", "bare", "ratio", "limit", ""}}
+	for _, s := range results {
+		for i, m := range s.measures {
+			values := s.values[i]
+			value, unit := m.figure(values), ""
+			cells := []string{m.name, number(median(values, ours)), number(median(values, bare)), times(median(values, ratio))}
+			switch m.kind {
+			case relative:
+				unit = " ×"
+			case counted:
+				cells = []string{m.name, number(value), "–", "–"}
+			}
+			bound, verdict := m.judge(value, unit)
+			t = append(t, append(cells, bound, verdict))
+		}
+	}
+	return t
 }
 
-func atMost(v float64) limit  { return limit{value: v} }
-func atLeast(v float64) limit { return limit{value: v, atLeast: true} }
-
-// judge compares what is printed: a value that rounds to its limit keeps it.
-func (l limit) judge(value float64, unit string) (text, verdict string) {
-	if l == (limit{}) {
+// judge compares a value with the limit.
+func (m measure) judge(value float64, unit string) (bound, verdict string) {
+	if m.limit == 0 {
 		return "–", ""
 	}
-	value = math.Round(value*100) / 100
-	bound := strconv.FormatFloat(l.value, 'f', -1, 64) + unit
-	text, verdict = "≤ "+bound, "MISS"
-	if l.atLeast {
-		text = "≥ " + bound
+	bound = m.bound() + strconv.FormatFloat(m.limit, 'f', -1, 64) + unit
+	if m.allows(value, m.limit) {
+		return bound, "ok"
 	}
-	if (l.atLeast && value >= l.value) || (!l.atLeast && value <= l.value) {
-		verdict = "ok"
+	return bound, "MISS"
+}
+
+// allows compares what is printed: a value that rounds to its limit keeps it.
+func (m measure) allows(value, limit float64) bool {
+	if m.more {
+		return hundredths(value) >= hundredths(limit)
 	}
-	return text, verdict
+	return hundredths(value) <= hundredths(limit)
 }
 
-// relative judges the median of the ratios of neighbours.
-func (t *table) relative(measure string, pairs []pair[float64], l limit) {
-	p, ratio := medians(pairs)
-	text, verdict := l.judge(ratio, " ×")
-	t.rows = append(t.rows, row{measure, number(p.ours), number(p.bare), times(ratio), text, verdict})
-}
-
-// absolute judges the median of our own values; the bare server's stands beside it.
-func (t *table) absolute(measure string, pairs []pair[float64], l limit) {
-	p, ratio := medians(pairs)
-	text, verdict := l.judge(p.ours, "")
-	t.rows = append(t.rows, row{measure, number(p.ours), number(p.bare), times(ratio), text, verdict})
-}
-
-// alone is for what the bare server does not have.
-func (t *table) alone(measure string, value float64, l limit) {
-	text, verdict := l.judge(value, "")
-	t.rows = append(t.rows, row{measure, number(value), "–", "–", text, verdict})
-}
-
-func medians(pairs []pair[float64]) (p pair[float64], ratio float64) {
-	p.ours = median(pairs, func(p pair[float64]) float64 { return p.ours })
-	p.bare = median(pairs, func(p pair[float64]) float64 { return p.bare })
-	return p, median(pairs, func(p pair[float64]) float64 { return p.ours / p.bare })
-}
-
-func median[T any, V cmp.Ordered](all []T, of func(T) V) V {
-	values := make([]V, len(all))
-	for i, one := range all {
-		values[i] = of(one)
+// bound stands before a limit.
+func (m measure) bound() string {
+	if m.more {
+		return "≥ "
 	}
-	slices.Sort(values)
-	return values[len(values)/2]
+	return "≤ "
 }
+
+func hundredths(v float64) float64 { return math.Round(v*100) / 100 }
 
 func number(v float64) string {
 	switch {
@@ -96,19 +82,21 @@ func times(ratio float64) string {
 }
 
 // print aligns by characters: text/tabwriter does so too, but cannot put text left and numbers right.
-func (t *table) print(w io.Writer) error {
-	rows := append([]row{{"measure", "ours", "bare", "ratio", "limit", ""}}, t.rows...)
-	var widths [5]int
-	for _, r := range rows {
-		for i, cell := range []string{r.measure, r.ours, r.bare, r.ratio, r.limit} {
+func (t table) print(w io.Writer) error {
+	last := len(t[0]) - 1
+	widths := make([]int, last)
+	for _, r := range t {
+		for i, cell := range r[:last] {
 			widths[i] = max(widths[i], len([]rune(cell)))
 		}
 	}
 	var b strings.Builder
-	for _, r := range rows {
-		line := fmt.Sprintf("%-*s  %*s  %*s  %*s  %*s  %s", widths[0], r.measure, widths[1], r.ours, widths[2], r.bare,
-			widths[3], r.ratio, widths[4], r.limit, r.verdict)
-		b.WriteString(strings.TrimRight(line, " ") + "\n")
+	for _, r := range t {
+		line := fmt.Sprintf("%-*s", widths[0], r[0])
+		for i, cell := range r[1:last] {
+			line += fmt.Sprintf("  %*s", widths[i+1], cell)
+		}
+		b.WriteString(strings.TrimRight(line+"  "+r[last], " ") + "\n")
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
