@@ -28,6 +28,14 @@ const (
 	// is for the refresh alone, and an idle process should sleep.
 	longestSleep = 5 * time.Minute
 
+	// askedPause is the least time between the starts of two exchanges of which somebody has asked for the
+	// second one.
+	askedPause = time.Second
+
+	// stuckAfter is how much longer than it may take an exchange, or the pause before it, has to last for the
+	// refresh to count as stuck.
+	stuckAfter = 30 * time.Second
+
 	// clockNoise is as much as two good clocks may differ here: the Date header counts whole seconds,
 	// and the answer takes a moment to arrive.
 	clockNoise = 2 * time.Second
@@ -86,6 +94,8 @@ type Cache struct {
 
 	mu           sync.Mutex
 	next         time.Time   // when to try again; zero while an exchange is under way, and before the first
+	began        time.Time   // when the last exchange did; when the Cache was made, before the first
+	asked        bool        // for another exchange, while one was under way
 	failure      *FetchError // of the last exchange; nil when it succeeded
 	failedAt     time.Time
 	firstFailure time.Time // of the failures in a row
@@ -143,6 +153,7 @@ func New(fetch Fetch, o Options) *Cache {
 		ctx:     ctx,
 		cancel:  cancel,
 		wake:    make(chan struct{}, 1),
+		began:   time.Now(),
 	}
 	if o.Restore != nil {
 		c.restore(o.Restore())
@@ -259,6 +270,30 @@ func (c *Cache) hurry() {
 	c.next = time.Time{}
 }
 
+// Refresh has Run make an exchange at once; or a second after the last one began, whichever is later. What an
+// exchange under way has read may be what the caller knows to be old, so another follows it.
+func (c *Cache) Refresh() {
+	c.mu.Lock()
+	if c.next.IsZero() {
+		c.asked = true
+	} else {
+		c.next = c.soonest()
+	}
+	c.mu.Unlock()
+	c.look()
+}
+
+// soonest is when an exchange that somebody has asked for may begin.
+func (c *Cache) soonest() time.Time { return c.began.Add(askedPause) }
+
+// look has Run look at its schedule again.
+func (c *Cache) look() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
 // wallJump returns how much further the wall clock moved than the monotonic clock did.
 func wallJump(then, now time.Time) time.Duration {
 	return now.Round(0).Sub(then.Round(0)) - now.Sub(then)
@@ -271,20 +306,33 @@ func (c *Cache) exchange() <-chan singleflight.Result {
 		if c.ctx.Err() != nil {
 			return nil, nil
 		}
-		c.hurry() // a failure that is remembered must not hide the exchange that may mend it
-		started := time.Now()
+		started := c.begin()
 		ctx, cancel := context.WithTimeout(c.ctx, exchangeTimeout)
 		defer cancel()
 		creds, err := c.fetch(ctx)
 		if c.ctx.Err() == nil {
 			c.settle(creds, err, started)
 		}
-		select {
-		case c.wake <- struct{}{}:
-		default:
-		}
+		c.look()
 		return nil, nil
 	})
+}
+
+// begin notes that an exchange is under way: a failure that is remembered must not hide the one that may end it.
+func (c *Cache) begin() (now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now = time.Now()
+	c.next, c.began, c.asked = time.Time{}, now, false
+	return now
+}
+
+// due sets when the next exchange is: at the latest when somebody has asked for one.
+func (c *Cache) due(at time.Time) {
+	if c.next = at; c.asked && c.soonest().Before(at) {
+		c.next = c.soonest()
+	}
+	c.asked = false
 }
 
 // settle takes in the outcome of an exchange that began at started.
@@ -316,10 +364,10 @@ func (c *Cache) succeeded(l *lease, started, now time.Time) {
 	if stays {
 		message = "the new credentials do not last longer: those at hand stay"
 		l = held
-		c.next = now.Add(max(time.Second, refreshAfter(l.remaining(now), c.luck())))
+		c.due(now.Add(max(time.Second, refreshAfter(l.remaining(now), c.luck()))))
 	} else {
 		c.lease.Store(l)
-		c.next = l.issued.Add(refreshAfter(l.lifetime, c.luck()))
+		c.due(l.issued.Add(refreshAfter(l.lifetime, c.luck())))
 	}
 	c.failure, c.failures = nil, 0
 	c.attempted(Attempt{Ended: now, Took: now.Sub(started), Lifetime: lifetime})
@@ -364,7 +412,7 @@ func (c *Cache) failed(failure *FetchError, started, now time.Time) {
 	if held.valid(now) {
 		delay = whileValid(delay, held.remaining(now))
 	}
-	c.next = now.Add(delay)
+	c.due(now.Add(delay))
 	c.attempted(Attempt{Ended: now, Took: now.Sub(started), Reason: failure.Reason})
 	c.metrics.failed(failure, now.Sub(started))
 	c.mu.Unlock()
@@ -452,6 +500,10 @@ type Status struct {
 	FailedAt time.Time
 	Failures int
 
+	// Stuck reports that the refresh has come to a stand, though not for want of AWS, and that there are no valid
+	// credentials: an exchange should have ended, or begun, half a minute ago.
+	Stuck bool
+
 	// Attempts are the last ten exchanges, newest first. They are not to be changed.
 	Attempts []Attempt
 }
@@ -472,6 +524,11 @@ func (c *Cache) Status() Status {
 			s.Remaining, s.Lifetime = l.remaining(now), l.lifetime
 		}
 	}
+	overdue := now.Sub(c.next)
+	if c.next.IsZero() {
+		overdue = now.Sub(c.began) - exchangeTimeout
+	}
+	s.Stuck = s.Credentials == nil && overdue > stuckAfter
 	return s
 }
 

@@ -655,3 +655,62 @@ func TestAWrongClockDoesNotCountAgainstRestoredCredentials(t *testing.T) {
 		}
 	})
 }
+
+func TestAnExchangeThatIsAskedForComesAtOnceAndNoOftenerThanEverySecond(t *testing.T) {
+	a := &authority{}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		time.Sleep(10 * time.Minute)
+		first := mustGet(t, c)
+		c.Refresh()
+		synctest.Wait()
+		if n := a.count(); n != 2 || mustGet(t, c) == first {
+			t.Fatalf("%d exchanges after the first was asked for", n)
+		}
+		began := time.Now()
+		for range 1000 { // a hundred times a second
+			c.Refresh()
+			time.Sleep(10 * time.Millisecond)
+		}
+		synctest.Wait()
+		if n := a.count() - 2; n != 10 {
+			t.Errorf("asked for during %v, %d exchanges", time.Since(began), n)
+		}
+		time.Sleep(20 * time.Minute)
+		if n := a.count() - 2; n > 11 {
+			t.Errorf("%d exchanges later, when nobody asked", n)
+		}
+	})
+}
+
+func TestAnExchangeThatIsAskedForWhileOneIsUnderWayFollowsIt(t *testing.T) {
+	for name, takes := range map[string]time.Duration{"a quick one": 100 * time.Millisecond, "a slow one": 3 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			a := &authority{takes: takes}
+			bubble(t, a, func(t *testing.T, c *Cache) {
+				time.Sleep(takes / 2)
+				c.Refresh()
+				c.Refresh()
+				time.Sleep(max(askedPause, takes))
+				if n := a.count(); n != 2 {
+					t.Errorf("%d exchanges after %v, want the first and another", n, time.Since(a.calls[0]))
+				}
+				time.Sleep(10 * time.Minute)
+				if n := a.count(); n != 2 {
+					t.Errorf("%d exchanges in the end", n)
+				}
+			})
+		})
+	}
+}
+
+func TestAnExchangeThatIsAskedForDoesNotWaitForTheRetry(t *testing.T) {
+	a := &authority{}
+	fails(AccessDenied)(a)
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		time.Sleep(10 * time.Minute)
+		a.set(succeeds)
+		c.Refresh()
+		time.Sleep(askedPause)
+		mustGet(t, c)
+	})
+}
