@@ -20,6 +20,7 @@ type request struct {
 	sessionName string
 	token       token
 	duration    time.Duration // zero: not asked for
+	policy      string        // of the session; empty: none
 }
 
 const (
@@ -66,7 +67,7 @@ func parseRequest(form url.Values) (request, *Fault) {
 	if !ok {
 		return request{}, &NotAJWT
 	}
-	return request{role, sessionName, token, time.Duration(seconds) * time.Second}, nil
+	return request{role, sessionName, token, time.Duration(seconds) * time.Second, form.Get("Policy")}, nil
 }
 
 // maxPolicies is how many characters the session policies may have together, and maxPolicyARNs how many

@@ -82,6 +82,7 @@ type Session struct {
 	SessionToken    string
 	Expiration      time.Time
 	SessionName     string
+	Policy          string // the session policy that was asked for; empty where there was none
 }
 
 // New returns a Server that does not listen yet.
@@ -216,6 +217,7 @@ func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, o Options, n
 		lifetime = request.duration
 	}
 	session := newSession(request.sessionName, now.Add(lifetime))
+	session.Policy = request.policy
 	s.mu.Lock()
 	s.issued = append(s.issued, session)
 	s.mu.Unlock()
