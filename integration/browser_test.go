@@ -49,7 +49,7 @@ func TestBrowser(t *testing.T) {
 			"--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=960,640", "--user-data-dir=" + t.TempDir(),
 			// Whatever is not on this machine is not found, which would be said on the console.
 			"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr", "--virtual-time-budget=7000",
-		}, append(args, "http://"+s.ops+"/")...)...)
+		}, append(args, "http://"+s.admin+"/")...)...)
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		cmd.WaitDelay = time.Second

@@ -272,6 +272,7 @@ func (s *stage) startSidecar(t *testing.T, program string) {
 		"AWS_ENDPOINT_URL_STS=" + s.minioURL,
 		"IRSA_SIDECAR_LISTEN=" + s.listen,
 		"IRSA_SIDECAR_OPS_LISTEN=" + s.opsListen,
+		"IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0",
 	}
 	s.sidecar = start(t, program, env)
 	wait := exec.CommandContext(t.Context(), program, "wait", "--timeout", soon.String())

@@ -40,6 +40,7 @@ type mistake struct {
 
 const (
 	badListen = " is not a loopback address and a port, such as 127.0.0.1:9911 or [::1]:9911: credentials are never served to other machines"
+	badAdmin  = " is not a loopback address and a port, such as 127.0.0.1:9913 or [::1]:9913: what it serves is for this Pod alone"
 	badOps    = " is not an address and a port, such as :9912 or 127.0.0.1:9912"
 	badDelay  = " is not a duration from 0s to 1h, such as 5s"
 
@@ -127,6 +128,15 @@ var mistakes = []mistake{
 	{name: "health on a named port", env: []string{"IRSA_SIDECAR_OPS_LISTEN=:http"}, exit: 2, is: `configuration: IRSA_SIDECAR_OPS_LISTEN ":http"` + badOps},
 	{name: "both on one port", env: []string{"IRSA_SIDECAR_LISTEN=127.0.0.1:9911", "IRSA_SIDECAR_OPS_LISTEN=:9911"}, exit: 2,
 		is: `configuration: IRSA_SIDECAR_OPS_LISTEN ":9911" has the port of IRSA_SIDECAR_LISTEN: each needs its own`},
+	{name: "the status page on all addresses", env: []string{"IRSA_SIDECAR_ADMIN_LISTEN=:9913"}, exit: 2, is: `configuration: IRSA_SIDECAR_ADMIN_LISTEN ":9913"` + badAdmin},
+	{name: "the status page on a name", env: []string{"IRSA_SIDECAR_ADMIN_LISTEN=localhost:9913"}, exit: 2, is: `configuration: IRSA_SIDECAR_ADMIN_LISTEN "localhost:9913"` + badAdmin},
+	{name: "the status page on the port of the health checks", env: []string{"IRSA_SIDECAR_OPS_LISTEN=:9912", "IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:9912"}, exit: 2,
+		is: `configuration: IRSA_SIDECAR_ADMIN_LISTEN "127.0.0.1:9912" has the port of IRSA_SIDECAR_OPS_LISTEN: each needs its own`},
+	{name: "the port of the status page is taken", env: []string{"IRSA_SIDECAR_ADMIN_LISTEN={taken}"}, exit: 1,
+		is: "IRSA_SIDECAR_ADMIN_LISTEN: {taken} is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port"},
+	{name: "reloading nobody", args: []string{"reload"}, env: []string{"AWS_ROLE_ARN", "IRSA_SIDECAR_ADMIN_LISTEN={refused}"}, exit: 1,
+		is: "no sidecar answers at {refused} (IRSA_SIDECAR_ADMIN_LISTEN): connection refused"},
+	{name: "reloading at no address", args: []string{"reload"}, env: []string{"AWS_ROLE_ARN", "IRSA_SIDECAR_ADMIN_LISTEN=nowhere"}, exit: 2, is: `configuration: IRSA_SIDECAR_ADMIN_LISTEN "nowhere"` + badAdmin},
 	{name: "the port of the credentials is taken", env: []string{"IRSA_SIDECAR_LISTEN={taken}"}, exit: 1,
 		is: "IRSA_SIDECAR_LISTEN: {taken} is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port"},
 	{name: "the port of the health checks is taken", env: []string{"IRSA_SIDECAR_OPS_LISTEN={taken}"}, exit: 1,
@@ -311,7 +321,7 @@ func (m mistake) wantAnswer(t *testing.T, w *world, env []string, fill func(stri
 	if status, _ := s.health(t, "/livez"); status != http.StatusOK {
 		t.Errorf("/livez answered %d: a restart mends nothing of this", status)
 	}
-	for _, page := range []string{s.base + "/", "http://" + s.ops + "/", "http://" + s.ops + "/readyz", "http://" + s.ops + "/metrics"} {
+	for _, page := range []string{s.base + "/", "http://" + s.admin + "/", "http://" + s.ops + "/readyz", "http://" + s.ops + "/metrics"} {
 		_, body := s.open(t, page)
 		want(t, page, body, m.code)
 	}

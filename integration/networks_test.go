@@ -141,7 +141,7 @@ func TestAPodWithOneKindOfAddress(t *testing.T) {
 			listenAt(t, row.has+":8080", w.sts)
 			row.take(t)
 			w.env = w.with("AWS_ENDPOINT_URL_STS=http://"+row.has+":8080",
-				"IRSA_SIDECAR_LISTEN="+row.has+":9911", "IRSA_SIDECAR_QUITQUITQUIT=true")
+				"IRSA_SIDECAR_LISTEN="+row.has+":9911", "IRSA_SIDECAR_ADMIN_LISTEN", "IRSA_SIDECAR_QUITQUITQUIT=true")
 			if r := run(t, w.env, "credentials"); r.code != 0 || r.stderr != "" {
 				t.Errorf("credentials: exit code %d: %s", r.code, r.stderr)
 			}
@@ -194,7 +194,7 @@ func TestAPortStolenBetweenRestarts(t *testing.T) {
 	}
 	d := newDisk(t, smallDisk)
 	w := newWorld(t, ststest.Options{})
-	w.env = w.with("IRSA_SIDECAR_LISTEN", "IRSA_SIDECAR_OPS_LISTEN", "IRSA_SIDECAR_STATE_FILE="+d.path("state"))
+	w.env = w.with("IRSA_SIDECAR_LISTEN", "IRSA_SIDECAR_OPS_LISTEN", "IRSA_SIDECAR_ADMIN_LISTEN", "IRSA_SIDECAR_STATE_FILE="+d.path("state"))
 	first := w.serve(t)
 	key := first.untilValid(t).AccessKeyID
 	first.killed(t)
@@ -204,6 +204,7 @@ func TestAPortStolenBetweenRestarts(t *testing.T) {
 		{":9911", "IRSA_SIDECAR_LISTEN", "127.0.0.1:9911"},
 		{"127.0.0.1:9912", "IRSA_SIDECAR_OPS_LISTEN", ":9912"},
 		{":9912", "IRSA_SIDECAR_OPS_LISTEN", ":9912"},
+		{"127.0.0.1:9913", "IRSA_SIDECAR_ADMIN_LISTEN", "127.0.0.1:9913"},
 	} {
 		thief, err := net.Listen("tcp", row.thief)
 		if err != nil {

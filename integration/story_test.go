@@ -51,7 +51,7 @@ func TestAPodsWholeLife(t *testing.T) {
 			t.Errorf("%s: exit code %d and not in silence: %s%s", check, r.code, r.stdout, r.stderr)
 		}
 	}
-	for _, url := range []string{s.base + "/", s.base + "/v1/identity", "http://" + s.ops + "/"} {
+	for _, url := range []string{s.base + "/", s.base + "/v1/identity", "http://" + s.admin + "/"} {
 		status, page := s.open(t, url)
 		if status != http.StatusOK {
 			t.Errorf("%s answered %d", url, status)
@@ -101,7 +101,7 @@ func TestStartsWithoutSTSAndRecovers(t *testing.T) {
 	}
 	r := run(t, s.beside(), "healthcheck", "startupz")
 	wantCode(t, r, 1)
-	want(t, "healthcheck", lastLine(r.stderr), "irsa-sidecar: default: not started", "EndpointUnreachable: ", "hint: allow egress to STS")
+	want(t, "healthcheck", lastLine(r.stderr), "irsa-sidecar: default: not started", "EndpointUnreachable; ", "hint: allow egress to STS")
 
 	waiting := start(t, program(t), s.beside(), "wait", "--timeout", soon.String())
 	waiting.wantRunning(t)
@@ -127,7 +127,7 @@ func TestWaitGivesTheReasonAndTheHint(t *testing.T) {
 	r := run(t, s.beside(), "wait", "--timeout", "1s")
 	wantCode(t, r, 1)
 	want(t, "wait", lastLine(r.stderr), "irsa-sidecar: no credentials after 1s: default: not ready: there are no valid credentials; ",
-		"AccessDenied: STS refused (AccessDenied, HTTP 403): Not authorized to perform sts:AssumeRoleWithWebIdentity; ",
+		"; AccessDenied; ",
 		"hint: the token is valid but the role's trust policy does not let it in")
 	if a := s.ask(t); a.status != http.StatusForbidden || a.Code != "AccessDenied" {
 		t.Errorf("refused by STS: %d %s, want 403 AccessDenied", a.status, a.Code)
@@ -175,7 +175,7 @@ func TestAskingSomethingElseThanASidecar(t *testing.T) {
 	// The likeliest mistake: the port of the credentials.
 	r := run(t, []string{"IRSA_SIDECAR_OPS_LISTEN=" + strings.TrimPrefix(s.base, "http://")}, "healthcheck")
 	wantCode(t, r, 1)
-	want(t, "healthcheck", r.stderr, "(IRSA_SIDECAR_OPS_LISTEN) is not the sidecar's health and metrics: 404 Not Found to /readyz")
+	want(t, "healthcheck", r.stderr, "(IRSA_SIDECAR_OPS_LISTEN) is not this sidecar: 404 Not Found to /readyz")
 }
 
 func TestShutdownIsOffUnlessAskedFor(t *testing.T) {
@@ -184,7 +184,7 @@ func TestShutdownIsOffUnlessAskedFor(t *testing.T) {
 	s := w.serve(t)
 	r := run(t, s.beside(), "shutdown")
 	wantCode(t, r, 1)
-	if wanted := "irsa-sidecar: the sidecar does not let itself be ended: set IRSA_SIDECAR_QUITQUITQUIT=true in its environment\n"; r.stderr != wanted {
+	if wanted := "irsa-sidecar: shutdown is disabled; start the sidecar with IRSA_SIDECAR_QUITQUITQUIT=true\n"; r.stderr != wanted {
 		t.Errorf("said %q, want %q", r.stderr, wanted)
 	}
 	s.untilValid(t)
@@ -608,7 +608,7 @@ func TestIPv6Loopback(t *testing.T) {
 	}
 	probe.Close()
 	w := newWorld(t, ststest.Options{})
-	s := w.serve(t, "IRSA_SIDECAR_LISTEN=[::1]:0", "IRSA_SIDECAR_OPS_LISTEN=[::1]:0")
+	s := w.serve(t, "IRSA_SIDECAR_LISTEN=[::1]:0", "IRSA_SIDECAR_OPS_LISTEN=[::1]:0", "IRSA_SIDECAR_ADMIN_LISTEN=[::1]:0")
 	if !strings.HasPrefix(s.base, "http://[::1]:") {
 		t.Errorf("serves at %s", s.base)
 	}
@@ -917,12 +917,15 @@ func TestASidecarThatHangsIsGivenUpOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	env := []string{"IRSA_SIDECAR_OPS_LISTEN=" + listener.Addr().String()}
-	for _, args := range [][]string{{"healthcheck"}, {"shutdown"}, {"wait", "--timeout", "1s"}} {
+	for command, variable := range map[string]string{
+		"healthcheck": "IRSA_SIDECAR_OPS_LISTEN", "wait --timeout 1s": "IRSA_SIDECAR_OPS_LISTEN",
+		"shutdown": "IRSA_SIDECAR_ADMIN_LISTEN", "reload": "IRSA_SIDECAR_ADMIN_LISTEN",
+	} {
 		began := time.Now()
-		r := run(t, env, args...)
+		args := strings.Fields(command)
+		r := run(t, []string{variable + "=" + listener.Addr().String()}, args...)
 		wantCode(t, r, 1)
-		want(t, args[0], r.stderr, "no sidecar answers at "+listener.Addr().String()+" (IRSA_SIDECAR_OPS_LISTEN) in time")
+		want(t, args[0], r.stderr, "no sidecar answers at "+listener.Addr().String()+" ("+variable+") in time")
 		if took := time.Since(began); took > 4*time.Second {
 			t.Errorf("%s took %s", args[0], took)
 		}

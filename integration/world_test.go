@@ -51,6 +51,7 @@ func newWorld(t *testing.T, o ststest.Options) *world {
 		"AWS_ENDPOINT_URL_STS=" + w.stsURL,
 		"IRSA_SIDECAR_LISTEN=127.0.0.1:0",
 		"IRSA_SIDECAR_OPS_LISTEN=127.0.0.1:0",
+		"IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0",
 	}
 	return w
 }
@@ -94,8 +95,9 @@ func (w *world) with(changes ...string) []string {
 // sidecar is a sidecar that serves.
 type sidecar struct {
 	*process
-	base string // URL of the credentials listener
-	ops  string // address of the ops listener
+	base  string // URL of the credentials listener
+	ops   string // address of the ops listener
+	admin string // address of the admin listener
 
 	traced bool // it was told to print its goroutines
 }
@@ -111,7 +113,7 @@ func (w *world) serve(t *testing.T, changes ...string) *sidecar {
 	})
 	line := s.waitForLine(t, "serving")
 	s.base, _ = strings.CutSuffix(line["credentials"].(string), "/v1/credentials")
-	s.ops = line["ops"].(string)
+	s.ops, s.admin = line["ops"].(string), line["admin"].(string)
 	return s
 }
 
@@ -144,7 +146,9 @@ func find(log, message string) (found map[string]any) {
 }
 
 // beside returns the environment of a command that asks this sidecar, and that knows nothing else.
-func (s *sidecar) beside() []string { return []string{"IRSA_SIDECAR_OPS_LISTEN=" + s.ops} }
+func (s *sidecar) beside() []string {
+	return []string{"IRSA_SIDECAR_OPS_LISTEN=" + s.ops, "IRSA_SIDECAR_ADMIN_LISTEN=" + s.admin}
+}
 
 // ask asks for credentials, as an SDK does. header is name, value, name, value.
 func (s *sidecar) ask(t *testing.T, header ...string) answer {

@@ -58,12 +58,12 @@ var browserPolicy = func() string {
 
 // page is for a browser, most often through kubectl port-forward. It is written by hand because
 // html/template is half a megabyte in every Pod, for one page.
-func (h *Ops) page(w http.ResponseWriter, r *http.Request) {
-	local, now := isLocal(r), time.Now()
+func (h *Admin) page(w http.ResponseWriter, _ *http.Request) {
+	now := time.Now()
 	var body strings.Builder
 	worst := "good"
 	for _, p := range h.Profiles {
-		switch s := writeSection(&body, p, p.Cache.Status(), local, now); {
+		switch s := writeSection(&body, p, p.Cache.Status(), now); {
 		case s == "none", s == "low" && worst == "good":
 			worst = s
 		}
@@ -85,7 +85,7 @@ func (h *Ops) page(w http.ResponseWriter, r *http.Request) {
 </head>
 <body>
 <h1>irsa-sidecar <small>%s</small></h1>
-<p id="lost" class="none">The sidecar does not answer any more: what follows is old.</p>
+<p id="lost" class="none">The sidecar stopped responding; the data below is stale.</p>
 <main>
 %s</main>
 <script>%s</script>
@@ -102,7 +102,7 @@ var verdicts = map[string]struct{ word, title string }{
 }
 
 // writeSection is writeProfile for a browser. It returns the verdict.
-func writeSection(b *strings.Builder, p Profile, s cache.Status, identity bool, now time.Time) (verdict string) {
+func writeSection(b *strings.Builder, p Profile, s cache.Status, now time.Time) (verdict string) {
 	verdict = "good"
 	switch {
 	case s.Credentials == nil:
@@ -127,20 +127,16 @@ func writeSection(b *strings.Builder, p Profile, s cache.Status, identity bool, 
 	}
 	if f := s.Failure; f != nil {
 		fmt.Fprintf(b, "<div class=\"fix\"><p><strong>%s</strong>, %s ago, %d in a row</p>\n", f.Reason, spell(now.Sub(s.FailedAt)), s.Failures)
-		if identity {
-			fmt.Fprintf(b, "<p>%s</p>\n", html.EscapeString(f.Message))
-		}
+		fmt.Fprintf(b, "<p>%s</p>\n", html.EscapeString(f.Message))
 		fmt.Fprintf(b, "<p>What to do: %s</p></div>\n", html.EscapeString(f.Reason.Advice()))
 	}
 	b.WriteString("<dl>\n")
 	row := func(name, value string) {
 		fmt.Fprintf(b, "<dt>%s</dt><dd>%s</dd>\n", name, html.EscapeString(value))
 	}
-	if identity {
-		row("role", p.RoleARN)
-	}
+	row("role", p.RoleARN)
 	if c := s.Credentials; c != nil {
-		if identity && c.Identity != "" {
+		if c.Identity != "" {
 			row("identity", c.Identity)
 		}
 		row("access key", c.KeyHint())
@@ -164,9 +160,6 @@ func writeSection(b *strings.Builder, p Profile, s cache.Status, identity bool, 
 				spell(now.Sub(a.Ended)), class, outcome, a.Took.Round(time.Millisecond), lifetime)
 		}
 		b.WriteString("</table>\n")
-	}
-	if !identity {
-		b.WriteString("<p class=\"dim\">Role and identity are shown to this Pod alone: kubectl port-forward.</p>\n")
 	}
 	b.WriteString("</section>\n")
 	return verdict

@@ -9,26 +9,42 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// patience is how long a connection may keep a full house waiting for the rest of its request's head.
-// The SDKs send theirs as soon as they are connected, and give up on us after a second: with this, even
-// a thousand that send nothing, or a byte a second, hold the next one up for less than half of that.
-const patience = 100 * time.Millisecond
+const (
+	// patience is how long a connection may keep a full house waiting for the rest of its request's head, or for
+	// its client to read an answer. The SDKs send their head as soon as they are connected, read at once, and give
+	// up on us after a second.
+	patience = 100 * time.Millisecond
 
-// connections bounds how many connections are open at once without letting those who do not ask lock
-// out those who do: at the bound the connection that has been idle longest is closed; where none is
-// idle, the one whose request has been incomplete longest; and only where every one has a request that
-// is being answered does the next one wait in the kernel's queue.
+	// leastPatience is what a crowd that goes on and on brings it down to: each time that a whole houseful has
+	// had to be sent away, it halves.
+	leastPatience = patience / 4
+
+	// forgiving is how long after the last one was sent away patience is whole again.
+	forgiving = time.Second
+
+	// step is how much is written at a time, so that a client that reads slowly is told from one that does not
+	// read. An answer with credentials is one step.
+	step = 4 << 10
+)
+
+// connections bounds how many connections are open at once without letting those who do not ask, or do not
+// read, lock out those who do. At the bound a connection is closed: the one that has been idle longest; where none
+// is idle, the one whose request has been incomplete longest; then the one that has not read its answer for longest.
+// Only where every one has a request that is being worked on does the next one wait in the kernel's queue.
 type connections struct {
 	limit int
 	freed chan struct{} // one may have become free, or idle
 
-	mu      sync.Mutex
-	open    map[net.Conn]*list.Element // nil where a request is being answered
-	idle    *list.List                 // of quiet, the longest idle first
-	waiting *list.List                 // of quiet, the longest without a whole head first
+	mu       sync.Mutex
+	open     map[net.Conn]*list.Element // nil where a request is being answered
+	idle     *list.List                 // of quiet, the longest idle first
+	waiting  *list.List                 // of quiet, the longest without a whole head first
+	sentAway int                        // one after the other, without a second in between
+	lastAway time.Time
 }
 
 type quiet struct {
@@ -131,19 +147,56 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	if len(c.open) < c.limit {
 		return 0, true
 	}
-	oldest := c.idle.Front()
-	if oldest == nil {
-		if oldest = c.waiting.Front(); oldest == nil {
-			return time.Minute, false
+	if oldest := c.idle.Front(); oldest != nil {
+		c.sendAway(oldest.Value.(quiet).conn)
+		return 0, true
+	}
+	if now.Sub(c.lastAway) > forgiving {
+		c.sentAway = 0
+	}
+	patience := max(leastPatience, patience>>min(c.sentAway/c.limit, 8))
+	conn, since := c.hindmost(now)
+	if conn == nil {
+		return patience, false // one of those that are being answered may stop reading
+	}
+	if wait = patience - now.Sub(since); wait > 0 {
+		return wait, false
+	}
+	c.sentAway++
+	c.lastAway = now
+	c.sendAway(conn)
+	return 0, true
+}
+
+// hindmost returns the connection that has kept us waiting longest, and since when: for the rest of a head, or else
+// for its client to read. Nil means that there is none.
+func (c *connections) hindmost(now time.Time) (conn net.Conn, since time.Time) {
+	if oldest := c.waiting.Front(); oldest != nil {
+		q := oldest.Value.(quiet)
+		conn, since = q.conn, q.since
+	}
+	for one, element := range c.open {
+		if element != nil {
+			continue
 		}
-		if wait = patience - now.Sub(oldest.Value.(quiet).since); wait > 0 {
-			return wait, false
+		if stuck, ok := one.(*plainspoken); ok {
+			if after := stuck.writing.Load(); after != 0 {
+				if begun := stuck.made.Add(time.Duration(after)); conn == nil || begun.Before(since) {
+					conn, since = one, begun
+				}
+			}
 		}
 	}
-	conn := oldest.Value.(quiet).conn
+	return conn, since
+}
+
+func (c *connections) sendAway(conn net.Conn) {
 	c.forget(conn)
+	if p, ok := conn.(*plainspoken); ok {
+		p.abort()
+		return
+	}
 	conn.Close()
-	return 0, true
 }
 
 // listener returns l, accepting no more connections than may be open.
@@ -164,7 +217,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.connections.admit(l.done)
-	return &plainspoken{Conn: conn}, nil
+	return &plainspoken{Conn: conn, made: time.Now()}, nil
 }
 
 func (l *boundedListener) Close() error {
@@ -177,7 +230,32 @@ func (l *boundedListener) Close() error {
 // make one SDK or another try again.
 type plainspoken struct {
 	net.Conn
-	owner owner
+	owner   owner
+	made    time.Time
+	writing atomic.Int64 // how long after that the step that is being written began; zero where none is
+}
+
+// abort closes the connection and leaves nothing for the kernel to keep for a client that does not read.
+func (c *plainspoken) abort() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.Conn.Close()
+}
+
+// write writes step by step, and notes when each began.
+func (c *plainspoken) write(p []byte) (n int, err error) {
+	for len(p) > 0 && err == nil {
+		c.writing.Store(int64(max(1, time.Since(c.made))))
+		var some int
+		some, err = c.Conn.Write(p[:min(step, len(p))])
+		n, p = n+some, p[some:]
+	}
+	c.writing.Store(0)
+	if err != nil {
+		c.abort()
+	}
+	return n, err
 }
 
 // net/http says these past all handlers, the whole answer in one Write.
@@ -190,7 +268,7 @@ func (c *plainspoken) Write(p []byte) (int, error) {
 	const statusAt = len("HTTP/1.1 ")
 	if len(p) < statusAt+3 || p[statusAt] < '4' ||
 		!bytes.Contains(p, []byte(netHTTPError)) && !bytes.HasPrefix(p[statusAt:], []byte(netHTTPExpectationFailed)) {
-		return c.Conn.Write(p)
+		return c.write(p)
 	}
 	status := http.StatusBadRequest
 	if code, err := strconv.Atoi(string(p[statusAt : statusAt+3])); err == nil && code == http.StatusRequestHeaderFieldsTooLarge {
@@ -201,7 +279,7 @@ func (c *plainspoken) Write(p []byte) (int, error) {
 	answer := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nCache-Control: no-store\r\nContent-Length: %d\r\nContent-Type: application/json\r\n"+
 		"X-Content-Type-Options: nosniff\r\nDate: %s\r\nConnection: close\r\n\r\n%s",
 		status, http.StatusText(status), len(body), time.Now().UTC().Format(http.TimeFormat), body)
-	if _, err := c.Conn.Write(answer); err != nil {
+	if _, err := c.write(answer); err != nil {
 		return 0, err
 	}
 	return len(p), nil

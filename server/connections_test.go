@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,7 +30,7 @@ func TestIdleConnectionsDoNotLockOutTheNextClient(t *testing.T) {
 		// Those that had been idle longest made room, and no others.
 		for i, conn := range conns {
 			status, err := get(conn, "/v1/credentials")
-			if made := i < many-maxConnections; made != (err != nil) {
+			if made := i < many-MaxConnections; made != (err != nil) {
 				t.Fatalf("connection %d of %d: %q, %v", i, many, status, err)
 			}
 		}
@@ -56,8 +57,8 @@ func TestBusyConnectionsAreNotCutForTheNextClientWhoWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		finish := make(chan struct{})
 		l, stop, ended := start(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-finish }), time.Second)
-		answers := make(chan string, maxConnections+1)
-		for range maxConnections + 1 {
+		answers := make(chan string, MaxConnections+1)
+		for range MaxConnections + 1 {
 			conn := l.dial()
 			go func() {
 				status, err := get(conn, "/")
@@ -66,7 +67,7 @@ func TestBusyConnectionsAreNotCutForTheNextClientWhoWaits(t *testing.T) {
 		}
 		synctest.Wait()
 		time.Sleep(time.Second)
-		for range maxConnections + 1 {
+		for range MaxConnections + 1 {
 			if len(answers) != 0 {
 				t.Fatalf("%s came before it could", <-answers)
 			}
@@ -83,7 +84,7 @@ func TestBusyConnectionsAreNotCutForTheNextClientWhoWaits(t *testing.T) {
 func TestSilentConnectionsLockNobodyOutForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, stop, ended := start(t, Credentials(warm(t)), time.Second)
-		for range maxConnections {
+		for range MaxConnections {
 			l.dial()
 		}
 		if status, err := get(l.dial(), "/v1/credentials"); status != "200 OK" || time.Since(epoch) != patience {
@@ -109,7 +110,7 @@ func TestDribblersLockNobodyOutForLong(t *testing.T) {
 				if status, err := get(l.dial(), "/v1/credentials"); status != "200 OK" {
 					t.Errorf("%q, %v", status, err)
 				}
-				if took := time.Since(epoch); took > many/maxConnections*patience || time.Since(began) > patience {
+				if took := time.Since(epoch); took > many/MaxConnections*patience || time.Since(began) > patience {
 					t.Errorf("answered after %v, %v of it in the queue", took, time.Since(began))
 				}
 				stop()
@@ -124,7 +125,7 @@ func TestAHeadThatIsNotYetWholeIsGivenItsTurn(t *testing.T) {
 		l, stop, ended := start(t, Credentials(warm(t)), time.Second)
 		slow := l.dial()
 		io.WriteString(slow, "GET /v1/credentials HTTP/1.1\r\n")
-		for range maxConnections - 1 {
+		for range MaxConnections - 1 {
 			l.dial()
 		}
 		next := make(chan string)
@@ -150,8 +151,8 @@ func TestConnectionsThatAskAreNotClosedForOneThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		finish := make(chan struct{})
 		l, stop, ended := start(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-finish }), time.Second)
-		answers := make(chan string, maxConnections)
-		for range maxConnections - 1 {
+		answers := make(chan string, MaxConnections)
+		for range MaxConnections - 1 {
 			conn := l.dial()
 			go func() {
 				status, err := get(conn, "/")
@@ -169,7 +170,7 @@ func TestConnectionsThatAskAreNotClosedForOneThatWaits(t *testing.T) {
 			t.Errorf("the silent one read %d bytes, %v, after %v", n, err, time.Since(epoch))
 		}
 		close(finish)
-		for range maxConnections {
+		for range MaxConnections {
 			if got := <-answers; got != "200 OK<nil>" {
 				t.Error(got)
 			}
@@ -182,7 +183,7 @@ func TestConnectionsThatAskAreNotClosedForOneThatWaits(t *testing.T) {
 func TestServeEndsThoughAClientWaitsForAConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, stop, ended := start(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), time.Second)
-		for range maxConnections + 1 {
+		for range MaxConnections + 1 {
 			conn := l.dial()
 			go get(conn, "/")
 		}
@@ -246,4 +247,98 @@ func TestConnectionsAreCountedOnceWhateverHappensToThem(t *testing.T) {
 	mustWait(false)
 	c.stateChanged(second, http.StateHijacked)
 	mustHave(0, 0)
+}
+
+// Callers that ask and never read, with the right token or without: each houseful gives way once its answers are stuck.
+func TestCallersThatDoNotReadLockNobodyOut(t *testing.T) {
+	for name, o := range map[string]Options{"without a token": warm(t), "with a wrong token": withToken(t, warm(t))} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const many = 1000
+				l, stop, ended := start(t, Credentials(o), time.Second)
+				for range many {
+					conn := l.dial()
+					go io.WriteString(conn, strings.Repeat("GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 400))
+				}
+				began := time.Now()
+				conn := l.dial()
+				fmt.Fprintf(conn, "GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: %s\r\n\r\n", testToken)
+				if response, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || response.StatusCode != http.StatusOK {
+					t.Errorf("%v, %v", response, err)
+				}
+				if took := time.Since(epoch); took > many/MaxConnections*patience || time.Since(began) > patience {
+					t.Errorf("answered after %v, %v of it in the queue", took, time.Since(began))
+				}
+				stop()
+				<-ended
+			})
+		})
+	}
+}
+
+// Reading slowly is not the same as not reading: what is in the way is the step that makes no progress.
+func TestASlowReaderIsNotTakenForOneThatDoesNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 10 * step
+		big := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(size))
+			w.Write(make([]byte, size))
+		})
+		l, stop, ended := start(t, big, time.Second)
+		slow := l.dial()
+		io.WriteString(slow, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+		for range MaxConnections - 1 {
+			conn := l.dial()
+			go io.WriteString(conn, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+		}
+		go func() { // somebody always waits for a place
+			for {
+				client, server := net.Pipe()
+				select {
+				case l.conns <- local{server}:
+					go io.WriteString(client, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+				case <-l.closed:
+					return
+				}
+			}
+		}()
+		read, buffer := 0, make([]byte, step)
+		for read < size {
+			time.Sleep(leastPatience - time.Millisecond)
+			n, err := slow.Read(buffer)
+			if read += n; err != nil {
+				t.Fatalf("cut after %d bytes and %v: %v", read, time.Since(epoch), err)
+			}
+		}
+		stop()
+		<-ended
+	})
+}
+
+// Patience shrinks with a crowd that goes on, and comes back when it is over.
+func TestACrowdThatGoesOnIsGivenLessAndLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, stop, ended := start(t, Credentials(warm(t)), time.Second)
+		houseful := func(want time.Duration) {
+			t.Helper()
+			began := time.Now()
+			for range MaxConnections {
+				l.dial() // returns when the one before has a place
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("a houseful had places after %v, want %v", took, want)
+			}
+		}
+		l.dial()
+		houseful(0)
+		houseful(patience)
+		houseful(patience / 2)
+		houseful(leastPatience)
+		houseful(leastPatience)
+		time.Sleep(2 * forgiving)
+		houseful(0) // they have been there for long enough
+		houseful(patience)
+		stop()
+		<-ended
+	})
 }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -147,10 +146,9 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	refusal, why := h.guard.check(r)
 	if refusal != "" {
 		route = "refused"
-		if hasBody(r) {
-			// Whatever the body is, it is not the next request, and the answer does not wait for it.
-			w.Header().Set("Connection", "close")
-		}
+		// A caller that may not ask holds no place, whatever else it has sent; and whatever a body is, it is not the next
+		// request.
+		w.Header().Set("Connection", "close")
 		code = refuse(w, refusal, why)
 	} else if s := h.direct[trimSlash(r.URL.Path)]; s != nil && r.Method == http.MethodGet && r.URL.RawPath == "" {
 		if code = h.serve(w, r, s); code == http.StatusOK {
@@ -160,23 +158,10 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		route = "/v1/credentials"
 	} else {
-		route, code = h.routed(w, r)
+		route, code = dispatch(h.router, trimSlash(r.URL.EscapedPath()), w, r)
 	}
 	h.Metrics.count(route, code, started)
 	h.log(r, route, code, started, refusal, why)
-}
-
-// routed answers through the router.
-func (h *credentials) routed(w http.ResponseWriter, r *http.Request) (route string, code int) {
-	routing := chi.NewRouteContext()
-	routing.RoutePath = trimSlash(r.URL.EscapedPath())
-	r = r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, routing))
-	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
-	h.router.ServeHTTP(status, r)
-	if route = routing.RoutePattern(); route == "" || status.code == http.StatusNotFound {
-		route = "other"
-	}
-	return route, status.code
 }
 
 // serve answers with the credentials of s, or says why there are none.

@@ -150,7 +150,7 @@ func serveTCP(t testing.TB, build func(port uint16) http.Handler) (address strin
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	h := build(uint16(l.Addr().(*net.TCPAddr).Port))
-	go func() { ended <- Serve(ctx, l, h, 5*time.Second, slog.New(slog.DiscardHandler)) }()
+	go func() { ended <- Serve(ctx, l, h, MaxConnections, 5*time.Second, slog.New(slog.DiscardHandler)) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

@@ -120,7 +120,7 @@ func FuzzListener(f *testing.F) {
 		l := newPipes()
 		ended := make(chan error, 1)
 		go func() {
-			ended <- Serve(ctx, l, Credentials(o), time.Second, slog.New(slog.NewTextHandler(&bugs, &slog.HandlerOptions{Level: slog.LevelError})))
+			ended <- Serve(ctx, l, Credentials(o), MaxConnections, time.Second, slog.New(slog.NewTextHandler(&bugs, &slog.HandlerOptions{Level: slog.LevelError})))
 		}()
 		f.Cleanup(func() {
 			l.Close()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -11,52 +12,45 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
 // Ops is the handler of the ops listener: what the kubelet and Prometheus reach, and with them the
-// whole cluster. It serves no secret to anybody, and who we are only to loopback.
+// whole cluster. It serves no secret to anybody, and does not say who we are.
 type Ops struct {
 	Options
 	router   *chi.Mux
 	draining atomic.Bool
 }
 
-// NewOps returns the handler. quit is called by a POST to /quitquitquit from loopback; nil leaves
-// that path out.
-func NewOps(o Options, metrics prometheus.Gatherer, quit func()) *Ops {
+// NewOps returns the handler.
+func NewOps(o Options, metrics prometheus.Gatherer) *Ops {
 	h := &Ops{Options: o.withDefaults(), router: chi.NewMux()}
-	alive := func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") }
-	h.router.Get("/livez", alive)
-	h.router.Get("/healthz", alive)
+	h.router.Get("/livez", h.alive)
+	h.router.Get("/healthz", h.alive)
 	h.router.Get("/readyz", h.ready)
 	h.router.Get("/startupz", h.started)
-	h.router.Get("/", h.page)
-	h.router.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	if quit != nil {
-		h.router.Post("/quitquitquit", func(w http.ResponseWriter, r *http.Request) {
-			// A page in a browser can send a POST to loopback too.
-			if !isLocal(r) || led(r) != "" {
-				writeText(w, http.StatusForbidden, "the sidecar is ended from inside its Pod only\n")
-				return
-			}
-			writeText(w, http.StatusOK, "ending\n")
-			quit()
-		})
-	}
+	h.router.Method(http.MethodGet, "/metrics", &scrape{handler: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{})})
 	h.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
-		writeText(w, http.StatusNotFound, "there is nothing at this path; there is / and /livez, /readyz, /startupz, /metrics\n")
+		rebuff(w, http.StatusNotFound, "there is nothing at this path; there is /livez, /readyz, /startupz and /metrics, and the status page is on IRSA_SIDECAR_ADMIN_LISTEN\n")
 	})
-	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		allow := http.MethodGet
-		if r.URL.Path == "/quitquitquit" {
-			allow = http.MethodPost
-		}
-		w.Header().Set("Allow", allow)
-		writeText(w, http.StatusMethodNotAllowed, "this path does not answer this method\n")
-	})
+	h.router.MethodNotAllowed(methodNotAllowed(http.MethodGet))
 	return h
+}
+
+// rebuff answers a request that leads nowhere, and closes its connection.
+func rebuff(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Connection", "close")
+	writeText(w, status, text)
+}
+
+func methodNotAllowed(allow string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Allow", allow)
+		rebuff(w, http.StatusMethodNotAllowed, "this path does not answer this method\n")
+	}
 }
 
 // Drain makes the sidecar not ready, for good.
@@ -64,22 +58,37 @@ func (h *Ops) Drain() { h.draining.Store(true) }
 
 func (h *Ops) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
+	route, code := dispatch(h.router, "", w, r)
+	h.Metrics.count(route, code, started)
+}
+
+// dispatch answers through a router, as if the path were path; empty means the request's own.
+func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Request) (route string, code int) {
 	routing := chi.NewRouteContext()
+	routing.RoutePath = path
 	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
-	h.router.ServeHTTP(status, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, routing)))
-	route := routing.RoutePattern()
-	switch route {
-	case "":
+	router.ServeHTTP(status, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, routing)))
+	if route = routing.RoutePattern(); route == "" || status.code == http.StatusNotFound {
 		route = "other"
-	case "/":
-		route = "/ (ops)" // the credentials listener has a page of its own
 	}
-	h.Metrics.count(route, status.code, started)
+	return route, status.code
+}
+
+// alive says whether the process turns. It never asks AWS, and while there are valid credentials it says yes: a
+// restart could not keep them.
+func (h *Ops) alive(w http.ResponseWriter, _ *http.Request) {
+	for _, p := range h.Profiles {
+		if p.Cache.Status().Stuck {
+			writeText(w, http.StatusServiceUnavailable, p.Name+": the refresh is stuck, and there are no valid credentials: a restart may help\n")
+			return
+		}
+	}
+	writeText(w, http.StatusOK, "ok\n")
 }
 
 // ready says of every profile whether its credentials are worth starting with, and why not.
-func (h *Ops) ready(w http.ResponseWriter, r *http.Request) {
-	h.report(w, r, h.draining.Load(), func(s cache.Status) (bool, string) {
+func (h *Ops) ready(w http.ResponseWriter, _ *http.Request) {
+	h.report(w, h.draining.Load(), func(s cache.Status) (bool, string) {
 		if s.Ready() {
 			return true, fmt.Sprintf("ready, for another %s", spell(s.Remaining))
 		}
@@ -91,8 +100,8 @@ func (h *Ops) ready(w http.ResponseWriter, r *http.Request) {
 }
 
 // started says whether the first exchange has succeeded, and never takes it back.
-func (h *Ops) started(w http.ResponseWriter, r *http.Request) {
-	h.report(w, r, false, func(s cache.Status) (bool, string) {
+func (h *Ops) started(w http.ResponseWriter, _ *http.Request) {
+	h.report(w, false, func(s cache.Status) (bool, string) {
 		if s.Started() {
 			return true, "started"
 		}
@@ -100,7 +109,7 @@ func (h *Ops) started(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-func (h *Ops) report(w http.ResponseWriter, r *http.Request, draining bool, judge func(cache.Status) (bool, string)) {
+func (h *Ops) report(w http.ResponseWriter, draining bool, judge func(cache.Status) (bool, string)) {
 	var b strings.Builder
 	status := http.StatusOK
 	if draining {
@@ -115,14 +124,44 @@ func (h *Ops) report(w http.ResponseWriter, r *http.Request, draining bool, judg
 			continue
 		}
 		status = http.StatusServiceUnavailable
-		if f := s.Failure; f != nil {
-			if isLocal(r) {
-				fmt.Fprintf(&b, "%s: %s\n", f.Reason, f.Message)
-			} else {
-				fmt.Fprintf(&b, "%s\n", f.Reason)
-			}
-			fmt.Fprintf(&b, "hint: %s\n", f.Reason.Advice())
+		if f := s.Failure; f != nil { // without STS's own words, which may name the role
+			fmt.Fprintf(&b, "%s\nhint: %s\n", f.Reason, f.Reason.Advice())
 		}
 	}
 	writeText(w, status, b.String())
 }
+
+// scrape answers all who ask for the metrics at the same time with one text, made once. Made for each of them, and
+// compressed, they would be the most expensive answer that there is, for anybody in the cluster to ask for.
+type scrape struct {
+	handler http.Handler
+	group   singleflight.Group
+}
+
+func (s *scrape) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	made, _, _ := s.group.Do("", func() (any, error) {
+		page := &pageWriter{header: make(http.Header), code: http.StatusOK}
+		s.handler.ServeHTTP(page, &http.Request{Method: http.MethodGet, Header: make(http.Header)}) // which accepts any format, and no compression
+		return page, nil
+	})
+	page := made.(*pageWriter)
+	for name, values := range page.header {
+		w.Header()[name] = values
+	}
+	header := w.Header()
+	header.Set("Content-Length", strconv.Itoa(len(page.body)))
+	header["Cache-Control"] = noStore
+	w.WriteHeader(page.code)
+	w.Write(page.body)
+}
+
+// pageWriter keeps an answer.
+type pageWriter struct {
+	header http.Header
+	code   int
+	body   []byte
+}
+
+func (p *pageWriter) Header() http.Header         { return p.header }
+func (p *pageWriter) WriteHeader(code int)        { p.code = code }
+func (p *pageWriter) Write(b []byte) (int, error) { p.body = append(p.body, b...); return len(b), nil }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -25,8 +26,8 @@ func TestLivenessAsksNobody(t *testing.T) {
 		t.Error("a probe made an exchange")
 		return cache.Credentials{}, io.EOF
 	}
-	h := NewOps(Options{Profiles: []Profile{profileOf(asked)}}, prometheus.NewRegistry(), nil)
-	for path, want := range map[string]int{"/livez": 200, "/healthz": 200, "/readyz": 503, "/startupz": 503, "/": 200, "/metrics": 200} {
+	h := NewOps(Options{Profiles: []Profile{profileOf(asked)}}, prometheus.NewRegistry())
+	for path, want := range map[string]int{"/livez": 200, "/healthz": 200, "/readyz": 503, "/startupz": 503, "/": 404, "/metrics": 200} {
 		if w := ask(h, request("GET", path, elsewhere)); w.Code != want {
 			t.Errorf("GET %s: %d %s, want %d", path, w.Code, w.Body, want)
 		}
@@ -37,7 +38,7 @@ func TestLivenessAsksNobody(t *testing.T) {
 }
 
 func TestDrainingIsNotReadyButAliveAndStarted(t *testing.T) {
-	h := NewOps(warm(t), prometheus.NewRegistry(), nil)
+	h := NewOps(warm(t), prometheus.NewRegistry())
 	mustSay := func(path string, code int, text string) {
 		t.Helper()
 		if w := ask(h, request("GET", path, elsewhere)); w.Code != code || !strings.Contains(w.Body.String(), text) {
@@ -64,7 +65,7 @@ func TestReadinessEndsWithTheLastMinuteAndStartedStays(t *testing.T) {
 			c.Expiration = time.Now().Add(time.Hour)
 			return c, nil
 		})
-		h := NewOps(Options{Profiles: []Profile{p}}, prometheus.NewRegistry(), nil)
+		h := NewOps(Options{Profiles: []Profile{p}}, prometheus.NewRegistry())
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { p.Cache.Run(ctx); close(ended) }()
@@ -97,7 +98,7 @@ func TestReadinessEndsWithTheLastMinuteAndStartedStays(t *testing.T) {
 func TestOneProfileThatIsNotReadyIsEnoughAndIsNamed(t *testing.T) {
 	o := warm(t)
 	o.Profiles = append(o.Profiles, Profile{Name: "writer", Cache: profileOf(fails(cache.AccessDenied)).Cache})
-	h := NewOps(o, prometheus.NewRegistry(), nil)
+	h := NewOps(o, prometheus.NewRegistry())
 	w := ask(h, request("GET", "/readyz", elsewhere))
 	if w.Code != 503 || !strings.Contains(w.Body.String(), "default: ready, ") || !strings.Contains(w.Body.String(), "writer: not ready: there are no valid credentials\n") {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -110,8 +111,8 @@ func TestWhoWeAreIsToldToThisMachineOnly(t *testing.T) {
 	denied.Cache.Get(t.Context())
 	o := warm(t)
 	o.Profiles = append(o.Profiles, denied)
-	h := NewOps(o, prometheus.NewRegistry(), nil)
-	tells := func(path string, edits ...func(*http.Request)) (told []string) {
+	ops, admin := NewOps(o, prometheus.NewRegistry()), NewAdmin(o, func() {}, func() {})
+	tells := func(h http.Handler, path string, edits ...func(*http.Request)) (told []string) {
 		w := ask(h, request("GET", path, edits...))
 		mustBeSecretFree(t, path, w.Body.String())
 		for _, word := range []string{testRole, testIdentity, testAccount, testMessage} {
@@ -121,40 +122,36 @@ func TestWhoWeAreIsToldToThisMachineOnly(t *testing.T) {
 		}
 		return told
 	}
-	if told := tells("/"); len(told) != 4 {
+	if told := tells(admin, "/"); len(told) != 4 {
 		t.Errorf("the page tells loopback only %q", told)
 	}
-	if told := tells("/readyz"); len(told) != 1 || told[0] != testMessage {
-		t.Errorf("/readyz tells loopback %q", told)
-	}
-	for _, name := range []string{"127.0.0.1:9912", "localhost:30001", "LOCALHOST", "[::1]:8080", "127.0.0.1"} { // kubectl port-forward has a port of its own
-		if told := tells("/", host(name)); len(told) != 4 {
+	for _, name := range []string{"127.0.0.1:9913", "localhost:30001", "LOCALHOST", "[::1]:8080", "127.0.0.1"} { // kubectl port-forward has a port of its own
+		if told := tells(admin, "/", host(name)); len(told) != 4 {
 			t.Errorf("the page tells Host %s only %q", name, told)
 		}
 	}
-	// A service mesh connects from loopback for whoever asks it.
+	// An old service mesh connects to loopback for whoever asks it.
 	for name, edit := range map[string]func(*http.Request){
 		"the mesh's header":   header("X-Forwarded-For", "10.9.9.9"),
 		"another proxy's":     header("Via", "1.1 envoy"),
-		"the Pod's address":   host("10.0.0.7:9912"),
-		"the name of the Pod": host("app-0.app.default.svc:9912"),
+		"the Pod's address":   host("10.0.0.7:9913"),
+		"the name of the Pod": host("app-0.app.default.svc:9913"),
 		"a rebound name":      host("evil.example"),
 		"no host":             host(""),
 		"a foreign page":      header("Sec-Fetch-Site", "cross-site"),
+		"another machine":     elsewhere,
 	} {
-		for _, path := range []string{"/", "/readyz"} {
-			if told := tells(path, edit); told != nil {
-				t.Errorf("GET %s with %s tells %q", path, name, told)
-			}
+		if w := ask(admin, request("GET", "/", edit)); w.Code != http.StatusForbidden || w.Header().Get("Connection") != "close" || tells(admin, "/", edit) != nil {
+			t.Errorf("the page to %s: %d %v %s", name, w.Code, w.Header(), w.Body)
 		}
 	}
-	for _, path := range []string{"/", "/readyz", "/startupz", "/livez", "/healthz", "/metrics", "/quitquitquit", "/nothing", "/v1/identity", "/v1/credentials"} {
-		for _, peer := range []string{"10.0.0.7:40000", "[fd00::7]:40000", "", "127.0.0.1"} {
-			if told := tells(path, from(peer)); told != nil {
-				t.Errorf("GET %s tells %q: %q", path, peer, told)
+	for _, path := range []string{"/", "/readyz", "/startupz", "/livez", "/healthz", "/metrics", "/quitquitquit", "/reload", "/nothing", "/v1/identity", "/v1/credentials"} {
+		for _, peer := range []string{"10.0.0.7:40000", "[fd00::7]:40000", "", "127.0.0.1", "127.0.0.1:40000"} {
+			if told := tells(ops, path, from(peer)); told != nil {
+				t.Errorf("GET %s on the ops listener tells %q: %q", path, peer, told)
 			}
 			forwarded := header("X-Forwarded-For", "127.0.0.1")
-			if told := tells(path, from(peer), forwarded, host("127.0.0.1:9912")); told != nil {
+			if told := tells(admin, path, from(peer), forwarded, host("127.0.0.1:9913")); told != nil {
 				t.Errorf("GET %s tells %q, who says to be loopback: %q", path, peer, told)
 			}
 		}
@@ -166,7 +163,7 @@ func TestThePageForBrowsersEscapesAndLoadsNothing(t *testing.T) {
 		return cache.Credentials{}, &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: "it said <script>alert(1)</script>"}
 	})
 	p.Cache.Get(t.Context())
-	h := NewOps(Options{Profiles: []Profile{p}, Version: "<b>"}, prometheus.NewRegistry(), nil)
+	h := NewAdmin(Options{Profiles: []Profile{p}, Version: "<b>"}, nil, nil)
 	w := ask(h, request("GET", "/"))
 	if body := strings.Replace(w.Body.String(), "<script>"+refetch+"</script>", "", 1); strings.Contains(body, "<script>") || strings.Contains(body, "<b>") || !strings.Contains(body, "&lt;script&gt;") {
 		t.Errorf("%s", body)
@@ -185,8 +182,8 @@ func TestThePageForBrowsersEscapesAndLoadsNothing(t *testing.T) {
 }
 
 func TestTheOpsListenerServesNoCredentialsAndNoProfiles(t *testing.T) {
-	h := NewOps(warm(t), prometheus.NewRegistry(), nil)
-	for _, path := range []string{"/v1/credentials", "/v1/identity", "/debug/pprof/", "/debug/vars", "/quitquitquit", "//livez", "/livez/../v1/credentials"} {
+	h := NewOps(warm(t), prometheus.NewRegistry())
+	for _, path := range []string{"/v1/credentials", "/v1/identity", "/debug/pprof/", "/debug/vars", "/quitquitquit", "/reload", "/", "//livez", "/livez/../v1/credentials"} {
 		for _, method := range []string{"GET", "POST"} {
 			w := ask(h, request(method, path))
 			if w.Code != 404 {
@@ -195,25 +192,25 @@ func TestTheOpsListenerServesNoCredentialsAndNoProfiles(t *testing.T) {
 			mustBeSecretFree(t, path, w.Body.String())
 		}
 	}
-	for _, path := range []string{"/", "/livez", "/healthz", "/readyz", "/startupz", "/metrics"} {
+	for _, path := range []string{"/livez", "/healthz", "/readyz", "/startupz", "/metrics"} {
 		if w := ask(h, request("POST", path)); w.Code != 405 || w.Header().Get("Allow") != "GET" {
 			t.Errorf("POST %s: %d, Allow %q; want 405, GET", path, w.Code, w.Header().Get("Allow"))
 		}
 	}
 }
 
-func TestTheSidecarIsEndedFromInsideThePodOnlyAndOnlyWhereAllowed(t *testing.T) {
+func TestTheSidecarIsCommandedFromInsideThePodOnlyAndOnlyWhereAllowed(t *testing.T) {
 	for _, row := range []struct {
 		name   string
 		method string
 		edit   func(*http.Request)
 		code   int
-		ends   bool
+		obeys  bool
 	}{
 		{"from here", "POST", from("127.0.0.1:40000"), 200, true},
 		{"from here by IPv6", "POST", from("[::1]:40000"), 200, true},
 		{"from elsewhere", "POST", elsewhere, 403, false},
-		{"by a page", "POST", header("Origin", "http://127.0.0.1:9912"), 403, false},
+		{"by a page", "POST", header("Origin", "http://127.0.0.1:9913"), 403, false},
 		{"by a page without an origin", "POST", header("Origin", "null"), 403, false},
 		{"by a browser", "POST", header("Sec-Fetch-Site", "same-origin"), 403, false},
 		{"through a mesh", "POST", header("X-Forwarded-For", "10.9.9.9"), 403, false},
@@ -221,25 +218,130 @@ func TestTheSidecarIsEndedFromInsideThePodOnlyAndOnlyWhereAllowed(t *testing.T) 
 		{"with GET", "GET", from("127.0.0.1:40000"), 405, false},
 		{"with HEAD", "HEAD", from("127.0.0.1:40000"), 405, false},
 	} {
+		for _, path := range []string{"/quitquitquit", "/reload"} {
+			t.Run(row.name+path, func(t *testing.T) {
+				var obeyed string
+				h := NewAdmin(warm(t), func() { obeyed = "/reload" }, func() { obeyed = "/quitquitquit" })
+				w := ask(h, request(row.method, path, row.edit))
+				if w.Code != row.code || (obeyed == path) != row.obeys || (obeyed != "") != row.obeys {
+					t.Errorf("%d %s, obeyed: %q; want %d, %v", w.Code, w.Body, obeyed, row.code, row.obeys)
+				}
+				if row.code == 405 && w.Header().Get("Allow") != "POST" {
+					t.Errorf("Allow: %q", w.Header().Get("Allow"))
+				}
+			})
+		}
+	}
+	for _, path := range []string{"/quitquitquit", "/reload", "/metrics", "/livez"} {
+		if w := ask(NewAdmin(warm(t), nil, nil), request("POST", path)); w.Code != 404 {
+			t.Errorf("POST %s where it is not allowed: %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+// A crowd at /metrics is answered with one text: it is made once, however many ask meanwhile, and never compressed.
+func TestMetricsAreMadeOnceForAllWhoAskAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = 200
+		made, proceed := 0, make(chan struct{})
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slow", Help: "Slow."}, func() float64 {
+			made++ // by one goroutine at a time, or the race detector says so
+			<-proceed
+			return 1
+		}))
+		h := NewOps(warm(t), registry)
+		answers := make(chan *httptest.ResponseRecorder, many)
+		for range many {
+			go func() {
+				answers <- ask(h, request("GET", "/metrics", elsewhere, header("Accept-Encoding", "gzip"), header("Accept", "application/openmetrics-text")))
+			}()
+		}
+		synctest.Wait()
+		close(proceed)
+		for range many {
+			w := <-answers
+			if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain; version=0.0.4") || w.Header().Get("Content-Encoding") != "" ||
+				w.Header().Get("Content-Length") != fmt.Sprint(w.Body.Len()) || !strings.Contains(w.Body.String(), "\nslow 1\n") {
+				t.Fatalf("%d %v\n%s", w.Code, w.Header(), w.Body)
+			}
+		}
+		if made != 1 {
+			t.Errorf("they were made %d times", made)
+		}
+		ask(h, request("GET", "/metrics"))
+		if made != 2 {
+			t.Errorf("the next one got an old text: made %d times", made)
+		}
+	})
+}
+
+// A stand of the refresh is what a restart cures, and a restart costs valid credentials: both have to be so.
+func TestLivenessFailsWhereTheRefreshIsStuckAndNothingIsValid(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		first time.Duration // lifetime of what the first exchange brings; zero is none
+		at    time.Duration
+		code  int
+	}{
+		{"an exchange that takes its time", 0, 35 * time.Second, 200},
+		{"an exchange that never ends", 0, 35*time.Second + 1, 503},
+		{"an exchange that never ends, and valid credentials", time.Hour, time.Hour - 1, 200},
+		{"an exchange that never ends, and they have expired", time.Hour, time.Hour, 503},
+	} {
 		t.Run(row.name, func(t *testing.T) {
-			ended := false
-			h := NewOps(warm(t), prometheus.NewRegistry(), func() { ended = true })
-			w := ask(h, request(row.method, "/quitquitquit", row.edit))
-			if w.Code != row.code || ended != row.ends {
-				t.Errorf("%d %s, ends: %v; want %d, %v", w.Code, w.Body, ended, row.code, row.ends)
-			}
-			if row.code == 405 && w.Header().Get("Allow") != "POST" {
-				t.Errorf("Allow: %q", w.Header().Get("Allow"))
-			}
+			synctest.Test(t, func(t *testing.T) {
+				never, calls := make(chan struct{}), 0
+				p := profileOf(func(context.Context) (cache.Credentials, error) {
+					if calls++; calls == 1 && row.first != 0 {
+						c := testCredentials()
+						c.Expiration = time.Now().Add(row.first)
+						return c, nil
+					}
+					<-never // whatever its context says
+					return cache.Credentials{}, io.EOF
+				})
+				h := NewOps(Options{Profiles: []Profile{p}}, prometheus.NewRegistry())
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				go func() { p.Cache.Run(ctx); close(ended) }()
+				time.Sleep(row.at)
+				for _, path := range []string{"/livez", "/healthz"} {
+					if w := ask(h, request("GET", path, elsewhere)); w.Code != row.code {
+						t.Errorf("GET %s: %d %s, want %d", path, w.Code, w.Body, row.code)
+					}
+				}
+				close(never)
+				cancel()
+				<-ended
+			})
 		})
 	}
+}
+
+func TestLivenessOutlivesAnOutageHoweverLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := profileOf(fails(cache.EndpointUnreachable))
+		h := NewOps(Options{Profiles: []Profile{p}}, prometheus.NewRegistry())
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { p.Cache.Run(ctx); close(ended) }()
+		for range 24 * 60 {
+			time.Sleep(time.Minute)
+			if w := ask(h, request("GET", "/livez", elsewhere)); w.Code != 200 {
+				t.Fatalf("after %v: %d %s", time.Since(epoch), w.Code, w.Body)
+			}
+		}
+		cancel()
+		<-ended
+	})
 }
 
 func TestMetricsHaveTheNamesAndNothingThatACallerChooses(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	p := Profile{Name: DefaultProfile, RoleARN: testRole, Cache: cache.New(issues(testCredentials()), cache.Options{Metrics: cache.NewMetrics(registry)})}
 	o := withToken(t, Options{Profiles: []Profile{p}, Port: testPort, Metrics: NewMetrics(registry)})
-	h, ops := Credentials(o), NewOps(o, registry, nil)
+	h, ops := Credentials(o), NewOps(o, registry)
 	right := header("Authorization", testToken)
 	for range 2 {
 		ask(h, request("GET", "/v1/credentials", right))
@@ -345,7 +447,7 @@ func TestPages(t *testing.T) {
 				if row.token {
 					o = withToken(t, o)
 				}
-				h, ops := Credentials(o), NewOps(o, prometheus.NewRegistry(), nil)
+				h, ops := Credentials(o), NewOps(o, prometheus.NewRegistry())
 				ctx, cancel := context.WithCancel(t.Context())
 				ended := make(chan struct{})
 				go func() { p.Cache.Run(ctx); close(ended) }()
@@ -360,9 +462,9 @@ func TestPages(t *testing.T) {
 				token := header("Authorization", testToken)
 				show("credentials", h, "/", token)
 				show("credentials", h, "/v1/identity", token)
-				for _, path := range []string{"/", "/readyz", "/startupz"} {
-					show("ops, from loopback", ops, path)
-					show("ops, from elsewhere", ops, path, elsewhere)
+				show("admin", NewAdmin(o, nil, nil), "/")
+				for _, path := range []string{"/readyz", "/startupz"} {
+					show("ops", ops, path, elsewhere)
 				}
 				mustBeSecretFree(t, "a page", b.String())
 				golden(t, row.name+".txt", strings.NewReplacer(style, "…", refetch, "…").Replace(b.String()))

@@ -21,7 +21,7 @@ func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
 	base := fmt.Sprintf("http://127.0.0.1:%d/v1/credentials", h.Port)
 	fmt.Fprintf(&b, "irsa-sidecar %s: AWS credentials for this Pod\n\n", h.Version)
 	for _, p := range h.Profiles {
-		writeProfile(&b, p, p.Cache.Status(), true, time.Now())
+		writeProfile(&b, p, p.Cache.Status(), time.Now())
 	}
 	fmt.Fprintf(&b, "A program that uses an AWS SDK or the AWS CLI takes them from here with\n\n  export AWS_CONTAINER_CREDENTIALS_FULL_URI=%s\n", base)
 	if h.Authorization != nil {
@@ -31,19 +31,16 @@ func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
 	writeText(w, http.StatusOK, b.String())
 }
 
-// writeProfile says everything about a profile but its secrets; with identity false, for readers
-// anywhere in the cluster, also without role, account and what STS said.
-func writeProfile(w io.Writer, p Profile, s cache.Status, identity bool, now time.Time) {
+// writeProfile says everything about a profile but its secrets.
+func writeProfile(w io.Writer, p Profile, s cache.Status, now time.Time) {
 	fmt.Fprintf(w, "profile %s\n", p.Name)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(t, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
-	if identity {
-		row("role", "%s", p.RoleARN)
-	}
+	row("role", "%s", p.RoleARN)
 	if c := s.Credentials; c != nil {
-		if identity && c.Identity != "" {
+		if c.Identity != "" {
 			row("identity", "%s", c.Identity)
 		}
 		row("access key", "%s", c.KeyHint())
@@ -63,9 +60,7 @@ func writeProfile(w io.Writer, p Profile, s cache.Status, identity bool, now tim
 		row("last error", "none")
 	} else {
 		row("last error", "%s, %s ago, %d in a row", f.Reason, spell(now.Sub(s.FailedAt)), s.Failures)
-		if identity {
-			row("", "%s", f.Message)
-		}
+		row("", "%s", f.Message)
 		row("what to do", "%s", f.Reason.Advice())
 	}
 	t.Flush()

@@ -36,13 +36,16 @@ const (
 	writeTimeout      = 5 * time.Second
 	idleTimeout       = 75 * time.Second
 	maxHeaderBytes    = 8<<10 - 4096 // net/http adds 4096
-	maxConnections    = 256
 )
 
-// Serve serves h on l until ctx ends, and then for at most grace the requests under way. It closes l.
+// MaxConnections is the most that a listener needs, whatever memory there is.
+const MaxConnections = 256
+
+// Serve serves h on l until ctx ends, and then for at most grace the requests under way. It closes l. No more than
+// connections are open at once, each of which costs [ConnectionCost] at most.
 // What net/http has to say goes to logger at debug: it is about clients, not about us.
-func Serve(ctx context.Context, l net.Listener, h http.Handler, grace time.Duration, logger *slog.Logger) error {
-	limit := newConnections(maxConnections)
+func Serve(ctx context.Context, l net.Listener, h http.Handler, connections int, grace time.Duration, logger *slog.Logger) error {
+	limit := newConnections(connections)
 	s := &http.Server{
 		Handler:           limit.handler(loudly(h, logger)),
 		ReadHeaderTimeout: readHeaderTimeout,

@@ -69,7 +69,7 @@ func TestWhatTheSDKsSendIsAnswered(t *testing.T) {
 		t.Run(client.name, func(t *testing.T) {
 			conn := dial(t, address)
 			r := bufio.NewReader(conn)
-			closes := strings.Contains(client.head, "|Connection: close")
+			closes := strings.Contains(client.head, "|Connection: close") || client.want != "" // a refusal closes
 			for i, path := range []string{"/v1/credentials", "/v1/credentials/", "/v1/credentials/default?x=y"} {
 				send(t, conn, address, strings.NewReplacer("GET P ", "GET "+path+" ", "TOKEN", testToken).Replace(client.head))
 				response, body := receive(t, r)
@@ -172,7 +172,7 @@ func start(t *testing.T, h http.Handler, grace time.Duration) (l *pipes, stop co
 	result, gone := make(chan error, 1), make(chan struct{})
 	go func() {
 		defer close(gone)
-		result <- Serve(ctx, l, h, grace, slog.New(slog.DiscardHandler))
+		result <- Serve(ctx, l, h, MaxConnections, grace, slog.New(slog.DiscardHandler))
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -356,7 +356,7 @@ func TestAListenerThatFailsEndsServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	if err := Serve(t.Context(), l, http.NotFoundHandler(), time.Second, slog.New(slog.DiscardHandler)); err == nil {
+	if err := Serve(t.Context(), l, http.NotFoundHandler(), MaxConnections, time.Second, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("Serve on a closed listener returned nil")
 	}
 }

@@ -33,7 +33,9 @@ func serveUsers(t *testing.T, ip string, users []uint32) (address string) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- Serve(ctx, l, Credentials(o), time.Second, slog.New(slog.DiscardHandler)) }()
+	go func() {
+		ended <- Serve(ctx, l, Credentials(o), MaxConnections, time.Second, slog.New(slog.DiscardHandler))
+	}()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
@@ -83,6 +85,10 @@ func TestUsersAreToldApart(t *testing.T) {
 						if !strings.Contains(body, want) {
 							t.Errorf("refused with %s, want %s", body, want)
 						}
+						if !response.Close {
+							t.Error("a refusal leaves the connection open")
+						}
+						break
 					}
 				}
 			})

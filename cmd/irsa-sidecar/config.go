@@ -49,6 +49,7 @@ type Config struct {
 
 	Listen            string `envconfig:"IRSA_SIDECAR_LISTEN" default:"127.0.0.1:9911" desc:"where credentials are served: a loopback address and a port"`
 	OpsListen         string `envconfig:"IRSA_SIDECAR_OPS_LISTEN" default:":9912" desc:"where health and metrics are served"`
+	AdminListen       string `envconfig:"IRSA_SIDECAR_ADMIN_LISTEN" desc:"where the status page, reload and shutdown are served: a loopback address and a port; otherwise port 9913 of the address in IRSA_SIDECAR_LISTEN"`
 	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header"`
 	AuthorizationFile string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE" desc:"the same, in a file, which is made with a random token where it does not exist"`
 	AllowedUIDs       string `envconfig:"IRSA_SIDECAR_ALLOWED_UIDS" desc:"user IDs whose programs get credentials, separated by commas; otherwise all"`
@@ -71,6 +72,7 @@ type Config struct {
 	fips, dualStack  bool
 	roots            *x509.CertPool
 	listen, ops      string
+	admin            string
 	duration         time.Duration
 	policy           string
 	policyARNs       []string
@@ -257,19 +259,26 @@ func (c *Config) checkSTS(wrong complain) {
 }
 
 func (c *Config) checkServing(wrong complain) {
-	if address, err := netip.ParseAddrPort(c.Listen); err != nil || !address.Addr().IsLoopback() {
-		wrong("IRSA_SIDECAR_LISTEN", "%q is not a loopback address and a port, such as 127.0.0.1:9911 or [::1]:9911: credentials are never served to other machines", c.Listen)
-	} else {
+	if isLoopback(c.Listen) {
 		c.listen = c.Listen
+	} else {
+		wrong(listenVariable, "%q is not a loopback address and a port, such as 127.0.0.1:9911 or [::1]:9911: credentials are never served to other machines", c.Listen)
 	}
 	if host, port, err := net.SplitHostPort(c.OpsListen); err != nil || !isPort(port) || (host != "" && net.ParseIP(host) == nil) {
-		wrong("IRSA_SIDECAR_OPS_LISTEN", "%q is not an address and a port, such as :9912 or 127.0.0.1:9912", c.OpsListen)
+		wrong(opsVariable, "%q is not an address and a port, such as :9912 or 127.0.0.1:9912", c.OpsListen)
 	} else {
 		c.ops = c.OpsListen
-		if port != "0" && c.listen != "" && strings.HasSuffix(c.listen, ":"+port) {
-			wrong("IRSA_SIDECAR_OPS_LISTEN", "%q has the port of IRSA_SIDECAR_LISTEN: each needs its own", c.OpsListen)
-		}
 	}
+	switch {
+	case isLoopback(c.AdminListen):
+		c.admin = c.AdminListen
+	case c.AdminListen == "":
+		host, _, _ := net.SplitHostPort(c.listen)
+		c.admin = net.JoinHostPort(host, adminPort)
+	default:
+		wrong(adminVariable, "%q is not a loopback address and a port, such as 127.0.0.1:9913 or [::1]:9913: what it serves is for this Pod alone", c.AdminListen)
+	}
+	c.checkPorts(wrong)
 	switch {
 	case c.Authorization != "" && c.AuthorizationFile != "":
 		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN", "and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set: choose one")
@@ -296,6 +305,37 @@ func (c *Config) checkServing(wrong complain) {
 	if c.LogFormat != "json" && c.LogFormat != "text" && c.LogFormat != "" {
 		wrong("IRSA_SIDECAR_LOG_FORMAT", "%q is neither json nor text", c.LogFormat)
 	}
+}
+
+// The variables that say where we listen.
+const (
+	listenVariable = "IRSA_SIDECAR_LISTEN"
+	opsVariable    = "IRSA_SIDECAR_OPS_LISTEN"
+	adminVariable  = "IRSA_SIDECAR_ADMIN_LISTEN"
+)
+
+// adminPort is the port of the admin listener where nobody says otherwise.
+const adminPort = "9913"
+
+// checkPorts wants a port for each listener, unless the kernel chooses.
+func (c *Config) checkPorts(wrong complain) {
+	taken := make(map[string]string)
+	for _, l := range []struct{ variable, address string }{{listenVariable, c.listen}, {opsVariable, c.ops}, {adminVariable, c.admin}} {
+		_, port, _ := net.SplitHostPort(l.address)
+		if n, err := strconv.Atoi(port); err != nil || n == 0 {
+			continue
+		}
+		if other := taken[port]; other != "" {
+			wrong(l.variable, "%q has the port of %s: each needs its own", l.address, other)
+			continue
+		}
+		taken[port] = l.variable
+	}
+}
+
+func isLoopback(address string) bool {
+	a, err := netip.ParseAddrPort(address)
+	return err == nil && a.Addr().IsLoopback()
 }
 
 func (c *Config) checkUsers(wrong complain) {

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -27,16 +26,19 @@ var version = "dev"
 func main() {
 	harden()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stderr := &output{to: os.Stderr}
+	err := run(ctx, os.Args[1:], os.Stdout, stderr)
 	stop()
-	if err == nil {
-		return
+	code := 0
+	if err != nil {
+		code = 1
+		if _, ok := errors.AsType[usageError](err); ok {
+			code = 2
+		}
+		fmt.Fprintf(stderr, "irsa-sidecar: %s\n", cache.Scrub(err.Error())) // a mistaken value may be a secret
 	}
-	fmt.Fprintf(os.Stderr, "irsa-sidecar: %s\n", cache.Scrub(err.Error())) // a mistaken value may be a secret
-	if _, ok := errors.AsType[usageError](err); ok {
-		os.Exit(2)
-	}
-	os.Exit(1)
+	stderr.flush()
+	os.Exit(code)
 }
 
 // usageError is a wrong command line or configuration: exit code 2.
@@ -53,6 +55,7 @@ Usage: irsa-sidecar [command]
   serve        serve credentials until SIGTERM (also without a command)
   wait         wait until a running sidecar has credentials  [--timeout 30s]
   healthcheck  ask a running sidecar for its health          [livez|readyz|startupz]
+  reload       have a running sidecar exchange again, and read its files again
   shutdown     end a running sidecar (IRSA_SIDECAR_QUITQUITQUIT=true)
   install      copy this program into a directory, for other containers  DIR
   doctor       say why there are no credentials, and the fix [--json] [--trust-policy FILE]
@@ -68,10 +71,15 @@ Configuration is by environment:
 `
 
 // run is the program. The error it returns is printed by main; everything else it says itself.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args []string, stdout io.Writer, stderr *output) error {
 	command := "serve"
 	if len(args) > 0 {
 		command, args = args[0], args[1:]
+	}
+	hangups := make(chan os.Signal, 1)
+	if command == "serve" { // a daemon lives through both, from the first moment
+		signal.Notify(hangups, syscall.SIGHUP)
+		signal.Ignore(syscall.SIGPIPE)
 	}
 	switch command {
 	case "-h", "--help", "help":
@@ -80,7 +88,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "version", "--version":
 		fmt.Fprintf(stdout, "irsa-sidecar %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return nil
-	case "serve", "wait", "healthcheck", "shutdown", "install", "doctor", "credentials":
+	case "serve", "wait", "healthcheck", "reload", "shutdown", "install", "doctor", "credentials":
 	default:
 		return usagef("there is no command %q: try irsa-sidecar help", command)
 	}
@@ -135,9 +143,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	c, problems := loadConfig()
 	switch command {
-	case "wait", "healthcheck", "shutdown":
-		// These ask a sidecar that is configured elsewhere: of the configuration only the address matters.
-		problems = problems.concerning("IRSA_SIDECAR_OPS_LISTEN")
+	// These ask a sidecar that is configured elsewhere: of the configuration only the address matters.
+	case "wait", "healthcheck":
+		problems = problems.concerning(opsVariable)
+	case "reload", "shutdown":
+		problems = problems.concerning(adminVariable)
 	case "serve":
 		problems = append(problems, c.authorize()...)
 	case "doctor": // to whom they are findings
@@ -150,31 +160,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "wait":
 		return wait(ctx, c, timeout)
 	case "healthcheck":
-		return ask(ctx, c, http.MethodGet, "/"+check)
+		return askOps(ctx, c, "/"+check)
+	case "reload":
+		return order(ctx, c, "/reload")
 	case "shutdown":
-		return ask(ctx, c, http.MethodPost, "/quitquitquit")
+		return order(ctx, c, "/quitquitquit")
 	case "credentials":
 		return printCredentials(ctx, c, render, stdout, stderr)
 	}
-	return serve(ctx, c, newLogger(c, stderr))
-}
-
-// newLogger returns the program's logger. Every text that passes is scrubbed: what others say of a
-// failed exchange may quote it.
-func newLogger(c *Config, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		switch v := a.Value.Any().(type) {
-		case string:
-			a.Value = slog.StringValue(cache.Scrub(v))
-		case error:
-			a.Value = slog.StringValue(cache.Scrub(v.Error()))
-		}
-		return a
-	}}
-	if c.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(w, options))
-	}
-	return slog.New(slog.NewJSONHandler(w, options))
+	return serve(ctx, c, newLogger(c, stderr), stderr, hangups)
 }
 
 // printCredentials makes one exchange, without a daemon.
@@ -210,7 +204,7 @@ func wait(ctx context.Context, c *Config, timeout time.Duration) error {
 	defer tick.Stop()
 	var last error
 	for {
-		err := ask(waiting, c, http.MethodGet, "/readyz")
+		err := askOps(waiting, c, "/readyz")
 		if err == nil {
 			return nil
 		}
@@ -231,13 +225,33 @@ func wait(ctx context.Context, c *Config, timeout time.Duration) error {
 	}
 }
 
-// ask sends one request to the ops listener of the sidecar beside us.
-func ask(ctx context.Context, c *Config, method, path string) error {
+// askOps asks the ops listener of the sidecar beside us for its health.
+func askOps(ctx context.Context, c *Config, path string) error {
 	host, port, _ := net.SplitHostPort(c.ops)
 	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
 		host = loopback()
 	}
-	address := net.JoinHostPort(host, port)
+	return ask(ctx, opsVariable, http.MethodGet, net.JoinHostPort(host, port), path)
+}
+
+// order has the sidecar beside us do something, by its admin listener.
+func order(ctx context.Context, c *Config, path string) error {
+	address := c.admin
+	if c.AdminListen == "" { // the app's environment knows nothing of where the sidecar listens
+		address = net.JoinHostPort(loopback(), adminPort)
+	}
+	err := ask(ctx, adminVariable, http.MethodPost, address, path)
+	if errors.Is(err, errNotThere) && path == "/quitquitquit" {
+		return errors.New("shutdown is disabled; start the sidecar with IRSA_SIDECAR_QUITQUITQUIT=true")
+	}
+	return err
+}
+
+// errNotThere is what ask returns for a 404.
+var errNotThere = errors.New("404 Not Found")
+
+// ask sends one request to the sidecar beside us, at the address that the variable says.
+func ask(ctx context.Context, variable, method, address, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, nil)
@@ -247,10 +261,10 @@ func ask(ctx context.Context, c *Config, method, path string) error {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // never through a proxy
 	response, err := client.Do(request)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("no sidecar answers at %s (IRSA_SIDECAR_OPS_LISTEN) in time", address)
+		return fmt.Errorf("no sidecar answers at %s (%s) in time", address, variable)
 	}
 	if err != nil {
-		return fmt.Errorf("no sidecar answers at %s (IRSA_SIDECAR_OPS_LISTEN): %w", address, innermost(err))
+		return fmt.Errorf("no sidecar answers at %s (%s): %w", address, variable, innermost(err))
 	}
 	defer response.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(response.Body, 16<<10))
@@ -260,11 +274,11 @@ func ask(ctx context.Context, c *Config, method, path string) error {
 	case http.StatusServiceUnavailable, http.StatusForbidden:
 		return errors.New(strings.ReplaceAll(strings.TrimSpace(string(body)), "\n", "; "))
 	case http.StatusNotFound:
-		if method == http.MethodPost {
-			return fmt.Errorf("the sidecar does not let itself be ended: set IRSA_SIDECAR_QUITQUITQUIT=true in its environment")
-		}
+		err = errNotThere
+	default:
+		err = errors.New(response.Status)
 	}
-	return fmt.Errorf("what answers at %s (IRSA_SIDECAR_OPS_LISTEN) is not the sidecar's health and metrics: %s to %s", address, response.Status, path)
+	return fmt.Errorf("what answers at %s (%s) is not this sidecar: %w to %s", address, variable, err, path)
 }
 
 // loopback is where what listens on all addresses is asked: a Pod with IPv6 alone need not have 127.0.0.1.

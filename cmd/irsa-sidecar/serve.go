@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,42 +21,42 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
-// serve runs the sidecar until ctx ends: token file → webidentity → cache → server → client.
-func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
+// serve runs the sidecar until ctx ends: token file → webidentity → cache → server → client. A signal among hangups has
+// it read its files again.
+func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, hangups <-chan os.Signal) error {
+	stderr.tellOfDrops(c)
 	for _, w := range c.warnings {
 		logger.Warn(w)
 	}
-	listener, err := listen("IRSA_SIDECAR_LISTEN", c.listen)
-	if err != nil {
-		return err
+	var listeners []net.Listener // credentials, ops, admin
+	for _, l := range []struct{ variable, address string }{{listenVariable, c.listen}, {opsVariable, c.ops}, {adminVariable, c.admin}} {
+		listener, err := listen(l.variable, l.address)
+		if err != nil {
+			return err
+		}
+		defer listener.Close()
+		listeners = append(listeners, listener)
 	}
-	defer listener.Close()
-	opsListener, err := listen("IRSA_SIDECAR_OPS_LISTEN", c.ops)
-	if err != nil {
-		return err
-	}
-	defer opsListener.Close()
+	memory, descriptors := limits()
+	boundHeap(memory)
+	places := budget(memory, descriptors)
 
-	registry := prometheus.NewRegistry()
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        "irsa_sidecar_build_info",
-		Help:        "Always 1; the labels say which build this is.",
-		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
-	})
-	build.Set(1)
-	registry.MustRegister(build, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-
+	registry := newRegistry(stderr)
 	caching := cache.Options{Profile: server.DefaultProfile, Logger: logger, Metrics: cache.NewMetrics(registry)}
-	if state := c.newStateFile(logger); state != nil {
+	state := c.newStateFile(logger)
+	if state != nil {
 		caching.Restore, caching.Keep = state.restore, state.keep
 	}
-	creds := cache.New(c.provider(logger).Fetch, caching)
+	var provider atomic.Pointer[webidentity.Provider]
+	provider.Store(c.provider(logger))
+	creds := cache.New(func(ctx context.Context) (cache.Credentials, error) { return provider.Load().Fetch(ctx) }, caching)
 	options := server.Options{
 		Profiles:      []server.Profile{{Name: server.DefaultProfile, RoleARN: c.RoleARN, Cache: creds}},
-		Port:          uint16(listener.Addr().(*net.TCPAddr).Port),
+		Port:          uint16(listeners[0].Addr().(*net.TCPAddr).Port),
 		Authorization: c.authorization,
 		Users:         c.users,
 		AccountID:     c.accountID,
@@ -64,9 +66,11 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 	}
 	ctx, quit := context.WithCancelCause(ctx)
 	defer quit(nil)
-	ops := server.NewOps(options, registry, quitter(c.quit, quit))
+	reloads := make(chan struct{}, 1)
+	ops := server.NewOps(options, registry)
+	admin := server.NewAdmin(options, reloader(reloads), quitter(c.quit, quit))
 
-	// Three actors. Each ends by serving's end, which follows ctx after the delay; the refresher goes
+	// Four actors. Each ends by serving's end, which follows ctx after the delay; the refresher goes
 	// last, so that whoever still asks is still answered.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
@@ -74,27 +78,37 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 	defer stopRefreshing()
 	var refresher, servers sync.WaitGroup
 	refresher.Go(func() { creds.Run(refreshing) })
-	failures := make(chan error, 2)
-	servers.Go(func() {
-		failures <- server.Serve(serving, listener, trimmed(serving, server.Credentials(options)), c.grace, logger)
-	})
-	servers.Go(func() { failures <- server.Serve(serving, opsListener, ops, c.grace, logger) })
-	logger.Info("serving", "version", version, "credentials", "http://"+listener.Addr().String()+"/v1/credentials",
-		"ops", opsListener.Addr().String(), "role", c.RoleARN, "authorization", c.authorization != nil)
+	failures := make(chan error, len(listeners))
+	for i, one := range []struct {
+		handler http.Handler
+		places  int
+	}{{trimmed(serving, server.Credentials(options)), places.credentials}, {ops, places.ops}, {admin, places.admin}} {
+		servers.Go(func() {
+			failures <- server.Serve(serving, listeners[i], one.handler, one.places, c.grace, logger)
+		})
+	}
+	logger.Info("serving", "version", version, "credentials", "http://"+listeners[0].Addr().String()+"/v1/credentials",
+		"ops", listeners[1].Addr().String(), "admin", listeners[2].Addr().String(), "role", c.RoleARN,
+		"authorization", c.authorization != nil, "memory_limit", spellLimit(memory), "connections", places.credentials)
 
-	select {
-	case err = <-failures:
-	case <-ctx.Done():
-		// Before the log says that a first signal has been taken in.
-		again, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-		defer stop()
-		delay := c.delay
-		if errors.Is(context.Cause(ctx), errQuit) {
-			delay = 0 // whoever asks for the end needs us no longer, and a Job waits for it
+	var err error
+	for ended := false; !ended; {
+		cause := "SIGHUP"
+		select {
+		case err = <-failures:
+			ended = true
+			continue
+		case <-ctx.Done():
+			drain(ctx, c, ops, logger)
+			ended = true
+			continue
+		case <-hangups:
+		case <-reloads:
+			cause = "the reload command"
 		}
-		logger.Info("ending", "cause", context.Cause(ctx).Error(), "delay", delay.String(), "grace", c.grace.String())
-		ops.Drain()
-		hold(delay, again)
+		logger.Info("reloading", "cause", cause)
+		c.reload(&provider, logger)
+		creds.Refresh()
 	}
 	stopServing()
 	servers.Wait()
@@ -105,6 +119,66 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 	}
 	logger.Info("ended")
 	return nil
+}
+
+// newRegistry returns the registry with what is about the process.
+func newRegistry(stderr *output) *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "irsa_sidecar_build_info",
+		Help:        "Always 1; the labels say which build this is.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	registry.MustRegister(build, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "irsa_sidecar_log_lines_dropped_total",
+			Help: "Lines of the log that were dropped, because stderr was not read.",
+		}, func() float64 { return float64(stderr.dropped.Load()) }))
+	return registry
+}
+
+// reload reads again what files hold of the configuration; the environment is what it was. A mistake in one changes
+// nothing.
+func (c *Config) reload(provider *atomic.Pointer[webidentity.Provider], logger *slog.Logger) {
+	next, problems := loadConfig()
+	if len(problems) > 0 {
+		logger.Error("the files of the configuration cannot be used; keeping what they held", "error", problems)
+		return
+	}
+	provider.Store(next.provider(logger))
+}
+
+// drain says that the end has come, and keeps serving for the delay.
+func drain(ctx context.Context, c *Config, ops *server.Ops, logger *slog.Logger) {
+	// Before the log says that a first signal has been taken in.
+	again, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	delay := c.delay
+	if errors.Is(context.Cause(ctx), errQuit) {
+		delay = 0 // whoever asks for the end needs us no longer, and a Job waits for it
+	}
+	logger.Info("ending", "cause", context.Cause(ctx).Error(), "delay", delay.String(), "grace", c.grace.String())
+	ops.Drain()
+	hold(delay, again)
+}
+
+// reloader has serve reload; asked for more often than it can, it does so once.
+func reloader(reloads chan<- struct{}) func() {
+	return func() {
+		select {
+		case reloads <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// spellLimit says a memory limit to people.
+func spellLimit(limit int64) string {
+	if limit == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%.0f MiB", float64(limit)/(1<<20))
 }
 
 // hold keeps serving for delay, or until a second signal ends it.
@@ -146,7 +220,7 @@ func bind(address string) (net.Listener, error) {
 	if host, _, _ := net.SplitHostPort(address); (host == "" || host == "::") && loopback() == "::1" {
 		network = "tcp6"
 	}
-	return net.Listen(network, address)
+	return server.Listen(network, address)
 }
 
 // otherLoopback is a hint for a Pod that has no loopback address of the kind that was asked for.

@@ -66,6 +66,7 @@ func (b *bench) startSidecar(ctx context.Context) (*child, error) {
 		"SSL_CERT_FILE=" + b.roots,
 		"IRSA_SIDECAR_LISTEN=" + listen,
 		"IRSA_SIDECAR_OPS_LISTEN=" + ops,
+		"IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0",
 	})
 }
 

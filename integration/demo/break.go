@@ -123,7 +123,7 @@ func playBreak(ctx context.Context, o options, program, dir string, out *log.Log
 	defer s.sts.Close()
 	s.env = map[string]string{
 		"AWS_ROLE_ARN": roleARN, "AWS_WEB_IDENTITY_TOKEN_FILE": kubelet.file.Path(), "AWS_ENDPOINT_URL_STS": stsURL, "AWS_REGION": region,
-		"IRSA_SIDECAR_LISTEN": o.listen, "IRSA_SIDECAR_OPS_LISTEN": o.ops, "IRSA_SIDECAR_LOG_FORMAT": "text",
+		"IRSA_SIDECAR_LISTEN": o.listen, "IRSA_SIDECAR_OPS_LISTEN": o.ops, "IRSA_SIDECAR_ADMIN_LISTEN": o.admin, "IRSA_SIDECAR_LOG_FORMAT": "text",
 	}
 	out.Printf("\nbroken: %s\n\nthe log:", breaks[which].story)
 	if err := breaks[which].do(s); err != nil {

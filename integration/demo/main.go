@@ -60,7 +60,7 @@ func main() {
 }
 
 type options struct {
-	listen, ops             string
+	listen, ops, admin      string
 	lifetime, tokenLifetime time.Duration
 	length                  time.Duration
 	breaks                  string
@@ -70,6 +70,7 @@ func parseFlags() options {
 	var o options
 	flag.StringVar(&o.listen, "listen", "127.0.0.1:9911", "where the sidecar serves credentials")
 	flag.StringVar(&o.ops, "ops", "127.0.0.1:9912", "where the sidecar serves health and metrics")
+	flag.StringVar(&o.admin, "admin", "127.0.0.1:9913", "where the sidecar serves its status page")
 	flag.DurationVar(&o.lifetime, "lifetime", 20*time.Second, "how long a session lasts")
 	flag.DurationVar(&o.tokenLifetime, "token-lifetime", 30*time.Second, "how long a projected token lasts")
 	flag.DurationVar(&o.length, "for", 0, "end by itself this long after the first credentials; 0: when told to")
@@ -89,7 +90,7 @@ func parseFlags() options {
 
 // run plays the demo until ctx ends. It leaves nothing behind, however it ends.
 func run(ctx context.Context, o options, out *log.Logger) (err error) {
-	if err := errors.Join(checkFree("-listen", o.listen), checkFree("-ops", o.ops)); err != nil {
+	if err := errors.Join(checkFree("-listen", o.listen), checkFree("-ops", o.ops), checkFree("-admin", o.admin)); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "irsa-sidecar-demo-")
@@ -135,6 +136,7 @@ func run(ctx context.Context, o options, out *log.Logger) (err error) {
 		"AWS_REGION=" + region,
 		"IRSA_SIDECAR_LISTEN=" + o.listen,
 		"IRSA_SIDECAR_OPS_LISTEN=" + o.ops,
+		"IRSA_SIDECAR_ADMIN_LISTEN=" + o.admin,
 		"IRSA_SIDECAR_LOG_FORMAT=text",
 	}, out)
 	if err != nil {
@@ -226,7 +228,7 @@ to paste into another terminal:
 
 from here on, refreshes and rotations as they happen; Ctrl-C ends it
 `, c.RoleARN, c.keyHint(), c.Expiration.Format(time.RFC3339), time.Until(c.Expiration).Round(time.Second),
-		credentialsURL, awsCommand(credentialsURL), baseURL(o.listen), baseURL(o.ops))
+		credentialsURL, awsCommand(credentialsURL), baseURL(o.listen), baseURL(o.admin))
 }
 
 // awsCommand asks the AWS CLI where it finds its credentials, which needs no AWS. The caller's own

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+const (
+	// maxUnread is how much may wait for stderr to take it, in bytes: as much as a pipe holds.
+	maxUnread = 64 << 10
+
+	// lastWords is how long the end of the program waits for stderr to take what is left.
+	lastWords = 500 * time.Millisecond
+)
+
+// output is stderr for a program that must not depend on it: a log driver that is stuck, or gone, must not stop a
+// refresh. A Write never blocks and never fails; lines that are not taken are dropped, whole, and counted.
+type output struct {
+	to      io.Writer
+	dropped atomic.Uint64 // lines
+
+	mu      sync.Mutex
+	unread  []byte
+	missing uint64                    // lines dropped that the log does not tell of yet
+	note    func(lines uint64) []byte // the line that tells of them; nil has none
+	drained chan struct{}             // closed when the goroutine that writes has ended; nil where there is none
+}
+
+// Write takes in whole lines.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.unread)+len(p) > maxUnread {
+		o.drop(p)
+		return len(p), nil
+	}
+	o.unread = append(o.unread, p...)
+	if o.drained == nil {
+		o.drained = make(chan struct{})
+		go o.drain()
+	}
+	return len(p), nil
+}
+
+func (o *output) drop(text []byte) {
+	lines := uint64(max(1, bytes.Count(text, []byte("\n"))))
+	o.missing += lines
+	o.dropped.Add(lines)
+}
+
+// drain writes until there is nothing left to write. There is no goroutine of it while there is nothing to say.
+func (o *output) drain() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	defer func() {
+		close(o.drained)
+		o.drained = nil
+	}()
+	for taken := false; ; {
+		text, telling := o.unread, uint64(0)
+		o.unread = nil
+		if len(text) == 0 {
+			if !taken || o.missing == 0 || o.note == nil {
+				return
+			}
+			telling = o.missing
+			text = o.note(telling)
+		}
+		o.mu.Unlock()
+		n, err := o.to.Write(text)
+		o.mu.Lock()
+		switch taken = err == nil; {
+		case taken:
+			o.missing -= telling
+		case telling == 0:
+			o.drop(text[n:])
+		}
+	}
+}
+
+// flush waits until everything has been taken, and no longer than lastWords.
+func (o *output) flush() {
+	o.mu.Lock()
+	drained := o.drained
+	o.mu.Unlock()
+	if drained == nil {
+		return
+	}
+	select {
+	case <-drained:
+	case <-time.After(lastWords):
+	}
+}
+
+// newLogger returns the program's logger. Every text that passes is scrubbed: what others say of a
+// failed exchange may quote it.
+func newLogger(c *Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		switch v := a.Value.Any().(type) {
+		case string:
+			a.Value = slog.StringValue(cache.Scrub(v))
+		case error:
+			a.Value = slog.StringValue(cache.Scrub(v.Error()))
+		}
+		return a
+	}}
+	if c.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// tellOfDrops has the log say how many of its lines are missing, once it is read again.
+func (o *output) tellOfDrops(c *Config) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.note = func(lines uint64) []byte {
+		var line bytes.Buffer
+		newLogger(c, &line).Error("log lines were dropped, because stderr was not read", "lines", lines)
+		return line.Bytes()
+	}
+}
