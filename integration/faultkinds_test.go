@@ -547,24 +547,33 @@ func (c *campaign) wantNothingLeft(t *testing.T) {
 }
 
 // memoryGroup is a cgroup that limits memory.
-type memoryGroup struct{ dir, limit string }
+type memoryGroup struct {
+	dir, limit string
+	bytes      int // of memory, sockets included
+}
 
 // newMemoryGroup makes one, of version 1 or 2.
-func newMemoryGroup() (*memoryGroup, error) {
+func newMemoryGroup(bytes int) (*memoryGroup, error) {
 	name := "irsa-sidecar-test-" + strconv.Itoa(os.Getpid())
-	g := &memoryGroup{filepath.Join("/sys/fs/cgroup/memory", name), "memory.limit_in_bytes"}
+	g := &memoryGroup{filepath.Join("/sys/fs/cgroup/memory", name), "memory.limit_in_bytes", bytes}
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		g = &memoryGroup{filepath.Join("/sys/fs/cgroup", name), "memory.max"}
+		g = &memoryGroup{filepath.Join("/sys/fs/cgroup", name), "memory.max", bytes}
 	}
 	if err := os.Mkdir(g.dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := g.ease(); err != nil {
+	err := g.ease()
+	if g.limit != "memory.max" { // version 1 counts what sockets hold where they have a limit of their own
+		err = errors.Join(err, os.WriteFile(filepath.Join(g.dir, tcpLimit), []byte(strconv.Itoa(bytes)), 0))
+	}
+	if err != nil {
 		g.remove()
 		return nil, err
 	}
 	return g, nil
 }
+
+const tcpLimit, tcpPeak = "memory.kmem.tcp.limit_in_bytes", "memory.kmem.tcp.max_usage_in_bytes"
 
 // read reads a figure, from the file of version 1 or of version 2.
 func (g *memoryGroup) read(v1, v2 string) string {
@@ -589,11 +598,12 @@ func (g *memoryGroup) refused() (n int) {
 	return n
 }
 
-// peak is the most memory that there has been, in MiB.
+// peak is the most memory that there has been, in MiB. In version 1 it is no less than that: sockets are counted apart.
 func (g *memoryGroup) peak() float64 {
-	bytes := 0
+	bytes, sockets := 0, 0
 	fmt.Sscan(g.read("memory.max_usage_in_bytes", "memory.peak"), &bytes)
-	return float64(bytes) / (1 << 20)
+	fmt.Sscan(g.read(tcpPeak, ""), &sockets)
+	return float64(bytes+sockets) / (1 << 20)
 }
 
 func (g *memoryGroup) set(limit int) error {
@@ -601,7 +611,7 @@ func (g *memoryGroup) set(limit int) error {
 }
 
 // ease gives what a Pod has.
-func (g *memoryGroup) ease() error { return g.set(memoryLimit) }
+func (g *memoryGroup) ease() error { return g.set(g.bytes) }
 
 // start starts a process inside, so that all that it has counts. A nil group is none.
 func (g *memoryGroup) start(cmd *exec.Cmd) (err error) {
@@ -627,7 +637,7 @@ func (g *memoryGroup) start(cmd *exec.Cmd) (err error) {
 
 // squeeze takes the limit down as far as the kernel lets us. Version 2 has it that whoever needs more ends.
 func (g *memoryGroup) squeeze() {
-	for limit := memoryLimit; limit > 4<<20; limit -= 256 << 10 {
+	for limit := g.bytes; limit > 4<<20; limit -= 256 << 10 {
 		if g.set(limit) != nil {
 			return
 		}

@@ -234,7 +234,7 @@ func newCampaign(t *testing.T) *campaign {
 		"IRSA_SIDECAR_STATE_FILE=" + c.stateFile(), "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + c.authorizationFile(),
 		"IRSA_SIDECAR_ALLOWED_UIDS=" + strconv.Itoa(os.Geteuid()),
 	}
-	if c.memory, err = newMemoryGroup(); err != nil {
+	if c.memory, err = newMemoryGroup(memoryLimit); err != nil {
 		c.leaveOut("the memory limit: " + err.Error())
 	} else {
 		t.Cleanup(c.memory.remove)

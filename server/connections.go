@@ -14,14 +14,16 @@ import (
 )
 
 const (
-	// patience is how long a connection may keep a full house waiting for the rest of its request's head, or for
-	// its client to read an answer. The SDKs send their head as soon as they are connected, read at once, and give
-	// up on us after a second.
-	patience = 100 * time.Millisecond
+	// patience is how long a connection may keep a full house waiting for the rest of its request's head. The SDKs
+	// send theirs as soon as they are connected, and give up on us after a second. In a crowd that goes on and on it
+	// halves, once a whole houseful has had to be sent away.
+	patience      = 100 * time.Millisecond
+	leastPatience = patience / 2
 
-	// leastPatience is what a crowd that goes on and on brings it down to: each time that a whole houseful has
-	// had to be sent away, it halves.
-	leastPatience = patience / 4
+	// readPatience is the same for a client to take what it has asked for. An answer with credentials fits into the
+	// kernel's buffer, so that only a client that asks for more than it reads ever stops us; others, elsewhere in the
+	// cluster, are as far away as a network is wide.
+	readPatience = 25 * time.Millisecond
 
 	// forgiving is how long after the last one was sent away patience is whole again.
 	forgiving = time.Second
@@ -154,12 +156,15 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	if now.Sub(c.lastAway) > forgiving {
 		c.sentAway = 0
 	}
-	patience := max(leastPatience, patience>>min(c.sentAway/c.limit, 8))
-	conn, since := c.hindmost(now)
-	if conn == nil {
-		return patience, false // one of those that are being answered may stop reading
+	headPatience := patience
+	if c.sentAway >= c.limit {
+		headPatience = leastPatience
 	}
-	if wait = patience - now.Sub(since); wait > 0 {
+	conn, due := c.hindmost(headPatience)
+	if conn == nil {
+		return readPatience, false // one of those that are being answered may stop reading
+	}
+	if wait = due.Sub(now); wait > 0 {
 		return wait, false
 	}
 	c.sentAway++
@@ -168,12 +173,12 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	return 0, true
 }
 
-// hindmost returns the connection that has kept us waiting longest, and since when: for the rest of a head, or else
-// for its client to read. Nil means that there is none.
-func (c *connections) hindmost(now time.Time) (conn net.Conn, since time.Time) {
+// hindmost returns the connection with which patience ends first, and when it does. Nil means that there is none that
+// keeps us waiting.
+func (c *connections) hindmost(headPatience time.Duration) (conn net.Conn, due time.Time) {
 	if oldest := c.waiting.Front(); oldest != nil {
 		q := oldest.Value.(quiet)
-		conn, since = q.conn, q.since
+		conn, due = q.conn, q.since.Add(headPatience)
 	}
 	for one, element := range c.open {
 		if element != nil {
@@ -181,13 +186,13 @@ func (c *connections) hindmost(now time.Time) (conn net.Conn, since time.Time) {
 		}
 		if stuck, ok := one.(*plainspoken); ok {
 			if after := stuck.writing.Load(); after != 0 {
-				if begun := stuck.made.Add(time.Duration(after)); conn == nil || begun.Before(since) {
-					conn, since = one, begun
+				if end := stuck.made.Add(time.Duration(after) + readPatience); conn == nil || end.Before(due) {
+					conn, due = one, end
 				}
 			}
 		}
 	}
-	return conn, since
+	return conn, due
 }
 
 func (c *connections) sendAway(conn net.Conn) {

@@ -304,7 +304,7 @@ func TestASlowReaderIsNotTakenForOneThatDoesNotRead(t *testing.T) {
 		}()
 		read, buffer := 0, make([]byte, step)
 		for read < size {
-			time.Sleep(leastPatience - time.Millisecond)
+			time.Sleep(readPatience - time.Millisecond)
 			n, err := slow.Read(buffer)
 			if read += n; err != nil {
 				t.Fatalf("cut after %d bytes and %v: %v", read, time.Since(epoch), err)
@@ -332,7 +332,6 @@ func TestACrowdThatGoesOnIsGivenLessAndLess(t *testing.T) {
 		l.dial()
 		houseful(0)
 		houseful(patience)
-		houseful(patience / 2)
 		houseful(leastPatience)
 		houseful(leastPatience)
 		time.Sleep(2 * forgiving)

@@ -37,7 +37,7 @@ var refusals = map[Refusal]struct {
 	PeerNotAllowed:        {403, "credentials are served to this machine only", "ask through 127.0.0.1, from inside the Pod"},
 	HostNotAllowed:        {403, "the Host header does not name this machine", "use the address as it is: http://127.0.0.1 with the port of IRSA_SIDECAR_LISTEN"},
 	ForwardedRequest:      {403, "the request came through a proxy", "add 127.0.0.1 to the program's NO_PROXY, and let no reverse proxy lead here"},
-	BrowserRequest:        {403, "the request came from a web page", "credentials are for programs; for people there is the status page on the ops listener"},
+	BrowserRequest:        {403, "the request came from a web page", "credentials are for programs; for people there is the status page on IRSA_SIDECAR_ADMIN_LISTEN"},
 	BodyNotAllowed:        {403, "the request has a body", "send a plain GET"},
 	UserNotAllowed:        {403, "the program runs as a user who may not have these credentials", "run it as one of the users in IRSA_SIDECAR_ALLOWED_UIDS, or add its user ID there; id -u tells it"},
 	UserUnknown:           {503, "the kernel does not tell which user's program asks", "ask again, and keep the connection open until the answer is there"},

@@ -1,0 +1,241 @@
+//go:build faults
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+const (
+	// podMemory is the memory limit of the manifests, in bytes; a crowd may bring the sidecar to two thirds of it.
+	podMemory = 48 << 20
+
+	// floodLasts is longer than anything that the server has patience with.
+	floodLasts = 6 * time.Second
+
+	// The least patient SDKs give up on an answer after a second; a kubelet's probe in the manifests has five, and
+	// Prometheus ten.
+	sdkLimit, probeLimit, scrapeLimit = time.Second, 5 * time.Second, 10 * time.Second
+)
+
+// flood is a crowd at one listener.
+type flood struct {
+	many int
+	at   func(*sidecar) string // the listener
+	send string                // by each of them, at once
+	read bool                  // they read the answer, and ask again
+	zip  bool
+}
+
+// again is a request that is repeated: TOKEN is the right authorization token.
+func again(n int, path, header string) string {
+	return strings.Repeat("GET "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+header+"\r\n", n)
+}
+
+const floodToken = "the-authorization-token-of-the-flood"
+
+var (
+	credentialsOf = func(s *sidecar) string { return strings.TrimPrefix(s.base, "http://") }
+	opsOf         = func(s *sidecar) string { return s.ops }
+	adminOf       = func(s *sidecar) string { return s.admin }
+
+	rightToken = "Authorization: " + floodToken + "\r\n"
+	wrongToken = "Authorization: not-the-authorization-token\r\n"
+	halfAHead  = "GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + strings.Repeat("x", 7<<10)
+)
+
+// floods are the crowds; the last one is all of the worst at once.
+var floods = []struct {
+	name   string
+	crowds []flood
+}{
+	{"nobody", nil},
+	{"250 read /metrics, compressed", []flood{{250, opsOf, again(1, "/metrics", "Accept-Encoding: gzip\r\n"), true, true}}},
+	{"256 never read /metrics", []flood{{256, opsOf, again(400, "/metrics", ""), false, false}}},
+	{"256 never read /livez", []flood{{256, opsOf, again(400, "/livez", ""), false, false}}},
+	{"256 never read the page", []flood{{256, adminOf, again(400, "/", ""), false, false}}},
+	{"250 read the page", []flood{{250, adminOf, again(1, "/", ""), true, false}}},
+	{"1,500 with a wrong token never read", []flood{{1500, credentialsOf, again(400, "/v1/credentials", wrongToken), false, false}}},
+	{"300 with a wrong token never read", []flood{{300, credentialsOf, again(400, "/v1/credentials", wrongToken), false, false}}},
+	{"1,500 with the right token never read", []flood{{1500, credentialsOf, again(400, "/v1/credentials", rightToken), false, false}}},
+	{"300 with the right token never read", []flood{{300, credentialsOf, again(400, "/v1/credentials", rightToken), false, false}}},
+	{"1,500 without a token never read", []flood{{1500, credentialsOf, again(400, "/v1/credentials", ""), false, false}}},
+	{"1,000 at each listener say nothing", []flood{{1000, credentialsOf, "", false, false}, {1000, opsOf, "", false, false}, {1000, adminOf, "", false, false}}},
+	{"1,000 at each listener with half a head of 7 KiB", []flood{{1000, credentialsOf, halfAHead, false, false}, {1000, opsOf, halfAHead, false, false}, {1000, adminOf, halfAHead, false, false}}},
+	{"all of the worst at once", []flood{
+		{600, credentialsOf, again(400, "/v1/credentials", rightToken), false, false}, {300, credentialsOf, halfAHead, false, false},
+		{250, opsOf, again(400, "/metrics", ""), false, false}, {150, opsOf, again(1, "/metrics", "Accept-Encoding: gzip\r\n"), true, true},
+		{250, adminOf, again(400, "/", ""), false, false},
+	}},
+}
+
+// TestFloods sends crowds against a sidecar in a cgroup with the memory limit of the manifests. It lives, stays below two
+// thirds of it, and answers those who behave.
+func TestFloods(t *testing.T) {
+	probe, err := newMemoryGroup(podMemory)
+	if err != nil {
+		notRun(t, "cgroups", "this machine has no cgroup for us: "+err.Error())
+	}
+	probe.remove()
+	var report bytes.Buffer
+	table := tabwriter.NewWriter(&report, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "credentials\tprobe\tscrape\tunanswered\tpeak, of 48 MiB\tlived\t")
+	var names []string
+	for _, f := range floods {
+		t.Run(f.name, func(t *testing.T) {
+			w := newWorld(t, ststest.Options{})
+			memory, err := newMemoryGroup(podMemory)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(memory.remove) // after the sidecar has ended
+			w.start = func(cmd *exec.Cmd) error {
+				cmd.SysProcAttr = &syscall.SysProcAttr{}
+				return memory.start(cmd)
+			}
+			s := w.serve(t, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+floodToken)
+			eventually(t, soon, "credentials", func() bool { return s.ask(t, "Authorization", floodToken).valid() })
+
+			ctx, stop := context.WithTimeout(t.Context(), floodLasts)
+			defer stop()
+			var crowd sync.WaitGroup
+			for _, f := range f.crowds {
+				for range f.many {
+					crowd.Go(func() { f.visit(ctx, f.at(s)) })
+				}
+			}
+			var good sync.WaitGroup
+			clients := []*goodClient{
+				{url: s.base + "/v1/credentials", token: floodToken, limit: sdkLimit},
+				{url: "http://" + s.ops + "/livez", limit: probeLimit},
+				{url: "http://" + s.ops + "/metrics", limit: scrapeLimit},
+			}
+			for _, c := range clients {
+				good.Go(func() { c.ask(ctx) })
+			}
+			good.Wait()
+			stop()
+			crowd.Wait()
+
+			lived := "yes"
+			select {
+			case <-s.ended:
+				lived = "no"
+				t.Errorf("it ended: %v", s.err)
+			default:
+			}
+			unanswered := 0
+			for _, c := range clients {
+				unanswered += c.unanswered
+				if c.slowest > c.limit || c.unanswered > 0 || c.answered == 0 {
+					t.Errorf("GET %s: %d answers, %d without (%v), the slowest after %s of %s", c.url, c.answered, c.unanswered, c.err, c.slowest, c.limit)
+				}
+			}
+			peak := memory.peak()
+			if peak > podMemory/3*2/(1<<20) {
+				t.Errorf("memory went up to %.1f MiB, of %d", peak, podMemory>>20)
+			}
+			ms := func(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
+			fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%.1f MiB\t%s\t\n", ms(clients[0].slowest), ms(clients[1].slowest), ms(clients[2].slowest), unanswered, peak, lived)
+			names = append(names, f.name)
+			if lived == "yes" {
+				eventually(t, soon, "credentials after the flood", func() bool { return s.ask(t, "Authorization", floodToken).valid() })
+			}
+		})
+	}
+	table.Flush()
+	lines := strings.SplitAfter(report.String(), "\n")
+	fmt.Print("the slowest answer to who behaves:\n" + lines[0])
+	for i, name := range names {
+		fmt.Print(strings.TrimSuffix(lines[i+1], "\n") + "  " + name + "\n")
+	}
+}
+
+// visit comes again and again until ctx ends.
+func (f flood) visit(ctx context.Context, address string) {
+	var dialer net.Dialer
+	for ctx.Err() == nil {
+		conn, err := dialer.DialContext(ctx, "tcp", address)
+		if err != nil {
+			pause(ctx, 100*time.Millisecond)
+			continue
+		}
+		stop := context.AfterFunc(ctx, func() { conn.Close() })
+		if !f.read {
+			conn.(*net.TCPConn).SetReadBuffer(2 << 10)
+		}
+		_, err = io.WriteString(conn, f.send) // as much as is taken: it may block for as long as the connection is there
+		for f.read && err == nil {
+			if _, err = conn.Read(make([]byte, 32<<10)); err == nil {
+				_, err = io.WriteString(conn, f.send)
+			}
+		}
+		if err == nil { // it has sent all, and looks at nothing
+			pause(ctx, time.Second)
+		}
+		stop()
+		conn.Close()
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// goodClient asks as an SDK, a kubelet or Prometheus does: on a connection of its own, and reading.
+type goodClient struct {
+	url, token string
+	limit      time.Duration
+
+	answered, unanswered int
+	slowest              time.Duration
+	err                  error // of the last one without an answer
+}
+
+func (c *goodClient) ask(ctx context.Context) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * c.limit}
+	for ctx.Err() == nil {
+		request, err := http.NewRequest(http.MethodGet, c.url, nil)
+		if err != nil {
+			c.err, c.unanswered = err, c.unanswered+1
+			return
+		}
+		if c.token != "" {
+			request.Header.Set("Authorization", c.token)
+		}
+		begun := time.Now()
+		response, err := client.Do(request)
+		if err == nil {
+			_, err = io.Copy(io.Discard, response.Body)
+			response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				err = errors.Join(err, errors.New(response.Status))
+			}
+		}
+		c.slowest = max(c.slowest, time.Since(begun))
+		if err != nil {
+			c.err, c.unanswered = err, c.unanswered+1
+		} else {
+			c.answered++
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+}
