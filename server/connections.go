@@ -25,6 +25,10 @@ const (
 	// cluster, are as far away as a network is wide.
 	readPatience = 25 * time.Millisecond
 
+	// secondLook is how long at least a connection has to look silent before it counts as that: a request that has just
+	// been read, on a machine that is slow, is on its way from the kernel to the handler.
+	secondLook = 10 * time.Millisecond
+
 	// forgiving is how long after the last one was sent away patience is whole again.
 	forgiving = time.Second
 
@@ -50,9 +54,16 @@ type connections struct {
 }
 
 type quiet struct {
-	conn  net.Conn
-	since time.Time
-	idle  bool // otherwise waiting
+	conn      net.Conn
+	since     time.Time
+	idle      bool      // otherwise waiting
+	suspected time.Time // when it first looked silent for longer than it may; zero before
+}
+
+// hasSpoken reports whether there is something of the client's that waits for us. That is not to be held against it.
+func (q *quiet) hasSpoken() bool {
+	conn, ok := q.conn.(*plainspoken)
+	return ok && (conn.asked.Load() || hasUnread(conn.Conn))
 }
 
 func newConnections(limit int) *connections {
@@ -69,17 +80,20 @@ func newConnections(limit int) *connections {
 func (c *connections) stateChanged(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// Active means that the first byte of a request is there. Who has waited since he came goes on waiting.
-	if element := c.open[conn]; state == http.StateActive && element != nil && !element.Value.(quiet).idle {
+	// Active means that some of a request has been read. One that has waited since it came goes on waiting.
+	if element := c.open[conn]; state == http.StateActive && element != nil && !element.Value.(*quiet).idle {
 		return
 	}
 	c.forget(conn)
 	switch state {
 	case http.StateNew, http.StateActive:
-		c.open[conn] = c.waiting.PushBack(quiet{conn: conn, since: time.Now()})
+		c.open[conn] = c.waiting.PushBack(&quiet{conn: conn, since: time.Now()})
 		return
 	case http.StateIdle:
-		c.open[conn] = c.idle.PushBack(quiet{conn: conn, since: time.Now(), idle: true})
+		if p, ok := conn.(*plainspoken); ok {
+			p.asked.Store(false)
+		}
+		c.open[conn] = c.idle.PushBack(&quiet{conn: conn, since: time.Now(), idle: true})
 	}
 	select {
 	case c.freed <- struct{}{}:
@@ -149,9 +163,12 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	if len(c.open) < c.limit {
 		return 0, true
 	}
-	if oldest := c.idle.Front(); oldest != nil {
-		c.sendAway(oldest.Value.(quiet).conn)
-		return 0, true
+	for element := c.idle.Front(); element != nil; element = element.Next() {
+		if one := element.Value.(*quiet); !one.hasSpoken() {
+			c.forget(one.conn)
+			one.conn.Close()
+			return 0, true
+		}
 	}
 	if now.Sub(c.lastAway) > forgiving {
 		c.sentAway = 0
@@ -160,7 +177,7 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	if c.sentAway >= c.limit {
 		headPatience = leastPatience
 	}
-	conn, due := c.hindmost(headPatience)
+	conn, due := c.hindmost(now, headPatience)
 	if conn == nil {
 		return readPatience, false // one of those that are being answered may stop reading
 	}
@@ -169,39 +186,57 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	}
 	c.sentAway++
 	c.lastAway = now
-	c.sendAway(conn)
+	c.forget(conn)
+	conn.Close()
 	return 0, true
 }
 
-// hindmost returns the connection with which patience ends first, and when it does. Nil means that there is none that
-// keeps us waiting.
-func (c *connections) hindmost(headPatience time.Duration) (conn net.Conn, due time.Time) {
-	if oldest := c.waiting.Front(); oldest != nil {
-		q := oldest.Value.(quiet)
-		conn, due = q.conn, q.since.Add(headPatience)
-	}
+// hindmost returns the connection that goes next, and from when on: the one that has not read for longest, which the
+// kernel vouches for; otherwise the one that has been silent for longest. Nil means that there is none that keeps us
+// waiting.
+func (c *connections) hindmost(now time.Time, headPatience time.Duration) (conn net.Conn, due time.Time) {
 	for one, element := range c.open {
 		if element != nil {
 			continue
 		}
 		if stuck, ok := one.(*plainspoken); ok {
-			if after := stuck.writing.Load(); after != 0 {
-				if end := stuck.made.Add(time.Duration(after) + readPatience); conn == nil || end.Before(due) {
-					conn, due = one, end
-				}
+			after := stuck.writing.Load()
+			if after == 0 || !hasUntaken(stuck.Conn) {
+				continue
+			}
+			if end := stuck.made.Add(time.Duration(after) + readPatience); conn == nil || end.Before(due) {
+				conn, due = one, end
 			}
 		}
 	}
-	return conn, due
-}
-
-func (c *connections) sendAway(conn net.Conn) {
-	c.forget(conn)
-	if p, ok := conn.(*plainspoken); ok {
-		p.abort()
-		return
+	if conn != nil {
+		return conn, due
 	}
-	conn.Close()
+	for element := c.waiting.Front(); element != nil; element = element.Next() {
+		one := element.Value.(*quiet)
+		if one.hasSpoken() {
+			one.suspected = time.Time{}
+			continue
+		}
+		end := one.since.Add(headPatience)
+		first := end.Add(-secondLook)
+		switch {
+		case first.After(now):
+			end = first // to look at it then
+		case one.suspected.IsZero():
+			one.suspected = now
+			end = now.Add(secondLook)
+		case one.suspected.Add(secondLook).After(end):
+			end = one.suspected.Add(secondLook)
+		}
+		if conn == nil || end.Before(due) {
+			conn, due = one.conn, end
+		}
+		if first.After(now) {
+			break // those that came later have more time
+		}
+	}
+	return conn, due
 }
 
 // listener returns l, accepting no more connections than may be open.
@@ -236,16 +271,40 @@ func (l *boundedListener) Close() error {
 type plainspoken struct {
 	net.Conn
 	owner   owner
+	tail    [3]byte     // of what has been read
+	asked   atomic.Bool // there is a whole head, and no answer to it yet
 	made    time.Time
-	writing atomic.Int64 // how long after that the step that is being written began; zero where none is
+	writing atomic.Int64 // how long after that the step began that is being written, or could not be; zero where none is
 }
 
-// abort closes the connection and leaves nothing for the kernel to keep for a client that does not read.
-func (c *plainspoken) abort() {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+// Read notes when a request's head is complete: that it is not answered yet is from then on our affair, however long the
+// machine takes to come to it.
+func (c *plainspoken) Read(p []byte) (n int, err error) {
+	if n, err = c.Conn.Read(p); n > 0 && c.endsHead(p[:n]) {
+		c.asked.Store(true)
+	}
+	return n, err
+}
+
+// endsHead reports whether the end of a head is in p, or begins in what was read before.
+func (c *plainspoken) endsHead(p []byte) bool {
+	const end = "\r\n\r\n"
+	var seam [2 * (len(end) - 1)]byte
+	copy(seam[:], c.tail[:])
+	n := copy(seam[len(c.tail):], p)
+	copy(c.tail[:], seam[n:]) // the last of both, where p is shorter than that
+	if len(p) > len(c.tail) {
+		copy(c.tail[:], p[len(p)-len(c.tail):])
+	}
+	return bytes.Contains(seam[:len(c.tail)+n], []byte(end)) || bytes.Contains(p, []byte(end))
+}
+
+// Close leaves nothing for the kernel to keep where a client has not read what is being written.
+func (c *plainspoken) Close() error {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok && c.writing.Load() != 0 {
 		tcp.SetLinger(0)
 	}
-	c.Conn.Close()
+	return c.Conn.Close()
 }
 
 // write writes step by step, and notes when each began.
@@ -256,9 +315,8 @@ func (c *plainspoken) write(p []byte) (n int, err error) {
 		some, err = c.Conn.Write(p[:min(step, len(p))])
 		n, p = n+some, p[some:]
 	}
-	c.writing.Store(0)
-	if err != nil {
-		c.abort()
+	if err == nil {
+		c.writing.Store(0)
 	}
 	return n, err
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -340,4 +341,75 @@ func TestACrowdThatGoesOnIsGivenLessAndLess(t *testing.T) {
 		stop()
 		<-ended
 	})
+}
+
+func TestTheEndOfAHeadIsSeenHoweverItIsCut(t *testing.T) {
+	const head = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+	for first := range len(head) {
+		for second := first; second < len(head); second++ {
+			var c plainspoken
+			for i, part := range []string{head[:first], head[first:second], head[second:]} {
+				if got := len(part) > 0 && c.endsHead([]byte(part)); got != (i == 2) {
+					t.Fatalf("%q of %q, %q, %q: %v", part, head[:first], head[first:second], head[second:], got)
+				}
+			}
+		}
+	}
+	var c plainspoken
+	for _, part := range []string{"\r", "\n\r", "\r\n", "\n", "\r\n\n\r"} {
+		if c.endsHead([]byte(part)) {
+			t.Errorf("%q ends no head", part)
+		}
+	}
+	if !c.endsHead([]byte("\n\r\n")) {
+		t.Error("three bytes after one are not seen")
+	}
+}
+
+// On a machine that is slow, a request that is there and has not been looked at is not held against its client: neither
+// before it has been read, nor after.
+func TestARequestThatWaitsForUsIsNotSentAway(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := newConnections(2)
+	accept := func(sends string) (client, server net.Conn) {
+		t.Helper()
+		client = dial(t, l.Addr().String())
+		io.WriteString(client, sends)
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		server = &plainspoken{Conn: conn, made: time.Now()}
+		t.Cleanup(func() { server.Close() })
+		c.stateChanged(server, http.StateNew)
+		return client, server
+	}
+	const request = "GET / HTTP/1.1\r\n\r\n"
+	_, unread := accept(request[:len(request)-1])
+	for !hasUnread(unread.(*plainspoken).Conn) { // it is on its way, on loopback
+		runtime.Gosched()
+	}
+	_, read := accept(request)
+	if _, err := io.ReadFull(read, make([]byte, len(request))); err != nil {
+		t.Fatal(err)
+	}
+	look := func() (madeRoom bool) { // twice
+		muchLater := time.Now().Add(time.Hour)
+		_, once := c.makeRoom(muchLater)
+		_, twice := c.makeRoom(muchLater.Add(secondLook))
+		return once || twice
+	}
+	if look() {
+		t.Error("a request that waits was sent away")
+	}
+	if _, err := io.ReadFull(unread, make([]byte, len(request)-1)); err != nil {
+		t.Fatal(err)
+	}
+	if !look() {
+		t.Error("half a request is not sent away")
+	}
 }

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"net"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // unreadFor is how long the kernel keeps what a client has not taken, of a connection that we have closed as well.
@@ -17,4 +19,33 @@ func boundBuffers(_, _ string, c syscall.RawConn) error {
 		syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
 		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, userTimeout, int(unreadFor/time.Millisecond))
 	})
+}
+
+// hasUnread reports whether a client has sent what we have not read yet.
+func hasUnread(conn net.Conn) (unread bool) {
+	var one [1]byte
+	withSocket(conn, func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		unread = n > 0 && err == nil
+	})
+	return unread
+}
+
+// hasUntaken reports whether we have written what a client's kernel has not taken yet, for the client does not read; of
+// a connection that is no socket it is not known, and taken to be so.
+func hasUntaken(conn net.Conn) bool {
+	var bytes int32 = 1
+	withSocket(conn, func(fd uintptr) { // SIOCOUTQ, which is TIOCOUTQ: tcp(7)
+		syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&bytes)))
+	})
+	return bytes > 0
+}
+
+// withSocket does something with a connection's socket, if it is one.
+func withSocket(conn net.Conn, do func(fd uintptr)) {
+	if socket, ok := conn.(syscall.Conn); ok {
+		if raw, err := socket.SyscallConn(); err == nil {
+			raw.Control(do)
+		}
+	}
 }
