@@ -4,6 +4,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,8 +14,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -162,6 +165,19 @@ var faultKinds = []faultKind{
 			c.limit(t, 1<<10)
 		})
 	}},
+	{name: "SIGHUP again and again", met: hadReloads, play: meanwhile(func(c *campaign, _ string) error {
+		time.Sleep(10 * time.Millisecond) // a hundred a second
+		return c.sidecar.cmd.Process.Signal(syscall.SIGHUP)
+	})},
+	{name: "nobody reads the log", ends: true, met: logStuck, play: withLog(func(driver *logPipe, hold func()) {
+		driver.stopped.Lock()
+		defer driver.stopped.Unlock()
+		hold()
+	})},
+	{name: "nobody can read the log any more", ends: true, met: logStuck, play: withLog(func(driver *logPipe, hold func()) {
+		driver.r.Close()
+		hold()
+	})},
 	{name: squeezed, ends: true, met: func(_ *campaign, s *step) bool { return s.squeezed > 0 }, play: func(c *campaign, t *testing.T, hold func()) {
 		c.whileAway(func() {
 			c.memory.squeeze()
@@ -248,6 +264,12 @@ var faultKinds = []faultKind{
 	}},
 	{name: "500 connections that say nothing", met: crowded, play: crowd("")},
 	{name: "500 connections with half a request", met: crowded, play: crowd("GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: ")},
+	{name: "250 who read the metrics, compressed", met: cameAgain, play: flooded(flood{many: 250, at: opsOf, send: again(1, "/metrics", "Accept-Encoding: gzip\r\n"), read: true})},
+	{name: "256 who never read the metrics", met: cameAgain, play: flooded(flood{many: 256, at: opsOf, send: again(400, "/metrics", "")})},
+	{name: "256 who never read the page", met: cameAgain, play: flooded(flood{many: 256, at: adminOf, send: again(400, "/", "")})},
+	{name: "256 who never read, with the right token", met: cameAgain, play: flooded(flood{many: 256, at: credentialsOf, send: again(400, "/v1/credentials", rightToken)})},
+	{name: "256 who never read, with a wrong token", met: cameAgain, play: flooded(flood{many: 256, at: credentialsOf, send: again(400, "/v1/credentials", wrongToken)})},
+	{name: "256 who never read, without a token", met: cameAgain, play: flooded(flood{many: 256, at: credentialsOf, send: again(400, "/v1/credentials", "")})},
 	{name: "500 connections with 4 KiB of noise", play: func(c *campaign, t *testing.T, hold func()) {
 		noise, raw := rand.NewChaCha8([32]byte{1}), make([]byte, 4<<10)
 		noise.Read(raw)
@@ -293,7 +315,15 @@ func meanwhile(do func(c *campaign, token string) error) play {
 // What shows that a fault took effect where the log does not tell.
 func hadCalls(_ *campaign, s *step) bool { return s.callsInside > 0 }
 func hasLed(_ *campaign, s *step) bool   { return s.led > 0 }
-func crowded(c *campaign, _ *step) bool  { return c.mostDescriptors > c.descriptors+mostConnections*3/4 }
+func crowded(c *campaign, _ *step) bool  { return c.mostDescriptors > c.descriptors+mostConnections/2 }
+
+func hadReloads(c *campaign, s *step) bool {
+	return slices.ContainsFunc(s.lines, func(l line) bool { return l.Msg == "reloading" })
+}
+func logStuck(c *campaign, _ *step) bool { return c.dropped > 0 }
+
+// cameAgain is of a crowd: there were more connections than the sidecar has places.
+func cameAgain(c *campaign, _ *step) bool { return c.seen.Load() > mostConnections }
 
 // notKept is in the log when the state file cannot be written.
 const notKept = "the state file could not be written"
@@ -416,6 +446,46 @@ func unkept(spoil func(c *campaign, t *testing.T) (mend func())) play {
 			c.forget(kept)
 			c.launch(t)
 		})
+	}
+}
+
+// flooded is a crowd of those who ask, and most of whom do not read.
+func flooded(f flood) play {
+	return func(c *campaign, t *testing.T, hold func()) {
+		f := f
+		f.send = strings.ReplaceAll(f.send, floodToken, *c.authorization.Load())
+		f.seen = &c.seen
+		c.seen.Store(0)
+		ctx, stop := context.WithCancel(t.Context())
+		var crowd sync.WaitGroup
+		defer crowd.Wait()
+		defer stop()
+		for range f.many {
+			crowd.Go(func() { f.visit(ctx, f.at(c.sidecar)) })
+		}
+		hold()
+	}
+}
+
+// withLog starts the sidecar with a log driver of ours, and another one afterwards.
+func withLog(spoil func(driver *logPipe, hold func())) play {
+	return func(c *campaign, t *testing.T, hold func()) {
+		start, changes := c.start, c.changes
+		defer func() { c.start, c.changes = start, changes }()
+		var driver logPipe
+		c.start = driver.between(start)
+		c.changes = append(slices.Clone(changes), "IRSA_SIDECAR_LOG_LEVEL=debug") // a line for every request
+		c.restart(t, syscall.SIGTERM)
+		spoil(&driver, func() {
+			c.rest(t)
+			hold()
+			_, metrics := get(t, "http://"+c.sidecar.ops+"/metrics")
+			if _, after, found := strings.Cut(string(metrics), "\nirsa_sidecar_log_lines_dropped_total "); found {
+				fmt.Sscan(after, &c.dropped)
+			}
+		})
+		c.start, c.changes = start, changes
+		c.restart(t, syscall.SIGTERM)
 	}
 }
 

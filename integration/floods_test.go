@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"text/tabwriter"
@@ -39,7 +40,7 @@ type flood struct {
 	at   func(*sidecar) string // the listener
 	send string                // by each of them, at once
 	read bool                  // they read the answer, and ask again
-	zip  bool
+	seen *atomic.Int64         // counts their connections; nil does not
 }
 
 // again is a request that is repeated: TOKEN is the right authorization token.
@@ -65,22 +66,22 @@ var floods = []struct {
 	crowds []flood
 }{
 	{"nobody", nil},
-	{"250 read /metrics, compressed", []flood{{250, opsOf, again(1, "/metrics", "Accept-Encoding: gzip\r\n"), true, true}}},
-	{"256 never read /metrics", []flood{{256, opsOf, again(400, "/metrics", ""), false, false}}},
-	{"256 never read /livez", []flood{{256, opsOf, again(400, "/livez", ""), false, false}}},
-	{"256 never read the page", []flood{{256, adminOf, again(400, "/", ""), false, false}}},
-	{"250 read the page", []flood{{250, adminOf, again(1, "/", ""), true, false}}},
-	{"1,500 with a wrong token never read", []flood{{1500, credentialsOf, again(400, "/v1/credentials", wrongToken), false, false}}},
-	{"300 with a wrong token never read", []flood{{300, credentialsOf, again(400, "/v1/credentials", wrongToken), false, false}}},
-	{"1,500 with the right token never read", []flood{{1500, credentialsOf, again(400, "/v1/credentials", rightToken), false, false}}},
-	{"300 with the right token never read", []flood{{300, credentialsOf, again(400, "/v1/credentials", rightToken), false, false}}},
-	{"1,500 without a token never read", []flood{{1500, credentialsOf, again(400, "/v1/credentials", ""), false, false}}},
-	{"1,000 at each listener say nothing", []flood{{1000, credentialsOf, "", false, false}, {1000, opsOf, "", false, false}, {1000, adminOf, "", false, false}}},
-	{"1,000 at each listener with half a head of 7 KiB", []flood{{1000, credentialsOf, halfAHead, false, false}, {1000, opsOf, halfAHead, false, false}, {1000, adminOf, halfAHead, false, false}}},
+	{"250 read /metrics, compressed", []flood{{many: 250, at: opsOf, send: again(1, "/metrics", "Accept-Encoding: gzip\r\n"), read: true}}},
+	{"256 never read /metrics", []flood{{many: 256, at: opsOf, send: again(400, "/metrics", "")}}},
+	{"256 never read /livez", []flood{{many: 256, at: opsOf, send: again(400, "/livez", "")}}},
+	{"256 never read the page", []flood{{many: 256, at: adminOf, send: again(400, "/", "")}}},
+	{"250 read the page", []flood{{many: 250, at: adminOf, send: again(1, "/", ""), read: true}}},
+	{"1,500 with a wrong token never read", []flood{{many: 1500, at: credentialsOf, send: again(400, "/v1/credentials", wrongToken)}}},
+	{"300 with a wrong token never read", []flood{{many: 300, at: credentialsOf, send: again(400, "/v1/credentials", wrongToken)}}},
+	{"1,500 with the right token never read", []flood{{many: 1500, at: credentialsOf, send: again(400, "/v1/credentials", rightToken)}}},
+	{"300 with the right token never read", []flood{{many: 300, at: credentialsOf, send: again(400, "/v1/credentials", rightToken)}}},
+	{"1,500 without a token never read", []flood{{many: 1500, at: credentialsOf, send: again(400, "/v1/credentials", "")}}},
+	{"1,000 at each listener say nothing", []flood{{many: 1000, at: credentialsOf, send: ""}, {many: 1000, at: opsOf, send: ""}, {many: 1000, at: adminOf, send: ""}}},
+	{"1,000 at each listener with half a head of 7 KiB", []flood{{many: 1000, at: credentialsOf, send: halfAHead}, {many: 1000, at: opsOf, send: halfAHead}, {many: 1000, at: adminOf, send: halfAHead}}},
 	{"all of the worst at once", []flood{
-		{600, credentialsOf, again(400, "/v1/credentials", rightToken), false, false}, {300, credentialsOf, halfAHead, false, false},
-		{250, opsOf, again(400, "/metrics", ""), false, false}, {150, opsOf, again(1, "/metrics", "Accept-Encoding: gzip\r\n"), true, true},
-		{250, adminOf, again(400, "/", ""), false, false},
+		{many: 600, at: credentialsOf, send: again(400, "/v1/credentials", rightToken)}, {many: 300, at: credentialsOf, send: halfAHead},
+		{many: 250, at: opsOf, send: again(400, "/metrics", "")}, {many: 150, at: opsOf, send: again(1, "/metrics", "Accept-Encoding: gzip\r\n"), read: true},
+		{many: 250, at: adminOf, send: again(400, "/", "")},
 	}},
 }
 
@@ -178,6 +179,9 @@ func (f flood) visit(ctx context.Context, address string) {
 		stop := context.AfterFunc(ctx, func() { conn.Close() })
 		if !f.read {
 			conn.(*net.TCPConn).SetReadBuffer(2 << 10)
+		}
+		if f.seen != nil {
+			f.seen.Add(1)
 		}
 		_, err = io.WriteString(conn, f.send) // as much as is taken: it may block for as long as the connection is there
 		for f.read && err == nil {
