@@ -240,8 +240,8 @@ func chartPolicy(t *testing.T, policy string) string {
 {{- if or .Values.roleARN .Values.env }}
 {{- fail "with policy.enabled, roleARN and env do nothing: the role is the service account's, in its annotation eks.amazonaws.com/role-arn" }}
 {{- end }}
-{{- if semverCompare "<1.37-0" .Capabilities.KubeVersion.Version }}
-{{- fail "policy.enabled needs Kubernetes 1.37: before it, admissionregistration.k8s.io/v1 has no MutatingAdmissionPolicy" }}
+{{- if semverCompare "<1.36-0" .Capabilities.KubeVersion.Version }}
+{{- fail "policy.enabled needs Kubernetes 1.36 or later: before it, admissionregistration.k8s.io/v1 has no MutatingAdmissionPolicy" }}
 {{- end }}
 ` + body + "{{- end }}\n"
 }

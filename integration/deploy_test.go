@@ -60,8 +60,16 @@ func TestChart(t *testing.T) {
 		}
 	}
 	must(t, exec.Command("helm", "template", chart, "--set", "enabled=true,resources.limits.cpu=1"))
-	if said, err := exec.Command("helm", "template", chart, "--set", "policy.enabled=true", "--kube-version", "1.30.0").CombinedOutput(); err == nil {
-		t.Errorf("before Kubernetes 1.37: %s", said)
+	// The policy is v1 from Kubernetes 1.36 on, whatever a vendor adds to the version. The rest of the chart needs no more than a native sidecar.
+	for version, says := range map[string]string{
+		"1.29.0": "needs Kubernetes 1.36", "1.35.9": "needs Kubernetes 1.36", "v1.35.2-eks-0123456": "needs Kubernetes 1.36",
+		"1.36.0": "", "v1.36.0-eks-0123456": "", "1.37.2": "",
+	} {
+		said, err := exec.Command("helm", "template", chart, "--set", "policy.enabled=true", "--kube-version", version).CombinedOutput()
+		if (err == nil) != (says == "") || !strings.Contains(string(said), says) {
+			t.Errorf("policy.enabled on Kubernetes %s: %v, %s", version, err, said)
+		}
+		must(t, exec.Command("helm", "template", chart, "--set", "podMonitor.enabled=true", "--kube-version", version))
 	}
 	// The schema finds mistakes before Kubernetes does.
 	for set, says := range map[string]string{
