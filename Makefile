@@ -30,7 +30,7 @@ integration: ## Real SDKs and tools, MinIO, Helm, kustomize, promtool, Chromium,
 ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
-	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) -run 'AlertRules|Chart|AllWays' ./integration
+	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) -run 'AlertRules|Chart|AllWays|Kustomize' ./integration
 	go test -tags faults -count=1 -v -timeout 5m -run '^($(FAULTS))$$' ./integration
 	go test -tags faults -count=1 -v -timeout 10m -run '^TestFaults$$' ./integration
 	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) -run '^TestBrowser$$' ./integration
@@ -39,6 +39,7 @@ endif
 
 cluster: ## The Pod's life on a one-node Kubernetes, built through Go modules, as root; KEEP=1 leaves it to you until Ctrl-C
 	kubernetes=$$(bash integration/cluster/build.sh) && tools=$$(bash integration/tools/build.sh) && \
+	IRSA_TEST_KUBERNETES=$$kubernetes PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) -run 'AllWays|Kustomize' ./integration && \
 	IRSA_TEST_KUBERNETES=$$kubernetes IRSA_TEST_KEEP=$(KEEP) PATH="$$tools:$$PATH" \
 		go test -tags cluster -count=1 -timeout 30m -v -run '^TestCluster$$' ./integration
 

@@ -30,18 +30,22 @@ var flavours = map[string]Parts{
 	"policy":  {Image: Image, RoleARN: celRole, Region: celRegion, Native: true},
 }
 
-// workloads are the kinds that have a Pod in them, and where.
-var workloads = []struct{ Kinds, Path string }{
-	{"Deployment|StatefulSet|DaemonSet|Job", "spec.template.spec"},
-	{"CronJob", "spec.jobTemplate.spec.template.spec"},
-	{"Pod", "spec"},
+// workloads are the kinds that have a Pod in them, as a patch's target selects them, and where it is. Other groups have kinds of these names
+// too. No group at all would mean any.
+var workloads = []struct{ Group, Kind, Path string }{
+	{"apps|batch", "Deployment|StatefulSet|DaemonSet|ReplicaSet|Job", "spec.template.spec"},
+	{"batch", "CronJob", "spec.jobTemplate.spec.template.spec"},
+	{"^$", "Pod", "spec"},
 }
+
+// finish is what the kustomize components have in common.
+const finish = "templates/kustomize/finish.yaml"
 
 // The manifests are made of the parts, so that none can drift from the others.
 func TestManifestsAreMadeOfTheParts(t *testing.T) {
 	made := make(map[string]bool)
 	err := filepath.WalkDir("templates", func(name string, entry os.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || name == "templates/parts.yaml" {
+		if err != nil || entry.IsDir() || name == "templates/parts.yaml" || name == finish {
 			return err
 		}
 		file := strings.TrimPrefix(name, "templates/")
@@ -98,7 +102,9 @@ func fill(t *testing.T, name string) string {
 		"env":       func(flavour string) string { return flavours[flavour].Env() },
 		"volume":    func(flavour string) string { return flavours[flavour].Volume() },
 		"names":     func() []string { return names(t, flavours["eks"].Env()) },
+		"regions":   func() []string { return names(t, flavours["native"].Env())[len(names(t, flavours["eks"].Env())):] },
 		"workloads": func() any { return workloads },
+		"pointer":   func(path string) string { return "/" + strings.ReplaceAll(path, ".", "/") },
 		"open":      open,
 		"indent":    indent,
 		"podMonitorSpec": func() string {
@@ -113,6 +119,9 @@ func fill(t *testing.T, name string) string {
 		"celVolume":  func() string { return cel(parse(t, flavours["policy"].Volume()).Content[0], "Object.spec.volumes") },
 		"celSidecar": func() string { return cel(parse(t, flavours["policy"].Container()), "Object.spec.initContainers") },
 	}).Parse(string(text))
+	if err == nil && strings.HasPrefix(name, filepath.Dir(finish)) {
+		parsed, err = parsed.ParseFiles(finish)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
