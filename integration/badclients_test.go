@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -198,4 +199,33 @@ func (p *process) memory(t *testing.T, figure string) float64 {
 	}
 	kib, _ := strconv.Atoi(string(found[1]))
 	return float64(kib) / 1024
+}
+
+// Where there are few file descriptors there are few places: more clients than that lock nobody out.
+func TestFewFileDescriptorsLockNobodyOut(t *testing.T) {
+	t.Parallel()
+	for _, most := range []string{"24", "32"} {
+		w := newWorld(t, ststest.Options{})
+		w.start = func(cmd *exec.Cmd) error {
+			cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `ulimit -n "$1" && exec "$0"`, cmd.Path, most}
+			return cmd.Start()
+		}
+		s := w.serve(t)
+		s.untilValid(t)
+		address := strings.TrimPrefix(s.base, "http://")
+		for range 40 {
+			conn := dial(t, address)
+			io.WriteString(conn, "GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+			dial(t, address) // and one that says nothing
+		}
+		for range 20 {
+			begun := time.Now()
+			if a := s.ask(t, "Connection", "close"); !a.valid() || time.Since(begun) > sdkPatience {
+				t.Errorf("with %s descriptors: %d %s after %s", most, a.status, a.Code, time.Since(begun))
+			}
+		}
+		if status, body := s.health(t, "/livez"); status != http.StatusOK {
+			t.Errorf("with %s descriptors, /livez: %d %s", most, status, body)
+		}
+	}
 }
