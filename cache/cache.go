@@ -44,6 +44,11 @@ const (
 	// what the application signs.
 	clockSkewWarning = time.Minute
 	clockSkewRefused = 5 * time.Minute
+
+	// keptSkew is the most that is believed of a recorded clock skew. A clock that shows local time as UTC is at
+	// most 14 hours off, and a date that is set wrong by one, a day. A clock much further off has no skew to
+	// record: STS's certificate would not be valid by it, and there would be no session.
+	keptSkew = 24 * time.Hour
 )
 
 // Fetch makes one exchange. It returns when ctx ends, it does not retry, and it fails with a
@@ -61,13 +66,13 @@ type Options struct {
 	// Metrics count the exchanges. Nil counts nothing.
 	Metrics *Metrics
 
-	// Restore returns what an earlier life of the program has kept, and how long it still works; nil where
-	// there is nothing. It is called once, by New. Nil restores nothing.
-	Restore func() (c *Credentials, remaining time.Duration)
+	// Restore returns what an earlier run of the program has kept; nil where there is nothing. It is called
+	// once, by New. Nil restores nothing.
+	Restore func() *Kept
 
-	// Keep is called with all credentials that are taken in, and with how long they work: one call at a time,
-	// and before they have been answered with. Nil keeps nothing.
-	Keep func(c *Credentials, remaining time.Duration)
+	// Keep is called with all credentials that are taken in: one call at a time, and before they have been
+	// answered with, so every moment that it takes is one that callers wait. Nil keeps nothing.
+	Keep func(Kept)
 
 	// Luck draws a number in [0,1) for each refresh and each retry. Nil means math/rand/v2's.
 	Luck func() float64
@@ -82,7 +87,7 @@ type Cache struct {
 	logger  *slog.Logger
 	metrics *profileMetrics
 	luck    func() float64
-	keep    func(*Credentials, time.Duration)
+	keep    func(Kept)
 	jump    func(then, now time.Time) time.Duration // wallJump, but for a test
 
 	flight singleflight.Group
@@ -139,7 +144,7 @@ func New(fetch Fetch, o Options) *Cache {
 		o.Luck = rand.Float64
 	}
 	if o.Keep == nil {
-		o.Keep = func(*Credentials, time.Duration) {}
+		o.Keep = func(Kept) {}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Cache{
@@ -161,20 +166,40 @@ func New(fetch Fetch, o Options) *Cache {
 	return c
 }
 
-// restore takes in credentials that still work for as long as remaining, as far as whoever kept them can
-// tell. The next exchange is due at once all the same.
-func (c *Cache) restore(creds *Credentials, remaining time.Duration) {
-	if creds == nil || remaining <= 0 {
+// Kept is what outlives the program: credentials, and what its clocks said about them.
+type Kept struct {
+	Credentials *Credentials
+
+	// Remaining is how long they still work, by a clock that nobody sets: from the call of Keep on, or from
+	// that of Restore.
+	Remaining time.Duration
+
+	// Skew is by how much the wall clock was ahead of STS's when they were issued; zero when they agreed.
+	Skew time.Duration
+}
+
+// Left is how long the credentials work from now on, when the wall clock says wall; zero or less when they do
+// not. A Cache that is given them to restore comes to the same, as long as the wall clock does not change.
+func (k *Kept) Left(wall time.Time) time.Duration {
+	return k.lease(wall).remainingAt(0, wall.Round(0))
+}
+
+// lease is what is left of an earlier one. It is judged by the same rule, so with Expiration and the wall clock
+// too: what has been kept may have been changed by others, who must not make expired credentials look valid.
+func (k *Kept) lease(now time.Time) *lease {
+	return &lease{Credentials: *k.Credentials, issued: now, lifetime: k.Remaining, skew: max(-keptSkew, min(k.Skew, keptSkew))}
+}
+
+// restore takes in what has been kept, if it still works. The next exchange is due at once all the same.
+func (c *Cache) restore(k *Kept) {
+	if k == nil {
 		return
 	}
 	now := time.Now()
-	l := &lease{Credentials: *creds, issued: now, lifetime: remaining}
-	// What the wall clock is wrong by, so that it does not count against them.
-	if skew := remaining - creds.Expiration.Sub(now.Round(0)); skew.Abs() > clockNoise {
-		l.skew = skew
+	if l := k.lease(now); l.valid(now) {
+		c.lease.Store(l)
+		c.metrics.restored(&l.Credentials)
 	}
-	c.lease.Store(l)
-	c.metrics.restored(creds)
 }
 
 // Get returns valid credentials. With some at hand it returns at once and never starts an exchange.
@@ -358,7 +383,7 @@ func (c *Cache) succeeded(l *lease, started, now time.Time) {
 	stays := held.valid(now) && !l.Expiration.After(held.Expiration)
 	if !stays {
 		// First, so that what anybody has been answered with survives a kill.
-		c.keep(&l.Credentials, l.remaining(now))
+		c.keep(Kept{Credentials: &l.Credentials, Remaining: l.remaining(now), Skew: l.skew})
 	}
 	c.mu.Lock()
 	if stays {
@@ -467,12 +492,11 @@ func (l *lease) remaining(now time.Time) time.Duration {
 // and the wall clock's.
 //
 // The monotonic clock is immune to somebody setting the time, but stands still while a node is
-// suspended; so the wall clock has a say too. It has it against the credentials only if it would
-// also without the error that it had when they were issued: a node whose clock has been put right
-// since must not lose them.
+// suspended; so the wall clock has a say too. It may end a lease only if it would also do so after
+// removing the skew measured at issue: a node whose clock has been put right since must not lose the
+// credentials.
 func (l *lease) remainingAt(elapsed time.Duration, wall time.Time) time.Duration {
-	left := l.Expiration.Sub(wall)
-	return min(l.lifetime-elapsed, max(left, left+l.skew))
+	return min(l.lifetime-elapsed, l.Expiration.Sub(wall.Add(-max(0, l.skew))))
 }
 
 // Status is what a Cache knows about itself at one moment.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -573,13 +574,13 @@ func TestTheLastTenExchangesAreRemembered(t *testing.T) {
 func restored(a *authority, remaining time.Duration, kept *[]time.Duration) *Cache {
 	return New(a.fetch, Options{
 		Luck: func() float64 { return 0.5 },
-		Restore: func() (*Credentials, time.Duration) {
-			return &Credentials{
+		Restore: func() *Kept {
+			return &Kept{Remaining: remaining, Credentials: &Credentials{
 				AccessKeyID: "ASIARESTORED00000001", SecretAccessKey: NewSecret(testSecret), SessionToken: NewSecret("token"),
 				Expiration: time.Now().Add(remaining),
-			}, remaining
+			}}
 		},
-		Keep: func(_ *Credentials, remaining time.Duration) { *kept = append(*kept, remaining) },
+		Keep: func(k Kept) { *kept = append(*kept, k.Remaining) },
 	})
 }
 
@@ -633,27 +634,74 @@ func TestAnExchangeFollowsRestoredCredentialsAtOnceAndIsKept(t *testing.T) {
 	})
 }
 
-// The wall clock has been set while nobody ran: the time that has passed is the machine's, and it counts.
-func TestAWrongClockDoesNotCountAgainstRestoredCredentials(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		for _, wrong := range []time.Duration{-6 * time.Hour, 0, 6 * time.Hour} {
-			c := New((&authority{}).fetch, Options{Restore: func() (*Credentials, time.Duration) {
-				return &Credentials{AccessKeyID: "ASIARESTORED00000001", Expiration: time.Now().Add(10*time.Minute - wrong)}, 10 * time.Minute
-			}})
-			time.Sleep(10*time.Minute - 1)
+// What was recorded counts for as much as is plausible, and the wall clock ends the rest: a record that others
+// have changed does not make expired credentials valid.
+func TestTheWallClockHasASayAboutRestoredCredentials(t *testing.T) {
+	const years = 6 * 365 * 24 * time.Hour
+	for _, row := range []struct {
+		name            string
+		remaining, skew time.Duration // as recorded
+		expires         time.Duration // from now on, by the wall clock
+		left            time.Duration
+	}{
+		{"a clock that is right", 10 * time.Minute, 0, 10 * time.Minute, 10 * time.Minute},
+		{"ahead when issued, and still", 10 * time.Minute, 6 * time.Hour, 10*time.Minute - 6*time.Hour, 10 * time.Minute},
+		{"ahead by as much as is believed", 10 * time.Minute, keptSkew, 10*time.Minute - keptSkew, 10 * time.Minute},
+		{"ahead by a second more", 10 * time.Minute, keptSkew + time.Second, 10*time.Minute - keptSkew - time.Second, 10*time.Minute - time.Second},
+		{"ahead by all their time more", 10 * time.Minute, keptSkew + 10*time.Minute, -keptSkew, 0},
+		{"ahead when issued, and put right", 10 * time.Minute, 6 * time.Hour, 10 * time.Minute, 10 * time.Minute},
+		{"behind when issued, and still", 10 * time.Minute, -6 * time.Hour, 10*time.Minute + 6*time.Hour, 10 * time.Minute},
+		{"behind when issued, and put right", 10 * time.Minute, -6 * time.Hour, 10 * time.Minute, 10 * time.Minute},
+		{"right when issued, and set back", 10 * time.Minute, 0, 6 * time.Hour, 10 * time.Minute},
+		{"right when issued, and set ahead past their end", 10 * time.Minute, 0, 0, 0},
+		{"longer than until Expiration", 12 * time.Hour, 0, 10 * time.Minute, 10 * time.Minute},
+		{"longer than until Expiration, with a skew", 12 * time.Hour, 6 * time.Hour, 10 * time.Minute, 6*time.Hour + 10*time.Minute},
+		{"longer than until Expiration, with one that takes away", 12 * time.Hour, -6 * time.Hour, 10 * time.Minute, 10 * time.Minute},
+		{"expired for years", 12 * time.Hour, 0, -years, 0},
+		{"expired for years, with a skew of years", 12 * time.Hour, years, -years, 0},
+		{"expired for years, with a skew without bounds", 12 * time.Hour, math.MaxInt64, -years, 0},
+		{"expired for centuries, with a skew without bounds", 12 * time.Hour, math.MinInt64, math.MinInt64, 0},
+		{"valid for centuries, with a skew without bounds", 10 * time.Minute, math.MaxInt64, math.MaxInt64, 10 * time.Minute},
+		{"nothing left", 0, 0, time.Hour, 0},
+		{"less than nothing left", math.MinInt64, math.MaxInt64, time.Hour, 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := &Kept{
+					Credentials: &Credentials{AccessKeyID: "ASIARESTORED00000001", Expiration: time.Now().Add(row.expires)},
+					Remaining:   row.remaining, Skew: row.skew,
+				}
+				if left := max(0, k.Left(time.Now())); left != row.left {
+					t.Errorf("%v left, want %v", left, row.left)
+				}
+				c := New((&authority{err: &FetchError{Reason: EndpointUnreachable}}).fetch, Options{Restore: func() *Kept { return k }})
+				if row.left > 0 {
+					time.Sleep(row.left - 1)
+					mustGet(t, c)
+					time.Sleep(1)
+				}
+				if c.Status().Credentials != nil {
+					t.Errorf("valid after %v", row.left)
+				}
+			})
+		})
+	}
+}
+
+func TestCredentialsOfAWrongClockAreKeptAndRestored(t *testing.T) {
+	for _, skew := range []time.Duration{0, 2 * time.Hour, -2 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			var kept []Kept
+			c := New((&authority{lifetime: time.Hour, skew: skew}).fetch, Options{Keep: func(k Kept) { kept = append(kept, k) }})
 			mustGet(t, c)
-			time.Sleep(1)
-			if s := c.Status(); s.Credentials != nil {
-				t.Errorf("with a clock that is %v off they are served for more than their ten minutes", wrong)
+			if len(kept) != 1 || (kept[0].Skew-skew).Abs() > clockNoise {
+				t.Fatalf("with a clock that is %v off, this was kept: %+v", skew, kept)
 			}
-		}
-		for _, remaining := range []time.Duration{0, -time.Second} {
-			c := New((&authority{}).fetch, Options{Restore: func() (*Credentials, time.Duration) { return &Credentials{AccessKeyID: "A"}, remaining }})
-			if c.Status().Credentials != nil {
-				t.Errorf("restored with %v left", remaining)
+			if left := kept[0].Left(time.Now()); left != kept[0].Remaining || left < time.Hour-2*time.Second {
+				t.Errorf("with a clock that is %v off, %v are left of %v", skew, left, kept[0].Remaining)
 			}
-		}
-	})
+		})
+	}
 }
 
 func TestAnExchangeThatIsAskedForComesAtOnceAndNoOftenerThanEverySecond(t *testing.T) {

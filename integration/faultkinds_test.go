@@ -204,7 +204,7 @@ var faultKinds = []faultKind{
 
 	// What it writes.
 	{name: "the state file damaged", ends: true, says: "it is damaged", play: spoilt(func(file string) error {
-		return os.WriteFile(file, []byte("irsa-sidecar state 1 ?\n"), 0o600)
+		return os.WriteFile(file, []byte("irsa-sidecar state 2 ?\n"), 0o600)
 	})},
 	{name: "the state file cut", ends: true, says: "it is damaged", play: spoilt(func(file string) error {
 		info, err := os.Stat(file)

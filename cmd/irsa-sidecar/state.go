@@ -46,14 +46,18 @@ type stateDocument struct {
 	Boot        string        // which start of the machine this is
 	Saved       time.Duration // since that start
 	Remaining   time.Duration // of the credentials, by STS's clock, when they were saved
+	Skew        time.Duration // of this machine's wall clock, ahead of STS's when they were issued
 	Credentials json.RawMessage
 }
 
 const (
 	// stateHeader is followed by the SHA-256 of the rest, in hex. The number is the format's.
-	stateHeader = "irsa-sidecar state 1 "
+	stateHeader = "irsa-sidecar state 2 "
 
 	maxState = 64 << 10
+
+	// maxRemaining is the longest session that STS issues.
+	maxRemaining = 12 * time.Hour
 )
 
 // newStateFile returns the state file of a configuration, or nil where there is none to be.
@@ -84,18 +88,18 @@ func (s *stateFile) bound() stateBinding {
 }
 
 // keep writes credentials down. A failure is a line in the log: the credentials at hand are no worse for it.
-func (s *stateFile) keep(c *cache.Credentials, remaining time.Duration) {
-	if err := s.write(c, remaining); err != nil {
+func (s *stateFile) keep(k cache.Kept) {
+	if err := s.write(k); err != nil {
 		s.logger.Warn("the state file could not be written: a restart without STS would have no credentials", "file", s.path, "error", err)
 	}
 }
 
-func (s *stateFile) write(c *cache.Credentials, remaining time.Duration) error {
+func (s *stateFile) write(k cache.Kept) error {
 	boot, now, err := s.clock()
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(stateDocument{s.bound(), boot, now, remaining, server.StateCredentials(c)})
+	text, err := json.Marshal(stateDocument{s.bound(), boot, now, k.Remaining, k.Skew, server.StateCredentials(k.Credentials)})
 	if err != nil {
 		return err
 	}
@@ -121,24 +125,24 @@ func (s *stateFile) write(c *cache.Credentials, remaining time.Duration) error {
 	return err
 }
 
-// restore returns what an earlier life of this program has left, and how long it still works; nil where
-// there is nothing to be used, and the log says why.
-func (s *stateFile) restore() (*cache.Credentials, time.Duration) {
-	c, remaining, err := s.read()
+// restore returns what an earlier run of this program has left; nil where there is nothing to be used, and the
+// log says why.
+func (s *stateFile) restore() *cache.Kept {
+	k, left, err := s.read()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		s.logger.Info("no state file yet", "file", s.path)
-		return nil, 0
+		return nil
 	case err != nil:
 		s.logger.Warn("the state file is ignored", "file", s.path, "error", err)
-		return nil, 0
+		return nil
 	}
-	s.logger.Info("credentials restored from the state file", "file", s.path, "access_key", c.KeyHint(),
-		"expiration", c.Expiration, "remaining", remaining.Round(time.Second).String())
-	return c, remaining
+	s.logger.Info("credentials restored from the state file", "file", s.path, "access_key", k.Credentials.KeyHint(),
+		"expiration", k.Credentials.Expiration, "remaining", left.Round(time.Second).String())
+	return k
 }
 
-func (s *stateFile) read() (*cache.Credentials, time.Duration, error) {
+func (s *stateFile) read() (*cache.Kept, time.Duration, error) {
 	text, err := s.readFile()
 	if err != nil {
 		return nil, 0, err
@@ -147,7 +151,7 @@ func (s *stateFile) read() (*cache.Credentials, time.Duration, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	return parseState(text, s.bound(), boot, now)
+	return parseState(text, s.bound(), boot, now, time.Now())
 }
 
 // readFile reads a file that nobody else can have written.
@@ -182,12 +186,16 @@ func (s *stateFile) readFile() ([]byte, error) {
 	return text, err
 }
 
-// parseState returns the credentials in a state file, if they are those that want would ask for, and how
-// long they still work at the moment now after the machine's start boot.
+// parseState returns the credentials in a state file, if they are those that want would ask for, and how long
+// they still work: at the moment now after the machine's start boot, when the wall clock says wall.
 //
-// The time that has passed is the machine's, counted from its start: the node's clock may be wrong, and may
-// have been set meanwhile, and it must neither stretch credentials nor take them away.
-func parseState(text []byte, want stateBinding, boot string, now time.Duration) (*cache.Credentials, time.Duration, error) {
+// The time that has passed is the machine's, counted from its start, and no session is longer than maxRemaining.
+// So far the node's clock plays no part: it may be wrong, and may have been set meanwhile. But the file may
+// have been changed by another process of its user, whom the sum does not keep out. So Expiration counts too, by
+// the rule of a lease in memory: the wall clock ends the credentials if it would also do so after removing
+// the skew that was measured when they were issued. Of the skew in the file no more than a day is believed:
+// whatever it says, nothing is served later than a day after its Expiration, by the wall clock.
+func parseState(text []byte, want stateBinding, boot string, now time.Duration, wall time.Time) (*cache.Kept, time.Duration, error) {
 	line, body, _ := bytes.Cut(text, []byte("\n"))
 	sum, ok := strings.CutPrefix(string(line), stateHeader)
 	if !ok {
@@ -219,16 +227,21 @@ func parseState(text []byte, want stateBinding, boot string, now time.Duration) 
 	if d.Binding.Issuer != want.Issuer || d.Binding.Subject != want.Subject {
 		return nil, 0, errors.New("it is for another service account, or another cluster, than the token's")
 	}
-	if d.Boot != boot || now < d.Saved {
+	if d.Boot != boot || d.Saved < 0 || now < d.Saved {
 		return nil, 0, errors.New("it was written before the machine started")
 	}
 	c, err := server.ParseStateCredentials(d.Credentials)
 	if err != nil {
 		return nil, 0, errors.New("it is damaged: it holds no credentials")
 	}
-	remaining := d.Remaining - (now - d.Saved)
-	if remaining <= 0 {
-		return nil, 0, fmt.Errorf("its credentials have expired, %s ago", (-remaining).Round(time.Second))
+	// Both terms are between zero and far below the largest number: nothing wraps around.
+	k := &cache.Kept{Credentials: c, Remaining: max(0, min(d.Remaining, maxRemaining)) - (now - d.Saved), Skew: d.Skew}
+	left := k.Left(wall)
+	switch {
+	case k.Remaining <= 0:
+		return nil, 0, fmt.Errorf("its credentials have expired, %s ago", (-k.Remaining).Round(time.Second))
+	case left <= 0:
+		return nil, 0, fmt.Errorf("its credentials have expired by this node's clock, at %s", c.Expiration.UTC().Format(time.RFC3339))
 	}
-	return c, remaining, nil
+	return k, left, nil
 }

@@ -5,10 +5,12 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +25,14 @@ import (
 var testBinding = stateBinding{
 	Profile: "default", RoleARN: "arn:aws:iam::123456789012:role/app", Duration: "1h0m0s", Policy: "ab", PolicyARNs: []string{"arn:a", "arn:b"},
 	Endpoint: "https://sts.example", Issuer: "https://issuer.example", Subject: "system:serviceaccount:shop:app",
+}
+
+// testKept are credentials that still work for so long, and longer by the wall clock, which moves on while a test
+// runs.
+func testKept(remaining time.Duration) cache.Kept {
+	c := testCredentials()
+	c.Expiration = time.Now().Add(remaining + time.Hour)
+	return cache.Kept{Credentials: c, Remaining: remaining}
 }
 
 func testCredentials() *cache.Credentials {
@@ -45,23 +55,38 @@ func newTestState(t testing.TB, log *bytes.Buffer) *stateFile {
 	}
 }
 
+// restoredFor is how long what is restored still works; zero where nothing is.
+func (s *stateFile) restoredFor() time.Duration {
+	k := s.restore()
+	if k == nil {
+		return 0
+	}
+	return k.Left(time.Now())
+}
+
+// signedState is a file with this body, and a good sum.
+func signedState(body []byte) []byte {
+	return fmt.Appendf(nil, "%s%x\n%s", stateHeader, sha256.Sum256(body), body)
+}
+
 func TestStateIsRestoredWithTheTimeThatHasPassed(t *testing.T) {
 	var log bytes.Buffer
 	s := newTestState(t, &log)
-	if c, _ := s.restore(); c != nil || !strings.Contains(log.String(), "no state file yet") {
-		t.Errorf("from nothing came %v, and the log says %s", c, &log)
+	if k := s.restore(); k != nil || !strings.Contains(log.String(), "no state file yet") {
+		t.Errorf("from nothing came %v, and the log says %s", k, &log)
 	}
-	s.keep(testCredentials(), 40*time.Minute)
+	kept := cache.Kept{Credentials: testCredentials(), Remaining: 40 * time.Minute, Skew: time.Hour}
+	s.keep(kept)
 	if info, err := os.Stat(s.path); err != nil || info.Mode() != 0o600 {
 		t.Fatalf("the file: %v, %v", info, err)
 	}
 	for passed, want := range map[time.Duration]time.Duration{0: 40 * time.Minute, 39*time.Minute + 59*time.Second: time.Second, 40 * time.Minute: 0, 50 * time.Hour: 0} {
 		s.clock = func() (string, time.Duration, error) { return "boot-1", time.Hour + passed, nil }
-		c, remaining := s.restore()
-		if remaining != want || (c == nil) != (want == 0) {
-			t.Errorf("after %v: %v, %v left, want %v", passed, c, remaining, want)
+		k := s.restore()
+		if (k == nil) != (want == 0) || (k != nil && (k.Remaining != want || k.Skew != kept.Skew)) {
+			t.Errorf("after %v: %+v, want %v left", passed, k, want)
 		}
-		if c != nil && string(server.StateCredentials(c)) != string(server.StateCredentials(testCredentials())) {
+		if k != nil && string(server.StateCredentials(k.Credentials)) != string(server.StateCredentials(kept.Credentials)) {
 			t.Errorf("what was restored is not what was kept")
 		}
 	}
@@ -76,7 +101,7 @@ func TestStateIsRestoredWithTheTimeThatHasPassed(t *testing.T) {
 func TestForeignStateIsIgnored(t *testing.T) {
 	var log bytes.Buffer
 	s := newTestState(t, &log)
-	s.keep(testCredentials(), 40*time.Minute)
+	s.keep(testKept(40 * time.Minute))
 	good, err := os.ReadFile(s.path)
 	if err != nil {
 		t.Fatal(err)
@@ -90,9 +115,6 @@ func TestForeignStateIsIgnored(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-	}
-	signed := func(body string) []byte {
-		return fmt.Appendf(nil, "%s%x\n%s", stateHeader, sha256.Sum256([]byte(body)), body)
 	}
 	must := func(t *testing.T, err error) {
 		t.Helper()
@@ -119,11 +141,11 @@ func TestForeignStateIsIgnored(t *testing.T) {
 			s.clock = func() (string, time.Duration, error) { return "boot-1", time.Minute, nil }
 		}, "before the machine started"},
 		"empty":             {content(func([]byte) []byte { return nil }), "no state file of this version"},
-		"another version":   {content(func(b []byte) []byte { return bytes.Replace(b, []byte("state 1"), []byte("state 2"), 1) }), "no state file of this version"},
+		"an older version":  {content(func(b []byte) []byte { return bytes.Replace(b, []byte("state 2"), []byte("state 1"), 1) }), "no state file of this version"},
 		"cut short":         {content(func(b []byte) []byte { return b[:len(b)-1] }), "its sum is wrong"},
 		"one bit flipped":   {content(func(b []byte) []byte { b[len(b)/2] ^= 1; return b }), "its sum is wrong"},
-		"no JSON":           {content(func([]byte) []byte { return signed("{") }), "not JSON"},
-		"JSON of something": {content(func([]byte) []byte { return signed("{}") }), "another profile"},
+		"no JSON":           {content(func([]byte) []byte { return signedState([]byte("{")) }), "not JSON"},
+		"JSON of something": {content(func([]byte) []byte { return signedState([]byte("{}")) }), "another profile"},
 		"too large":         {content(func([]byte) []byte { return make([]byte, maxState+1) }), "too large"},
 		"readable by others": {func(t *testing.T, s *stateFile) {
 			must(t, os.Chmod(s.path, 0o640))
@@ -149,7 +171,7 @@ func TestForeignStateIsIgnored(t *testing.T) {
 			s := newTestState(t, &log)
 			must(t, os.WriteFile(s.path, good, 0o600))
 			test.change(t, s)
-			if c, _ := s.restore(); c != nil {
+			if k := s.restore(); k != nil {
 				t.Error("it was restored")
 			}
 			if !strings.Contains(log.String(), "the state file is ignored") || !strings.Contains(log.String(), test.says) {
@@ -171,11 +193,11 @@ func TestStateOutlivesTheToken(t *testing.T) {
 			if name == "it could not be read when kept" {
 				s.binding.Issuer, s.binding.Subject = "", ""
 			}
-			s.keep(testCredentials(), time.Minute)
+			s.keep(testKept(time.Minute))
 			s.binding = testBinding
 			change(&s.binding)
-			if c, remaining := s.restore(); c == nil || remaining != time.Minute {
-				t.Errorf("%v, %v", c, remaining)
+			if left := s.restoredFor(); left != time.Minute {
+				t.Errorf("%v left", left)
 			}
 		})
 	}
@@ -185,7 +207,7 @@ func TestStateOutlivesTheToken(t *testing.T) {
 // and never in the way.
 func TestWhatAKillLeavesIsNoState(t *testing.T) {
 	s := newTestState(t, new(bytes.Buffer))
-	s.keep(testCredentials(), time.Minute)
+	s.keep(testKept(time.Minute))
 	good, err := os.ReadFile(s.path)
 	if err != nil {
 		t.Fatal(err)
@@ -195,13 +217,13 @@ func TestWhatAKillLeavesIsNoState(t *testing.T) {
 		if err := os.WriteFile(part, good[:length], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if c, remaining := s.restore(); c == nil || remaining != time.Minute {
-			t.Fatalf("killed after %d bytes: %v, %v", length, c, remaining)
+		if left := s.restoredFor(); left != time.Minute {
+			t.Fatalf("killed after %d bytes: %v left", length, left)
 		}
 	}
-	s.keep(testCredentials(), 2*time.Minute)
-	if _, remaining := s.restore(); remaining != 2*time.Minute {
-		t.Errorf("%v left", remaining)
+	s.keep(testKept(2 * time.Minute))
+	if left := s.restoredFor(); left != 2*time.Minute {
+		t.Errorf("%v left", left)
 	}
 	if _, err := os.Lstat(part); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("what the kill had left is still there: %v", err)
@@ -214,12 +236,12 @@ func TestWhatAKillLeavesIsNoState(t *testing.T) {
 	if err := os.Symlink(victim, part); err != nil {
 		t.Fatal(err)
 	}
-	s.keep(testCredentials(), 3*time.Minute)
+	s.keep(testKept(3 * time.Minute))
 	if text, err := os.ReadFile(victim); err != nil || string(text) != "precious" {
 		t.Errorf("the file that a link led to holds %q (%v)", text, err)
 	}
-	if _, remaining := s.restore(); remaining != 3*time.Minute {
-		t.Errorf("%v left", remaining)
+	if left := s.restoredFor(); left != 3*time.Minute {
+		t.Errorf("%v left", left)
 	}
 }
 
@@ -227,31 +249,112 @@ func TestAStateFileThatCannotBeWrittenIsALineInTheLog(t *testing.T) {
 	var log bytes.Buffer
 	s := newTestState(t, &log)
 	s.path = filepath.Join(filepath.Dir(s.path), "nowhere", "state")
-	s.keep(testCredentials(), time.Minute)
+	s.keep(testKept(time.Minute))
 	if !strings.Contains(log.String(), "the state file could not be written") {
 		t.Errorf("the log says %s", &log)
 	}
 }
 
+// The file may have been written by another process of its user, with any numbers and a good sum; and the node's
+// clock may be wrong, or have been set since.
+func TestWhatTheClocksSayAboutAStateFile(t *testing.T) {
+	const (
+		now  = 50 * time.Hour // since the machine's start
+		none = time.Duration(math.MinInt64)
+	)
+	wall := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, row := range []struct {
+		name                   string
+		saved, remaining, skew time.Duration
+		expires                time.Duration // from wall on
+		left                   time.Duration
+		says                   string
+	}{
+		{"just written", now, 40 * time.Minute, 0, 40 * time.Minute, 40 * time.Minute, ""},
+		{"ten minutes ago", now - 10*time.Minute, 40 * time.Minute, 0, 30 * time.Minute, 30 * time.Minute, ""},
+		{"in their last moment", now - 40*time.Minute + 1, 40 * time.Minute, 0, 1, 1, ""},
+		{"ended just now", now - 40*time.Minute, 40 * time.Minute, 0, 0, 0, "have expired, 0s ago"},
+		{"ended long ago, and the clock was set back", 0, 40 * time.Minute, 0, time.Hour, 0, "have expired, 49h20m0s ago"},
+
+		{"a clock that was ahead, and is", now, 40 * time.Minute, 3 * time.Hour, 40*time.Minute - 3*time.Hour, 40 * time.Minute, ""},
+		{"a clock that was ahead, and has been put right", now, 40 * time.Minute, 3 * time.Hour, 40 * time.Minute, 40 * time.Minute, ""},
+		{"a clock that was behind, and is", now, 40 * time.Minute, -3 * time.Hour, 40*time.Minute + 3*time.Hour, 40 * time.Minute, ""},
+		{"a clock that was behind, and has been put right", now, 40 * time.Minute, -3 * time.Hour, 40 * time.Minute, 40 * time.Minute, ""},
+		{"a clock ahead by a day", now, 40 * time.Minute, 24 * time.Hour, 40*time.Minute - 24*time.Hour, 40 * time.Minute, ""},
+		{"a clock ahead by more than a day", now, 40 * time.Minute, 25 * time.Hour, 40*time.Minute - 25*time.Hour, 0, "by this node's clock"},
+
+		{"the longest session", now, 12 * time.Hour, 0, 12 * time.Hour, 12 * time.Hour, ""},
+		{"a longer one", now, 12*time.Hour + 1, 0, 13 * time.Hour, 12 * time.Hour, ""},
+		{"an endless one", now, math.MaxInt64, 0, 1000 * time.Hour, 12 * time.Hour, ""},
+		{"an endless one, an hour ago", now - time.Hour, math.MaxInt64, 0, 1000 * time.Hour, 11 * time.Hour, ""},
+		{"longer than Expiration", now, 12 * time.Hour, 0, 10 * time.Minute, 10 * time.Minute, ""},
+		{"longer than Expiration, in the last moment", now, 12 * time.Hour, 0, 1, 1, ""},
+		{"longer than Expiration, which is now", now, 12 * time.Hour, 0, 0, 0, "by this node's clock, at 2026-03-01T12:00:00Z"},
+		{"expired for years", now, 12 * time.Hour, 0, -6 * 8766 * time.Hour, 0, "by this node's clock, at 2020-"},
+		{"expired for years, with a skew to match", now, 12 * time.Hour, 6 * 8766 * time.Hour, -6 * 8766 * time.Hour, 0, "by this node's clock"},
+		{"expired for a day, with a skew without bounds", now, 12 * time.Hour, math.MaxInt64, -24 * time.Hour, 0, "by this node's clock"},
+		{"expired for a moment less", now, 12 * time.Hour, math.MaxInt64, 1 - 24*time.Hour, 1, ""},
+		{"a skew without bounds, to the other side", now, 12 * time.Hour, none, time.Hour, time.Hour, ""},
+
+		{"before the machine's start", -1, 40 * time.Minute, 0, 40 * time.Minute, 0, "before the machine started"},
+		{"ages before the machine's start", none, 40 * time.Minute, 0, 40 * time.Minute, 0, "before the machine started"},
+		{"from the future", now + 1, 40 * time.Minute, 0, 40 * time.Minute, 0, "before the machine started"},
+		{"less than nothing left", now - 1, none, 0, 40 * time.Minute, 0, "have expired"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			c := testCredentials()
+			c.Expiration = wall.Add(row.expires)
+			body, err := json.Marshal(stateDocument{testBinding, "boot-1", row.saved, row.remaining, row.skew, server.StateCredentials(c)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			k, left, err := parseState(signedState(body), testBinding, "boot-1", now, wall)
+			if left != row.left || (k == nil) != (row.left == 0) || (err == nil) != (row.says == "") {
+				t.Fatalf("%v left (%v), want %v", left, err, row.left)
+			}
+			if err != nil && !strings.Contains(err.Error(), row.says) {
+				t.Errorf("%v, want … %s …", err, row.says)
+			}
+			if k != nil && k.Left(wall) != left {
+				t.Errorf("the cache is given something with %v left, want %v", k.Left(wall), left)
+			}
+		})
+	}
+}
+
 func FuzzState(f *testing.F) {
 	s := newTestState(f, new(bytes.Buffer))
-	s.keep(testCredentials(), time.Minute)
+	s.keep(cache.Kept{Credentials: testCredentials(), Remaining: time.Minute})
 	good, err := os.ReadFile(s.path)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good)
 	f.Add([]byte(stateHeader))
+	_, body, _ := bytes.Cut(good, []byte("\n"))
+	for _, numbers := range []string{
+		`"Saved":-9223372036854775808,"Remaining":9223372036854775807,"Skew":9223372036854775807`,
+		`"Saved":0,"Remaining":-9223372036854775808,"Skew":-9223372036854775808`,
+	} {
+		f.Add(append([]byte(stateHeader+"\n"), strings.Replace(string(body), `"Saved":3600000000000,"Remaining":60000000000,"Skew":0`, numbers, 1)...))
+	}
+	wall := testCredentials().Expiration.Add(-time.Minute)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		// With a good sum, so that what lies behind it is reached.
 		_, body, _ := bytes.Cut(text, []byte("\n"))
-		for _, text := range [][]byte{text, fmt.Appendf(nil, "%s%x\n%s", stateHeader, sha256.Sum256(body), body)} {
-			c, remaining, err := parseState(text, testBinding, "boot-1", time.Hour+time.Second)
-			if (c == nil) != (err != nil) || (c != nil) != (remaining > 0) {
-				t.Errorf("%v, %v, %v", c, remaining, err)
+		for _, text := range [][]byte{text, signedState(body)} {
+			k, left, err := parseState(text, testBinding, "boot-1", time.Hour+time.Second, wall)
+			if (k == nil) != (err != nil) || (k != nil) != (left > 0) {
+				t.Errorf("%v, %v, %v", k, left, err)
 			}
-			if c != nil && c.Check() != nil && c.Expiration.After(time.Now()) {
-				t.Errorf("unusable credentials were restored: %v", c.Check())
+			if k == nil {
+				continue
+			}
+			if left > 12*time.Hour || left > k.Credentials.Expiration.Sub(wall.Add(-24*time.Hour)) {
+				t.Errorf("%v left, until a moment %v before Expiration", left, k.Credentials.Expiration.Sub(wall.Add(left)))
+			}
+			if k.Credentials.Check() != nil && k.Credentials.Expiration.After(time.Now()) {
+				t.Errorf("unusable credentials were restored: %v", k.Credentials.Check())
 			}
 		}
 	})
