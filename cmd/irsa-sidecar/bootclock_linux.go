@@ -24,11 +24,11 @@ func bootClock() (boot string, elapsed time.Duration, err error) {
 	return strings.TrimSpace(string(id)), time.Duration(t.Nano()), nil
 }
 
-// inMemory reports whether a directory is on a file system that is never written to a disk, but for swap.
-func inMemory(dir string) (bool, error) {
+// inMemory reports whether an open file is on a file system that is never written to a disk, but for swap.
+func inMemory(f *os.File) (bool, error) {
 	var s syscall.Statfs_t
-	if err := syscall.Statfs(dir, &s); err != nil {
-		return false, err
+	if err := syscall.Fstatfs(int(f.Fd()), &s); err != nil {
+		return false, os.NewSyscallError("fstatfs", err)
 	}
 	const tmpfs, ramfs = 0x01021994, 0x858458f6 // statfs(2)
 	kind := uint32(s.Type)                      // of another size on each architecture

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"os"
 	"time"
 )
 
@@ -11,4 +12,4 @@ func bootClock() (boot string, elapsed time.Duration, err error) {
 	return "", 0, errors.New("a state file needs Linux")
 }
 
-func inMemory(string) (bool, error) { return false, errors.New("a state file needs Linux") }
+func inMemory(*os.File) (bool, error) { return false, errors.New("a state file needs Linux") }

@@ -77,6 +77,7 @@ type Config struct {
 	policy           string
 	policyARNs       []string
 	accountID, quit  bool
+	stateOnDisk      bool
 	level            slog.Level
 	delay, grace     time.Duration
 	warnings         []string
@@ -516,7 +517,7 @@ func distance(a, b string) int {
 
 // checkStateFile wants a place that no disk, and no backup of one, ever sees.
 func (c *Config) checkStateFile(wrong complain) {
-	onDisk := flagOf("IRSA_SIDECAR_STATE_FILE_ON_DISK", c.StateOnDisk, wrong)
+	c.stateOnDisk = flagOf("IRSA_SIDECAR_STATE_FILE_ON_DISK", c.StateOnDisk, wrong)
 	if c.StateFile == "" {
 		return
 	}
@@ -524,12 +525,15 @@ func (c *Config) checkStateFile(wrong complain) {
 		wrong("IRSA_SIDECAR_STATE_FILE", "%q is not an absolute path, such as /run/irsa-sidecar/state", c.StateFile)
 		return
 	}
-	dir := filepath.Dir(c.StateFile)
-	switch memory, err := inMemory(dir); {
+	path := filepath.Dir(c.StateFile)
+	dir, err := openStateDir(path, c.stateOnDisk)
+	switch {
+	case errors.Is(err, errOnDisk):
+		wrong("IRSA_SIDECAR_STATE_FILE", "%s would be on a disk, with credentials in it: mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", c.StateFile, path)
 	case err != nil:
 		wrong("IRSA_SIDECAR_STATE_FILE", "%s: the directory cannot be used: %v", c.StateFile, innermost(err))
-	case !memory && !onDisk:
-		wrong("IRSA_SIDECAR_STATE_FILE", "%s would be on a disk, with credentials in it: mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", c.StateFile, dir)
+	default:
+		dir.Close()
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 // them still. What it holds is a secret: it belongs on a volume in memory.
 type stateFile struct {
 	path      string
+	onDisk    bool // its directory need not be in memory
 	tokenFile string
 	binding   stateBinding
 	logger    *slog.Logger
@@ -60,6 +61,9 @@ const (
 	maxRemaining = 12 * time.Hour
 )
 
+// errOnDisk is what is wrong with a directory that is not in memory.
+var errOnDisk = errors.New("its directory is on a disk: mount an emptyDir with medium: Memory there, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true")
+
 // newStateFile returns the state file of a configuration, or nil where there is none to be.
 func (c *Config) newStateFile(logger *slog.Logger) *stateFile {
 	if c.StateFile == "" {
@@ -71,7 +75,7 @@ func (c *Config) newStateFile(logger *slog.Logger) *stateFile {
 		policy = hex.EncodeToString(sum[:])
 	}
 	return &stateFile{
-		path: c.StateFile, tokenFile: c.TokenFile, logger: logger, clock: bootClock,
+		path: c.StateFile, onDisk: c.stateOnDisk, tokenFile: c.TokenFile, logger: logger, clock: bootClock,
 		binding: stateBinding{
 			Profile: server.DefaultProfile, RoleARN: c.RoleARN, Duration: c.duration.String(), Policy: policy, PolicyARNs: c.policyARNs, Endpoint: c.endpoint,
 		},
@@ -89,40 +93,79 @@ func (s *stateFile) bound() stateBinding {
 
 // keep writes credentials down. A failure is a line in the log: the credentials at hand are no worse for it.
 func (s *stateFile) keep(k cache.Kept) {
-	if err := s.write(k); err != nil {
+	text, err := s.document(k)
+	if err == nil {
+		err = s.writeFile(text)
+	}
+	if err != nil {
 		s.logger.Warn("the state file could not be written: a restart without STS would have no credentials", "file", s.path, "error", err)
 	}
 }
 
-func (s *stateFile) write(k cache.Kept) error {
+// document is the file's content.
+func (s *stateFile) document(k cache.Kept) ([]byte, error) {
 	boot, now, err := s.clock()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	text, err := json.Marshal(stateDocument{s.bound(), boot, now, k.Remaining, k.Skew, server.StateCredentials(k.Credentials)})
 	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%s%x\n%s", stateHeader, sha256.Sum256(text), text), nil
+}
+
+// writeFile replaces the file. All that it does, it does in the directory that it has looked at: another one
+// that takes its place meanwhile gets nothing.
+func (s *stateFile) writeFile(text []byte) error {
+	dir, err := openStateDir(filepath.Dir(s.path), s.onDisk)
+	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(text)
+	defer dir.Close()
 
 	// Written beside it and renamed: whenever the process is killed, the file is the old one or the new one.
 	// The name is always the same, so that what a kill leaves is written over by the next.
-	part := filepath.Join(filepath.Dir(s.path), "."+filepath.Base(s.path)+".new")
-	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	name := filepath.Base(s.path)
+	part := "." + name + ".new"
+	if err := dir.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	f, err := dir.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "%s%x\n%s", stateHeader, sum, text)
+	_, err = f.Write(text)
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(part, s.path)
+		err = dir.Rename(part, name)
 	}
 	if err != nil {
-		os.Remove(part)
+		dir.Remove(part)
 	}
 	return err
+}
+
+// openStateDir opens the directory of a state file, wherever links lead, and fails with errOnDisk where that is
+// not in memory, unless it may be on a disk.
+func openStateDir(path string, onDisk bool) (*os.Root, error) {
+	dir, err := os.OpenRoot(path + "/.") // with that, a pipe is an error and not something to wait for
+	if err != nil || onDisk {
+		return dir, err
+	}
+	memory := false
+	self, err := dir.Open(".")
+	if err == nil {
+		memory, err = inMemory(self)
+		self.Close()
+	}
+	if err == nil && !memory {
+		err = errOnDisk
+	}
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, nil
 }
 
 // restore returns what an earlier run of this program has left; nil where there is nothing to be used, and the

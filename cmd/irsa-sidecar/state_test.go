@@ -49,7 +49,7 @@ func newTestState(t testing.TB, log *bytes.Buffer) *stateFile {
 	t.Helper()
 	dir := t.TempDir()
 	return &stateFile{
-		path: filepath.Join(dir, "state"), tokenFile: filepath.Join(dir, "no-token"), binding: testBinding,
+		path: filepath.Join(dir, "state"), onDisk: true, tokenFile: filepath.Join(dir, "no-token"), binding: testBinding,
 		logger: slog.New(slog.NewTextHandler(log, nil)),
 		clock:  func() (string, time.Duration, error) { return "boot-1", time.Hour, nil },
 	}
@@ -252,6 +252,168 @@ func TestAStateFileThatCannotBeWrittenIsALineInTheLog(t *testing.T) {
 	s.keep(testKept(time.Minute))
 	if !strings.Contains(log.String(), "the state file could not be written") {
 		t.Errorf("the log says %s", &log)
+	}
+}
+
+// inMemoryDir is a directory of the test's own in memory.
+func inMemoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "irsa-sidecar-test-")
+	if err != nil {
+		t.Skipf("nothing is in memory here: %v", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// onDiskDir is one on a disk.
+func onDiskDir(t *testing.T) string {
+	t.Helper()
+	path := t.TempDir()
+	dir, err := openStateDir(path, false)
+	if err == nil {
+		dir.Close()
+	}
+	if !errors.Is(err, errOnDisk) {
+		t.Skipf("nothing is on a disk here: %v", err)
+	}
+	return path
+}
+
+// The directory is looked at whenever something is written: it may have been in memory at the start only.
+func TestNoStateIsWrittenToADiskThatTakesTheDirectorysPlace(t *testing.T) {
+	disk := onDiskDir(t)
+	const here = "run/irsa-sidecar"
+	for name, row := range map[string]struct {
+		swap   func(t *testing.T, root string) // which has run/irsa-sidecar in memory, and other/irsa-sidecar too
+		onDisk bool
+		says   string
+	}{
+		"it stays what it was": {func(*testing.T, string) {}, false, ""},
+		"it is a link to a disk": {func(t *testing.T, root string) {
+			replaceByLink(t, filepath.Join(root, here), disk)
+		}, false, errOnDisk.Error()},
+		"it is a link to a disk, which may be": {func(t *testing.T, root string) {
+			replaceByLink(t, filepath.Join(root, here), disk)
+		}, true, ""},
+		"the one above is a link to a disk": {func(t *testing.T, root string) {
+			if err := os.MkdirAll(filepath.Join(disk, "irsa-sidecar"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			replaceByLink(t, filepath.Join(root, "run"), disk)
+		}, false, errOnDisk.Error()},
+		"it is a link to another place in memory": {func(t *testing.T, root string) {
+			replaceByLink(t, filepath.Join(root, here), filepath.Join(root, "other/irsa-sidecar"))
+		}, false, ""},
+		"it is a pipe": {func(t *testing.T, root string) {
+			path := filepath.Join(root, here)
+			if err := errors.Join(os.Rename(path, path+".before"), syscall.Mkfifo(path, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		}, false, "not a directory"},
+		"it is gone": {func(t *testing.T, root string) {
+			if err := os.RemoveAll(filepath.Join(root, here)); err != nil {
+				t.Fatal(err)
+			}
+		}, false, "no such file or directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := inMemoryDir(t)
+			for _, dir := range []string{here, "other/irsa-sidecar"} {
+				if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var log bytes.Buffer
+			s := newTestState(t, &log)
+			s.path, s.onDisk = filepath.Join(root, here, "state"), row.onDisk
+			s.keep(testKept(time.Minute))
+			if s.restoredFor() != time.Minute {
+				t.Fatalf("in memory it is not written: %s", &log)
+			}
+			log.Reset()
+			row.swap(t, root)
+			s.keep(testKept(2 * time.Minute))
+			if row.says == "" {
+				if s.restoredFor() != 2*time.Minute {
+					t.Errorf("it is not written: %s", &log)
+				}
+				return
+			}
+			if n := strings.Count(log.String(), "level=WARN"); n != 1 || !strings.Contains(log.String(), row.says) {
+				t.Errorf("the log has %d warnings, want one with … %s …: %s", n, row.says, &log)
+			}
+			wantNoFiles(t, disk)
+		})
+		os.RemoveAll(filepath.Join(disk, "state"))
+	}
+}
+
+// Between the look and the write there is no moment in which another directory could take the place.
+func TestNoRaceBringsStateToADisk(t *testing.T) {
+	memory, disk := inMemoryDir(t), onDiskDir(t)
+	s := newTestState(t, new(bytes.Buffer))
+	path := filepath.Join(memory, "run")
+	s.path, s.onDisk = filepath.Join(path, "state"), false
+	if err := os.Symlink(t.TempDir(), path); err != nil {
+		t.Fatal(err)
+	}
+	over, swapped := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			for _, to := range []string{disk, memory} {
+				err := errors.Join(os.Symlink(to, path+".next"), os.Rename(path+".next", path))
+				select {
+				case <-over:
+					swapped <- err
+					return
+				default:
+				}
+				if err != nil {
+					swapped <- err
+					return
+				}
+			}
+		}
+	}()
+	var written, refused int
+	for began := time.Now(); (written < 1000 || refused < 1000) && time.Since(began) < 30*time.Second; {
+		switch err := s.writeFile([]byte("secret")); {
+		case err == nil:
+			written++
+		case errors.Is(err, errOnDisk):
+			refused++
+		default:
+			t.Fatal(err)
+		}
+	}
+	close(over)
+	if err := <-swapped; err != nil {
+		t.Fatal(err)
+	}
+	wantNoFiles(t, disk)
+	if written == 0 || refused == 0 {
+		t.Errorf("%d written and %d refused: nothing was swapped in time", written, refused)
+	}
+}
+
+func replaceByLink(t *testing.T, path, to string) {
+	t.Helper()
+	if err := errors.Join(os.Rename(path, path+".before"), os.Symlink(to, path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantNoFiles(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			t.Errorf("%s is on the disk", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 
