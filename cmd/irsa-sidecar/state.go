@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,6 +32,17 @@ type stateFile struct {
 	binding   stateBinding
 	logger    *slog.Logger
 	clock     func() (boot string, elapsed time.Duration, err error) // bootClock, but for a test
+	write     func(text []byte) error                                // writeFile, but for a test
+
+	mu      sync.Mutex
+	writing bool        // a goroutine is at it; never more than one
+	next    *stateWrite // the newest that it has not begun with; nil where there is none
+}
+
+// stateWrite is one text on its way into the file.
+type stateWrite struct {
+	text []byte
+	done chan struct{}
 }
 
 // stateBinding is what credentials were asked for with. Others than one would ask for now are not used.
@@ -59,6 +71,13 @@ const (
 
 	// maxRemaining is the longest session that STS issues.
 	maxRemaining = 12 * time.Hour
+
+	// stateWait is how long an answer waits for the file. In memory a write takes less than a millisecond.
+	stateWait = 500 * time.Millisecond
+
+	// startWait is how long the start waits for what is in it. That is longer: a container that may use a hundredth
+	// of a core needs a good part of a second for anything, and without the file it may have nothing to serve.
+	startWait = 5 * time.Second
 )
 
 // errOnDisk is what is wrong with a directory that is not in memory.
@@ -74,12 +93,14 @@ func (c *Config) newStateFile(logger *slog.Logger) *stateFile {
 		sum := sha256.Sum256([]byte(c.policy))
 		policy = hex.EncodeToString(sum[:])
 	}
-	return &stateFile{
+	s := &stateFile{
 		path: c.StateFile, onDisk: c.stateOnDisk, tokenFile: c.TokenFile, logger: logger, clock: bootClock,
 		binding: stateBinding{
 			Profile: server.DefaultProfile, RoleARN: c.RoleARN, Duration: c.duration.String(), Policy: policy, PolicyARNs: c.policyARNs, Endpoint: c.endpoint,
 		},
 	}
+	s.write = s.writeFile
+	return s
 }
 
 // bound is the binding with the token that is there now.
@@ -91,15 +112,60 @@ func (s *stateFile) bound() stateBinding {
 	return b
 }
 
-// keep writes credentials down. A failure is a line in the log: the credentials at hand are no worse for it.
+// keep writes credentials down, and returns when they are written, or after stateWait: a disk that is slow or
+// stuck must not keep callers from credentials. It is written behind their backs then, by one goroutine at most,
+// which takes the newest of what has come meanwhile; a shutdown does not wait for it. A failure is a line in the
+// log: the credentials at hand are no worse for it.
 func (s *stateFile) keep(k cache.Kept) {
 	text, err := s.document(k)
-	if err == nil {
-		err = s.writeFile(text)
-	}
 	if err != nil {
-		s.logger.Warn("the state file could not be written: a restart without STS would have no credentials", "file", s.path, "error", err)
+		s.failed(err)
+		return
 	}
+	w := &stateWrite{text, make(chan struct{})}
+	s.mu.Lock()
+	busy := s.writing
+	if busy {
+		s.next = w
+	} else {
+		s.writing = true
+		go s.writeAll(w)
+	}
+	s.mu.Unlock()
+
+	if !busy { // who is at it still has had half a second already
+		timer := time.NewTimer(stateWait)
+		defer timer.Stop()
+		select {
+		case <-w.done:
+			return
+		case <-timer.C:
+		}
+	}
+	s.logger.Warn("the state file takes long to write: until it is written, a restart without STS would not have the new credentials", "file", s.path)
+}
+
+// writeAll writes w, and then what has come meanwhile, until there is nothing more.
+func (s *stateFile) writeAll(w *stateWrite) {
+	for w != nil {
+		began := time.Now()
+		err := s.write(w.text)
+		if took := time.Since(began); err != nil {
+			s.failed(err)
+		} else if took >= stateWait {
+			s.logger.Info("the state file is written", "file", s.path, "took", took.Round(time.Millisecond).String())
+		}
+		s.mu.Lock()
+		next := s.next
+		s.next, s.writing = nil, next != nil
+		s.mu.Unlock()
+		close(w.done)
+		w = next
+	}
+}
+
+func (s *stateFile) failed(err error) {
+	s.logger.Warn("the state file could not be written: a restart without STS would have no credentials", "file", s.path, "error", err)
 }
 
 // document is the file's content.
@@ -169,20 +235,36 @@ func openStateDir(path string, onDisk bool) (*os.Root, error) {
 }
 
 // restore returns what an earlier run of this program has left; nil where there is nothing to be used, and the
-// log says why.
+// log says why. It takes startWait at most.
 func (s *stateFile) restore() *cache.Kept {
-	k, left, err := s.read()
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		s.logger.Info("no state file yet", "file", s.path)
-		return nil
-	case err != nil:
-		s.logger.Warn("the state file is ignored", "file", s.path, "error", err)
-		return nil
+	type outcome struct {
+		kept *cache.Kept
+		left time.Duration
+		err  error
 	}
-	s.logger.Info("credentials restored from the state file", "file", s.path, "access_key", k.Credentials.KeyHint(),
-		"expiration", k.Credentials.Expiration, "remaining", left.Round(time.Second).String())
-	return k
+	read := make(chan outcome, 1)
+	go func() {
+		k, left, err := s.read()
+		read <- outcome{k, left, err}
+	}()
+	timer := time.NewTimer(startWait)
+	defer timer.Stop()
+	var o outcome
+	select {
+	case o = <-read:
+	case <-timer.C:
+		o.err = fmt.Errorf("it could not be read within %s", startWait)
+	}
+	switch {
+	case errors.Is(o.err, fs.ErrNotExist):
+		s.logger.Info("no state file yet", "file", s.path)
+	case o.err != nil:
+		s.logger.Warn("the state file is ignored", "file", s.path, "error", o.err)
+	default:
+		s.logger.Info("credentials restored from the state file", "file", s.path, "access_key", o.kept.Credentials.KeyHint(),
+			"expiration", o.kept.Credentials.Expiration, "remaining", o.left.Round(time.Second).String())
+	}
+	return o.kept
 }
 
 func (s *stateFile) read() (*cache.Kept, time.Duration, error) {

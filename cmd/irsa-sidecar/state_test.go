@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -13,9 +14,12 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
@@ -48,11 +52,13 @@ func testCredentials() *cache.Credentials {
 func newTestState(t testing.TB, log *bytes.Buffer) *stateFile {
 	t.Helper()
 	dir := t.TempDir()
-	return &stateFile{
+	s := &stateFile{
 		path: filepath.Join(dir, "state"), onDisk: true, tokenFile: filepath.Join(dir, "no-token"), binding: testBinding,
 		logger: slog.New(slog.NewTextHandler(log, nil)),
 		clock:  func() (string, time.Duration, error) { return "boot-1", time.Hour, nil },
 	}
+	s.write = s.writeFile
+	return s
 }
 
 // restoredFor is how long what is restored still works; zero where nothing is.
@@ -415,6 +421,151 @@ func wantNoFiles(t *testing.T, dir string) {
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// stuckDisk is a disk that finishes nothing until it is released, and takes down what it has been given.
+type stuckDisk struct {
+	mu                sync.Mutex
+	texts             []string
+	underWay, atOnce  int
+	released          chan struct{}
+	takes             time.Duration
+	failsWhenReleased error
+}
+
+func (d *stuckDisk) write(text []byte) error {
+	d.mu.Lock()
+	d.underWay++
+	d.atOnce = max(d.atOnce, d.underWay)
+	d.mu.Unlock()
+	if d.released != nil {
+		<-d.released
+	}
+	time.Sleep(d.takes)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.underWay--
+	d.texts = append(d.texts, string(text))
+	return d.failsWhenReleased
+}
+
+// A disk that never finishes costs half a second once, one goroutine and the newest text.
+func TestAStuckDiskKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := newTestState(t, &log)
+		d := &stuckDisk{released: make(chan struct{})}
+		s.write = d.write
+		began := time.Now()
+		s.keep(testKept(1 * time.Minute))
+		if took := time.Since(began); took != stateWait {
+			t.Errorf("waited for %v, want %v", took, stateWait)
+		}
+		before := runtime.NumGoroutine()
+		for i := range 1000 {
+			s.keep(testKept(time.Duration(i+2) * time.Minute))
+		}
+		if took := time.Since(began); took != stateWait {
+			t.Errorf("a disk that is known to be stuck was waited for, %v", took-stateWait)
+		}
+		if after := runtime.NumGoroutine(); after > before {
+			t.Errorf("%d goroutines more", after-before)
+		}
+		if n := strings.Count(log.String(), "takes long to write"); n != 1001 {
+			t.Errorf("%d lines in the log", n)
+		}
+		close(d.released)
+		synctest.Wait()
+		if d.atOnce != 1 || len(d.texts) != 2 || !strings.Contains(d.texts[0], fmt.Sprintf(`"Remaining":%d,`, time.Minute)) ||
+			!strings.Contains(d.texts[1], fmt.Sprintf(`"Remaining":%d,`, 1001*time.Minute)) {
+			t.Errorf("%d at once, written: %.200q, want the first and the newest", d.atOnce, d.texts)
+		}
+		if !strings.Contains(log.String(), "the state file is written") {
+			t.Errorf("and the log does not say that it has been: %s", log.String()[log.Len()-300:])
+		}
+		// It works again, and is waited for again.
+		d.released, d.takes = nil, stateWait-1
+		began = time.Now()
+		s.keep(testKept(time.Hour))
+		if took := time.Since(began); took != d.takes || len(d.texts) != 3 {
+			t.Errorf("waited for %v, and %d are written", took, len(d.texts))
+		}
+	})
+}
+
+func TestADiskThatIsStuckAtTheStartIsNoStateFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := newTestState(t, &log)
+		s.keep(testKept(time.Hour))
+		clock, released := s.clock, make(chan struct{})
+		for takes, want := range map[time.Duration]time.Duration{startWait - 1: time.Hour, startWait + 1: 0} {
+			s.clock = func() (string, time.Duration, error) { time.Sleep(takes); return clock() }
+			if left := s.restoredFor(); left != want {
+				t.Errorf("when it takes %v, %v are left, want %v", takes, left, want)
+			}
+			time.Sleep(time.Second) // until who was late has ended
+			synctest.Wait()
+		}
+		s.clock = func() (string, time.Duration, error) { <-released; return clock() }
+		began := time.Now()
+		k := s.restore()
+		if took := time.Since(began); k != nil || took != startWait || !strings.Contains(log.String(), "could not be read within 5s") {
+			t.Errorf("after %v: %v; the log says %s", took, k, &log)
+		}
+		close(released)
+	})
+}
+
+func TestAWriteThatFailsLateIsALineInTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := newTestState(t, &log)
+		s.write = (&stuckDisk{takes: time.Minute, failsWhenReleased: syscall.EIO}).write
+		s.keep(testKept(time.Minute))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if !strings.Contains(log.String(), "could not be written") || !strings.Contains(log.String(), syscall.EIO.Error()) {
+			t.Errorf("the log says %s", &log)
+		}
+	})
+}
+
+// The first caller gets what STS has given half a second later at most, and a shutdown takes no longer.
+func TestAStuckDiskKeepsNoCredentialsFromCallersAndNobodyFromShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestState(t, new(bytes.Buffer))
+		d := &stuckDisk{released: make(chan struct{})}
+		s.write = d.write
+		exchanges := 0
+		c := cache.New(func(context.Context) (cache.Credentials, error) {
+			exchanges++
+			return *testKept(time.Hour).Credentials, nil
+		}, cache.Options{Keep: s.keep})
+		began := time.Now()
+		got, err := c.Get(t.Context())
+		if took := time.Since(began); err != nil || got == nil || took > stateWait {
+			t.Fatalf("after %v: %v, %v", took, got, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { c.Run(ctx); close(ended) }()
+		time.Sleep(10 * time.Hour)
+		synctest.Wait()
+		if exchanges < 5 {
+			t.Errorf("%d exchanges in ten hours", exchanges)
+		}
+		if _, err := c.Get(t.Context()); err != nil {
+			t.Errorf("after ten hours: %v", err)
+		}
+		began = time.Now()
+		cancel()
+		<-ended
+		if took := time.Since(began); took > stateWait {
+			t.Errorf("the shutdown took %v", took)
+		}
+		close(d.released)
+	})
 }
 
 // The file may have been written by another process of its user, with any numbers and a good sum; and the node's
