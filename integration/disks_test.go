@@ -4,16 +4,20 @@ package integration
 
 import (
 	"bytes"
+	endian "encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
@@ -97,6 +101,51 @@ func (d disk) remount(t *testing.T, flags uintptr) {
 	}
 }
 
+// stick has nobody get to open the file with this name until release is called, as on a disk that does not
+// answer: fanotify(7) asks this program for leave, and gets no answer.
+func (d disk) stick(t *testing.T, name string) (release func()) {
+	t.Helper()
+	const (
+		content, cloexec, nonblock = 0x04, 0x01, 0x02 // fanotify_init(2): FAN_CLASS_CONTENT and so on
+		add, mount                 = 0x01, 0x10       // fanotify_mark(2)
+		openPerm                   = 0x10000
+	)
+	fd, _, errno := syscall.Syscall(syscall.SYS_FANOTIFY_INIT, content|cloexec|nonblock, syscall.O_RDONLY, 0)
+	if errno != 0 {
+		t.Skipf("fanotify: %v", errno)
+	}
+	dir, err := syscall.BytePtrFromString(d.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := -100 // AT_FDCWD
+	if _, _, errno = syscall.Syscall6(syscall.SYS_FANOTIFY_MARK, fd, add|mount, openPerm, uintptr(here), uintptr(unsafe.Pointer(dir)), 0); errno != 0 {
+		syscall.Close(int(fd))
+		t.Skipf("fanotify on %s: %v", d.dir, errno)
+	}
+	questions := os.NewFile(fd, "fanotify")
+	go func() {
+		for buffer := make([]byte, 4096); ; {
+			n, err := questions.Read(buffer)
+			if err != nil {
+				return // closed, by which all are let through
+			}
+			for rest := buffer[:n]; len(rest) > 0; rest = rest[endian.NativeEndian.Uint32(rest):] { // struct fanotify_event_metadata
+				file := endian.NativeEndian.Uint32(rest[16:])
+				if path, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", file)); filepath.Base(path) == name {
+					// An answer names the question by this descriptor: no other may get its number.
+					defer syscall.Close(int(file))
+					continue
+				}
+				const allow = 1
+				questions.Write(endian.NativeEndian.AppendUint32(endian.NativeEndian.AppendUint32(nil, file), allow))
+				syscall.Close(int(file))
+			}
+		}
+	}()
+	return sync.OnceFunc(func() { questions.Close() })
+}
+
 // mend makes room, and lets write again.
 func (d disk) mend(t *testing.T) {
 	t.Helper()
@@ -164,6 +213,7 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 			}
 		})
 	}
+	t.Run("stuck", aStuckDisk)
 }
 
 // spoiler takes room away; half is about half of what is to be written.
@@ -279,6 +329,36 @@ func aStateFileToReplace(t *testing.T, cause string, spoil spoiler) {
 	third.killed(t)
 	d.wantFiles(t, "state")
 	w.wantRestored(t, after.AccessKeyID, state)
+}
+
+// aStuckDisk has the state file be written late, and then never.
+func aStuckDisk(t *testing.T) {
+	d := newDisk(t, smallDisk)
+	state := "IRSA_SIDECAR_STATE_FILE=" + d.path("state")
+	w := newWorld(t, ststest.Options{Lifetime: time.Hour})
+	release := d.stick(t, ".state.new")
+	first := w.serve(t, state)
+	a := first.untilValid(t)
+	first.waitForLine(t, "the state file takes long to write: until it is written, a restart without STS would not have the new credentials")
+	if status, body := first.health(t, "/livez"); status != 200 {
+		t.Errorf("/livez: %d %s", status, body)
+	}
+	if _, err := os.Stat(d.path("state")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the disk is not stuck: %v", err)
+	}
+	release()
+	first.waitForLine(t, "the state file is written")
+	first.killed(t)
+	d.wantFiles(t, "state")
+	w.wantRestored(t, a.AccessKeyID, state)
+
+	w.sessionsOf(2 * time.Hour)
+	defer d.stick(t, ".state.new")()
+	second := w.serve(t, state)
+	eventually(t, soon, "the new credentials", func() bool { return second.ask(t).AccessKeyID != a.AccessKeyID })
+	second.terminate(t)
+	second.wantEnd(t)
+	w.wantRestored(t, a.AccessKeyID, state)
 }
 
 func anAuthorizationToken(t *testing.T, cause string, spoil spoiler) {
