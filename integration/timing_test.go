@@ -86,7 +86,7 @@ func timeTokens(t *testing.T, authorize func(token string) (*server.Authorizatio
 		{"the last byte is wrong, or the first", timedQuestion{right, wrong(last, right)}, timedQuestion{right, wrong(0, right)}},
 		{"too short, and else right or not", timedQuestion{right, right[:last]}, timedQuestion{right, wrong(0, right[:last])}},
 		{"too long, and else right or not", timedQuestion{right, right + "."}, timedQuestion{right, wrong(0, right+".")}},
-		{"as long as the right one, or longer", timedQuestion{right, wrong(last, right)}, timedQuestion{right[:9], wrong(last, right)}},
+		{"as long as the right one, or longer", timedQuestion{right, wrong(last, right)}, timedQuestion{right[:server.MinAuthorization], wrong(last, right)}},
 	}
 	cells := make([]timedCell, 0, 4*len(pairs)) // for each pair near and far, and near and far that leak
 	for _, p := range pairs {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,10 +29,23 @@ const (
 	// settling is how long after it was written a file can be written again and look as before: the kernel's
 	// clock for files moves on every ten milliseconds at most, that of some file systems every two seconds.
 	settling = 2 * time.Second
+
+	// standing is how long a token must have been the current one to open for another hour once it is replaced.
+	// What is read while somebody writes the file in place is the beginning of a token, easier to guess than all
+	// of it, and nobody has been given it. Such a write takes milliseconds, or seconds where the writer has to
+	// wait for its processor. A token of an operator's stands for longer, and one that does not is missed only by
+	// programs that started in those seconds and took it from a variable.
+	standing = 10 * time.Second
 )
 
-// MaxAuthorization bounds a token, in bytes: the header has to fit into 8 KiB with all others.
-const MaxAuthorization = 4096
+// MinAuthorization and MaxAuthorization bound a token, in bytes. Sixteen random characters, if they are only
+// hexadecimal digits, are 64 bits: at a hundred thousand guesses a second, which is what loopback allows, somebody
+// finds them in three million years. A Pod's UID has 36. At the other end, the header has to fit into 8 KiB with all
+// others.
+const (
+	MinAuthorization = 16
+	MaxAuthorization = 4096
+)
 
 // Authorization is what callers must send. Only sums of the tokens are kept.
 type Authorization struct {
@@ -39,10 +53,16 @@ type Authorization struct {
 
 	mu       sync.Mutex
 	current  [sha256.Size]byte
+	since    time.Time // when it became the current one, or standing ago, whichever is later
 	previous []retired
-	checked  time.Time   // when the file was last read
-	seen     fs.FileInfo // what it was then; nil where it could not be read
+	checked  time.Time    // when the file was last read
+	seen     fs.FileInfo  // what it was then; nil where it could not be read
+	fault    fault        // what was wrong with it then; zero where nothing was
+	logger   *slog.Logger // nil before there is one
 }
+
+// fault is something wrong with a token file, in words for the log.
+type fault struct{ message, detail string }
 
 type retired struct {
 	sum   [sha256.Size]byte
@@ -58,22 +78,50 @@ func FixedAuthorization(token string) (*Authorization, error) {
 }
 
 // AuthorizationFile asks for the token in a file, and follows the file when it is replaced; the
-// replaced token opens for another hour. A file that does not exist is made, with mode 0440, a random
-// token and no newline, which the SDKs refuse.
+// replaced token opens for another hour, if it had been there for ten seconds. A file that does not exist is
+// made, with mode 0440, a random token and no newline, which the SDKs refuse.
 func AuthorizationFile(path string) (*Authorization, error) {
-	now := time.Now()
-	token, seen, err := readAuthorization(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeAuthorization(path); err != nil {
-			return nil, fmt.Errorf("%s does not exist and cannot be made: %w", path, pathCause(err))
-		}
-		now = time.Now()
-		token, seen, err = readAuthorization(path)
-	}
-	if err != nil {
+	a := &Authorization{path: path}
+	if err := a.open(); err != nil {
 		return nil, err
 	}
-	return &Authorization{path: path, current: sumOf(token), checked: now, seen: seen}, nil
+	return a, nil
+}
+
+// Reload reads the token file now, and revokes all tokens but the one in it: the grace of those that have been
+// replaced ends, and the one that this call replaces has none. A file that does not exist is made, as at the
+// start; so to delete it and reload is to have another token made, which alone opens. A file that cannot be
+// used is an error that names it: then the current token goes on, and it alone. A fixed token, and a nil
+// Authorization, have no file to read, and the error is nil.
+func (a *Authorization) Reload() error {
+	if a == nil || a.path == "" {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.previous = nil
+	return a.open()
+}
+
+// open takes the token in the file for the current one, and makes the file where there is none.
+func (a *Authorization) open() error {
+	now := time.Now()
+	token, seen, err := readAuthorization(a.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if failure := makeAuthorization(a.path); failure != nil {
+			a.checked, a.seen, a.fault = now, seen, faultOf(seen, err)
+			return fmt.Errorf("%s does not exist and cannot be made: %w", a.path, pathCause(failure))
+		}
+		now = time.Now()
+		token, seen, err = readAuthorization(a.path)
+	}
+	if err != nil {
+		a.checked, a.seen, a.fault = now, seen, faultOf(seen, err) // which the caller is told of
+		return err
+	}
+	a.note(now, seen, nil)
+	a.current, a.since = sumOf(token), now.Add(-min(max(0, now.Sub(seen.ModTime())), standing))
+	return nil
 }
 
 func checkAuthorization(token string) error {
@@ -92,10 +140,14 @@ func checkAuthorization(token string) error {
 			return errors.New("holds a character that an HTTP header does not carry")
 		}
 	}
+	if len(token) < MinAuthorization {
+		return fmt.Errorf("is shorter than %d characters, so it could be guessed: use a longer random one, or the Pod's metadata.uid", MinAuthorization)
+	}
 	return nil
 }
 
-// readAuthorization returns what the file was as well wherever it could be read, be it unusable.
+// readAuthorization returns what the file was as well wherever it could be read, be it unusable. An error is the
+// path, and wraps the rest.
 func readAuthorization(path string) (token string, seen fs.FileInfo, err error) {
 	raw, seen, err := regular.Read(path, MaxAuthorization)
 	if err == nil {
@@ -161,9 +213,61 @@ func (a *Authorization) touched() bool {
 		return false
 	}
 	info, err := os.Stat(a.path)
-	return err != nil || a.seen == nil || !os.SameFile(info, a.seen) || info.Size() != a.seen.Size() ||
-		!info.ModTime().Equal(a.seen.ModTime()) || !changeTime(info).Equal(changeTime(a.seen)) ||
-		a.checked.Sub(a.seen.ModTime()) < settling
+	return err != nil || a.seen == nil || changed(a.seen, info) || a.checked.Sub(a.seen.ModTime()) < settling
+}
+
+// changed reports whether a file is another one by now, or has been written. Nil is what cannot be read.
+func changed(before, now fs.FileInfo) bool {
+	if before == nil || now == nil {
+		return before != now
+	}
+	return !os.SameFile(now, before) || now.Size() != before.Size() || !now.ModTime().Equal(before.ModTime()) ||
+		!changeTime(now).Equal(changeTime(before))
+}
+
+// logTo has what is wrong with the token file from now on be a line in a log; also what is wrong already.
+func (a *Authorization) logTo(logger *slog.Logger) {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.logger == nil {
+		a.logger = logger
+		a.log()
+	}
+}
+
+func (a *Authorization) log() {
+	if a.logger != nil && a.fault != (fault{}) {
+		a.logger.Warn(a.fault.message, "file", a.path, "detail", a.fault.detail)
+	}
+}
+
+// note takes down what the file was at its last reading. What is wrong with it is logged once for each change of
+// the file.
+func (a *Authorization) note(now time.Time, seen fs.FileInfo, err error) {
+	f, news := faultOf(seen, err), changed(a.seen, seen)
+	news = news || f != a.fault
+	a.checked, a.seen, a.fault = now, seen, f
+	if news {
+		a.log()
+	}
+}
+
+// faultOf is what is wrong with a token file that has been read, or could not be.
+//
+// Others than its owner may read it: the app is another user as a rule, and the files of a Secret volume are
+// readable by all unless somebody says otherwise. That any of them could write it is never needed: such a one
+// would choose the token.
+func faultOf(seen fs.FileInfo, err error) fault {
+	if err != nil {
+		return fault{"the authorization token file cannot be used: the last good token goes on", errors.Unwrap(err).Error()}
+	}
+	if mode := seen.Mode().Perm(); mode&0o022 != 0 {
+		return fault{"others than its owner can write the authorization token file, and so choose the token", fmt.Sprintf("its mode is %#o: take w from its group and from others", mode)}
+	}
+	return fault{}
 }
 
 func (a *Authorization) matches(header string, now time.Time) bool {
@@ -198,7 +302,7 @@ func (a *Authorization) follow(now time.Time) bool {
 	}
 	last := a.checked
 	token, seen, err := readAuthorization(a.path)
-	a.checked, a.seen = now, seen
+	a.note(now, seen, err)
 	if err != nil {
 		return false
 	}
@@ -216,9 +320,11 @@ func (a *Authorization) follow(now time.Time) bool {
 	// earlier than we last looked has been moved here since, and does not.
 	replaced, written := now, seen.ModTime()
 	if written.After(last) && written.Before(now) {
-		replaced = written
+		replaced = now.Add(-now.Sub(written)) // on the monotonic clock, which nobody sets
 	}
-	a.previous = append(keep, retired{a.current, replaced.Add(overlap)})
-	a.current = sum
+	if replaced.Sub(a.since) >= standing {
+		keep = append(keep, retired{a.current, replaced.Add(overlap)})
+	}
+	a.previous, a.current, a.since = keep, sum, replaced
 	return true
 }

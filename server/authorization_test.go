@@ -1,8 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/base64"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +13,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+)
+
+const (
+	firstToken  = "the-first-token-q7Jx3l"
+	secondToken = "the-second-token-0vV9m1"
+	thirdToken  = "the-third-token-Zr8cT5"
+	otherToken  = "the-other-token-bN2sKf" // as long as the first
 )
 
 func write(t *testing.T, path, text string) {
@@ -87,6 +97,7 @@ func TestAnUnusableAuthorizationFileIsAnErrorThatNamesIt(t *testing.T) {
 		{"control", "to\x00ken", "HTTP header"},
 		{"unicode", "tökén", "HTTP header"},
 		{"long", strings.Repeat("x", 4097), "longer than 4096 bytes"},
+		{"short", testToken[:MinAuthorization-1], "shorter than 16 characters, so it could be guessed: use a longer random one"},
 		{"no/such/parent", "", "cannot be made: no such file or directory"},
 	} {
 		path := filepath.Join(dir, row.name)
@@ -98,7 +109,7 @@ func TestAnUnusableAuthorizationFileIsAnErrorThatNamesIt(t *testing.T) {
 			t.Errorf("%s: %v, want %s … %s", row.name, err, path, row.want)
 			continue
 		}
-		if strings.Contains(err.Error(), testToken) {
+		if strings.Contains(err.Error(), testToken[:MinAuthorization-1]) {
 			t.Errorf("the error shows the token: %v", err)
 		}
 	}
@@ -114,7 +125,8 @@ func TestAnUnusableAuthorizationFileIsAnErrorThatNamesIt(t *testing.T) {
 }
 
 func TestAFixedTokenIsTakenAsItIs(t *testing.T) {
-	for _, token := range []string{"a token with spaces", "a/b+c==", "Bearer x", "Basic dXNlcjpwYXNz", `"quoted"`, "x", strings.Repeat("x", 4096)} {
+	for _, token := range []string{"a token with spaces", "a/b+c/d+e/f+g/h==", "Bearer q7Jx3l0vV", "Basic dXNlcjpwYXNz", `"quoted", and more`,
+		"b5f2a9c4-7d1e-4b8a-9c3f-2e6d8a1b4c7f", testToken[:MinAuthorization], strings.Repeat("x", 4096)} {
 		a, err := FixedAuthorization(token)
 		if err != nil {
 			t.Errorf("%.20q: %v", token, err)
@@ -127,12 +139,13 @@ func TestAFixedTokenIsTakenAsItIs(t *testing.T) {
 		mustAccept(t, a, false, "Bearer ")
 	}
 	// The prefix is the client's to add, not to take away.
-	a, _ := FixedAuthorization("Bearer x")
-	mustAccept(t, a, false, "x")
+	a, _ := FixedAuthorization("Bearer " + testToken)
+	mustAccept(t, a, false, testToken)
 
-	for _, token := range []string{"", "x\n", "x\ny", " x", "x\t", "x\x7f", "ü", strings.Repeat("x", 4097)} {
+	for _, token := range []string{"", testToken + "\n", testToken + "\ny", " " + testToken, testToken + "\t", testToken + "\x7f", testToken + "ü",
+		strings.Repeat("x", 4097), "x", testToken[:MinAuthorization-1]} {
 		if _, err := FixedAuthorization(token); err == nil {
-			t.Errorf("%.20q is taken, and no client can send it", token)
+			t.Errorf("%.20q is taken: no client can send it, or anybody can guess it", token)
 		} else if token != "" && len(token) > 3 && strings.Contains(err.Error(), token) {
 			t.Errorf("the error shows the token: %v", err)
 		}
@@ -142,42 +155,42 @@ func TestAFixedTokenIsTakenAsItIs(t *testing.T) {
 func TestAReplacedTokenOpensForAnHourAndNotLonger(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	synctest.Test(t, func(t *testing.T) {
-		write(t, path, "first")
+		write(t, path, firstToken)
 		a, err := AuthorizationFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(24 * time.Hour)
-		mustAccept(t, a, true, "first")
+		mustAccept(t, a, true, firstToken)
 
 		time.Sleep(time.Second)
-		write(t, path, "second")
-		mustAccept(t, a, true, "second")
-		mustAccept(t, a, true, "first")
+		write(t, path, secondToken)
+		mustAccept(t, a, true, secondToken)
+		mustAccept(t, a, true, firstToken)
 
 		time.Sleep(30 * time.Minute)
-		write(t, path, "third")
-		mustAccept(t, a, true, "third")
-		mustAccept(t, a, true, "second")
+		write(t, path, thirdToken)
+		mustAccept(t, a, true, thirdToken)
+		mustAccept(t, a, true, secondToken)
 
 		time.Sleep(30*time.Minute - 1)
-		mustAccept(t, a, true, "first")
+		mustAccept(t, a, true, firstToken)
 		time.Sleep(1)
-		mustAccept(t, a, false, "first")
-		mustAccept(t, a, true, "second")
+		mustAccept(t, a, false, firstToken)
+		mustAccept(t, a, true, secondToken)
 
 		time.Sleep(30 * time.Minute)
-		mustAccept(t, a, false, "second")
-		mustAccept(t, a, true, "third")
-		mustAccept(t, a, true, "Bearer third")
+		mustAccept(t, a, false, secondToken)
+		mustAccept(t, a, true, thirdToken)
+		mustAccept(t, a, true, "Bearer "+thirdToken)
 
 		// Back to an earlier one: it is the token again, for good.
-		write(t, path, "first")
+		write(t, path, firstToken)
 		time.Sleep(time.Second)
-		mustAccept(t, a, true, "first")
+		mustAccept(t, a, true, firstToken)
 		time.Sleep(2 * time.Hour)
-		mustAccept(t, a, true, "first")
-		mustAccept(t, a, false, "third")
+		mustAccept(t, a, true, firstToken)
+		mustAccept(t, a, false, thirdToken)
 	})
 }
 
@@ -185,25 +198,25 @@ func TestAReplacedTokenOpensForAnHourAndNotLonger(t *testing.T) {
 func TestANewTokenOpensAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	synctest.Test(t, func(t *testing.T) {
-		write(t, path, "first")
+		write(t, path, firstToken)
 		a, err := AuthorizationFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		mustAccept(t, a, true, "first")
-		write(t, path, "second")
-		mustAccept(t, a, true, "first")
-		mustAccept(t, a, true, "Bearer second")
-		mustAccept(t, a, true, "first")
-		mustAccept(t, a, false, "third")
+		mustAccept(t, a, true, firstToken)
+		write(t, path, secondToken)
+		mustAccept(t, a, true, firstToken)
+		mustAccept(t, a, true, "Bearer "+secondToken)
+		mustAccept(t, a, true, firstToken)
+		mustAccept(t, a, false, thirdToken)
 	})
 }
 
 func TestTheHourBeginsWithTheReplacementEvenIfNobodyAskedSince(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	synctest.Test(t, func(t *testing.T) {
-		write(t, path, "first")
+		write(t, path, firstToken)
 		a, err := AuthorizationFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -216,41 +229,300 @@ func TestTheHourBeginsWithTheReplacementEvenIfNobodyAskedSince(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Hour)
-		replace("second", time.Now())
+		replace(secondToken, time.Now())
 		time.Sleep(5 * time.Hour)
-		mustAccept(t, a, false, "first")
-		mustAccept(t, a, true, "second")
+		mustAccept(t, a, false, firstToken)
+		mustAccept(t, a, true, secondToken)
 
 		// A file that was written long ago and moved here says nothing about when: the hour is granted.
 		time.Sleep(time.Hour)
-		replace("third", epoch)
-		mustAccept(t, a, true, "second")
+		replace(thirdToken, epoch)
+		mustAccept(t, a, true, secondToken)
 		time.Sleep(time.Hour)
-		mustAccept(t, a, false, "second")
-		mustAccept(t, a, true, "third")
+		mustAccept(t, a, false, secondToken)
+		mustAccept(t, a, true, thirdToken)
 	})
+}
+
+// A reader may find the beginning of a token while somebody writes the file in place.
+func TestATokenThatStoodForAMomentHasNoGrace(t *testing.T) {
+	prefix := secondToken[:MinAuthorization]
+	for _, row := range []struct {
+		name   string
+		stands time.Duration // the prefix
+		grace  bool
+	}{
+		{"written at once", time.Millisecond, false},
+		{"written by somebody slow", standing - 1, false},
+		{"a token of its own", standing, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "token")
+			synctest.Test(t, func(t *testing.T) {
+				write(t, path, firstToken)
+				a, err := AuthorizationFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(standing)
+				write(t, path, prefix)
+				mustAccept(t, a, true, prefix)
+				time.Sleep(row.stands)
+				write(t, path, secondToken)
+				mustAccept(t, a, true, secondToken)
+				mustAccept(t, a, row.grace, prefix)
+				mustAccept(t, a, true, firstToken) // it had stood
+				time.Sleep(time.Hour)
+				mustAccept(t, a, false, prefix)
+				mustAccept(t, a, false, firstToken)
+				mustAccept(t, a, true, secondToken)
+			})
+		})
+	}
+}
+
+// What the file holds at the start may be the beginning of a token as well, and may have been there for long.
+func TestATokenFoundAtTheStartHasStoodSinceItWasWritten(t *testing.T) {
+	for written, grace := range map[time.Duration]bool{0: false, standing - time.Second: false, standing: true, 24 * time.Hour: true, -24 * time.Hour: false} {
+		path := filepath.Join(t.TempDir(), "token")
+		synctest.Test(t, func(t *testing.T) {
+			write(t, path, firstToken)
+			setTime(t, path, time.Now().Add(-written))
+			a, err := AuthorizationFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, path, secondToken)
+			mustAccept(t, a, true, secondToken)
+			mustAccept(t, a, grace, firstToken)
+		})
+	}
+}
+
+// Nobody may have asked since the file was written in place, twice: the times of the file tell.
+func TestATokenThatStoodForAMomentHasNoGraceEvenIfNobodyAskedSince(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	synctest.Test(t, func(t *testing.T) {
+		write(t, path, firstToken)
+		a, err := AuthorizationFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		write(t, path, secondToken[:MinAuthorization])
+		setTime(t, path, time.Now())
+		time.Sleep(time.Second)
+		mustAccept(t, a, true, secondToken[:MinAuthorization])
+		write(t, path, secondToken)
+		setTime(t, path, time.Now().Add(time.Second))
+		time.Sleep(30 * time.Minute)
+		mustAccept(t, a, true, secondToken)
+		mustAccept(t, a, false, secondToken[:MinAuthorization])
+		mustAccept(t, a, true, firstToken)
+	})
+}
+
+// logged has an Authorization log, and returns what it has logged since it was last asked.
+func logged(a *Authorization) (lines func() []string) {
+	var b bytes.Buffer
+	a.logTo(slog.New(slog.NewTextHandler(&b, nil)))
+	return func() []string {
+		defer b.Reset()
+		return strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")[:strings.Count(b.String(), "\n")]
+	}
+}
+
+func TestWhatIsWrongWithTheTokenFileIsLoggedOnceForEachChange(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	synctest.Test(t, func(t *testing.T) {
+		write(t, path, firstToken)
+		a, err := AuthorizationFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := logged(a)
+		for _, step := range []struct {
+			name string
+			do   func()
+			says string // "" for nothing
+		}{
+			{"as it was", func() {}, ""},
+			{"a short one", func() { write(t, path, secondToken[:MinAuthorization-1]) }, "shorter than 16 characters"},
+			{"another short one", func() { write(t, path, secondToken[:3]) }, "shorter than 16 characters"},
+			{"with a line break", func() { write(t, path, secondToken+"\n") }, "line break"},
+			{"gone", func() { os.Remove(path) }, "no such file"},
+			{"a directory", func() { os.Mkdir(path, 0o700) }, "is a directory"},
+			{"good again", func() { os.Remove(path); write(t, path, secondToken) }, ""},
+			{"writable by all", func() { chmod(t, path, 0o666) }, "0666"},
+			{"writable by all, and replaced", func() { write(t, path, thirdToken); chmod(t, path, 0o622) }, "0622"},
+			{"writable by its group", func() { chmod(t, path, 0o660) }, "0660"},
+			{"readable by all", func() { chmod(t, path, 0o444) }, ""},
+			{"readable by all, and writable by its owner", func() { chmod(t, path, 0o644) }, ""},
+		} {
+			step.do()
+			for range 3 { // somebody asks at once, and later, and much later
+				a.accepts("a wrong token, for all we know")
+				time.Sleep(fileCheck)
+			}
+			got := lines()
+			if step.says == "" && len(got) != 0 {
+				t.Errorf("%s: logged %q", step.name, got)
+			}
+			if step.says != "" && (len(got) != 1 || !strings.Contains(got[0], step.says) || !strings.Contains(got[0], path) || !strings.Contains(got[0], "level=WARN")) {
+				t.Errorf("%s: logged %q, want one line with %s", step.name, got, step.says)
+			}
+			for _, line := range got {
+				if strings.Contains(line, firstToken) || strings.Contains(line, secondToken[:MinAuthorization-1]) || strings.Contains(line, thirdToken) {
+					t.Errorf("%s: a token is in the log: %s", step.name, line)
+				}
+			}
+		}
+	})
+}
+
+func chmod(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestATokenFileThatOthersMayWriteIsLoggedAtTheStart(t *testing.T) {
+	for mode, wrong := range map[os.FileMode]bool{0o400: false, 0o440: false, 0o444: false, 0o600: false, 0o640: false, 0o644: false,
+		0o620: true, 0o602: true, 0o660: true, 0o664: true, 0o666: true, 0o777: true} {
+		path := filepath.Join(t.TempDir(), "token")
+		write(t, path, testToken)
+		chmod(t, path, mode)
+		a, err := AuthorizationFile(path)
+		if err != nil {
+			t.Fatalf("%#o: %v", mode, err)
+		}
+		if got := logged(a)(); (len(got) != 0) != wrong {
+			t.Errorf("with mode %#o this is logged: %q", mode, got)
+		}
+		mustAccept(t, a, true, testToken)
+	}
+	// The handler's log is the one.
+	path, o := filepath.Join(t.TempDir(), "token"), Options{}
+	write(t, path, testToken)
+	chmod(t, path, 0o666)
+	var err error
+	if o.Authorization, err = AuthorizationFile(path); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	o.Logger = slog.New(slog.NewTextHandler(&b, nil))
+	Credentials(o)
+	if !strings.Contains(b.String(), "0666") {
+		t.Errorf("the handler's log says %q", &b)
+	}
+}
+
+func TestReloadRevokesWhatIsNotInTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	synctest.Test(t, func(t *testing.T) {
+		reload := func(a *Authorization, says string) {
+			t.Helper()
+			err := a.Reload()
+			if (err == nil) != (says == "") || (err != nil && (!strings.HasPrefix(err.Error(), path+" ") || !strings.Contains(err.Error(), says))) {
+				t.Errorf("%v, want … %s …", err, says)
+			}
+			if err != nil && strings.Contains(err.Error(), "token-") {
+				t.Errorf("the error shows the token: %v", err)
+			}
+		}
+		write(t, path, firstToken)
+		a, err := AuthorizationFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := logged(a)
+		reload(a, "")
+		mustAccept(t, a, true, firstToken)
+
+		// One that has been replaced already, and one that nobody has noticed yet.
+		time.Sleep(time.Minute)
+		write(t, path, secondToken)
+		mustAccept(t, a, true, secondToken)
+		mustAccept(t, a, true, firstToken)
+		time.Sleep(time.Minute)
+		write(t, path, thirdToken)
+		reload(a, "")
+		mustAccept(t, a, false, firstToken)
+		mustAccept(t, a, false, secondToken)
+		mustAccept(t, a, true, thirdToken)
+
+		// One that cannot be used: the current one goes on, alone.
+		time.Sleep(time.Minute)
+		write(t, path, otherToken)
+		mustAccept(t, a, true, otherToken)
+		mustAccept(t, a, true, thirdToken)
+		write(t, path, otherToken[:MinAuthorization-1])
+		reload(a, "shorter than 16 characters")
+		mustAccept(t, a, true, otherToken)
+		mustAccept(t, a, false, thirdToken)
+		mustAccept(t, a, false, otherToken[:MinAuthorization-1])
+		if got := lines(); len(got) != 0 {
+			t.Errorf("what the error says is logged too: %q", got)
+		}
+
+		// A file that is gone is made, with another token.
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		mustAccept(t, a, true, otherToken) // this revokes nothing yet
+		reload(a, "")
+		mustAccept(t, a, false, otherToken)
+		made, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustAccept(t, a, true, string(made))
+
+		// It cannot be made where its directory is gone.
+		if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+			t.Fatal(err)
+		}
+		lines()
+		reload(a, "cannot be made: no such file or directory")
+		time.Sleep(time.Minute)
+		mustAccept(t, a, true, string(made))
+		if got := lines(); len(got) != 0 {
+			t.Errorf("what the error says is logged too: %q", got)
+		}
+	})
+
+	fixed, err := FixedAuthorization(testToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(fixed.Reload(), (*Authorization)(nil).Reload()); err != nil {
+		t.Error(err)
+	}
+	mustAccept(t, fixed, true, testToken)
 }
 
 func TestABrokenReplacementChangesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	synctest.Test(t, func(t *testing.T) {
-		write(t, path, "first")
+		write(t, path, firstToken)
 		a, err := AuthorizationFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, text := range []string{"", "second\n", " second", strings.Repeat("x", 4097), "\x00"} {
+		for _, text := range []string{"", secondToken + "\n", " " + secondToken, strings.Repeat("x", 4097), "\x00", secondToken[:MinAuthorization-1]} {
 			write(t, path, text)
 			time.Sleep(3 * time.Hour)
-			mustAccept(t, a, true, "first")
-			mustAccept(t, a, false, "second")
+			mustAccept(t, a, true, firstToken)
+			mustAccept(t, a, false, secondToken)
 			mustAccept(t, a, false, text)
 		}
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(3 * time.Hour)
-		mustAccept(t, a, true, "first")
+		mustAccept(t, a, true, firstToken)
 		if _, err := os.Stat(path); !os.IsNotExist(err) {
 			t.Errorf("the file is made again while serving: %v", err)
 		}
@@ -258,15 +530,15 @@ func TestABrokenReplacementChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(3 * time.Hour)
-		mustAccept(t, a, true, "first")
+		mustAccept(t, a, true, firstToken)
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
 
-		write(t, path, "second")
+		write(t, path, secondToken)
 		time.Sleep(time.Second)
-		mustAccept(t, a, true, "second")
-		mustAccept(t, a, true, "first")
+		mustAccept(t, a, true, secondToken)
+		mustAccept(t, a, true, firstToken)
 	})
 }
 
@@ -308,14 +580,14 @@ func TestAWrongTokenHasTheFileReadOnlyIfItMayHaveChanged(t *testing.T) {
 	}{
 		"nothing has happened": {func(*testing.T, string) {}, "", false, false},
 		"it is replaced": {func(t *testing.T, path string) {
-			write(t, path, "other")
+			write(t, path, otherToken)
 			setTime(t, path, time.Now().Add(-time.Hour))
-		}, "other", true, false},
-		"it is written over, and its time is put back": {func(t *testing.T, path string) { writeOver(t, path, "other") }, "other", true, false},
+		}, otherToken, true, false},
+		"it is written over, and its time is put back": {func(t *testing.T, path string) { writeOver(t, path, otherToken) }, otherToken, true, false},
 		"it has been written just now":                 {func(t *testing.T, path string) { setTime(t, path, time.Now().Add(-settling/2)) }, "", true, true},
 		"it seems to have been written tomorrow":       {func(t *testing.T, path string) { setTime(t, path, time.Now().Add(24*time.Hour)) }, "", true, true},
 		"it is made unusable": {func(t *testing.T, path string) {
-			write(t, path, "other\n")
+			write(t, path, otherToken+"\n")
 			setTime(t, path, time.Now().Add(-time.Hour))
 		}, "", true, false},
 		"it is taken away, and may be back any time": {func(t *testing.T, path string) {
@@ -327,7 +599,7 @@ func TestAWrongTokenHasTheFileReadOnlyIfItMayHaveChanged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "token")
 			synctest.Test(t, func(t *testing.T) {
-				write(t, path, "first")
+				write(t, path, firstToken)
 				setTime(t, path, time.Now().Add(-time.Hour))
 				a, err := AuthorizationFile(path)
 				if err != nil {
@@ -350,7 +622,7 @@ func TestAWrongTokenHasTheFileReadOnlyIfItMayHaveChanged(t *testing.T) {
 				if got := reads("wrong", false); got != row.again {
 					t.Errorf("read again: %v, want %v", got, row.again)
 				}
-				mustAccept(t, a, true, "first")
+				mustAccept(t, a, true, firstToken)
 			})
 		})
 	}

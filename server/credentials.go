@@ -117,6 +117,7 @@ func Credentials(o Options) http.Handler {
 		router:  chi.NewMux(),
 		warm:    o.Metrics.route("/v1/credentials"),
 	}
+	o.Authorization.logTo(h.Logger)
 	for _, p := range o.Profiles {
 		s := &slot{Profile: p}
 		h.direct["/v1/credentials/"+p.Name] = s

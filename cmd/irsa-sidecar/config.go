@@ -50,7 +50,7 @@ type Config struct {
 	Listen            string `envconfig:"IRSA_SIDECAR_LISTEN" default:"127.0.0.1:9911" desc:"where credentials are served: a loopback address and a port"`
 	OpsListen         string `envconfig:"IRSA_SIDECAR_OPS_LISTEN" default:":9912" desc:"where health and metrics are served"`
 	AdminListen       string `envconfig:"IRSA_SIDECAR_ADMIN_LISTEN" desc:"where the status page, reload and shutdown are served: a loopback address and a port; otherwise port 9913 of the address in IRSA_SIDECAR_LISTEN"`
-	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header"`
+	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header; 16 characters or more"`
 	AuthorizationFile string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE" desc:"the same, in a file, which is made with a random token where it does not exist"`
 	AllowedUIDs       string `envconfig:"IRSA_SIDECAR_ALLOWED_UIDS" desc:"user IDs whose programs get credentials, separated by commas; otherwise all"`
 	Duration          string `envconfig:"IRSA_SIDECAR_DURATION" desc:"length of a session, 15m to 12h; otherwise STS's default, 1h"`
