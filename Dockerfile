@@ -32,8 +32,9 @@ RUN install -D -m 0755 /irsa-sidecar /rootfs/irsa-sidecar && \
 FROM scratch
 COPY --from=build /rootfs /
 
-# A number, not a name: runAsNonRoot can only be checked by number, and there is no /etc/passwd.
-USER 65532:65532
+# A number, not a name: runAsNonRoot can only be checked by number, and there is no /etc/passwd. One that no common base image has, so that
+# nothing else in the Pod runs as it by chance; below 65536, for user namespaces.
+USER 49911:49911
 
 # The ops listener. The credentials listener, 9911, is on loopback and never to be published.
 EXPOSE 9912

@@ -221,7 +221,7 @@ func newCampaign(t *testing.T) *campaign {
 	// have it so.
 	owner := os.Geteuid()
 	if owner == 0 && realRoot(t) {
-		owner, c.strange = 65532, true
+		owner, c.strange = 49911, true
 		c.user = &syscall.Credential{Uid: uint32(owner), Gid: uint32(owner)}
 	} else {
 		c.leaveOut("attacks by another user: the test is not root")

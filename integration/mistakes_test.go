@@ -229,7 +229,7 @@ var mistakes = []mistake{
 	{name: "an empty token", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/empty"}, status: 503, code: "TokenFileMalformed", message: "token file {dir}/empty is empty"},
 	{name: "a directory for a token", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}"}, status: 503, code: "TokenFileUnreadable", message: "token file {dir} is a directory, not a file"},
 	{name: "a pipe for a token", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/pipe"}, status: 503, code: "TokenFileUnreadable", message: "token file {dir}/pipe is not a regular file"},
-	{name: "a token under lock and key", args: []string{"credentials"}, env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/locked"}, as: 65532, exit: 1,
+	{name: "a token under lock and key", args: []string{"credentials"}, env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/locked"}, as: 49911, exit: 1,
 		has: "irsa-sidecar: TokenFileUnreadable: token file {dir}/locked may not be read by uid "},
 	{name: "a token of a mebibyte", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/mebibyte"}, status: 503, code: "TokenFileMalformed", message: "token file {dir}/mebibyte is longer than the 20000 characters that STS takes"},
 	{name: "a token that is no JWT", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={dir}/brace"}, status: 503, code: "TokenFileMalformed", message: "token file {dir}/brace is not a JWT: it has 1 parts and not three"},

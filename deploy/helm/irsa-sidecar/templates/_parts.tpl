@@ -30,7 +30,7 @@
   resources:
     {{- toYaml $v.resources | nindent 4 }}
   securityContext:
-    runAsUser: 65532
+    runAsUser: 49911
     runAsNonRoot: true
     allowPrivilegeEscalation: false
     readOnlyRootFilesystem: true
