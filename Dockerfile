@@ -20,17 +20,21 @@ RUN --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /irsa-sidecar ./cmd/irsa-sidecar
 
+# The program is for others to run and not to read: of a process whose user may not read the program, the kernel shows nothing to other
+# processes of that user, from the exec on. Its group may read it: `irsa-sidecar install` copies it, with runAsGroup: 49912. It is not
+# group 0, which Kubernetes gives to a container that has a runAsUser and no runAsGroup.
+#
 # Go reads a bundle and then every file in /etc/ssl/certs: the roots stand where it looks for a bundle only, and are parsed once.
 # The whole file system of the image, so that it is one layer. Fixed modes and times: the same sources and the same golang image give
 # the same layer.
-RUN install -D -m 0755 /irsa-sidecar /rootfs/irsa-sidecar && \
+RUN install -D -m 0151 /irsa-sidecar /rootfs/irsa-sidecar && \
     install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/cert.pem && \
     install -D -m 0644 LICENSE /rootfs/licenses/LICENSE && \
     find /rootfs -exec touch -d @0 {} +
 
 
 FROM scratch
-COPY --from=build /rootfs /
+COPY --from=build --chown=0:49912 /rootfs /
 
 # A number, not a name: runAsNonRoot can only be checked by number, and there is no /etc/passwd. One that no common base image has, so that
 # nothing else in the Pod runs as it by chance; below 65536, for user namespaces.

@@ -114,8 +114,9 @@ func newCluster(t *testing.T) *cluster {
 	busybox := read(t, "/bin/busybox")
 	c.image(t, "localhost/pause:1", `{"Entrypoint": ["/busybox", "sleep", "2000000000"]}`, file{name: "busybox", mode: 0o755, data: busybox})
 	// As the Dockerfile makes it, but for the certificates: the cluster's authority, which has issued STS's.
-	c.image(t, "docker.io/library/irsa-sidecar:0.1.0", `{"User": "49911:49911", "Entrypoint": ["/irsa-sidecar"]}`,
-		file{name: "irsa-sidecar", mode: 0o755, data: binary}, file{name: "etc/ssl/cert.pem", mode: 0o644, data: c.ca.pem})
+	image := ourImage(t)
+	c.image(t, "docker.io/library/irsa-sidecar:0.1.0", fmt.Sprintf(`{"User": "%d:%[1]d", "Entrypoint": ["/irsa-sidecar"]}`, image.user),
+		file{name: "irsa-sidecar", mode: image.mode, gid: image.group, data: binary}, file{name: "etc/ssl/cert.pem", mode: 0o644, gid: image.group, data: c.ca.pem})
 	app := []file{{name: "bin/busybox", mode: 0o755, data: busybox}, {name: "tmp/", mode: 0o1777}, {name: "ca.crt", mode: 0o644, data: c.ca.pem}}
 	for _, applet := range []string{"sh", "wget", "sleep", "timeout", "date", "grep", "cut", "env", "cat", "id"} {
 		app = append(app, file{name: "bin/" + applet, to: "busybox", mode: 0o777})

@@ -28,7 +28,7 @@ func tarball(t *testing.T, files []file) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
-		header := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.data)), Typeflag: tar.TypeReg}
+		header := &tar.Header{Name: f.name, Mode: f.mode, Gid: f.gid, Size: int64(len(f.data)), Typeflag: tar.TypeReg}
 		switch {
 		case f.to != "":
 			header.Typeflag, header.Linkname = tar.TypeSymlink, f.to

@@ -354,6 +354,7 @@ type file struct {
 	name string // a link where there is a target
 	to   string
 	mode int64
+	gid  int
 	data []byte
 }
 

@@ -2,9 +2,11 @@ package integration
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -224,6 +226,52 @@ func TestInstalledProgramEndsTheSidecar(t *testing.T) {
 		t.Errorf("shutdown: exit code %d and not in silence: %s%s", r.code, r.stdout, r.stderr)
 	}
 	s.wantEnd(t)
+}
+
+// In the image its user may not read the program, and install says what would help.
+func TestInstallNeedsTheGroupThatMayReadTheProgram(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the owner of a program may read it, or let himself: this needs root")
+	}
+	image := ourImage(t)
+	path := copyOfProgram(t, os.FileMode(image.mode), image.group)
+	dir := filepath.Join(filepath.Dir(path), "bin")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		name string
+		mode os.FileMode
+		gid  int
+		says string
+	}{
+		{"with the user's own group", os.FileMode(image.mode), image.user,
+			fmt.Sprintf("irsa-sidecar: install: only the group %d may read this program: set runAsGroup: %[1]d in this container's securityContext\n", image.group)},
+		{"with root's group", os.FileMode(image.mode), 0, "may read this program: set runAsGroup: "},
+		{"where no group may", 0o111, image.group, "irsa-sidecar: install: read this program: open " + path + ": permission denied\n"},
+		{"with its group", os.FileMode(image.mode), image.group, ""},
+		{"where all may", 0o755, image.user, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			if err := os.Chmod(path, row.mode); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(path, "install", dir)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(image.user), Gid: uint32(row.gid)}}
+			r := finish(t, cmd, nil)
+			if row.says == "" {
+				if r != (result{}) || !bytes.Equal(read(t, filepath.Join(dir, "irsa-sidecar")), read(t, path)) {
+					t.Errorf("exit code %d, or not the program: %s", r.code, r.stderr)
+				}
+				return
+			}
+			wantCode(t, r, 1)
+			want(t, "install", r.stderr, row.says)
+			if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
+				t.Errorf("it left %v (%v)", files, err)
+			}
+		})
+	}
 }
 
 func TestCredentialsForACredentialProcess(t *testing.T) {
@@ -864,6 +912,101 @@ func TestTheSameUserCannotLookInside(t *testing.T) {
 	limits := string(read(t, fmt.Sprintf("/proc/%d/limits", cmd.Process.Pid)))
 	if !regexp.MustCompile(`Max core file size +0 +0 `).MatchString(limits) {
 		t.Errorf("core dumps are not switched off:\n%s", limits)
+	}
+}
+
+// Until the program can make itself undumpable, only the image keeps other processes of its user out: a program
+// that its user may not read is closed to them from the exec on. Where the user may read it, its environment is
+// seen in nearly every start; otherwise this test could not fail.
+func TestTheSameUserCannotLookInsideFromTheFirstInstant(t *testing.T) {
+	const spiedOn, starts, nobody = "IRSA_TEST_SPIED_ON", 50, 65534
+	if path := os.Getenv(spiedOn); path != "" {
+		seen := 0
+		for range starts {
+			if seesTheStart(t, path) {
+				seen++
+			}
+		}
+		fmt.Printf("seen=%d\n", seen)
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("the owner of a program may read it, or let himself: this needs root")
+	}
+	image := ourImage(t)
+	for _, row := range []struct {
+		name  string
+		mode  os.FileMode
+		group int // of the process
+		seen  bool
+	}{
+		{"as in the image", os.FileMode(image.mode), nobody, false},
+		{"as Kubernetes runs it without runAsGroup", os.FileMode(image.mode), 0, false},
+		{"as install needs it", os.FileMode(image.mode), image.group, true},
+		{"readable by all", 0o755, nobody, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			path := copyOfProgram(t, row.mode, image.group)
+			spy := exec.Command("/proc/self/exe", "-test.run=^TestTheSameUserCannotLookInsideFromTheFirstInstant$", "-test.count=1", "-test.v")
+			spy.Env, spy.Dir = []string{spiedOn + "=" + path, "PATH=" + os.Getenv("PATH")}, "/"
+			spy.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: uint32(row.group)}}
+			said := string(output(t, spy))
+			match := regexp.MustCompile(`(?m)^seen=(\d+)$`).FindStringSubmatch(said)
+			if match == nil {
+				t.Fatalf("the spy says nothing:\n%s", said)
+			}
+			t.Logf("seen in %s of %d starts", match[1], starts)
+			if (match[1] != "0") != row.seen {
+				t.Errorf("the environment is seen in %s of %d starts", match[1], starts)
+			}
+		})
+	}
+}
+
+// copyOfProgram is the program as root's, with this mode and group, where everybody finds it.
+func copyOfProgram(t *testing.T, mode os.FileMode, group int) (path string) {
+	t.Helper()
+	dir, err := os.MkdirTemp(filepath.Dir(program(t)), "copy-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(dir, "irsa-sidecar")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(path, read(t, program(t)), 0o700), os.Chown(path, 0, group), os.Chmod(path, mode)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// seesTheStart starts the program and looks at its environment all the time, until it has ended. The process is a
+// shell before, so that its number is known; what tells the two apart is a variable that only the program has.
+func seesTheStart(t *testing.T, path string) (seen bool) {
+	t.Helper()
+	const mark = "IRSA_TEST_MARK=secret"
+	cmd := exec.Command("/bin/sh", "-c", `read go && `+mark+` exec "$0" version`, path)
+	stdin, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(stdin, "go\n")
+		ended <- errors.Join(err, cmd.Wait())
+	}()
+	for environ := fmt.Sprintf("/proc/%d/environ", cmd.Process.Pid); ; {
+		if text, err := os.ReadFile(environ); err == nil && strings.Contains(string(text), mark) {
+			seen = true
+		}
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatal(err)
+			}
+			return seen
+		default:
+		}
 	}
 }
 

@@ -3,12 +3,78 @@ package integration
 import (
 	"bytes"
 	"crypto/sha256"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"testing"
 )
+
+// imageFacts are what the image makes of the program: who may read it, and as whom it runs.
+type imageFacts struct {
+	user, group int
+	mode        int64
+}
+
+// ourImage reads them in the Dockerfile.
+func ourImage(t *testing.T) (facts imageFacts) {
+	t.Helper()
+	text := string(read(t, "../Dockerfile"))
+	number := func(pattern string, base int) int64 {
+		t.Helper()
+		all := regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1)
+		if len(all) != 1 {
+			t.Fatalf("the Dockerfile has %d lines with %s", len(all), pattern)
+		}
+		n, err := strconv.ParseInt(all[0][1], base, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	facts.user = int(number(`(?m)^USER (\d+):\d+$`, 10))
+	facts.group = int(number(`(?m)^COPY --from=build --chown=0:(\d+) /rootfs /$`, 10))
+	facts.mode = number(`install -D -m (\d+) /irsa-sidecar /rootfs/irsa-sidecar `, 8)
+	return facts
+}
+
+// Whoever may run the program may not read it, and the manifests run it as those who may do what they do with it.
+func TestTheImageAndTheManifestsAgree(t *testing.T) {
+	image := ourImage(t)
+	if image.mode != 0o151 || image.user == image.group || image.group == 0 {
+		t.Errorf("the program has the mode %#o and the group %d, and runs as %d: its user may read it", image.mode, image.group, image.user)
+	}
+	if common := []int{0, 1, 99, 100, 101, 999, 1000, 1001, 1337, 2000, 65532, 65533, 65534, 65535}; slices.Contains(common, image.user) || image.user > 65535 {
+		t.Errorf("others run as %d, too", image.user)
+	}
+	users := regexp.MustCompile(`runAsUser: (\d+)`)
+	n := 0
+	for _, root := range []string{"../deploy", "../README.md"} {
+		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			for _, user := range users.FindAllStringSubmatch(string(read(t, path)), -1) {
+				n++
+				if user[1] != strconv.Itoa(image.user) {
+					t.Errorf("%s runs something as %s, want %d", path, user[1], image.user)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n < 8 {
+		t.Errorf("only %d containers have a user", n)
+	}
+	want(t, "the Job that installs", string(read(t, "../deploy/classic-job.yaml")), "args: [install, /irsa-sidecar-bin]", fmt.Sprintf("runAsUser: %d\n            runAsGroup: %d ", image.user, image.group))
+}
 
 // The same sources make the same program, wherever they lie.
 func TestBuildIsReproducible(t *testing.T) {

@@ -2,10 +2,13 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // install copies this program into a directory: a volume that another container mounts, whose image has
@@ -17,6 +20,9 @@ func install(directory string) (err error) {
 		return fmt.Errorf("install: find this program: %w", err)
 	}
 	source, err := os.Open(self)
+	if group, ok := readingGroup(self); ok && errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("install: only the group %d may read this program: set runAsGroup: %[1]d in this container's securityContext", group)
+	}
 	if err != nil {
 		return fmt.Errorf("install: read this program: %w", err)
 	}
@@ -39,4 +45,18 @@ func install(directory string) (err error) {
 		return fmt.Errorf("install: put the program at %s: %w", target, innermost(err))
 	}
 	return nil
+}
+
+// readingGroup returns the group that may read a file which not everybody may. That is how the image keeps processes of
+// our own user from looking inside, from the exec on: see harden.
+func readingGroup(path string) (gid uint32, ok bool) {
+	info, err := os.Stat(path)
+	if err != nil || info.Mode()&0o044 != 0o040 {
+		return 0, false
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return owner.Gid, true
 }
