@@ -51,9 +51,13 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 	if state != nil {
 		caching.Restore, caching.Keep = state.restore, state.keep
 	}
-	var provider atomic.Pointer[webidentity.Provider]
-	provider.Store(c.provider(logger))
-	creds := cache.New(func(ctx context.Context) (cache.Credentials, error) { return provider.Load().Fetch(ctx) }, caching)
+	var asking atomic.Pointer[asker]
+	asking.Store(&asker{c.provider(logger), c.stateBinding()})
+	creds := cache.New(func(ctx context.Context) (cache.Credentials, error) {
+		a := asking.Load()
+		state.bind(a.binding)
+		return a.provider.Fetch(ctx)
+	}, caching)
 	options := server.Options{
 		Profiles:      []server.Profile{{Name: server.DefaultProfile, RoleARN: c.RoleARN, Cache: creds}},
 		Port:          uint16(listeners[0].Addr().(*net.TCPAddr).Port),
@@ -70,7 +74,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 	ops := server.NewOps(options, registry)
 	admin := server.NewAdmin(options, reloader(reloads), quitter(c.quit, quit))
 
-	// Four actors. Each ends by serving's end, which follows ctx after the delay; the refresher goes
+	// Five actors. Each ends by serving's end, which follows ctx after the delay; the refresher goes
 	// last, so that whoever still asks is still answered.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
@@ -91,24 +95,31 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 		"ops", listeners[1].Addr().String(), "admin", listeners[2].Addr().String(), "role", c.RoleARN,
 		"authorization", c.authorization != nil, "memory_limit", spellLimit(memory), "connections", places.credentials)
 
-	var err error
-	for ended := false; !ended; {
-		cause := "SIGHUP"
-		select {
-		case err = <-failures:
-			ended = true
-			continue
-		case <-ctx.Done():
-			drain(ctx, c, ops, logger)
-			ended = true
-			continue
-		case <-hangups:
-		case <-reloads:
-			cause = "the reload command"
+	go func() { // whom nobody waits for: a file may be on a disk that is stuck
+		for serving.Err() == nil {
+			cause := "SIGHUP"
+			select {
+			case <-serving.Done():
+				return
+			case <-hangups:
+			case <-reloads:
+				cause = "the reload command"
+			}
+			logger.Info("reloading", "cause", cause)
+			c.reload(&asking, logger)
+			creds.Refresh()
+			select { // those who ask more often than every second are answered together
+			case <-time.After(time.Second):
+			case <-serving.Done():
+			}
 		}
-		logger.Info("reloading", "cause", cause)
-		c.reload(&provider, logger)
-		creds.Refresh()
+	}()
+
+	var err error
+	select {
+	case err = <-failures:
+	case <-ctx.Done():
+		drain(ctx, c, ops, logger)
 	}
 	stopServing()
 	servers.Wait()
@@ -138,15 +149,24 @@ func newRegistry(stderr *output) *prometheus.Registry {
 	return registry
 }
 
+// asker makes exchanges by one state of the configuration's files.
+type asker struct {
+	provider *webidentity.Provider
+	binding  stateBinding
+}
+
 // reload reads again what files hold of the configuration; the environment is what it was. A mistake in one changes
-// nothing.
-func (c *Config) reload(provider *atomic.Pointer[webidentity.Provider], logger *slog.Logger) {
+// nothing but that replaced authorization tokens open no more.
+func (c *Config) reload(asking *atomic.Pointer[asker], logger *slog.Logger) {
+	if err := c.authorization.Reload(); err != nil {
+		logger.Error("the authorization token's file cannot be used; keeping the current token", "error", err)
+	}
 	next, problems := loadConfig()
 	if len(problems) > 0 {
 		logger.Error("the files of the configuration cannot be used; keeping what they held", "error", problems)
 		return
 	}
-	provider.Store(next.provider(logger))
+	asking.Store(&asker{next.provider(logger), next.stateBinding()})
 }
 
 // drain says that the end has come, and keeps serving for the delay.

@@ -34,7 +34,7 @@ type stateFile struct {
 	clock     func() (boot string, elapsed time.Duration, err error) // bootClock, but for a test
 	write     func(text []byte) error                                // writeFile, but for a test
 
-	mu      sync.Mutex
+	mu      sync.Mutex  // also of binding
 	writing bool        // a goroutine is at it; never more than one
 	next    *stateWrite // the newest that it has not begun with; nil where there is none
 }
@@ -88,24 +88,39 @@ func (c *Config) newStateFile(logger *slog.Logger) *stateFile {
 	if c.StateFile == "" {
 		return nil
 	}
-	policy := ""
-	if c.policy != "" {
-		sum := sha256.Sum256([]byte(c.policy))
-		policy = hex.EncodeToString(sum[:])
-	}
 	s := &stateFile{
-		path: c.StateFile, onDisk: c.stateOnDisk, tokenFile: c.TokenFile, logger: logger, clock: bootClock,
-		binding: stateBinding{
-			Profile: server.DefaultProfile, RoleARN: c.RoleARN, Duration: c.duration.String(), Policy: policy, PolicyARNs: c.policyARNs, Endpoint: c.endpoint,
-		},
+		path: c.StateFile, onDisk: c.stateOnDisk, tokenFile: c.TokenFile, logger: logger, clock: bootClock, binding: c.stateBinding(),
 	}
 	s.write = s.writeFile
 	return s
 }
 
+// stateBinding is what the credentials of a configuration are asked for with, but for the token.
+func (c *Config) stateBinding() stateBinding {
+	policy := ""
+	if c.policy != "" {
+		sum := sha256.Sum256([]byte(c.policy))
+		policy = hex.EncodeToString(sum[:])
+	}
+	return stateBinding{
+		Profile: server.DefaultProfile, RoleARN: c.RoleARN, Duration: c.duration.String(), Policy: policy, PolicyARNs: c.policyARNs, Endpoint: c.endpoint,
+	}
+}
+
+// bind notes what an exchange asks with, whose credentials are the next to be kept. A nil stateFile keeps nothing.
+func (s *stateFile) bind(b stateBinding) {
+	if s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.binding = b
+	}
+}
+
 // bound is the binding with the token that is there now.
 func (s *stateFile) bound() stateBinding {
+	s.mu.Lock()
 	b := s.binding
+	s.mu.Unlock()
 	if _, claims, err := webidentity.ReadToken(s.tokenFile); err == nil {
 		b.Issuer, b.Subject = claims.Issuer, claims.Subject
 	}

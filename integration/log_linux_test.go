@@ -204,6 +204,9 @@ func TestReload(t *testing.T) {
 		if n := w.sts.Calls() - calls; n < 2 || n > int(time.Since(begun).Seconds())+1 {
 			t.Errorf("a storm of signals for %s made %d calls to STS", time.Since(begun), n)
 		}
+		if n := strings.Count(s.output(t), `"msg":"reloading"`); n > int(time.Since(begun).Seconds())+4 {
+			t.Errorf("it has read its files %d times", n)
+		}
 		// While it ends, neither is it cut short.
 		s.terminate(t)
 		begun = time.Now()
@@ -253,5 +256,54 @@ func TestReloadReadsFilesAgain(t *testing.T) {
 		if all := policies(); !strings.Contains(all[n], word) {
 			t.Errorf("session %d has the policy %q, want %q", n+1, all[n], word)
 		}
+	}
+}
+
+// A token that has been replaced opens for another hour, until a reload revokes it; without the file, a new one is made.
+func TestReloadRevokesReplacedAuthorizationTokens(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	file := t.TempDir() + "/token"
+	write := func(token string) {
+		t.Helper()
+		printed.secret("an authorization token", token)
+		if err := os.WriteFile(file+".new", []byte(token), 0o440); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(file+".new", file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const first, second = "the-first-authorization-token", "the-second-authorization-token"
+	write(first)
+	stood := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(file, stood, stood); err != nil {
+		t.Fatal(err)
+	}
+	s := w.serve(t, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE="+file)
+	eventually(t, soon, "credentials", func() bool { return s.ask(t, "Authorization", first).valid() })
+	opens := func(token string) bool { return s.ask(t, "Authorization", token).valid() }
+	reload := func() {
+		t.Helper()
+		if r := run(t, s.beside(), "reload"); r != (result{}) {
+			t.Fatalf("reload: exit code %d: %s", r.code, r.stderr)
+		}
+	}
+	write(second)
+	if !opens(second) || !opens(first) {
+		t.Fatal("the new token does not open, or the old one not any more")
+	}
+	reload()
+	eventually(t, soon, "the end of the old token", func() bool { return !opens(first) })
+	if !opens(second) {
+		t.Error("the new token does not open any more")
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	reload()
+	eventually(t, soon, "the end of a token whose file is gone", func() bool { return !opens(second) })
+	if made := string(read(t, file)); !opens(made) {
+		t.Error("the token that was made does not open")
 	}
 }
