@@ -35,6 +35,8 @@ func (c *campaign) impossible(kind faultKind) (why string) {
 		return "no cgroup for us"
 	case kind.name == unreadable && !c.strange:
 		return "the sidecar has our own user, for we are not root"
+	case kind.name == stuck && !c.strange:
+		return "only root is asked before a file is opened"
 	}
 	return ""
 }
@@ -42,6 +44,7 @@ func (c *campaign) impossible(kind faultKind) (why string) {
 const (
 	squeezed   = "hardly any memory"
 	unreadable = "the token under lock and key"
+	stuck      = "the disk stuck"
 )
 
 type play = func(c *campaign, t *testing.T, hold func())
@@ -226,6 +229,10 @@ var faultKinds = []faultKind{
 		if err := os.RemoveAll(part); err != nil {
 			t.Fatal(err)
 		}
+	}},
+	{name: stuck, says: "the state file takes long to write", play: func(c *campaign, t *testing.T, hold func()) {
+		defer disk{dir: c.volume}.stick(t, ".state.new")()
+		hold()
 	}},
 	{name: "the disk full", says: notKept, play: func(c *campaign, t *testing.T, hold func()) {
 		defer c.fill(t)()
