@@ -6,7 +6,7 @@ export CGO_ENABLED ?= 0
 GOTESTFLAGS ?=
 
 # The faults that are not at random, most of them in namespaces of their own, and a test that measures: one at a time.
-FAULTS = TestNamespacesTellHowItWent|TestFullAndReadOnlyDisks|TestAPodWithOneKindOfAddress|TestAPortStolenBetweenRestarts|TestNoDNSAtTheStart|TestTheTokensTimingTellsNothing
+FAULTS = TestNamespacesTellHowItWent|TestFullAndReadOnlyDisks|TestAPodWithOneKindOfAddress|TestAPortStolenBetweenRestarts|TestNoDNSAtTheStart|TestTheTokensTimingTellsNothing|TestFloods
 
 .PHONY: help build test integration cluster demo image bench bench-check readme manifests fleet fuzz soak lint sbom
 
@@ -31,7 +31,7 @@ ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
 	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) -run 'AlertRules|Chart|AllWays|Kustomize' ./integration
-	go test -tags faults -count=1 -v -timeout 5m -run '^($(FAULTS))$$' ./integration
+	go test -tags faults -count=1 -v -timeout 8m -run '^($(FAULTS))$$' ./integration
 	go test -tags faults -count=1 -v -timeout 10m -run '^TestFaults$$' ./integration
 	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) -run '^TestBrowser$$' ./integration
 endif
