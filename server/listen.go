@@ -10,17 +10,22 @@ import (
 // never read.
 const ConnectionCost = 112 << 10
 
-// What the kernel may keep of a connection, in bytes; it doubles both numbers for its own bookkeeping. A client sends
-// one head at a time, and most answers are shorter than 4 KiB: what is left to the kernel's own judgement grows to
-// megabytes where a client pipelines and never reads.
+// What the kernel may keep of a connection, in bytes; it doubles the numbers for its own bookkeeping. A client sends one
+// head at a time, and has one answer under way: left to itself, the kernel keeps megabytes of a client that pipelines and
+// never reads.
 const (
 	receiveBuffer = 8 << 10
-	sendBuffer    = 16 << 10
+
+	// CredentialsBuffer has room for an answer with credentials, and not for many.
+	CredentialsBuffer = 4 << 10
+
+	// PagesBuffer has room for most of the metrics, or of a page.
+	PagesBuffer = 16 << 10
 )
 
 // Listen is [net.Listen] for a listener that [Serve] is to serve on: what the kernel keeps of its connections is
-// bounded.
-func Listen(network, address string) (net.Listener, error) {
-	config := net.ListenConfig{Control: boundBuffers}
+// bounded, sendBuffer bytes of what they do not read.
+func Listen(network, address string, sendBuffer int) (net.Listener, error) {
+	config := net.ListenConfig{Control: boundBuffers(sendBuffer)}
 	return config.Listen(context.Background(), network, address)
 }

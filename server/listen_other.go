@@ -8,7 +8,7 @@ import (
 )
 
 // boundBuffers leaves the kernel's buffers to the kernel: Pods are Linux.
-func boundBuffers(_, _ string, _ syscall.RawConn) error { return nil }
+func boundBuffers(int) func(network, address string, c syscall.RawConn) error { return nil }
 
 // What is in the kernel's buffers is not known here: time alone tells who keeps us waiting.
 func hasUnread(net.Conn) bool  { return false }

@@ -33,8 +33,11 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 		logger.Warn(w)
 	}
 	var listeners []net.Listener // credentials, ops, admin
-	for _, l := range []struct{ variable, address string }{{listenVariable, c.listen}, {opsVariable, c.ops}, {adminVariable, c.admin}} {
-		listener, err := listen(l.variable, l.address)
+	for _, l := range []struct {
+		variable, address string
+		buffer            int
+	}{{listenVariable, c.listen, server.CredentialsBuffer}, {opsVariable, c.ops, server.PagesBuffer}, {adminVariable, c.admin, server.PagesBuffer}} {
+		listener, err := listen(l.variable, l.address, l.buffer)
 		if err != nil {
 			return err
 		}
@@ -222,8 +225,8 @@ func quitter(allowed bool, quit context.CancelCauseFunc) func() {
 }
 
 // listen binds, so that a taken port is a mistake at the start and not a line in a log.
-func listen(variable, address string) (net.Listener, error) {
-	l, err := bind(address)
+func listen(variable, address string, sendBuffer int) (net.Listener, error) {
+	l, err := bind(address, sendBuffer)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%s: %s is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port", variable, address)
 	}
@@ -235,12 +238,12 @@ func listen(variable, address string) (net.Listener, error) {
 
 // bind listens with IPv6 where a Pod has no 127.0.0.1. net.Listen tells by that address whether one socket can
 // serve both kinds, and would take IPv4, of which there is none, for all addresses.
-func bind(address string) (net.Listener, error) {
+func bind(address string, sendBuffer int) (net.Listener, error) {
 	network := "tcp"
 	if host, _, _ := net.SplitHostPort(address); (host == "" || host == "::") && loopback() == "::1" {
 		network = "tcp6"
 	}
-	return server.Listen(network, address)
+	return server.Listen(network, address, sendBuffer)
 }
 
 // otherLoopback is a hint for a Pod that has no loopback address of the kind that was asked for.
