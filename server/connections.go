@@ -271,7 +271,7 @@ func (l *boundedListener) Close() error {
 type plainspoken struct {
 	net.Conn
 	owner   owner
-	tail    [3]byte     // of what has been read
+	framing framing
 	asked   atomic.Bool // there is a whole head, and no answer to it yet
 	made    time.Time
 	writing atomic.Int64 // how long after that the step began that is being written, or could not be; zero where none is
@@ -280,23 +280,12 @@ type plainspoken struct {
 // Read notes when a request's head is complete: that it is not answered yet is from then on our affair, however long the
 // machine takes to come to it.
 func (c *plainspoken) Read(p []byte) (n int, err error) {
-	if n, err = c.Conn.Read(p); n > 0 && c.endsHead(p[:n]) {
+	n, err = c.framing.read(c.Conn, p)
+	if c.framing.whole {
+		c.framing.whole = false
 		c.asked.Store(true)
 	}
 	return n, err
-}
-
-// endsHead reports whether the end of a head is in p, or begins in what was read before.
-func (c *plainspoken) endsHead(p []byte) bool {
-	const end = "\r\n\r\n"
-	var seam [2 * (len(end) - 1)]byte
-	copy(seam[:], c.tail[:])
-	n := copy(seam[len(c.tail):], p)
-	copy(c.tail[:], seam[n:]) // the last of both, where p is shorter than that
-	if len(p) > len(c.tail) {
-		copy(c.tail[:], p[len(p)-len(c.tail):])
-	}
-	return bytes.Contains(seam[:len(c.tail)+n], []byte(end)) || bytes.Contains(p, []byte(end))
 }
 
 // Close leaves nothing for the kernel to keep where a client has not read what is being written.

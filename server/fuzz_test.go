@@ -64,7 +64,7 @@ func FuzzCredentials(f *testing.F) {
 		switch code := w.Code; {
 		case code == 200 && !authorized:
 			t.Errorf("200 without the token: %q", raw)
-		case code == 200 && (r.Method != "GET" || r.ContentLength != 0 || len(r.TransferEncoding) > 0):
+		case code == 200 && (r.Method != "GET" || r.ContentLength != 0 || len(r.TransferEncoding) > 0 || r.URL.Scheme != "" || r.URL.Host != ""):
 			t.Errorf("200 for more than a plain GET: %q", raw)
 		case code != 200 && code != 400 && code != 403 && code != 404 && code != 405 && code != 503:
 			t.Errorf("status %d: %q", code, raw)
@@ -109,6 +109,9 @@ func FuzzListener(f *testing.F) {
 		"GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: gzip\r\n\r\n",
 		"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"GET /v1/credentials HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: y\r\n Content-Length: 9\r\n\r\nGET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+		"GET http://127.0.0.1/v1/credentials HTTP/1.1\r\nHost: evil.example\r\nAuthorization: " + testToken + "\r\n\r\n",
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n",
 	} {
 		f.Add([]byte(bytes), false)
@@ -144,10 +147,17 @@ func FuzzListener(f *testing.F) {
 		if strings.Contains(conn.out.String(), testSecretKey) && !bytes.Contains(raw, []byte(testToken)) {
 			t.Errorf("credentials without the token: %q", raw)
 		}
+		if strings.Contains(conn.out.String(), testSecretKey) && !originForm.Match(raw) {
+			t.Errorf("credentials for a request to a proxy: %q", raw)
+		}
+		most := certain(string(raw))
 		answers := bufio.NewReader(&conn.out)
 		for n := 0; ; n++ {
 			if _, err := answers.Peek(1); err == io.EOF {
 				return
+			}
+			if n == most {
+				t.Fatalf("after answer %d to %q it is not certain where the next request begins, and there is another", n, raw)
 			}
 			response, err := http.ReadResponse(answers, nil)
 			if err != nil { // HEAD's answer has a length and no body, and what follows it is the next
@@ -172,6 +182,23 @@ func FuzzListener(f *testing.F) {
 		}
 	})
 }
+
+// originForm is the one request line that is answered with credentials.
+var originForm = regexp.MustCompile(`(^|\n)GET /v1/credentials[^ \n]* HTTP/1\.[0-9]\r?\n`)
+
+// certain returns how many requests there can be in what is sent: up to and with the first that may have a body,
+// or whose lines could be read in two ways.
+func certain(sent string) (requests int) {
+	for head := range strings.SplitSeq(strings.ReplaceAll(sent, "\r\n", "\n"), "\n\n") {
+		requests++
+		if unclear.MatchString(head) {
+			break
+		}
+	}
+	return requests
+}
+
+var unclear = regexp.MustCompile(`(?i)\n([ \t]|transfer-encoding:|content-length:[ \t]*0*[1-9])`)
 
 // tokenShape is what every client can send, what arrives as it was sent, and what is not guessed.
 var tokenShape = regexp.MustCompile(`^[!-~][ -~]{14,}[!-~]$`)

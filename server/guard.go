@@ -1,6 +1,9 @@
 package server
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -103,8 +106,13 @@ func (g *guard) check(r *http.Request) (Refusal, error) {
 	return "", nil
 }
 
-// led tells by the headers that a proxy or a page in a browser led the request here.
+// led tells by the target and the headers that a proxy or a page in a browser led the request here.
 func led(r *http.Request) Refusal {
+	// Only to a proxy do clients send a URL in the request line. net/http then takes the host from there and drops the
+	// Host header, so that no guard would see it.
+	if r.URL.Scheme != "" || r.URL.Host != "" {
+		return ForwardedRequest
+	}
 	for name := range r.Header {
 		switch {
 		case strings.HasPrefix(name, "X-Forwarded-"), name == "Forwarded", name == "Via", name == "X-Real-Ip":
@@ -127,6 +135,90 @@ func isLocal(r *http.Request) bool {
 	named := strings.EqualFold(host, "localhost") || (err == nil && ip.IsLoopback())
 	return loopbackPeer(r) && named && r.Header.Get("Origin") == "" &&
 		r.Header.Get("Sec-Fetch-Site") != "cross-site" && led(r) != ForwardedRequest
+}
+
+// framing refuses requests whose end is ambiguous, by the bytes of their heads, where net/http hides the ambiguity
+// from handlers. What the sender meant as a body would be answered as the next request:
+//
+//   - HTTP/1.0 with Transfer-Encoding: net/http deletes the header and assumes that there is no body.
+//     https://www.rfc-editor.org/rfc/rfc9112#section-6.1
+//   - A header continued on the next line: net/http joins the two, others read two headers.
+//     https://www.rfc-editor.org/rfc/rfc9112#section-5.2
+//
+// It cannot tell a body from a head and checks both, which at worst cuts off a request that has a body.
+type framing struct {
+	length  int  // of the line so far, without CR
+	name    int  // how much of transferEncoding the line begins with
+	version int  // how much of http10 the line ends with
+	old     bool // a line since the last empty one has ended with http10
+	faulty  bool
+	whole   bool // an empty line has come, which ends a head; whoever looks at it resets it
+}
+
+const (
+	transferEncoding = "transfer-encoding"
+	http10           = " HTTP/1.0"
+)
+
+var errFraming = errors.New("the end of the request is ambiguous")
+
+// read reads from conn up to the first byte that makes the framing faulty, and then fails: net/http answers the
+// requests before it, refuses this one and closes the connection.
+func (f *framing) read(conn io.Reader, p []byte) (int, error) {
+	if f.faulty {
+		return 0, errFraming
+	}
+	n, err := conn.Read(p)
+	good := f.scan(p[:n])
+	if f.faulty && good == 0 {
+		return 0, errFraming
+	} else if f.faulty {
+		return good, nil
+	}
+	return n, err
+}
+
+// scan returns how much of p it takes, which is less than all of it once the framing is faulty.
+func (f *framing) scan(p []byte) int {
+	for i := 0; i < len(p); i++ {
+		if f.length > 0 && (!f.old || f.name < f.length) { // of this line only the end matters
+			rest := bytes.IndexByte(p[i:], '\n')
+			if rest < 0 {
+				rest = len(p) - i
+			}
+			if skip := rest - len(http10+"\r"); skip > 0 {
+				i, f.version = i+skip, 0
+			}
+		}
+		b := p[i]
+		switch {
+		case b == '\n':
+			f.whole = f.whole || f.length == 0
+			f.old = f.length > 0 && (f.old || f.version == len(http10))
+			f.length, f.name, f.version = 0, 0, 0
+			continue
+		case b == '\r':
+			continue
+		case f.length == 0 && (b == ' ' || b == '\t'):
+			f.faulty = true
+			return i
+		case f.old && f.name == f.length && b|0x20 == transferEncoding[f.name]: // in lower case
+			if f.name++; f.name == len(transferEncoding) {
+				f.faulty = true
+				return i
+			}
+		}
+		f.length++
+		switch {
+		case f.version < len(http10) && b == http10[f.version]:
+			f.version++
+		case b == http10[0]:
+			f.version = 1
+		default:
+			f.version = 0
+		}
+	}
+	return len(p)
 }
 
 // hasBody lets a JDK's "Content-Length: 0" and "Upgrade: h2c" pass: both are harmless.

@@ -140,6 +140,7 @@ func TestWhoWeAreIsToldToThisMachineOnly(t *testing.T) {
 		"no host":             host(""),
 		"a foreign page":      header("Sec-Fetch-Site", "cross-site"),
 		"another machine":     elsewhere,
+		"a proxy's target":    func(r *http.Request) { r.URL.Scheme, r.URL.Host = "http", r.Host },
 	} {
 		if w := ask(admin, request("GET", "/", edit)); w.Code != http.StatusForbidden || w.Header().Get("Connection") != "close" || tells(admin, "/", edit) != nil {
 			t.Errorf("the page to %s: %d %v %s", name, w.Code, w.Header(), w.Body)
@@ -214,6 +215,7 @@ func TestTheSidecarIsCommandedFromInsideThePodOnlyAndOnlyWhereAllowed(t *testing
 		{"by a page without an origin", "POST", header("Origin", "null"), 403, false},
 		{"by a browser", "POST", header("Sec-Fetch-Site", "same-origin"), 403, false},
 		{"through a mesh", "POST", header("X-Forwarded-For", "10.9.9.9"), 403, false},
+		{"through a proxy, by its target", "POST", func(r *http.Request) { r.URL.Scheme, r.URL.Host = "http", r.Host }, 403, false},
 		{"by another name", "POST", host("evil.example"), 403, false},
 		{"with GET", "GET", from("127.0.0.1:40000"), 405, false},
 		{"with HEAD", "HEAD", from("127.0.0.1:40000"), 405, false},

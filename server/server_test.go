@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // serveWarm serves testCredentials on a real socket.
@@ -116,6 +119,12 @@ func TestMalformedAndMisledRequestsAreRefusedOnTheWire(t *testing.T) {
 		{"HTTP/1.0 without a host", "GET /v1/credentials HTTP/1.0", "403 Forbidden", "HostNotAllowed"},
 		{"an absolute URI of another host", "GET http://evil.example/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "403 Forbidden", "HostNotAllowed"},
 		{"an absolute URI with a user", "GET http://x@127.0.0.1:PORT@evil.example/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "403 Forbidden", "HostNotAllowed"},
+		{"an absolute URI of this machine", "GET http://127.0.0.1:PORT/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "403 Forbidden", "ForwardedRequest"},
+		{"an absolute URI of this machine, and another host", "GET http://127.0.0.1:PORT/v1/credentials HTTP/1.1|Host: evil.example|Connection: close", "403 Forbidden", "ForwardedRequest"},
+		{"an absolute URI in upper case", "GET HTTP://LOCALHOST/v1/credentials HTTP/1.1|Host: evil.example|Connection: close", "403 Forbidden", "ForwardedRequest"},
+		{"an absolute URI in HTTP/1.0", "GET http://localhost/v1/credentials HTTP/1.0|Host: evil.example", "403 Forbidden", "ForwardedRequest"},
+		{"an absolute URI of another scheme", "GET https://127.0.0.1:PORT/v1/credentials HTTP/1.1|Host: evil.example|Connection: close", "403 Forbidden", "ForwardedRequest"},
+		{"an absolute URI without a host", "GET http:/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "403 Forbidden", "ForwardedRequest"},
 		{"two hosts", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Host: evil.example|Connection: close", "400 Bad Request", "MalformedRequest"},
 		{"no host", "GET /v1/credentials HTTP/1.1|Connection: close", "400 Bad Request", "MalformedRequest"},
 		{"a length and chunks", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 5|Transfer-Encoding: chunked||0|", "403 Forbidden", "BodyNotAllowed"},
@@ -127,7 +136,8 @@ func TestMalformedAndMisledRequestsAreRefusedOnTheWire(t *testing.T) {
 		{"a browser's header in upper case", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|SEC-FETCH-SITE: none|Connection: close", "403 Forbidden", "BrowserRequest"},
 		{"OPTIONS *", "OPTIONS * HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
 		{"OPTIONS * of another host", "OPTIONS * HTTP/1.1|Host: evil.example|Connection: close", "403 Forbidden", "HostNotAllowed"},
-		{"CONNECT", "CONNECT 127.0.0.1:PORT HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "405 Method Not Allowed", "MethodNotAllowed"},
+		{"CONNECT", "CONNECT 127.0.0.1:PORT HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "403 Forbidden", "ForwardedRequest"},
+		{"CONNECT, and another host", "CONNECT 127.0.0.1:PORT HTTP/1.1|Host: evil.example|Connection: close", "403 Forbidden", "ForwardedRequest"},
 		{"doubled slashes", "GET //v1//credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
 		{"a way up", "GET /x/../v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
 		{"an encoded path", "GET /v1%2fcredentials HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close", "404 Not Found", "UnknownPath"},
@@ -153,6 +163,131 @@ func TestMalformedAndMisledRequestsAreRefusedOnTheWire(t *testing.T) {
 			}
 			mustBeSecretFree(t, "the answer", body)
 		})
+	}
+}
+
+// framings are heads after which it is not certain, or not visible to a handler, where the next request begins.
+var framings = []struct{ name, head string }{
+	{"HTTP/1.0 and chunks", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Transfer-Encoding: chunked"},
+	{"HTTP/1.0 and chunks, of POST", "POST P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Transfer-Encoding: chunked"},
+	{"HTTP/1.0 and chunks, as the first header", "GET P HTTP/1.0|TRANSFER-ENCODING:chunked|Host: 127.0.0.1:PORT|Connection: keep-alive"},
+	{"HTTP/1.0 and chunks, without CR", "GET P HTTP/1.0\nHost: 127.0.0.1:PORT\nConnection: keep-alive\nTransfer-Encoding: chunked"},
+	{"HTTP/1.0 and chunks, and no length", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Content-Length: 0|Transfer-Encoding: chunked"},
+	{"HTTP/1.0 and chunks in a continued line", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Transfer-Encoding:| chunked"},
+	{"HTTP/1.0 and an encoding nobody knows", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|transfer-encoding: gzip"},
+	{"HTTP/1.0 and an encoding of nothing", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Transfer-Encoding:"},
+	{"HTTP/1.0 and chunks with a NUL", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Transfer-Encoding: \x00chunked"},
+	{"HTTP/1.0 and a blank before the colon", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Transfer-Encoding : chunked"},
+	{"HTTP/1.0 and a length", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Content-Length: 9"},
+	{"HTTP/1.0 and another host in a continued line", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|X: y| Host: evil.example"},
+	{"chunks", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding: chunked"},
+	{"chunks and a length", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding: chunked|Content-Length: 9"},
+	{"no length and chunks", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 0|Transfer-Encoding: chunked"},
+	{"chunks twice", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding: chunked|Transfer-Encoding: chunked"},
+	{"chunks and another encoding", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding: chunked, identity"},
+	{"an encoding that changes nothing", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding: identity"},
+	{"chunks with a control character", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding: \x0bchunked"},
+	{"a name with a control character", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding\x0b: chunked"},
+	{"a blank before the colon", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding : chunked"},
+	{"chunks after a bare CR", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|X: y\rTransfer-Encoding: chunked"},
+	{"chunks in a continued line", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding:|\tchunked"},
+	{"a continued line that looks like chunks", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|X: y| Transfer-Encoding: chunked"},
+	{"a continued line that looks like a length", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|X: y|\tContent-Length: 9"},
+	{"a continued line, without CR", "GET P HTTP/1.1\nHost: 127.0.0.1:PORT\nX: y\n Content-Length: 9"},
+	{"a continued line of a blank alone", "GET P HTTP/1.1|Host: 127.0.0.1:PORT| |Content-Length: 9"},
+	{"a length", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 9"},
+	{"a length twice", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 9|Content-Length: 9"},
+	{"two lengths", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 0|Content-Length: 9"},
+	{"two lengths in a line", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 0, 9"},
+	{"the same length twice in a line", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 9, 9"},
+	{"a length with a sign", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: +9"},
+	{"a length below nothing", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: -9"},
+	{"a length of no digits", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length:"},
+	{"a length that no integer holds", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Content-Length: 18446744073709551625"},
+	{"chunks of a body that the Expect waits with", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Expect: 100-continue|Transfer-Encoding: chunked"},
+}
+
+// Whatever stands where a body could be is not answered as the next request, by any listener.
+func TestOnlyWhatIsCertainlyARequestIsAnsweredAsOne(t *testing.T) {
+	credentials := serveWarm(t, false)
+	ops := serveTCP(t, func(uint16) http.Handler { return NewOps(warm(t), prometheus.NewRegistry()) })
+	for _, listener := range []struct{ name, address, path string }{{"credentials", credentials, "/v1/credentials"}, {"ops", ops, "/readyz"}} {
+		for _, row := range framings {
+			t.Run(listener.name+", "+row.name, func(t *testing.T) {
+				head := strings.Replace(row.head, " P ", " "+listener.path+" ", 1)
+				next := "GET " + listener.path + " HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close"
+				got := raw(t, listener.address, head+"||"+next) // which ends when the server closes
+				if n := strings.Count(got, "\r\nDate: "); n != 1 {
+					t.Errorf("%d answers, want 1: %q", n, got)
+				}
+				_, status, _ := strings.Cut(got, " ")
+				if listener.name == "credentials" && !strings.HasPrefix(status, "400 ") && !strings.HasPrefix(status, "403 ") {
+					t.Errorf("answered with %q", got)
+				}
+			})
+		}
+	}
+}
+
+// These are certain, and what follows is a request.
+func TestRequestsAreAnsweredOneAfterTheOther(t *testing.T) {
+	address := serveWarm(t, false)
+	for _, head := range []string{
+		"GET /v1/credentials HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive",
+		"GET /v1/credentials HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Content-Length: 0|User-Agent: Transfer-Encoding: chunked",
+		"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|User-Agent: curl HTTP/1.0|Content-Length: 0|TE: trailers",
+		"GET /v1/credentials HTTP/1.1\nHost: 127.0.0.1:PORT\nContent-Length: 0\nContent-Length: 0",
+	} {
+		conn := dial(t, address)
+		r := bufio.NewReader(conn)
+		for range 2 {
+			send(t, conn, address, head+"||"+head)
+			for range 2 {
+				if response, body := receive(t, r); response.StatusCode != 200 || body != wantBody {
+					t.Errorf("%q: %s %s", head, response.Status, body)
+				}
+			}
+		}
+	}
+}
+
+// However the network cuts the bytes up, the same ones are taken.
+func TestFramingIsSeenAcrossReads(t *testing.T) {
+	for _, row := range []struct{ text, taken string }{
+		{"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "GET / HTTP/1.0\r\nTransfer-Encodin"},
+		{"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.0\r\nA: b\r\ntransfer-encoding: chunked\r\n\r\n", "GET / HTTP/1.1\r\n\r\nGET / HTTP/1.0\r\nA: b\r\ntransfer-encodin"},
+		{"GET / HTTP/1.0\n\nGET / HTTP/1.1\nTransfer-Encoding: chunked\n\n", ""},
+		{"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nxyzGET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nxyzGET / HTTP/1.0\r\nTransfer-Encodin"},
+		{"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nxyz\r\nGET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nxyz\r\nGET / HTTP/1.0\r\nTransfer-Encodin"},
+		{"GET / HTTP/1.1\r\nA: b\r\n\tc\r\n\r\n", "GET / HTTP/1.1\r\nA: b\r\n"},
+		{"GET / HTTP/1.0\r\nTransfer: x\r\nX-Transfer-Encoding: y\r\n\r\n", ""},
+		{"GET /a/long/path/or/so HTTP/1.0\r\nA: b\r\nC-D: efghijklmnopqrstuvwxyz\r\nTransfer-Encoding: y\r\n\r\n", "GET /a/long/path/or/so HTTP/1.0\r\nA: b\r\nC-D: efghijklmnopqrstuvwxyz\r\nTransfer-Encodin"},
+		{"GET /  HTTP/1.0\r\nTransfer-Encoding: y\r\n\r\n", "GET /  HTTP/1.0\r\nTransfer-Encodin"},
+	} {
+		if row.taken == "" {
+			row.taken = row.text
+		}
+		for first := range len(row.text) {
+			for second := first; second <= len(row.text); second++ {
+				var f framing
+				taken := ""
+				conn := io.MultiReader(strings.NewReader(row.text[:first]), strings.NewReader(row.text[first:second]), strings.NewReader(row.text[second:]))
+				for {
+					p := make([]byte, 512)
+					n, err := f.read(conn, p)
+					taken += string(p[:n])
+					if err != nil {
+						if wanted := row.taken != row.text; errors.Is(err, errFraming) != wanted {
+							t.Fatalf("%q ends with %v", row.text, err)
+						}
+						break
+					}
+				}
+				if taken != row.taken {
+					t.Fatalf("of %q, cut at %d and %d, %q was taken, want %q", row.text, first, second, taken, row.taken)
+				}
+			}
+		}
 	}
 }
 
