@@ -9,10 +9,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"regexp"
 	"strings"
 	"time"
-	"unicode"
 )
 
 // Credentials are one set of temporary credentials, as STS issued them. A Credentials that a Cache
@@ -121,49 +119,3 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // MarshalText implements [encoding.TextMarshaler], and with it JSON and XML.
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-
-// The shapes in which a secret could stand in somebody else's error text: a JWT (STS and proxies
-// quote requests), an access key, an XML or JSON field of STS's answer, and a bare secret key. AWS
-// makes a secret key of exactly 40 base64 characters; requiring both boundaries leaves file names
-// and issuer URLs readable.
-var (
-	jwtShape       = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*){0,2}`)
-	accessKeyShape = regexp.MustCompile(`\b(A[KS]IA)[A-Z0-9]{8,}([A-Z0-9]{4})\b`)
-	fieldShape     = regexp.MustCompile(`((?:SecretAccessKey|SessionToken|WebIdentityToken)["']?\s*[>:=]\s*["']?)[^\s<>"'&]+`)
-	secretKeyShape = regexp.MustCompile(`(^|[^A-Za-z0-9+/=_.-])([A-Za-z0-9+/]{40})($|[^A-Za-z0-9+/=_.-])`)
-)
-
-// Scrub masks whatever in text has the shape of a secret. It is the second lock: text that may hold
-// a secret should not be kept in the first place.
-func Scrub(text string) string {
-	text = jwtShape.ReplaceAllString(text, "[token]")
-	text = fieldShape.ReplaceAllString(text, "${1}"+redacted)
-	text = accessKeyShape.ReplaceAllString(text, "${1}****${2}")
-	return secretKeyShape.ReplaceAllStringFunc(text, func(match string) string {
-		parts := secretKeyShape.FindStringSubmatch(match)
-		if word, _, found := strings.Cut(parts[2], "/"); (found && pathWord(word)) || !mixed(parts[2]) {
-			return match
-		}
-		return parts[1] + redacted + parts[3]
-	})
-}
-
-// OneLine puts a blank for whatever does not print: text of others must not break a line, or steer a terminal.
-func OneLine(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\uFFFD' || !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-}
-
-// pathWord tells the beginning of a path, or of "role/" in an ARN, from that of a random key.
-func pathWord(s string) bool {
-	return len(s) > 2 && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsLower(r) }) < 0
-}
-
-// mixed reports whether s has both cases and a digit, as all but one in a thousand random keys do.
-func mixed(s string) bool {
-	return strings.ContainsFunc(s, unicode.IsUpper) && strings.ContainsFunc(s, unicode.IsLower) && strings.ContainsFunc(s, unicode.IsDigit)
-}

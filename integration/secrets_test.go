@@ -49,6 +49,9 @@ func TestCIFindsSecrets(t *testing.T) {
 		"a secret access key":  session.SecretAccessKey,
 		"a session token":      session.SessionToken,
 	}
+	for _, beginning := range []string{"FwoG", "FQoG", "FQoD", "AQoD", "AgoJ"} {
+		secrets["a session token that begins with "+beginning] = beginning + session.SessionToken[len(beginning):]
+	}
 	for name, secret := range maps.Clone(secrets) {
 		form := url.QueryEscape(secret)
 		secrets[name+" in a form"] = form
