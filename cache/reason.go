@@ -25,6 +25,7 @@ const (
 	EndpointUnreachable Reason = "EndpointUnreachable"
 	EndpointTimeout     Reason = "EndpointTimeout"
 	EndpointNotTrusted  Reason = "EndpointNotTrusted"
+	ProxyNotFound       Reason = "ProxyNotFound"
 	ProxyRefused        Reason = "ProxyRefused"
 	NotAnSTSEndpoint    Reason = "NotAnSTSEndpoint"
 	UnusableCredentials Reason = "UnusableCredentials"
@@ -92,6 +93,7 @@ var reasons = map[Reason]struct {
 		"or an OIDC issuer that STS is slow to reach"},
 	EndpointNotTrusted: {Human, "the endpoint's certificate was not accepted: if a proxy inspects TLS, name its CA in AWS_CA_BUNDLE; " +
 		"otherwise check AWS_ENDPOINT_URL_STS and the node's clock"},
+	ProxyNotFound:    {Human, "no such host: check the proxy in HTTPS_PROXY for a typo, and the Pod's DNS, or add the STS host to NO_PROXY"},
 	ProxyRefused:     {Human, "the proxy refused: check HTTPS_PROXY's user and rules, or add the STS host to NO_PROXY"},
 	NotAnSTSEndpoint: {Human, "something other than STS answered: check AWS_ENDPOINT_URL_STS, AWS_ENDPOINT_URL, and any proxy or captive portal on the way"},
 	UnusableCredentials: {Transient, "STS answered with credentials that cannot be used; if it lasts, check what AWS_ENDPOINT_URL_STS points at " +

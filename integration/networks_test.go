@@ -265,6 +265,18 @@ func TestNoDNSAtTheStart(t *testing.T) {
 	wantCode(t, r, 1)
 	want(t, "healthcheck", r.stderr, "EndpointNotFound: no such host: "+name+"; hint: no such host: check AWS_REGION")
 
+	// The advice on an unknown proxy is about the proxy.
+	proxied := w.with("AWS_ENDPOINT_URL_STS", "HTTPS_PROXY=http://proxy.example:3128")
+	r = run(t, proxied, "credentials")
+	wantCode(t, r, 1)
+	want(t, "credentials", lastLine(r.stderr), "ProxyNotFound: no such host: proxy.example, the proxy on the way to STS in "+region+"; hint: no such host: check the proxy in HTTPS_PROXY")
+	r = run(t, proxied, "doctor")
+	wantCode(t, r, 1)
+	want(t, "the doctor", r.stdout, "ProxyNotFound: the proxy proxy.example:3128 on the way to "+name+": no such host", "export HTTPS_PROXY=")
+	if strings.Contains(r.stdout, "export AWS_REGION") {
+		t.Errorf("the doctor takes the region for wrong:\n%s", r.stdout)
+	}
+
 	known := time.Now()
 	if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte("127.0.0.1 localhost "+name+"\n"), 0o644); err != nil {
 		t.Fatal(err)

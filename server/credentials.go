@@ -60,6 +60,7 @@ var statuses = map[cache.Reason]int{
 	cache.EndpointUnreachable:      503,
 	cache.EndpointTimeout:          503,
 	cache.EndpointNotTrusted:       503,
+	cache.ProxyNotFound:            503,
 	cache.ProxyRefused:             503,
 	cache.NotAnSTSEndpoint:         503,
 	cache.UnusableCredentials:      503,

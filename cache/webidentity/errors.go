@@ -177,9 +177,20 @@ func explain(err error, a *answer, host string) *cache.FetchError {
 
 // unreachable explains an exchange that got no answer.
 func unreachable(err error, host string, fail func(cache.Reason, string, ...any) *cache.FetchError) *cache.FetchError {
+	op, _ := errors.AsType[*net.OpError](err)
+	// So the transport and its SOCKS client mark whatever happens before the proxy lets us through.
+	throughProxy := op != nil && (op.Op == "proxyconnect" || op.Op == "socks connect")
+	if throughProxy {
+		host = "the proxy on the way to " + host
+	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		if dns.IsNotFound {
+		switch {
+		case dns.IsNotFound && throughProxy:
+			return fail(cache.ProxyNotFound, "no such host: %s, %s", dns.Name, host)
+		case dns.IsNotFound:
 			return fail(cache.EndpointNotFound, "no such host: %s", dns.Name)
+		case throughProxy:
+			return fail(cache.EndpointUnreachable, "%s, %s, cannot be looked up: %s", dns.Name, host, dns.Err)
 		}
 		return fail(cache.EndpointUnreachable, "%s cannot be looked up: %s", dns.Name, dns.Err)
 	}
@@ -207,10 +218,7 @@ func unreachable(err error, host string, fail func(cache.Reason, string, ...any)
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return fail(cache.EndpointTimeout, "%s did not answer in time", host)
 	}
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		if op.Op == "proxyconnect" {
-			return fail(cache.EndpointUnreachable, "the proxy on the way to %s: %v", host, op.Err)
-		}
+	if op != nil {
 		return fail(cache.EndpointUnreachable, "%s: %v", host, op.Err)
 	}
 	return fail(cache.EndpointUnreachable, "%s: %v", host, innermost(err))

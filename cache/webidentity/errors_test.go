@@ -450,14 +450,50 @@ func TestProxyOnTheWay(t *testing.T) {
 			t.Errorf("the message is %s", failure.Message)
 		}
 	})
-	t.Run("that is not known", func(t *testing.T) {
-		s := stage(t, tweak{endpoint: "https://sts.example"})
-		s.through(t, "http://proxy.invalid:3128")
-		s.provider.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
-			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "proxy.invalid", IsNotFound: true}}
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
+	secure.Config.ErrorLog = discardLog
+	secure.StartTLS()
+	defer secure.Close()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	socks, err := net.Listen("tcp4", "127.0.0.1:0")
+	must(t, err)
+	defer socks.Close()
+	go func() {
+		for conn, err := socks.Accept(); err == nil; conn, err = socks.Accept() {
+			conn.Read(make([]byte, 64)) // a greeting; with it unread, closing would reset the connection
+			conn.Close()
 		}
-		s.mustFail(t, cache.EndpointNotFound, "no such host: proxy.invalid")
-	})
+	}()
+	const who = "the proxy on the way to sts.example"
+	for _, test := range []struct {
+		name, proxy string
+		dial        error // nil dials
+		reason      cache.Reason
+		message     string
+	}{
+		{"that is not known", "http://proxy.invalid:3128", &net.DNSError{Err: "no such host", Name: "proxy.invalid", IsNotFound: true}, cache.ProxyNotFound, "no such host: proxy.invalid, " + who},
+		{"of SOCKS that is not known", "socks5://proxy.invalid", &net.DNSError{Err: "no such host", Name: "proxy.invalid", IsNotFound: true}, cache.ProxyNotFound, "no such host: proxy.invalid, " + who},
+		{"with a resolver that fails", "http://proxy.invalid:3128", &net.DNSError{Err: "server misbehaving", Name: "proxy.invalid", IsTemporary: true}, cache.EndpointUnreachable, "proxy.invalid, " + who + ", cannot be looked up: server misbehaving"},
+		{"that drops packets", "http://192.0.2.1:3128", os.ErrDeadlineExceeded, cache.EndpointTimeout, who + " did not answer in time"},
+		{"that is not trusted", secure.URL, nil, cache.EndpointNotTrusted, who + ": x509: certificate signed by unknown authority"},
+		{"without TLS", strings.Replace(plain.URL, "http:", "https:", 1), nil, cache.NotAnSTSEndpoint, who + " does not speak TLS: is its URL to begin with http://?"},
+		{"of SOCKS that hangs up", "socks5://" + socks.Addr().String(), nil, cache.EndpointUnreachable, who + ": EOF"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := stage(t, tweak{endpoint: "https://sts.example"})
+			s.through(t, test.proxy)
+			if test.dial != nil {
+				s.provider.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: test.dial}
+				}
+			}
+			failure := s.mustFail(t, test.reason, test.message)
+			if advice := failure.Reason.Advice(); strings.Contains(test.name, "not known") && (!strings.Contains(advice, "HTTPS_PROXY") || strings.Contains(advice, "AWS_REGION")) {
+				t.Errorf("the advice is %s", advice)
+			}
+		})
+	}
 	t.Run("that lets us through", func(t *testing.T) {
 		sts := ststest.New(ststest.Options{Issuer: cluster()})
 		address, ca, err := sts.StartTLS()

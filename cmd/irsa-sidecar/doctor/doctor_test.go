@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -206,6 +207,22 @@ var faults = []struct {
 	{"given-policy-is-another-roles", func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN + "2"; w.give(string(identity().Policy())) }, "AccessDenied", forPeople},
 }
 
+// The transport takes its proxy from the environment as it was at the start, so that no world has one.
+func TestAProxyThatIsNotKnown(t *testing.T) {
+	unknown := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "proxy.example", IsNotFound: true}}
+	e := &examination{Options: Options{Getenv: func(string) string { return "" }, Exchange: webidentity.Options{
+		Region: region, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, unknown },
+	}}}
+	if e.connect(t.Context(), &url.URL{Scheme: "http", Host: "proxy.example:3128"}, "the proxy", cache.ProxyNotFound) {
+		t.Error("connected")
+	}
+	f := e.findings[0]
+	if f.Key != "ProxyNotFound" || f.Finding != "the proxy: no such host" || f.Advice != cache.ProxyNotFound.Advice() ||
+		len(f.Fixes) != 2 || f.Fixes[0].Text != "export HTTPS_PROXY=http://PROXY:PORT" || f.Fixes[1].Text != "export NO_PROXY=,"+stsHost && f.Fixes[1].Text != "export NO_PROXY="+stsHost {
+		t.Errorf("found %+v", f)
+	}
+}
+
 func TestEachFaultHasItsReportAndItsFix(t *testing.T) {
 	for _, row := range faults {
 		t.Run(row.name, func(t *testing.T) {
@@ -390,6 +407,7 @@ func TestEveryKeyHasAStoryAndAReport(t *testing.T) {
 	unreported := []cache.Reason{
 		cache.CredentialsUninitialized, cache.UnknownError, cache.UnusableCredentials, // the sidecar's alone, or nobody's
 		cache.InvalidParameterValue, // MinIO's
+		cache.ProxyNotFound,         // no world has a proxy
 	}
 	for _, reason := range cache.Reasons() {
 		if !reported[string(reason)] && !slices.Contains(unreported, reason) && reason != cache.InvalidIdentityToken { // which the doctor takes apart

@@ -57,7 +57,7 @@ func (e *examination) checkEndpoint(ctx context.Context) {
 		return
 	}
 	if proxy := proxyFor(endpoint); proxy != nil {
-		if !e.connect(ctx, proxy, "the proxy "+proxy.Host+" on the way to "+endpoint.Host) {
+		if !e.connect(ctx, proxy, "the proxy "+proxy.Host+" on the way to "+endpoint.Host, cache.ProxyNotFound) {
 			e.skip("tls", "clock")
 			return
 		}
@@ -66,7 +66,7 @@ func (e *examination) checkEndpoint(ctx context.Context) {
 			skipFrom("connect")
 			return
 		}
-		if !e.connect(ctx, endpoint, hostPort(endpoint)) {
+		if !e.connect(ctx, endpoint, hostPort(endpoint), cache.EndpointNotFound) {
 			skipFrom("tls")
 			return
 		}
@@ -129,7 +129,8 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-func (e *examination) connect(ctx context.Context, u *url.URL, name string) bool {
+// connect tries the port of a URL. What it is for fails with missing where its host is not known.
+func (e *examination) connect(ctx context.Context, u *url.URL, name string, missing cache.Reason) bool {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	begun := time.Now()
@@ -138,6 +139,8 @@ func (e *examination) connect(ctx context.Context, u *url.URL, name string) bool
 		failure := &cache.FetchError{Reason: cache.EndpointUnreachable, Message: fmt.Sprintf("%s: %v", name, innermost(err))}
 		if timeout, ok := errors.AsType[net.Error](err); ctx.Err() != nil || (ok && timeout.Timeout()) {
 			failure = &cache.FetchError{Reason: cache.EndpointTimeout, Message: fmt.Sprintf("%s did not take a connection within %s", name, connectTimeout)}
+		} else if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+			failure = &cache.FetchError{Reason: missing, Message: fmt.Sprintf("%s: no such host", name)}
 		}
 		e.fail("connect", failure.Reason, e.fixReason(failure), "%s", failure.Message)
 		return false

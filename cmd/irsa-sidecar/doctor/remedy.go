@@ -336,10 +336,16 @@ func (e *examination) fixReason(f *cache.FetchError) []Fix {
 			Fix{What: "allow egress to port 443, in NetworkPolicies, security groups and the VPC endpoint's security group"})
 	case cache.EndpointNotTrusted:
 		return []Fix{{"if a proxy inspects TLS, trust its CA too", shell, "export AWS_CA_BUNDLE=/PATH/TO/CA.pem"}}
+	case cache.ProxyNotFound:
+		return []Fix{{"correct the proxy's host", shell, "export HTTPS_PROXY=http://PROXY:PORT"}, e.fixNoProxy("or go to STS without it", host)}
 	case cache.ProxyRefused:
-		return []Fix{{"go to STS without the proxy", shell, "export NO_PROXY=" + word(strings.TrimPrefix(e.Getenv("NO_PROXY")+","+host, ","), quote("HOSTS,"+host))}}
+		return []Fix{e.fixNoProxy("go to STS without the proxy", host)}
 	}
 	return nil
+}
+
+func (e *examination) fixNoProxy(what, host string) Fix {
+	return Fix{what, shell, "export NO_PROXY=" + word(strings.TrimPrefix(e.Getenv("NO_PROXY")+","+host, ","), quote("HOSTS,"+host))}
 }
 
 // presentable reports whether a value may be repeated: it has nothing that a terminal would obey instead of
