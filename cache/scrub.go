@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -142,6 +143,17 @@ func OneLine(text string) string {
 		}
 		return r
 	}, text)
+}
+
+// Shorten returns text, or its beginning and its end with how many characters are missing between, in at most so many
+// characters in all. What is wrong with a long value is said behind it. Scrub text first: half a secret has no shape.
+func Shorten(text string, most int) string {
+	runes := []rune(text)
+	if len(runes) <= most {
+		return text
+	}
+	half := (most - len("… (1234567 more) …")) / 2
+	return fmt.Sprintf("%s… (%d more) …%s", string(runes[:half]), len(runes)-2*half, string(runes[len(runes)-half:]))
 }
 
 // pathWord tells the beginning of a path, or of "role/" in an ARN, from that of a random key.

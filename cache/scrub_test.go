@@ -221,3 +221,20 @@ func TestOneLine(t *testing.T) {
 		}
 	}
 }
+
+func TestShorten(t *testing.T) {
+	for _, row := range []struct {
+		in   string
+		most int
+		want string
+	}{
+		{"", 50, ""},
+		{strings.Repeat("ä", 50), 50, strings.Repeat("ä", 50)},
+		{"begins" + strings.Repeat("ä", 100000) + "ends", 50, "beginsääääääää… (99982 more) …ääääääääääends"},
+		{strings.Repeat("ä", 51), 50, strings.Repeat("ä", 14) + "… (23 more) …" + strings.Repeat("ä", 14)},
+	} {
+		if got := Shorten(row.in, row.most); got != row.want || len([]rune(got)) > row.most {
+			t.Errorf("Shorten of %d characters to %d = %q, want %q", len([]rune(row.in)), row.most, got, row.want)
+		}
+	}
+}

@@ -192,6 +192,9 @@ func (h *credentials) unknownProfile(w http.ResponseWriter, _ *http.Request) {
 	refuse(w, UnknownProfile, nil)
 }
 
+// maxUserAgent is longer than those of the SDKs, in characters.
+const maxUserAgent = 500
+
 // log writes one line, at debug only: a busy application asks every few seconds, and whoever is refused as often
 // as he likes.
 func (h *credentials) log(r *http.Request, route string, code int, started time.Time, refusal Refusal, why error) {
@@ -199,7 +202,7 @@ func (h *credentials) log(r *http.Request, route string, code int, started time.
 		return
 	}
 	attrs := []slog.Attr{slog.String("route", route), slog.Int("code", code),
-		slog.String("took", time.Since(started).String()), slog.String("user_agent", r.UserAgent())}
+		slog.String("took", time.Since(started).String()), slog.String("user_agent", cache.Shorten(cache.Scrub(cache.OneLine(r.UserAgent())), maxUserAgent))}
 	if refusal != "" {
 		attrs = append(attrs, slog.String("refusal", string(refusal)))
 	}

@@ -371,6 +371,22 @@ func TestRequestsAreLoggedAtDebugOnlyAndWithoutSecrets(t *testing.T) {
 	}
 }
 
+func TestAUserAgentIsLoggedOnOneShortLine(t *testing.T) {
+	var log lockedBuffer
+	o := warm(t)
+	o.Logger = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	h := Credentials(o)
+	for _, agent := range []string{"curl\u202e\u009b2J\u200b", strings.Repeat("curl ", 1600), "curl Bearer " + testToken} {
+		ask(h, request("GET", "/v1/credentials", header("User-Agent", agent)))
+	}
+	for line := range strings.Lines(log.String()) {
+		if line = strings.TrimSuffix(line, "\n"); cache.OneLine(line) != line || len(line) > maxUserAgent+200 || !strings.Contains(line, `"user_agent":"curl`) {
+			t.Errorf("logged %d bytes: %q", len(line), line)
+		}
+	}
+	mustBeSecretFree(t, "the log", log.String())
+}
+
 // sink is a ResponseWriter that can be used again.
 type sink struct {
 	header http.Header

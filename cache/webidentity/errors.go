@@ -113,18 +113,14 @@ func (a *answer) describe() string {
 		return kind
 	}
 	// Scrub must see the text before a cut or a quote spoils the shapes that it knows.
-	text := shorten(strings.Join(strings.Fields(cache.Scrub(cache.OneLine(string(a.head)))), " "), 80)
-	if text == "" {
+	text := []rune(strings.Join(strings.Fields(cache.Scrub(cache.OneLine(string(a.head)))), " "))
+	if len(text) == 0 {
 		return kind + ", empty"
 	}
-	return fmt.Sprintf("%s: %q", kind, text)
-}
-
-func shorten(text string, most int) string {
-	if runes := []rune(text); len(runes) > most {
-		return string(runes[:most]) + "…"
+	if len(text) > 80 { // of a page, what it begins with says the most
+		text = append(text[:80], '…')
 	}
-	return text
+	return fmt.Sprintf("%s: %q", kind, string(text))
 }
 
 // proxyRefusal is a proxy's no to CONNECT. The transport's own error has but the status text, which

@@ -90,7 +90,7 @@ func New(o Options) *Provider {
 	return p
 }
 
-// maxMessage bounds what others may make us say: STS quotes the values that it refuses, in full.
+// maxMessage bounds what others may make us say, in characters: STS quotes the values that it refuses, in full.
 const maxMessage = 1000
 
 // Fetch makes one exchange. The error is always a [*cache.FetchError].
@@ -101,13 +101,14 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 	token, claims, err := ReadToken(p.options.TokenFile)
 	if err != nil {
 		failure := err.(*cache.FetchError)
+		failure.Message = cache.Shorten(cache.OneLine(failure.Message), maxMessage)
 		failure.Changed = p.changedFrom("")
 		return cache.Credentials{}, failure
 	}
 	creds, failure := p.exchange(ctx, token, claims)
 	if failure != nil {
 		failure.TokenIssued, failure.TokenExpiration = claims.IssuedAt, claims.Expiration
-		failure.Message = shorten(cache.OneLine(mask(failure.Message, token)), maxMessage)
+		failure.Message = cache.Shorten(cache.OneLine(mask(failure.Message, token)), maxMessage)
 		switch failure.Reason {
 		case cache.ExpiredTokenException, cache.InvalidIdentityToken, cache.IDPRejectedClaim, cache.InvalidParameterValue, cache.RegionUnknown:
 			failure.Changed = p.changedFrom(token)

@@ -645,12 +645,20 @@ func TestAnswerThatHoldsCredentialsIsNotQuoted(t *testing.T) {
 	}
 }
 
-func TestLongMessageIsCut(t *testing.T) {
+func TestLongMessagesAreCut(t *testing.T) {
 	s := stage(t, tweak{})
-	s.sts.Break(ststest.Fault{Code: "ValidationError", Message: strings.Repeat("ä\n", 20000)})
+	s.sts.Break(ststest.Fault{Code: "ValidationError", Message: "1 validation error: '" + strings.Repeat("ä\n", 20000) + "' is too long"})
 	failure := s.mustFail(t, cache.ValidationError, "")
-	if n := len([]rune(failure.Message)); n != maxMessage+1 || !strings.HasSuffix(failure.Message, "…") {
-		t.Errorf("the message has %d characters", n)
+	if n := len([]rune(failure.Message)); n > maxMessage || n < maxMessage-50 || !strings.HasPrefix(failure.Message, "STS refused (ValidationError, HTTP 400): 1 validation error: 'ä") ||
+		!strings.Contains(failure.Message, " more) …") || !strings.HasSuffix(failure.Message, "ä ' is too long") {
+		t.Errorf("the message has %d characters: %s", n, failure.Message)
+	}
+	for _, path := range []string{"/" + strings.Repeat("token", 20000), "/a\x1b[2J\u202e/" + strings.Repeat("b/", 20000)} {
+		_, err := New(Options{RoleARN: s.options.RoleARN, TokenFile: path}).Fetch(t.Context())
+		failure, ok := err.(*cache.FetchError)
+		if !ok || len([]rune(failure.Message)) > maxMessage || cache.OneLine(failure.Message) != failure.Message || !strings.HasSuffix(failure.Message, "file name too long") {
+			t.Errorf("%.3000v", err)
+		}
 	}
 }
 

@@ -92,8 +92,15 @@ type problems []problem
 
 type problem struct{ variable, text string }
 
-// line is what people see: a value, even a name, may hold whatever the environment does.
-func (p problem) line() string { return cache.OneLine(p.variable + " " + p.text) }
+const (
+	maxProblem = 500 // characters; all that we say ourselves is shorter
+	maxAlike   = 10  // problems of one variable, which may be a list
+)
+
+// line is what people see: a value, even a name, may hold whatever the environment does, and any amount of it.
+func (p problem) line() string {
+	return cache.Shorten(cache.Scrub(cache.OneLine(p.variable+" "+p.text)), maxProblem)
+}
 
 func (p problems) Error() string {
 	if len(p) == 1 {
@@ -122,8 +129,11 @@ func loadConfig() (*Config, problems) {
 	}
 	c.setDefaults()
 	var p problems
+	alike := make(map[string]int)
 	wrong := func(variable, format string, args ...any) {
-		p = append(p, problem{variable, fmt.Sprintf(format, args...)})
+		if alike[variable]++; alike[variable] <= maxAlike {
+			p = append(p, problem{variable, fmt.Sprintf(format, args...)})
+		}
 	}
 	c.checkIdentity(wrong)
 	c.checkSTS(wrong)

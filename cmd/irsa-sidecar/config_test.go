@@ -12,9 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
@@ -109,7 +108,7 @@ func FuzzEnvironment(f *testing.F) {
 			t.Errorf("%q: %d problems in %d lines: %q", environ, len(p), len(lines), lines)
 		}
 		for _, line := range lines {
-			if !utf8.ValidString(line) || strings.ContainsFunc(line, unicode.IsControl) {
+			if cache.OneLine(line) != line || len([]rune(line)) > maxProblem+len("configuration: ") {
 				t.Errorf("%q: not to be shown: %q", environ, line)
 			}
 			if asSecret && strings.Contains(line, password) {
@@ -126,6 +125,48 @@ func FuzzEnvironment(f *testing.F) {
 var secrets = []string{
 	"AWS_WEB_IDENTITY_TOKEN_FILE", "HTTPS_PROXY", "https_proxy",
 	"IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE",
+}
+
+// Whatever is put into a variable, be it a file, and whatever is in it: what is wrong with it is said in a line or two.
+func TestLongValuesAreCut(t *testing.T) {
+	const size = 20_000
+	known := knownVariables()
+	known["https_proxy"] = true
+	for name, value := range map[string]string{
+		"letters":   strings.Repeat("a", size),
+		"a path":    "/nowhere" + strings.Repeat("/a", size/2),
+		"a list":    strings.Repeat("a,", size/2),
+		"a role":    "arn:aws:iam::111122223333:instance-profile/" + strings.Repeat("a", 1900),
+		"a URL":     "http://" + strings.Repeat("a", size) + ".example",
+		"a token":   "eyJhbGciOiJSUzI1NiJ9." + strings.Repeat("eyJpc3MiOiJ4In0", 100) + ".c2lnbmF0dXJl",
+		"controls":  strings.Repeat("\x1b[2J\r\n\u202e", size/8),
+		"a program": strings.Repeat("\x7fELF\xff", size/5),
+	} {
+		for variable := range known {
+			t.Run(variable+", "+name, func(t *testing.T) {
+				for other := range known {
+					t.Setenv(other, "")
+				}
+				t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app")
+				t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/token")
+				t.Setenv(variable, strings.ReplaceAll(value, "\x00", ""))
+				c, p := loadConfig()
+				p = append(p, c.authorize()...)
+				if len(p) > maxAlike+2 {
+					t.Errorf("%d problems", len(p))
+				}
+				for _, one := range p {
+					mustBeShown(t, variable, one.line(), maxProblem)
+					if !strings.HasPrefix(one.line(), one.variable+" ") || strings.HasSuffix(one.line(), strings.Repeat("a", 20)) {
+						t.Errorf("it is not said what is wrong: %s", one.line())
+					}
+				}
+			})
+		}
+	}
+	t.Setenv("IRSA_SIDECAR_"+strings.Repeat("A", size), "x")
+	_, p := loadConfig()
+	mustBeShown(t, "a name", lastWords(usageError{p.concerning("none")}), maxProblem+len("configuration: "))
 }
 
 func mustBeUsable(t *testing.T, c *Config) {

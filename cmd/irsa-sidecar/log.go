@@ -15,8 +15,8 @@ const (
 	// maxUnread is how much may wait for stderr to take it, in bytes: as much as a pipe holds.
 	maxUnread = 64 << 10
 
-	// lastWords is how long the end of the program waits for stderr to take what is left.
-	lastWords = 500 * time.Millisecond
+	// flushWait is how long the end of the program waits for stderr to take what is left.
+	flushWait = 500 * time.Millisecond
 )
 
 // output is stderr for a program that must not depend on it: a log driver that is stuck, or gone, must not stop a
@@ -84,7 +84,7 @@ func (o *output) drain() {
 	}
 }
 
-// flush waits until everything has been taken, and no longer than lastWords.
+// flush waits until everything has been taken, and no longer than flushWait.
 func (o *output) flush() {
 	o.mu.Lock()
 	drained := o.drained
@@ -94,7 +94,7 @@ func (o *output) flush() {
 	}
 	select {
 	case <-drained:
-	case <-time.After(lastWords):
+	case <-time.After(flushWait):
 	}
 }
 

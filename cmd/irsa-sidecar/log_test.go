@@ -119,8 +119,8 @@ func TestTheEndWaitsForItsLastWordsButNotForLong(t *testing.T) {
 		o = &output{to: stuck}
 		io.WriteString(o, "why\n")
 		o.flush()
-		if took := time.Since(epoch()); took != lastWords {
-			t.Errorf("it ended after %v, want %v", took, lastWords)
+		if took := time.Since(epoch()); took != flushWait {
+			t.Errorf("it ended after %v, want %v", took, flushWait)
 		}
 		close(stuck.may)
 	})

@@ -35,10 +35,31 @@ func main() {
 		if _, ok := errors.AsType[usageError](err); ok {
 			code = 2
 		}
-		fmt.Fprintf(stderr, "irsa-sidecar: %s\n", cache.Scrub(err.Error())) // a mistaken value may be a secret
+		fmt.Fprintf(stderr, "irsa-sidecar: %s\n", lastWords(err))
 	}
 	stderr.flush()
 	os.Exit(code)
+}
+
+// Of what others say, and of arguments, this much is shown, in characters.
+const (
+	maxSaid      = 1500 // by what answers on the ops port: of a sidecar, a reason with its hint
+	maxLastWords = 2000
+)
+
+// lastWords is how an error is shown: on one line, for it may quote anything, and with no secret, for a mistaken value
+// may be one. Only the problems of a configuration have several lines.
+func lastWords(err error) string {
+	if usage, ok := errors.AsType[usageError](err); ok {
+		if p, ok := errors.AsType[problems](usage.error); ok {
+			return p.Error()
+		}
+	}
+	return shown(err.Error(), maxLastWords)
+}
+
+func shown(text string, most int) string {
+	return cache.Shorten(cache.Scrub(cache.OneLine(text)), most)
 }
 
 // usageError is a wrong command line or configuration: exit code 2.
@@ -164,7 +185,7 @@ func run(ctx context.Context, args []string, stdout io.Writer, stderr *output) e
 	case "reload":
 		return order(ctx, c, "/reload")
 	case "shutdown":
-		return order(ctx, c, "/quitquitquit")
+		return order(ctx, c, shutdownPath)
 	case "credentials":
 		return printCredentials(ctx, c, render, stdout, stderr)
 	}
@@ -240,15 +261,11 @@ func order(ctx context.Context, c *Config, path string) error {
 	if c.AdminListen == "" { // the app's environment knows nothing of where the sidecar listens
 		address = net.JoinHostPort(loopback(), adminPort)
 	}
-	err := ask(ctx, adminVariable, http.MethodPost, address, path)
-	if errors.Is(err, errNotThere) && path == "/quitquitquit" {
-		return errors.New("shutdown is disabled; start the sidecar with IRSA_SIDECAR_QUITQUITQUIT=true")
-	}
-	return err
+	return ask(ctx, adminVariable, http.MethodPost, address, path)
 }
 
-// errNotThere is what ask returns for a 404.
-var errNotThere = errors.New("404 Not Found")
+// shutdownPath is not there unless the sidecar may be ended.
+const shutdownPath = "/quitquitquit"
 
 // ask sends one request to the sidecar beside us, at the address that the variable says.
 func ask(ctx context.Context, variable, method, address, path string) error {
@@ -258,27 +275,39 @@ func ask(ctx context.Context, variable, method, address, path string) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // never through a proxy
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10}, // never through a proxy
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	response, err := client.Do(request)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("no sidecar answers at %s (%s) in time", address, variable)
 	}
 	if err != nil {
-		return fmt.Errorf("no sidecar answers at %s (%s): %w", address, variable, innermost(err))
+		return fmt.Errorf("no sidecar answers at %s (%s): %s", address, variable, shown(innermost(err).Error(), maxSaid))
 	}
 	defer response.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(response.Body, 16<<10))
+	var lines []string
+	for line := range strings.Lines(string(body)) {
+		if line = strings.TrimSpace(cache.OneLine(line)); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	said := shown(strings.Join(lines, "; "), maxSaid)
 	switch response.StatusCode {
 	case http.StatusOK:
 		return nil
 	case http.StatusServiceUnavailable, http.StatusForbidden:
-		return errors.New(strings.ReplaceAll(strings.TrimSpace(string(body)), "\n", "; "))
+		if said != "" {
+			return errors.New(said)
+		}
 	case http.StatusNotFound:
-		err = errNotThere
-	default:
-		err = errors.New(response.Status)
+		if path == shutdownPath {
+			return errors.New("shutdown is disabled; start the sidecar with IRSA_SIDECAR_QUITQUITQUIT=true")
+		}
 	}
-	return fmt.Errorf("what answers at %s (%s) is not this sidecar: %w to %s", address, variable, err, path)
+	return fmt.Errorf("what answers at %s (%s) is not this sidecar: %s to %s", address, variable, shown(response.Status, maxSaid), path)
 }
 
 // loopback is where what listens on all addresses is asked: a Pod with IPv6 alone need not have 127.0.0.1.

@@ -223,6 +223,39 @@ func TestAProxyThatIsNotKnown(t *testing.T) {
 	}
 }
 
+// Whatever others, or an environment, put in: no line of a report is longer than a screen or two.
+func TestLongValuesAreCutInReports(t *testing.T) {
+	long := strings.Repeat("long-", 20000)
+	w := newWorld(t)
+	w.env["AWS_ROLE_ARN"] = long[:2000]
+	w.env["AWS_PROFILE"], w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = long, "http://"+long
+	w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = "/" + long
+	w.env["NO_PROXY"] = long
+	w.options.Mistakes = append(w.options.Mistakes, Mistake{"IRSA_SIDECAR_DURATION", "\"" + long + "\" is not a duration"})
+	w.options.Policy, w.options.PolicyName = []byte(`{"Statement": "`+long+`"}`), long
+	r := w.examine()
+	if len(r.Findings) < 5 {
+		t.Errorf("only %d findings", len(r.Findings))
+	}
+	ends := 0
+	for _, f := range r.Findings {
+		if n := len([]rune(f.Finding)); n > maxFinding {
+			t.Errorf("%d characters: %.200s", n, f.Finding)
+		}
+		if strings.HasSuffix(f.Finding, "is not a duration") || strings.HasSuffix(f.Finding, "role/app") {
+			ends++
+		}
+		for _, fix := range f.Fixes {
+			if len(fix.Text) > 2*maxValue {
+				t.Errorf("%d bytes to be pasted: %.200s", len(fix.Text), fix.Text)
+			}
+		}
+	}
+	if ends != 2 {
+		t.Errorf("%d of 2 findings say what is wrong with the value", ends)
+	}
+}
+
 func TestEachFaultHasItsReportAndItsFix(t *testing.T) {
 	for _, row := range faults {
 		t.Run(row.name, func(t *testing.T) {
@@ -309,10 +342,12 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 	if got, want := e.fixExpired()[0].Text, "kubectl delete pod -n shop api-0.shop"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	// What would be an option, what a terminal would obey and what looks like a secret is left to the reader.
+	// What would be an option, what a terminal would obey, what looks like a secret and what nobody would paste is left
+	// to the reader.
 	for _, bad := range []string{
 		"--profile", "a\nb", "\x1b[2J", "a\x7f", "\u009b2J", "\u202e", "\xff",
 		"eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2ln", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY99", "wJalrXUtnFEMI/K7MDENGbPxRfiCYEXAMPLEKEY9",
+		strings.Repeat("long", 1025),
 	} {
 		e := &examination{
 			Options: Options{Exchange: webidentity.Options{RoleARN: bad, TokenFile: bad}, Listen: bad, Getenv: func(string) string { return bad }},

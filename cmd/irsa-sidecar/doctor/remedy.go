@@ -35,7 +35,7 @@ var kubernetesName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
 
 // named returns a name in Kubernetes, or "".
 func named(s string) string {
-	if kubernetesName.MatchString(s) {
+	if len(s) <= 253 && kubernetesName.MatchString(s) {
 		return s
 	}
 	return ""
@@ -348,10 +348,15 @@ func (e *examination) fixNoProxy(what, host string) Fix {
 	return Fix{what, shell, "export NO_PROXY=" + word(strings.TrimPrefix(e.Getenv("NO_PROXY")+","+host, ","), quote("HOSTS,"+host))}
 }
 
+// maxValue is longer than any value that AWS and Kubernetes take, and than most lists of hosts.
+const maxValue = 4096
+
 // presentable reports whether a value may be repeated: it has nothing that a terminal would obey instead of
 // showing it, and nothing that looks like a secret in the wrong place. To be asked of the whole value, for with
 // something before it a secret looks like none.
-func presentable(s string) bool { return s != "" && cache.OneLine(s) == s && cache.Scrub(s) == s }
+func presentable(s string) bool {
+	return s != "" && len(s) <= maxValue && cache.OneLine(s) == s && cache.Scrub(s) == s
+}
 
 // word writes a value so that a shell reads it back, and as one word that is no option. Where that cannot be, the
 // value is left to the reader.

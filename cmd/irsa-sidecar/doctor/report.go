@@ -54,14 +54,17 @@ var statusNames = [...]string{"ok", "warn", "fail"}
 // MarshalText implements [encoding.TextMarshaler].
 func (s Status) MarshalText() ([]byte, error) { return []byte(statusNames[s]), nil }
 
-// scrub takes secrets out of what others have made the finding say.
+// maxFinding bounds what others can make a finding say, in characters.
+const maxFinding = 1000
+
+// scrub makes one short line without secrets of what others have made the finding say.
 func (f *Finding) scrub(token string) {
 	clean := func(text string) string {
 		text = cache.Scrub(cache.OneLine(text))
 		if token != "" {
 			text = strings.ReplaceAll(text, token, "[token]")
 		}
-		return strings.Join(strings.Fields(text), " ")
+		return cache.Shorten(strings.Join(strings.Fields(text), " "), maxFinding)
 	}
 	f.Finding = clean(f.Finding)
 }
