@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -435,22 +434,6 @@ func (c *campaign) resists(asked moment, whose, head, status string) (answered b
 	return len(answer) > 0
 }
 
-// onThread does it on a thread of its own, which ends with it.
-func onThread(do func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if syscall.Gettid() == os.Getpid() { // the one thread that does not end; taken, it cannot be the next
-			onThread(do)
-			runtime.UnlockOSThread()
-			return
-		}
-		do()
-	}()
-	<-done
-}
-
 // asUser does it as another user; nil is our own.
 func asUser(user *syscall.Credential, do func()) {
 	if user == nil {
@@ -503,7 +486,7 @@ func (c *campaign) startSDKs(t *testing.T, dir string) {
 			command, err := installer.Install(t.Context(), candidate)
 			if err != nil {
 				why = err
-				if slices.Contains(strings.Split(os.Getenv("IRSA_TEST_REQUIRE"), ","), candidate.From) {
+				if required(candidate.From) {
 					t.Errorf("not installed, although IRSA_TEST_REQUIRE has %s: %v", candidate.From, err)
 				}
 				continue

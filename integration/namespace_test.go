@@ -1,19 +1,20 @@
-//go:build faults
+//go:build faults || (clients && linux)
 
 package integration
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 const (
@@ -27,13 +28,24 @@ const (
 // whySkipped is why the test inside has been skipped by notRun.
 var whySkipped = "it does not say why"
 
-// inNamespaces runs the test a second time, as a process in namespaces of its own: its mounts and its
-// network, if flags have them, are then its own to break. It reports whether this is that second time; the
-// first one ends where it is told that it is not, and is skipped if the second one was.
-//
-// Root makes the namespaces as it is, anybody else in a user namespace. Where neither is allowed the test is
-// not run, and says so.
+// inNamespaces is reborn for a test that cannot do without: where nobody may make namespaces it is not run,
+// and says so. The test outside ends where it is told that it is not inside, and is skipped if the one inside
+// was.
 func inNamespaces(t *testing.T, flags uintptr) bool {
+	t.Helper()
+	inside, err := reborn(t, flags)
+	if err != nil {
+		notRun(t, "namespaces", err.Error())
+	}
+	return inside
+}
+
+// reborn runs the test a second time, as a process in namespaces of its own: its mounts and its network, if
+// flags have them, are then its own to break. It reports whether this is that second time. An error says that
+// this machine lets nobody make namespaces.
+//
+// Root makes the namespaces as it is, anybody else in a user namespace.
+func reborn(t *testing.T, flags uintptr) (inside bool, err error) {
 	t.Helper()
 	if name, outcome, inside := strings.Cut(os.Getenv(insideVariable), "="); inside && name == t.Name() {
 		// What is mounted from here on is seen by nobody else.
@@ -49,9 +61,9 @@ func inNamespaces(t *testing.T, flags uintptr) bool {
 				t.Error(err)
 			}
 		})
-		return true
+		return true, nil
 	}
-	args := []string{"-test.run=^" + t.Name() + "$", "-test.count=1"}
+	args := []string{"-test.run=^" + t.Name() + "$", "-test.count=1", "-test.parallel=" + flag.Lookup("test.parallel").Value.String()}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}
@@ -70,16 +82,16 @@ func inNamespaces(t *testing.T, flags uintptr) bool {
 	}
 	runtime.LockOSThread() // the signal of the parent's death is that of its thread
 	defer runtime.UnlockOSThread()
-	err := cmd.Start()
+	err = cmd.Start()
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
-		notRun(t, "namespaces", fmt.Sprintf("this machine lets nobody make namespaces: %v", err))
+		return false, fmt.Errorf("this machine lets nobody make namespaces: %w", err)
 	}
 	if err == nil {
 		err = cmd.Wait()
 	}
 	if err != nil {
 		t.Errorf("in namespaces of its own: %v", err)
-		return false
+		return false, nil
 	}
 	switch how, err := os.ReadFile(outcome); {
 	case err != nil:
@@ -87,14 +99,86 @@ func inNamespaces(t *testing.T, flags uintptr) bool {
 	case string(how) != passed:
 		t.Skipf("skipped in namespaces of its own: %s", how)
 	}
-	return false
+	return false, nil
+}
+
+// onThread does it on a thread of its own, which ends with it.
+func onThread(do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if syscall.Gettid() == os.Getpid() { // the one thread that does not end; taken, it cannot be the next
+			onThread(do)
+			runtime.UnlockOSThread()
+			return
+		}
+		do()
+	}()
+	<-done
+}
+
+// inNetwork does the work on a thread in a network of its own, with a loopback that also has the address of
+// EC2's metadata service. First it says whether there is one.
+func inNetwork(ready chan<- error, work <-chan func()) {
+	onThread(func() {
+		err := syscall.Unshare(syscall.CLONE_NEWNET)
+		if err == nil {
+			err = loopbackUp()
+		}
+		if err == nil {
+			second := loopback
+			copy(second[:], "lo:1")
+			err = setIPv4(second, [4]byte{169, 254, 169, 254})
+		}
+		ready <- err
+		for do := range work {
+			do()
+		}
+	})
+}
+
+// loopback is the name of a network's own interface, as netdevice(7) has it.
+var loopback = [syscall.IFNAMSIZ]byte{'l', 'o'}
+
+// loopbackUp gives a new network its loopback, with its addresses.
+func loopbackUp() error {
+	request := struct {
+		name  [syscall.IFNAMSIZ]byte
+		flags uint16
+		_     [22]byte
+	}{name: loopback, flags: syscall.IFF_UP}
+	return ioctl(syscall.AF_INET, syscall.SIOCSIFFLAGS, unsafe.Pointer(&request))
+}
+
+// setIPv4 sets the IPv4 address of an interface; of one with a colon in its name, another one.
+func setIPv4(name [syscall.IFNAMSIZ]byte, address [4]byte) error {
+	request := struct {
+		name    [syscall.IFNAMSIZ]byte
+		address syscall.RawSockaddrInet4
+		_       [8]byte
+	}{name: name, address: syscall.RawSockaddrInet4{Family: syscall.AF_INET, Addr: address}}
+	return ioctl(syscall.AF_INET, syscall.SIOCSIFADDR, unsafe.Pointer(&request))
+}
+
+// ioctl does what ip(8) would, which not every machine has: netdevice(7), ipv6(7).
+func ioctl(family int, what uintptr, request unsafe.Pointer) error {
+	socket, err := syscall.Socket(family, syscall.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(socket)
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(socket), what, uintptr(request)); errno != 0 {
+		return fmt.Errorf("ioctl %#x: %w", what, errno)
+	}
+	return nil
 }
 
 // notRun ends a test for which the machine lacks something, and says so; where IRSA_TEST_REQUIRE has what is
 // lacking, the test fails.
 func notRun(t *testing.T, lacking, why string) {
 	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("IRSA_TEST_REQUIRE"), ","), lacking) {
+	if required(lacking) {
 		t.Fatalf("not run, although IRSA_TEST_REQUIRE has %s: %s", lacking, why)
 	}
 	fmt.Fprintf(os.Stderr, "%s is NOT RUN: %s\n", t.Name(), why)

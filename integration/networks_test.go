@@ -29,39 +29,18 @@ func inOwnNetwork(t *testing.T) bool {
 	if !inNamespaces(t, syscall.CLONE_NEWNET) {
 		return false
 	}
-	request := struct {
-		name  [syscall.IFNAMSIZ]byte
-		flags uint16
-		_     [22]byte
-	}{name: loopback, flags: syscall.IFF_UP}
-	configure(t, syscall.AF_INET, syscall.SIOCSIFFLAGS, unsafe.Pointer(&request)) // gives it its addresses, too
-	return true
-}
-
-var loopback = [syscall.IFNAMSIZ]byte{'l', 'o'}
-
-// configure does what ip(8) would, which not every machine has: netdevice(7), ipv6(7).
-func configure(t *testing.T, family int, what uintptr, request unsafe.Pointer) {
-	t.Helper()
-	socket, err := syscall.Socket(family, syscall.SOCK_DGRAM, 0)
-	if err != nil {
+	if err := loopbackUp(); err != nil {
 		t.Fatal(err)
 	}
-	defer syscall.Close(socket)
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(socket), what, uintptr(request)); errno != 0 {
-		t.Fatalf("ioctl %#x: %v", what, errno)
-	}
+	return true
 }
 
 // withoutIPv4 takes 127.0.0.1 away.
 func withoutIPv4(t *testing.T) {
 	t.Helper()
-	none := struct {
-		name    [syscall.IFNAMSIZ]byte
-		address syscall.RawSockaddrInet4
-		_       [8]byte
-	}{name: loopback, address: syscall.RawSockaddrInet4{Family: syscall.AF_INET}}
-	configure(t, syscall.AF_INET, syscall.SIOCSIFADDR, unsafe.Pointer(&none))
+	if err := setIPv4(loopback, [4]byte{}); err != nil {
+		t.Fatal(err)
+	}
 	wantLoopback(t, "::1/128")
 }
 
@@ -78,7 +57,9 @@ func withoutIPv6(t *testing.T) {
 		index   int32
 	}{prefix: 128, index: int32(lo.Index)}
 	copy(one.address[:], net.IPv6loopback)
-	configure(t, syscall.AF_INET6, syscall.SIOCDIFADDR, unsafe.Pointer(&one))
+	if err := ioctl(syscall.AF_INET6, syscall.SIOCDIFADDR, unsafe.Pointer(&one)); err != nil {
+		t.Fatal(err)
+	}
 	wantLoopback(t, "127.0.0.1/8")
 }
 

@@ -398,6 +398,11 @@ func freeAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
+// required reports whether a test must be run that needs this of the machine: IRSA_TEST_REQUIRE has it.
+func required(what string) bool {
+	return slices.Contains(strings.Split(os.Getenv("IRSA_TEST_REQUIRE"), ","), what)
+}
+
 func read(t *testing.T, name string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(name)
