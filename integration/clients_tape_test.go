@@ -16,7 +16,8 @@ import (
 )
 
 // tape stands between a client and a sidecar and notes what goes over the wire, unchanged. Both listen
-// on the same port, the sidecar on 127.0.0.2: it refuses a Host header with another port than its own.
+// on the same port, the sidecar on 127.0.0.2: it refuses a Host header with another port than its own. Where
+// there is a node, the client's side is in its network, and the sidecar's is not.
 type tape struct {
 	listener net.Listener
 	upstream string
@@ -45,13 +46,18 @@ func (e exchange) header(name string) string {
 	return ""
 }
 
-func newTape(t *testing.T) *tape {
+func newTape(t *testing.T, node *ec2) *tape {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
+	if node != nil {
+		reserved := l
+		t.Cleanup(func() { reserved.Close() })
+		l = node.listen(t, l.Addr().String())
+	}
 	r := &tape{listener: l, upstream: net.JoinHostPort("127.0.0.2", port)}
 	var open sync.WaitGroup
 	open.Go(func() {

@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -36,9 +37,15 @@ import (
 // installPatience bounds the installation of one client: the first of a release of Debian brings all.
 const installPatience = 5 * time.Minute
 
+// installedVariable names the file in which the process outside says what it has installed.
+const installedVariable = "IRSA_TEST_INSTALLED"
+
 // TestClients has real SDKs and tools, old and new, get their credentials from the real binary and from
 // nowhere else. `make integration` installs and runs them all, CLIENT=name those with name in theirs.
 // What they sent and what they made of the answers is printed at the end.
+//
+// Each runs on a node of its own that would give it the node's role, in a network that nobody else is in.
+// Where the machine lets nobody make namespaces there is no node, and what is about one is not run.
 func TestClients(t *testing.T) {
 	table, err := clients.Read()
 	if err != nil {
@@ -57,6 +64,48 @@ func TestClients(t *testing.T) {
 		}
 		t.Fatalf("no client is called %q; there are\n  %s", os.Getenv("IRSA_TEST_CLIENT"), strings.Join(names, "\n  "))
 	}
+	installed := install(t, table, chosen)
+	inside, noNode := reborn(t, 0)
+	if noNode == nil && !inside {
+		return
+	}
+	if noNode != nil && required("namespaces") {
+		t.Errorf("no nodes, although IRSA_TEST_REQUIRE has namespaces: %v", noNode)
+	}
+	program(t) // built before the clock of anything ticks
+	reports := make([]*report, len(chosen))
+	t.Run("each", func(t *testing.T) {
+		for i, c := range chosen {
+			reports[i] = &report{Client: c, installation: installed[i], noNode: noNode}
+			t.Run(c.ID(), func(t *testing.T) {
+				t.Parallel()
+				reports[i].fill(t)
+			})
+		}
+	})
+	fmt.Print(summary(reports, noNode))
+	if !slices.ContainsFunc(reports, func(r *report) bool { return r.NotRun == "" }) {
+		t.Error("no client at all could be run")
+	}
+}
+
+// installation is a client as it is started, or why it cannot be.
+type installation struct {
+	Command clients.Command
+	NotRun  string
+}
+
+// install installs clients outside of all namespaces, for it needs the network, and reads inside what became
+// of it.
+func install(t *testing.T, table clients.Table, chosen []clients.Client) []installation {
+	t.Helper()
+	all := make([]installation, len(chosen))
+	if path := os.Getenv(installedVariable); path != "" {
+		if err := json.Unmarshal(read(t, path), &all); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
 	caches, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
@@ -67,76 +116,104 @@ func TestClients(t *testing.T) {
 		Drivers: "clients/drivers",
 		Log:     func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) },
 	}
-	program(t) // built before the clock of anything ticks
-	reports := make([]*report, len(chosen))
-	t.Run("each", func(t *testing.T) {
+	t.Run("install", func(t *testing.T) {
 		for i, c := range chosen {
-			reports[i] = &report{Client: c}
 			t.Run(c.ID(), func(t *testing.T) {
 				t.Parallel()
-				reports[i].fill(t, installer)
+				ctx, cancel := context.WithTimeout(t.Context(), installPatience)
+				defer cancel()
+				command, err := installer.Install(ctx, c)
+				all[i].Command = command
+				if err == nil {
+					return
+				}
+				all[i].NotRun = err.Error()
+				if required(c.From) {
+					t.Errorf("not installed, although IRSA_TEST_REQUIRE has %s: %v", c.From, err)
+				}
 			})
 		}
 	})
-	fmt.Print(summary(reports))
-	if !slices.ContainsFunc(reports, func(r *report) bool { return r.notRun == "" }) {
-		t.Error("no client at all could be run")
+	raw, err := json.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
 	}
+	path := filepath.Join(t.TempDir(), "installed.json")
+	if err := os.WriteFile(path, raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(installedVariable, path)
+	return all
 }
 
 // scenarios are what every client goes through. Each has a Pod of its own: STS, token, sidecar, tape.
 var scenarios = []struct {
-	name string
-	play func(*pod) string
+	name  string
+	play  func(*pod) string
+	never bool // also with a client that never asks the sidecar
+	node  bool // only on a node
 }{
-	{"no token", (*pod).asksWithoutToken},
-	{"token, variable", (*pod).asksWithVariable},
-	{"token, file", (*pod).asksWithFile},
-	{"file replaced", (*pod).fileIsReplaced},
-	{"cold, STS 300 ms", (*pod).coldStart},
-	{"4 min left, no STS", (*pod).fourMinutesLeft},
-	{"30 at 26 min left", (*pod).thirtyUses},
-	{"STS refuses", (*pod).stsRefuses},
-	{"web identity too", (*pod).webIdentityToo},
+	{name: "no token", play: (*pod).asksWithoutToken, never: true},
+	{name: "token, variable", play: (*pod).asksWithVariable},
+	{name: "token, file", play: (*pod).asksWithFile},
+	{name: "file replaced", play: (*pod).fileIsReplaced},
+	{name: "cold, STS 300 ms", play: (*pod).coldStart},
+	{name: "4 min left, no STS", play: (*pod).fourMinutesLeft},
+	{name: "30 at 26 min left", play: (*pod).thirtyUses},
+	{name: "STS refuses", play: (*pod).stsRefuses},
+	{name: "web identity too", play: (*pod).webIdentityToo},
+	{name: "no token sent", play: (*pod).sendsNoToken, node: true},
+	{name: "wrong token", play: (*pod).sendsWrongToken, node: true},
+	{name: "no sidecar", play: (*pod).findsNoSidecar, node: true},
+	{name: "no sidecar, no variable", play: (*pod).isNotKept, never: true, node: true},
+	{name: "hop limit 1", play: (*pod).reachesNoNode, never: true, node: true},
 }
 
 // report is what one client did.
 type report struct {
 	clients.Client
-	version  string
-	notRun   string // why, where it could not be installed
+	installation
+	node     *ec2
+	noNode   error // why there is none
 	cells    []string
 	requests []string
 	said     string // its own words about a refusal
 }
 
-func (r *report) fill(t *testing.T, installer *clients.Installer) {
-	ctx, cancel := context.WithTimeout(t.Context(), installPatience)
-	command, err := installer.Install(ctx, r.Client)
-	cancel()
-	if err != nil {
-		r.notRun = err.Error()
-		if slices.Contains(strings.Split(os.Getenv("IRSA_TEST_REQUIRE"), ","), r.From) {
-			t.Errorf("not installed, although IRSA_TEST_REQUIRE has %s: %v", r.From, err)
-		}
+func (r *report) fill(t *testing.T) {
+	switch {
+	case r.NotRun != "":
+		return
+	case r.noNode == nil:
+		r.node = newEC2(t)
+	case r.KeptBy == clients.Nothing || r.FileNeeded:
+		r.NotRun = fmt.Sprintf("it would take the role of the machine that it runs on: %v", r.noNode)
 		return
 	}
-	r.version = command.Version
-	for i, s := range scenarios {
-		r.cells = append(r.cells, "FAILED")
-		t.Run(s.name, func(t *testing.T) {
-			p := &pod{T: t, report: r, command: command}
-			result := s.play(p)
-			if !t.Failed() {
-				r.cells[i] = result
-			}
-			if p.judge(); t.Failed() && r.cells[i] == result {
-				r.cells[i] += " WRONG ANSWER" // though this client took it
-			}
-		})
-		if !r.Endpoint { // it asks nobody, whatever the question
-			return
+	for _, s := range scenarios {
+		switch {
+		case !r.Endpoint && !s.never:
+			r.cells = append(r.cells, "–")
+			continue
+		case s.node && r.node == nil:
+			r.cells = append(r.cells, "NOT RUN")
+			continue
 		}
+		var result string
+		played := false
+		passed := t.Run(s.name, func(t *testing.T) {
+			p := &pod{T: t, report: r}
+			t.Cleanup(p.judge) // after the client has ended
+			result = s.play(p)
+			played = !t.Failed()
+		})
+		switch {
+		case !played:
+			result = "FAILED"
+		case !passed:
+			result += " WRONG ANSWER" // though this client took it
+		}
+		r.cells = append(r.cells, result)
 	}
 }
 
@@ -144,18 +221,18 @@ func (r *report) fill(t *testing.T, installer *clients.Installer) {
 type pod struct {
 	*testing.T
 	*report
-	command clients.Command
 
 	world   *world
 	sidecar *sidecar
 	tape    *tape
 	all     []exchange // all there have been
+	toNode  bool       // it asks the node, as it should
 }
 
 // open starts what a Pod has around the client. The sidecar has credentials when it returns.
 func (p *pod) open(o ststest.Options, changes ...string) {
 	p.Helper()
-	p.world, p.tape = newWorld(p.T, o), newTape(p.T)
+	p.world, p.tape = newWorld(p.T, o), newTape(p.T, p.node)
 	p.serve(changes...)
 	eventually(p.T, soon, "the first exchange", func() bool { return len(p.world.sts.Issued()) > 0 })
 	eventually(p.T, soon, "readiness", func() bool { status, _ := p.sidecar.health(p.T, "/readyz"); return status == http.StatusOK })
@@ -166,21 +243,55 @@ func (p *pod) serve(changes ...string) {
 	p.sidecar = p.world.serve(p.T, append(changes, "IRSA_SIDECAR_LISTEN="+p.tape.upstream)...)
 }
 
-// env is all that the client has in its environment.
+// env is all that the client has in its environment: what deploy/templates/parts.yaml gives to an app, but
+// for the authorization token.
 func (p *pod) env(more ...string) []string {
+	uri := "http://127.0.0.1:9911/v1/credentials"
+	if p.tape != nil {
+		uri = p.tape.url()
+	}
 	return append([]string{
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + p.TempDir(),
 		"LANG=C.UTF-8",
 		"AWS_REGION=" + region,
 		"AWS_DEFAULT_REGION=" + region,
+		"AWS_WEB_IDENTITY_TOKEN_FILE=",
 		"AWS_EC2_METADATA_DISABLED=true",
-		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + p.tape.url(),
+		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + uri,
 	}, more...)
+}
+
+// without takes a variable out of an environment.
+func without(variable string, env []string) []string {
+	return slices.DeleteFunc(env, func(entry string) bool { return strings.HasPrefix(entry, variable+"=") })
+}
+
+// asking is env for a client that is to ask, whatever it is answered: some do not without a token file.
+func (p *pod) asking(more ...string) []string {
+	if p.FileNeeded {
+		more = append(more, p.token(clientToken))
+	}
+	return p.env(more...)
+}
+
+// token gives the client an authorization token: by variable, if it knows that.
+func (p *pod) token(value string) string {
+	if !p.FileOnly {
+		return "AWS_CONTAINER_AUTHORIZATION_TOKEN=" + value
+	}
+	path := filepath.Join(p.TempDir(), "token")
+	if err := os.WriteFile(path, []byte(value), 0o600); err != nil {
+		p.Fatal(err)
+	}
+	return "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + path
 }
 
 // requests returns the exchanges since it was last called.
 func (p *pod) requests() []exchange {
+	if p.tape == nil {
+		return nil
+	}
 	taken := p.tape.taken()
 	p.all = append(p.all, taken...)
 	return taken
@@ -193,6 +304,11 @@ var servedShape = regexp.MustCompile(`^\{"RoleArn":"arn:[^"\\]+","AccessKeyId":"
 func (p *pod) judge() {
 	p.Helper()
 	p.requests()
+	if p.node != nil {
+		if questions := p.node.taken(); (len(questions) > 0) != p.toNode {
+			p.Errorf("it asked the node %q, want questions: %v", questions, p.toNode)
+		}
+	}
 	for _, e := range p.all {
 		if !strings.HasPrefix(e.request, "GET /v1/credentials HTTP/1.1\r\n") {
 			p.Errorf("it asked in another way than all clients do: %q", e.request)
@@ -230,9 +346,33 @@ func (p *pod) wantServed(got outcome) {
 
 func (p *pod) wantNone(got outcome) {
 	p.Helper()
-	if got.key != "" {
+	switch {
+	case p.node != nil && got.key == p.node.role.AccessKeyID:
+		p.Error("it runs as the node")
+	case got.key != "":
 		p.Error("it has credentials, from nobody knows where")
 	}
+}
+
+// wantNode checks that the client has taken the node's role, all three parts, and says so.
+func (p *pod) wantNode(got outcome) string {
+	p.Helper()
+	p.toNode = true
+	if p.node == nil || got.key != p.node.role.AccessKeyID || got.secret != p.node.role.SecretAccessKey || got.token != p.node.role.SessionToken {
+		p.Errorf("it does not have the node's role; it says: %s", cmp.Or(got.said, "nothing"))
+	}
+	return "AS THE NODE"
+}
+
+// wantFailed checks that a client that was given nothing has nothing, if anything can keep it from the node's
+// role, and says what came of it.
+func (p *pod) wantFailed(got outcome) string {
+	p.Helper()
+	if p.KeptBy == clients.Nothing {
+		return p.wantNode(got)
+	}
+	p.wantNone(got)
+	return "fails"
 }
 
 func (p *pod) wantRequests(got []exchange, count int) {
@@ -249,13 +389,14 @@ func cell(result string, requests []exchange) string {
 
 func (p *pod) asksWithoutToken() string {
 	p.open(ststest.Options{})
-	s := p.start(p.env())
-	got := s.ask()
+	got := p.start(p.env()).ask()
 	requests := p.requests()
-	if !p.Endpoint {
-		p.wantNone(got)
+	if !p.Endpoint || p.FileNeeded {
 		p.wantRequests(requests, 0)
-		return "never asks"
+		if p.FileNeeded {
+			return "never asks, " + p.wantNode(got)
+		}
+		return "never asks, " + p.wantFailed(got)
 	}
 	p.wantServed(got)
 	p.wantRequests(requests, 1)
@@ -289,9 +430,18 @@ const clientToken = "Pod 7c9e6679+7425/40de=944b"
 func (p *pod) asksWithVariable() string {
 	printed.secret("an authorization token", clientToken)
 	p.open(ststest.Options{}, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+clientToken)
-	s := p.start(p.env("AWS_CONTAINER_AUTHORIZATION_TOKEN=" + clientToken))
-	p.wantServed(s.ask())
+	got := p.start(p.env("AWS_CONTAINER_AUTHORIZATION_TOKEN=" + clientToken)).ask()
 	requests := p.requests()
+	switch {
+	case p.FileNeeded:
+		p.wantRequests(requests, 0)
+		return cell("never asks, "+p.wantNode(got), requests)
+	case p.FileOnly:
+		p.wantRequests(requests, p.Tries)
+		p.wantAuthorization(requests, "")
+		return cell("no token sent, "+p.wantFailed(got), requests)
+	}
+	p.wantServed(got)
 	p.wantRequests(requests, 1)
 	p.wantAuthorization(requests, clientToken)
 	return cell("ok", requests)
@@ -320,14 +470,12 @@ func (p *pod) withTokenFile() (path, token string) {
 
 func (p *pod) asksWithFile() string {
 	path, token := p.withTokenFile()
-	s := p.start(p.env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + path))
-	got := s.ask()
+	got := p.start(p.env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + path)).ask()
 	requests := p.requests()
 	if !p.TokenFile {
-		p.wantNone(got)
 		p.wantRequests(requests, p.Tries)
 		p.wantAuthorization(requests, "")
-		return cell("no token sent", requests)
+		return cell("no token sent, "+p.wantFailed(got), requests)
 	}
 	p.wantServed(got)
 	p.wantRequests(requests, 1)
@@ -369,11 +517,10 @@ func (p *pod) fileIsReplaced() string {
 
 // coldStart: the sidecar starts when the client's request is there, and STS takes 300 ms.
 func (p *pod) coldStart() string {
-	p.world, p.tape = newWorld(p.T, ststest.Options{}), newTape(p.T)
+	p.world, p.tape = newWorld(p.T, ststest.Options{}), newTape(p.T, p.node)
 	p.world.sts.Break(ststest.Fault{Latency: 300 * time.Millisecond})
 	p.tape.before = func() { p.serve() }
-	s := p.start(p.env())
-	p.wantServed(s.ask())
+	p.wantServed(p.start(p.asking()).ask())
 	requests := p.requests()
 	p.wantRequests(requests, 1)
 	if calls := p.world.sts.Calls(); calls != 1 {
@@ -385,16 +532,24 @@ func (p *pod) coldStart() string {
 // fourMinutesLeft is inside every client's own window: each use may be another request, and each is
 // answered with the same credentials and without STS.
 func (p *pod) fourMinutesLeft() string {
-	const uses = 10
+	uses := 10
+	if p.Tool() { // each process asks for itself
+		uses = 3
+	}
 	p.open(ststest.Options{Lifetime: 4 * time.Minute})
 	p.world.sts.Close()
 	calls := p.world.sts.Calls()
-	s := p.start(p.env())
+	s := p.start(p.asking())
 	for range uses {
 		p.wantServed(s.ask())
 	}
-	if p.Window { // some ask behind the back of who uses the credentials
-		eventually(p.T, soon, "another request", func() bool { return p.tape.count() > 1 })
+	if p.Window { // some ask behind the back of who uses the credentials, some not at every use
+		eventually(p.T, soon, "another request", func() bool {
+			if p.tape.count() == 1 {
+				p.wantServed(s.ask())
+			}
+			return p.tape.count() > 1
+		})
 	}
 	requests := p.requests()
 	for _, e := range requests {
@@ -405,7 +560,7 @@ func (p *pod) fourMinutesLeft() string {
 	if more := p.world.sts.Calls() - calls; more != 0 {
 		p.Errorf("its requests caused %d calls of STS", more)
 	}
-	if again := len(requests) > 1; s.lives() && again != p.Window {
+	if again := len(requests) > 1; !p.Tool() && again != p.Window {
 		p.Errorf("%d uses made %d requests: asking again is %v, want %v", uses, len(requests), again, p.Window)
 	}
 	return cell(fmt.Sprintf("%d ok,", uses), requests)
@@ -415,8 +570,8 @@ func (p *pod) fourMinutesLeft() string {
 func (p *pod) thirtyUses() string {
 	const uses = 30
 	p.open(ststest.Options{Lifetime: 26*time.Minute + 10*time.Second})
-	s := p.start(p.env())
-	if !s.lives() { // each process asks once; thirty of them say no more than one
+	s := p.start(p.asking())
+	if p.Tool() { // each process asks once; thirty of them say no more than one
 		p.wantServed(s.ask())
 		requests := p.requests()
 		p.wantRequests(requests, 1)
@@ -432,13 +587,12 @@ func (p *pod) thirtyUses() string {
 
 // stsRefuses, with nothing cached: the client's own error shows ours, where it shows any.
 func (p *pod) stsRefuses() string {
-	p.world, p.tape = newWorld(p.T, ststest.Options{}), newTape(p.T)
+	p.world, p.tape = newWorld(p.T, ststest.Options{}), newTape(p.T, p.node)
 	p.world.sts.Break(ststest.AccessDenied)
 	p.serve()
 	p.sidecar.waitForLine(p.T, "exchange failed")
-	s := p.start(p.env())
-	got := s.ask()
-	p.wantNone(got)
+	got := p.start(p.asking()).ask()
+	failed := p.wantFailed(got)
 	requests := p.requests()
 	p.wantRequests(requests, p.Tries)
 	for _, e := range requests {
@@ -455,16 +609,16 @@ func (p *pod) stsRefuses() string {
 	if ours {
 		return cell("shows why", requests)
 	}
-	return cell("fails", requests)
+	return cell(failed, requests)
 }
 
 // webIdentityToo is the trap: a client that has the variables of the EKS webhook as well never asks the
 // sidecar, and the one line that mends it does.
 func (p *pod) webIdentityToo() string {
 	p.open(ststest.Options{})
-	trapped := p.env("AWS_ROLE_ARN="+roleARN,
+	trapped := p.asking("AWS_ROLE_ARN="+roleARN,
 		"AWS_WEB_IDENTITY_TOKEN_FILE="+filepath.Join(p.TempDir(), "token"), // not there, so that nobody is sent a token
-		"HTTPS_PROXY=http://"+refusingAddress(p.T), "AWS_MAX_ATTEMPTS=1")
+		"HTTPS_PROXY=http://"+p.refusingAddress(), "AWS_MAX_ATTEMPTS=1")
 	got := p.start(trapped).ask()
 	requests := p.requests()
 	if p.WebIdentityFirst {
@@ -475,14 +629,90 @@ func (p *pod) webIdentityToo() string {
 		p.wantRequests(requests, 1)
 	}
 	// In a Pod's spec: the webhook sets neither variable where it finds the one. In a shell: unset.
-	for _, mended := range [][]string{{"AWS_WEB_IDENTITY_TOKEN_FILE="}, {"AWS_ROLE_ARN=" + roleARN}} {
-		p.wantServed(p.start(p.env(mended...)).ask())
+	const file = "AWS_WEB_IDENTITY_TOKEN_FILE"
+	for _, mended := range [][]string{p.asking(), without(file, p.asking("AWS_ROLE_ARN="+roleARN))} {
+		p.wantServed(p.start(mended).ask())
 		p.wantRequests(p.requests(), 1)
 	}
 	if p.WebIdentityFirst {
 		return cell("never asks,", requests) + "; mended 1×"
 	}
 	return cell("ok", requests)
+}
+
+// refusingAddress is an address at which nobody listens in the client's network.
+func (p *pod) refusingAddress() string {
+	if p.node != nil {
+		return "127.0.0.1:9" // of a network in which nothing is but what the test has put there
+	}
+	return refusingAddress(p.T)
+}
+
+// sendsNoToken: the sidecar asks for a token, and the client is not told of it.
+func (p *pod) sendsNoToken() string {
+	printed.secret("an authorization token", clientToken)
+	p.open(ststest.Options{}, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+clientToken)
+	return p.refused(p.env(), !p.FileNeeded)
+}
+
+// sendsWrongToken: the client is given another token.
+func (p *pod) sendsWrongToken() string {
+	printed.secret("an authorization token", clientToken)
+	p.open(ststest.Options{}, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+clientToken)
+	return p.refused(p.env(p.token("of-another-pod")), true)
+}
+
+// refused starts a client that the sidecar refuses; one that does not even ask gets nothing either.
+func (p *pod) refused(env []string, asks bool) string {
+	p.Helper()
+	got := p.start(env).ask()
+	requests := p.requests()
+	for _, e := range requests {
+		if e.status != http.StatusForbidden {
+			p.Errorf("it was answered %d, want 403", e.status)
+		}
+	}
+	if !asks {
+		p.wantRequests(requests, 0)
+		return cell("never asks, "+p.wantNode(got), requests)
+	}
+	p.wantRequests(requests, p.Tries)
+	return cell(p.wantFailed(got), requests)
+}
+
+// findsNoSidecar: nobody listens where the client is sent.
+func (p *pod) findsNoSidecar() string {
+	return p.wantFailed(p.start(p.env(p.token(clientToken))).ask())
+}
+
+// isNotKept: without the one variable that keeps it from the node's role, a client takes it.
+func (p *pod) isNotKept() string {
+	variable := cmp.Or(p.KeptBy, clients.Disabled)
+	if p.KeptBy == clients.Nothing {
+		variable = clients.Disabled
+	}
+	got := p.start(without(string(variable), p.env(p.token(clientToken)))).ask()
+	if p.KeptBy != clients.Itself {
+		return p.wantNode(got)
+	}
+	p.wantNone(got)
+	return "fails"
+}
+
+// reachesNoNode: a client that nothing else keeps from the node's role does not get it where the node's hop
+// limit is 1.
+func (p *pod) reachesNoNode() string {
+	if p.KeptBy != clients.Nothing && !p.FileNeeded {
+		return "–"
+	}
+	p.node.hidden.Store(true)
+	defer p.node.hidden.Store(false)
+	p.wantNone(p.start(p.env()).ask())
+	p.toNode = true
+	if p.node.outwait.Swap(false) {
+		return "waits"
+	}
+	return "fails"
 }
 
 // outcome is what a client made of one use of its credentials.
@@ -495,6 +725,7 @@ type outcome struct {
 type user struct {
 	*pod
 	env []string
+	s3  *s3 // for those that show no credentials
 
 	// Of a driver, which lives on from use to use:
 	to   io.Writer
@@ -505,12 +736,13 @@ type user struct {
 // start starts a client, if it is one that lives. A tool is started for each use.
 func (p *pod) start(env []string) *user {
 	p.Helper()
-	u := &user{pod: p, env: env}
-	if !u.lives() {
+	u := &user{pod: p, s3: newS3(p)}
+	u.env = append(env, "S3_URL="+u.s3.url)
+	if p.Tool() {
 		return u
 	}
-	cmd := exec.Command(p.command.Args[0], p.command.Args[1:]...)
-	cmd.Dir, cmd.Env = p.command.Dir, env
+	cmd := exec.Command(p.Command.Args[0], p.Command.Args[1:]...)
+	cmd.Dir, cmd.Env = p.Command.Dir, u.env
 	cmd.Stderr = &u.log
 	to, err := cmd.StdinPipe()
 	if err != nil {
@@ -520,7 +752,7 @@ func (p *pod) start(env []string) *user {
 	if err != nil {
 		p.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := p.inside(cmd.Start); err != nil {
 		p.Fatal(err)
 	}
 	u.to, u.from = to, bufio.NewScanner(from)
@@ -538,8 +770,13 @@ func (p *pod) start(env []string) *user {
 	return u
 }
 
-// lives tells a driver from a tool, which is a process for each use.
-func (u *user) lives() bool { return u.Driver != "aws" && u.Driver != "rclone" && u.Driver != "restic" }
+// inside does it in the client's network.
+func (p *pod) inside(do func() error) error {
+	if p.node == nil {
+		return do()
+	}
+	return p.node.inside(do)
+}
 
 // ask uses the credentials once.
 func (u *user) ask() outcome { return u.use("get") }
@@ -549,19 +786,17 @@ func (u *user) askAnew() outcome { return u.use("new") }
 
 func (u *user) use(command string) outcome {
 	u.Helper()
+	u.s3.taken()
 	switch u.Driver {
 	case "aws":
-		return u.signsFor(func(s3 string) []string {
-			return []string{"--endpoint-url", s3, "s3api", "list-buckets", "--output", "json"}
-		})
+		return u.signs([]string{"--endpoint-url", u.s3.url, "s3api", "list-buckets", "--output", "json"})
 	case "rclone":
-		return u.signsFor(func(s3 string) []string {
-			return []string{"lsd", `:s3,provider=Other,env_auth=true,endpoint="` + s3 + `":bucket`, "--retries", "1", "--low-level-retries", "1"}
-		})
+		return u.signs([]string{"lsd", `:s3,provider=Other,env_auth=true,endpoint="` + u.s3.url + `":bucket`, "--retries", "1", "--low-level-retries", "1"})
 	case "restic":
-		return u.signsFor(func(s3 string) []string {
-			return []string{"--repo", "s3:" + s3 + "/bucket", "--no-cache", "--no-lock", "cat", "config"}
-		}, "RESTIC_PASSWORD=none")
+		return u.signs([]string{"--repo", "s3:" + u.s3.url + "/bucket", "--no-cache", "--no-lock", "cat", "config"}, "RESTIC_PASSWORD=none")
+	case "s3cmd":
+		host := strings.TrimPrefix(u.s3.url, "http://")
+		return u.signs([]string{"--host", host, "--host-bucket", host, "--no-ssl", "ls"})
 	}
 	if _, err := io.WriteString(u.to, command+"\n"); err != nil {
 		u.Fatalf("the client has gone: %v", err)
@@ -578,67 +813,95 @@ func (u *user) decode(document []byte) outcome {
 	if err := json.Unmarshal(document, &d); err != nil {
 		u.Fatalf("the client printed no JSON: %v", err)
 	}
+	if signed := u.s3.taken(); signed.key != "" {
+		return signed
+	}
 	return outcome{d.AccessKeyId, d.SecretAccessKey, d.SessionToken, d.Error}
 }
 
-// run runs a tool once.
-func (u *user) run(env []string, args ...string) (stdout []byte, stderr string, err error) {
+// signs runs a tool once, which uses credentials and does not show them.
+func (u *user) signs(args []string, env ...string) outcome {
+	u.Helper()
 	ctx, cancel := context.WithTimeout(u.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, u.command.Args[0], append(slices.Clone(u.command.Args[1:]), args...)...)
-	var out, log bytes.Buffer
-	cmd.Env, cmd.Stdout, cmd.Stderr = append(slices.Clone(u.env), env...), &out, &log
-	err = cmd.Run()
-	return out.Bytes(), log.String(), err
+	cmd := exec.CommandContext(ctx, u.Command.Args[0], append(slices.Clone(u.Command.Args[1:]), args...)...)
+	var log bytes.Buffer
+	cmd.Env, cmd.Stderr = append(slices.Clone(u.env), env...), &log
+	if err := u.inside(cmd.Start); err != nil {
+		u.Fatal(err)
+	}
+	cmd.Wait() // the signature says all
+	if signed := u.s3.taken(); signed.key != "" {
+		return signed
+	}
+	return outcome{said: strings.TrimSpace(log.String())}
 }
 
-// signsFor runs a tool that uses credentials and does not show them, against an S3 that notes whose
-// signature it has seen.
-func (u *user) signsFor(args func(s3 string) []string, env ...string) outcome {
-	u.Helper()
-	var seen struct {
-		sync.Mutex
-		outcome
-	}
-	s3 := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		signed := u.signer(r)
-		seen.Lock()
-		if signed.key != "" {
-			seen.outcome = signed
+// s3 is a service that notes whose signature it has seen.
+type s3 struct {
+	url string
+
+	mu   sync.Mutex
+	seen outcome
+}
+
+func newS3(p *pod) *s3 {
+	s := new(s3)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if signed := p.signer(r); signed.key != "" {
+			s.mu.Lock()
+			s.seen = signed
+			s.mu.Unlock()
 		}
-		seen.Unlock()
 		w.Header().Set("Content-Type", "application/xml")
 		switch {
 		case r.URL.Path == "/":
 			io.WriteString(w, `<ListAllMyBucketsResult><Buckets></Buckets></ListAllMyBucketsResult>`)
-			return
 		case r.URL.Query().Has("delimiter"):
 			io.WriteString(w, `<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated></ListBucketResult>`)
-			return
+		case path.Ext(r.URL.Path) == ".csv":
+			http.ServeContent(w, r, "", time.Now(), strings.NewReader("a,b\n1,2\n"))
+		default:
+			w.WriteHeader(http.StatusNotFound)
+			io.WriteString(w, `<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>`)
 		}
-		w.WriteHeader(http.StatusNotFound)
-		io.WriteString(w, `<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>`)
 	}))
-	defer s3.Close()
-	_, stderr, _ := u.run(env, args(s3.URL)...)
-	seen.Lock()
-	defer seen.Unlock()
-	if seen.key == "" {
-		return outcome{said: strings.TrimSpace(stderr)}
+	if p.node != nil {
+		server.Listener.Close()
+		server.Listener = p.node.listen(p.T, "127.0.0.1:0")
 	}
-	return seen.outcome
+	server.Start()
+	p.Cleanup(server.Close)
+	s.url = server.URL
+	return s
+}
+
+// taken returns the signer that was seen last since it was last called, if any.
+func (s *s3) taken() outcome {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	taken := s.seen
+	s.seen = outcome{}
+	return taken
 }
 
 var credential = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([^/]+)/s3/aws4_request, ?SignedHeaders=([^,]+), ?Signature=`)
 
 // signer returns the credentials that signed a request, if the signature is theirs.
-func (u *user) signer(r *http.Request) outcome {
+func (p *pod) signer(r *http.Request) outcome {
 	found := credential.FindStringSubmatch(r.Header.Get("Authorization"))
 	if found == nil {
 		return outcome{}
 	}
 	session, at := ststest.Session{}, r.Header.Get("X-Amz-Date")
-	for _, s := range u.world.sts.Issued() {
+	var known []ststest.Session
+	if p.node != nil {
+		known = append(known, p.node.role)
+	}
+	if p.world != nil {
+		known = append(known, p.world.sts.Issued()...)
+	}
+	for _, s := range known {
 		if s.AccessKeyID == found[1] {
 			session = s
 		}
@@ -658,7 +921,7 @@ func (u *user) signer(r *http.Request) outcome {
 		}
 	}
 	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
-	err = signer.SignHTTP(u.Context(), aws.Credentials{AccessKeyID: session.AccessKeyID, SecretAccessKey: session.SecretAccessKey, SessionToken: session.SessionToken},
+	err = signer.SignHTTP(p.Context(), aws.Credentials{AccessKeyID: session.AccessKeyID, SecretAccessKey: session.SecretAccessKey, SessionToken: session.SessionToken},
 		again, r.Header.Get("X-Amz-Content-Sha256"), "s3", found[2], when)
 	signature := func(h string) string { return h[strings.LastIndex(h, "Signature="):] }
 	if err != nil || signature(again.Header.Get("Authorization")) != signature(r.Header.Get("Authorization")) {
@@ -668,7 +931,7 @@ func (u *user) signer(r *http.Request) outcome {
 }
 
 // summary is the report on all clients.
-func summary(reports []*report) string {
+func summary(reports []*report, noNode error) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "\nclient")
@@ -678,17 +941,23 @@ func summary(reports []*report) string {
 	fmt.Fprintln(w)
 	for _, r := range reports {
 		name := r.ID()
-		if r.From == "machine" && r.version != "" {
-			name = r.Name + " " + r.version + " (installed)"
+		if r.From == "machine" && r.Command.Version != "" {
+			name = r.Name + " " + r.Command.Version + " (installed)"
 		}
-		if r.notRun != "" {
+		if r.NotRun != "" {
 			fmt.Fprintf(w, "%s\tNOT RUN\n", name)
 			continue
 		}
 		fmt.Fprintf(w, "%s\t%s\n", name, strings.Join(r.cells, "\t"))
 	}
 	w.Flush()
-	fmt.Fprint(&b, "\nN× is how often the client asked; ms is how long the longest of these took.\n\nWhat they sent:\n")
+	fmt.Fprint(&b, "\nN× is how often the client asked; ms is how long the longest of these took.\n")
+	if noNode != nil {
+		fmt.Fprintf(&b, "NOT RUN: what is about the role of a node: %v\n", noNode)
+	} else {
+		fmt.Fprint(&b, "Beside each was a node that gives its own role to everybody who asks: AS THE NODE is whom the client runs as.\n")
+	}
+	fmt.Fprint(&b, "\nWhat they sent:\n")
 	for _, r := range reports {
 		for _, request := range r.requests {
 			fmt.Fprintf(&b, "  %-40s %s\n", r.ID(), request)
@@ -701,8 +970,8 @@ func summary(reports []*report) string {
 		}
 	}
 	for _, r := range reports {
-		if r.notRun != "" {
-			fmt.Fprintf(&b, "\nNOT RUN: %s: %s\n", r.ID(), r.notRun)
+		if r.NotRun != "" {
+			fmt.Fprintf(&b, "\nNOT RUN: %s: %s\n", r.ID(), r.NotRun)
 		}
 	}
 	return b.String()

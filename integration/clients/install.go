@@ -40,6 +40,8 @@ func (in *Installer) Install(ctx context.Context, c Client) (Command, error) {
 		return in.fromGo(ctx, c)
 	case "npm":
 		return in.fromNPM(ctx, c)
+	case "pypi":
+		return in.fromPyPI(ctx, c)
 	case "debian":
 		return in.fromDebian(ctx, c)
 	case "machine":
@@ -122,6 +124,26 @@ func (in *Installer) fromNPM(ctx context.Context, c Client) (Command, error) {
 	return Command{Args: []string{node, "-e", string(source)}, Dir: path, Version: c.Version}, err
 }
 
+func (in *Installer) fromPyPI(ctx context.Context, c Client) (Command, error) {
+	// Wheels are made for a version of Python.
+	found, err := output(ctx, "python3", "-c", "import sys; print(sys.implementation.cache_tag, sys.executable)")
+	if err != nil {
+		return Command{}, err
+	}
+	tag, python, _ := strings.Cut(found, " ")
+	args, err := in.interpreted(c, map[string]string{".py": python})
+	if err != nil {
+		return Command{}, err
+	}
+	path := filepath.Join(in.Cache, fmt.Sprintf("pypi-%s-%s-%s", c.Package, c.Version, tag))
+	err = in.whole(path, func(dir string) error {
+		return quiet(ctx, "", python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+			"--only-binary", ":all:", "--target", dir, c.Package+"=="+c.Version)
+	})
+	// Of Python's own directories alone, and the one that it starts in: the machine's packages are not the client's.
+	return Command{Args: slices.Insert(args, 1, "-S"), Dir: path, Version: c.Version}, err
+}
+
 // inRoot runs a program with another root directory, with this machine's devices, processes, network
 // and temporary files. It needs no privileges where user namespaces are allowed.
 const inRoot = `root=$1 tmp=$2; shift 2
@@ -150,7 +172,12 @@ func (in *Installer) fromDebian(ctx context.Context, c Client) (Command, error) 
 	if os.Getuid() != 0 {
 		enter = slices.Insert(enter, 1, "--map-root-user")
 	}
-	args, err := in.interpreted(c, "/usr/bin/python3", "/usr/bin/ruby")
+	interpreters := map[string]string{".py": "/usr/bin/python3", ".rb": "/usr/bin/ruby"}
+	// Debian's php has its name from the configuration of the package, which here nothing has.
+	if found, _ := filepath.Glob(filepath.Join(root, "usr/bin/php[0-9]*")); len(found) > 0 {
+		interpreters[".php"] = strings.TrimPrefix(found[0], root)
+	}
+	args, err := in.interpreted(c, interpreters)
 	if err != nil {
 		return Command{}, err
 	}
@@ -290,12 +317,16 @@ func debianMirror(ctx context.Context) (string, error) {
 	return "", errors.New("apt-get on this machine knows no archive of Debian")
 }
 
-// interpreted returns the command of a driver in Python or Ruby, or nil.
-func (in *Installer) interpreted(c Client, python, ruby string) ([]string, error) {
-	for suffix, command := range map[string][]string{".py": {python, "-c"}, ".rb": {ruby, "-e"}} {
+// interpreted returns the command of a driver in an interpreter's language, or nil. Interpreters are by the
+// driver's suffix.
+func (in *Installer) interpreted(c Client, interpreters map[string]string) ([]string, error) {
+	for suffix, option := range map[string]string{".py": "-c", ".rb": "-e", ".php": "-r"} {
 		source, err := os.ReadFile(filepath.Join(in.Drivers, c.Driver+suffix))
 		if err == nil {
-			return append(command, string(source)), nil
+			if interpreters[suffix] == "" {
+				return nil, fmt.Errorf("there is nothing to run a driver in %s", suffix)
+			}
+			return []string{interpreters[suffix], option, string(source)}, nil
 		}
 		if !errors.Is(err, os.ErrNotExist) {
 			return nil, err
@@ -311,7 +342,7 @@ func (in *Installer) fromMachine(ctx context.Context, c Client) (Command, error)
 			return Command{}, err
 		}
 		python, version, _ := strings.Cut(found, " ")
-		args, err := in.interpreted(c, python, "")
+		args, err := in.interpreted(c, map[string]string{".py": python})
 		return Command{Args: args, Version: version}, err
 	}
 	path, err := exec.LookPath(c.Driver)

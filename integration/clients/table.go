@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -29,7 +30,7 @@ type Table struct {
 // that has learned something fails the test until the table, and with it README, says so.
 type Client struct {
 	Name    string `json:"name"`
-	From    string `json:"from"`    // go, npm, debian, or machine: whatever is installed
+	From    string `json:"from"`    // go, npm, pypi, debian, or machine: whatever is installed
 	Package string `json:"package"` // its name there
 	Version string `json:"version"` // pinned; for Debian the upstream part alone; empty for machine
 	Release string `json:"release"` // Debian's name for one
@@ -38,8 +39,15 @@ type Client struct {
 	// Endpoint: it knows AWS_CONTAINER_CREDENTIALS_FULL_URI. One that does not asks for nothing.
 	Endpoint bool `json:"endpoint"`
 
-	// TokenFile: it knows AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE. All know the variable with the token.
+	// TokenFile: it knows AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE. All but those with FileOnly know the variable
+	// with the token itself.
 	TokenFile bool `json:"tokenFile"`
+
+	// FileOnly: it does not know AWS_CONTAINER_AUTHORIZATION_TOKEN.
+	FileOnly bool `json:"fileOnly"`
+
+	// FileNeeded: nor does it ask without AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE. It then takes the node's role.
+	FileNeeded bool `json:"fileNeeded"`
 
 	// Message: its own error shows the one that the sidecar gave.
 	Message bool `json:"message"`
@@ -53,11 +61,28 @@ type Client struct {
 	// Window: it asks again before every use when credentials have 4 minutes left.
 	Window bool `json:"window"`
 
+	// KeptBy is what keeps it from the node's role, which the EC2 metadata service gives, when it gets nothing
+	// from the sidecar.
+	KeptBy Keeper `json:"keptBy"`
+
 	// Since and TokenFileSince are the first versions that know either; empty where another row says so,
 	// or nobody does.
 	Since          string `json:"since"`
 	TokenFileSince string `json:"tokenFileSince"`
 }
+
+// Keeper is what keeps a client from the role of the node that it runs on.
+type Keeper string
+
+// What can keep a client from it: most do not ask the metadata service once they are told of the sidecar. A
+// variable keeps a client from it with the value that all manifests give it; where that is EmptyFile, it is by
+// accident, for the client takes the empty value for the name of a file.
+const (
+	Itself    Keeper = ""
+	Disabled  Keeper = "AWS_EC2_METADATA_DISABLED"
+	EmptyFile Keeper = "AWS_WEB_IDENTITY_TOKEN_FILE"
+	Nothing   Keeper = "nothing"
+)
 
 // Known is what the source of a client says that is not run.
 type Known struct {
@@ -93,12 +118,40 @@ func (c Client) label() string {
 	return strings.TrimPrefix(c.Version, "v")
 }
 
+// Tool reports whether it is a program for people, which is a process for each use and shows no credentials.
+// Its driver is its own name. Any other is a program in drivers that lives on from use to use.
+func (c Client) Tool() bool {
+	return slices.Contains([]string{"aws", "rclone", "restic", "s3cmd"}, c.Driver)
+}
+
+// withoutSidecar says what it does when the sidecar gives it nothing.
+func (c Client) withoutSidecar() string {
+	const node = "**runs as the node**"
+	switch {
+	case c.KeptBy == Nothing:
+		return node
+	case c.FileNeeded:
+		return node + "; with a token file, fails"
+	case c.KeptBy == Disabled:
+		return "fails, because of `" + string(Disabled) + "`"
+	case c.KeptBy == EmptyFile:
+		return "fails, at the empty `" + string(EmptyFile) + "`"
+	}
+	return "fails"
+}
+
 // Markdown returns README's table of the clients that are run.
 func (t Table) Markdown() string {
 	var b strings.Builder
-	b.WriteString("| client | tested | gets credentials | token by variable | token by file | shows the sidecar's error | with web identity variables too |\n|---|---|---|---|---|---|---|\n")
+	b.WriteString("| client | tested | gets credentials | token by variable | token by file | shows the sidecar's error | with web identity variables too | with nothing from the sidecar |\n|---|---|---|---|---|---|---|---|\n")
 	for _, c := range t.Clients {
 		endpoint, variable, file, message, trap := "yes"+since(c.Since), "yes", "yes", "no", "asks the sidecar"
+		if c.FileNeeded {
+			endpoint = "with a token file" + since(c.Since)
+		}
+		if c.FileOnly {
+			variable = "**no**"
+		}
 		if !c.TokenFile {
 			file = "no" + since(c.TokenFileSince)
 		}
@@ -115,7 +168,7 @@ func (t Table) Markdown() string {
 		if c.From == "machine" {
 			tested = "whatever is installed"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", c.Name, tested, endpoint, variable, file, message, trap)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", c.Name, tested, endpoint, variable, file, message, trap, c.withoutSidecar())
 	}
 	return b.String()
 }

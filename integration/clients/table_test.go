@@ -17,14 +17,13 @@ func TestTheTableCanBeRun(t *testing.T) {
 		t.Errorf("npmBefore: %v", err)
 	}
 	seen := make(map[string]bool)
-	tools := []string{"aws", "rclone", "restic"}
 	for _, c := range table.Clients {
 		t.Run(c.ID(), func(t *testing.T) {
 			if seen[c.ID()] {
 				t.Error("it is there twice")
 			}
 			seen[c.ID()] = true
-			if !slices.Contains([]string{"go", "npm", "debian", "machine"}, c.From) {
+			if !slices.Contains([]string{"go", "npm", "pypi", "debian", "machine"}, c.From) {
 				t.Errorf("from %q", c.From)
 			}
 			if pinned := c.Version != ""; pinned == (c.From == "machine") {
@@ -33,11 +32,17 @@ func TestTheTableCanBeRun(t *testing.T) {
 			if known := debianVersions[c.Release] != ""; known != (c.From == "debian") {
 				t.Errorf("release %q", c.Release)
 			}
-			if drivers, _ := filepath.Glob(filepath.Join("drivers", c.Driver+"*")); len(drivers) != 1 && !slices.Contains(tools, c.Driver) {
+			if drivers, _ := filepath.Glob(filepath.Join("drivers", c.Driver+"*")); len(drivers) != 1 && !c.Tool() {
 				t.Errorf("driver %q is in %q", c.Driver, drivers)
 			}
 			if asks := c.Tries > 0; asks != c.Endpoint {
 				t.Errorf("endpoint %v, and %d tries", c.Endpoint, c.Tries)
+			}
+			if !slices.Contains([]Keeper{Itself, Disabled, EmptyFile, Nothing}, c.KeptBy) {
+				t.Errorf("kept from the node's role by %q", c.KeptBy)
+			}
+			if c.FileNeeded && !c.FileOnly || c.FileOnly && !c.TokenFile {
+				t.Error("it needs what it does not know")
 			}
 		})
 	}
