@@ -29,9 +29,8 @@ const (
 	// floodLasts is longer than anything that the server has patience with.
 	floodLasts = 6 * time.Second
 
-	// The least patient SDKs give up on an answer after a second; a kubelet's probe in the manifests has five, and
-	// Prometheus ten.
-	sdkLimit, probeLimit, scrapeLimit = time.Second, 5 * time.Second, 10 * time.Second
+	// A kubelet's probe in the manifests has five seconds, and Prometheus ten.
+	sdkLimit, probeLimit, scrapeLimit = sdkPatience, 5 * time.Second, 10 * time.Second
 )
 
 // flood is a crowd at one listener.
@@ -40,6 +39,7 @@ type flood struct {
 	at   func(*sidecar) string // the listener
 	send string                // by each of them, at once
 	read bool                  // they read the answer, and ask again
+	keep bool                  // they keep a connection that they have sent all to, and open the next
 	seen *atomic.Int64         // counts their connections; nil does not
 }
 
@@ -70,6 +70,10 @@ var floods = []struct {
 	{"256 never read /metrics", []flood{{many: 256, at: opsOf, send: again(400, "/metrics", "")}}},
 	{"256 never read /livez", []flood{{many: 256, at: opsOf, send: again(400, "/livez", "")}}},
 	{"256 never read the page", []flood{{many: 256, at: adminOf, send: again(400, "/", "")}}},
+	{"9,000 ask for /metrics twice, never read, and stay", []flood{{many: 150, at: opsOf, send: again(2, "/metrics", ""), keep: true}}},
+	{"9,000 ask once, never read, and stay", []flood{{many: 150, at: credentialsOf, send: again(1, "/v1/credentials", rightToken+"Connection: close\r\n"), keep: true}}},
+	{"300 with a body that does not come", []flood{{many: 300, at: credentialsOf, send: again(1, "/v1/credentials", "Content-Length: 100000\r\n")}, {many: 300, at: opsOf, send: again(1, "/livez", "Content-Length: 100000\r\n")}}},
+	{"300 send an empty line after an answer", []flood{{many: 300, at: credentialsOf, send: again(1, "/v1/credentials", rightToken) + "\r\n"}, {many: 300, at: opsOf, send: again(1, "/livez", "") + "\r\n"}}},
 	{"250 read the page", []flood{{many: 250, at: adminOf, send: again(1, "/", ""), read: true}}},
 	{"1,500 with a wrong token never read", []flood{{many: 1500, at: credentialsOf, send: again(400, "/v1/credentials", wrongToken)}}},
 	{"300 with a wrong token never read", []flood{{many: 300, at: credentialsOf, send: again(400, "/v1/credentials", wrongToken)}}},
@@ -170,6 +174,7 @@ func TestFloods(t *testing.T) {
 // visit comes again and again until ctx ends.
 func (f flood) visit(ctx context.Context, address string) {
 	var dialer net.Dialer
+	kept := 0
 	for ctx.Err() == nil {
 		conn, err := dialer.DialContext(ctx, "tcp", address)
 		if err != nil {
@@ -188,6 +193,10 @@ func (f flood) visit(ctx context.Context, address string) {
 			if _, err = conn.Read(make([]byte, 32<<10)); err == nil {
 				_, err = io.WriteString(conn, f.send)
 			}
+		}
+		if err == nil && f.keep && kept < 60 {
+			kept++ // until ctx closes it
+			continue
 		}
 		if err == nil { // it has sent all, and looks at nothing
 			pause(ctx, time.Second)

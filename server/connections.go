@@ -29,6 +29,10 @@ const (
 	// been read, on a machine that is slow, is on its way from the kernel to the handler.
 	secondLook = 10 * time.Millisecond
 
+	// lingerFor is how long a client has for the rest of its last answer, lingerCheck how often that is looked at.
+	lingerFor   = time.Second
+	lingerCheck = 10 * time.Millisecond
+
 	// forgiving is how long after the last one was sent away patience is whole again.
 	forgiving = time.Second
 
@@ -39,7 +43,7 @@ const (
 
 // connections bounds how many connections are open at once without letting those who do not ask, or do not
 // read, lock out those who do. At the bound a connection is closed: the one that has been idle longest; where none
-// is idle, the one whose request has been incomplete longest; then the one that has not read its answer for longest.
+// is idle, the one that has not read its answer for longest; then the one whose request has been incomplete longest.
 // Only where every one has a request that is being worked on does the next one wait in the kernel's queue.
 type connections struct {
 	limit int
@@ -51,6 +55,8 @@ type connections struct {
 	waiting  *list.List                 // of quiet, the longest without a whole head first
 	sentAway int                        // one after the other, without a second in between
 	lastAway time.Time
+
+	lingering atomic.Int64 // connections that are closed but for what their clients are still to take
 }
 
 type quiet struct {
@@ -60,10 +66,11 @@ type quiet struct {
 	suspected time.Time // when it first looked silent for longer than it may; zero before
 }
 
-// hasSpoken reports whether there is something of the client's that waits for us. That is not to be held against it.
+// hasSpoken reports whether there is something of the client's that waits for us. That is not to be held against it,
+// unless it is the body of a request that has been answered, or whatever else comes after the last answer.
 func (q *quiet) hasSpoken() bool {
 	conn, ok := q.conn.(*plainspoken)
-	return ok && (conn.asked.Load() || hasUnread(conn.Conn))
+	return ok && (conn.asked.Load() || !conn.last.Load() && hasUnread(conn.Conn))
 }
 
 func newConnections(limit int) *connections {
@@ -109,14 +116,36 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// handler returns h, noting of each request that its head is complete.
+// handler returns h, noting of each request that its head is complete, and that h has done with it: net/http may then wait
+// for the rest of a body, or before it closes.
 func (c *connections) handler(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
 			c.answering(conn)
+			defer c.answered(conn)
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+func (c *connections) answered(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if element, open := c.open[conn]; open && element == nil {
+		c.open[conn] = c.waiting.PushBack(&quiet{conn: conn, since: time.Now()})
+	}
+}
+
+// closing says that nothing is read of a request's connection any more: the answer is the last one, and does not wait for
+// the body of the request.
+func closing(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Connection", "close")
+	if conn, ok := r.Context().Value(connKey{}).(*plainspoken); ok {
+		conn.last.Store(true)
+	}
+	if hasBody(r) { // otherwise net/http is reading already, to see the client go
+		http.NewResponseController(w).SetReadDeadline(time.Now())
+	}
 }
 
 func (c *connections) answering(conn net.Conn) {
@@ -165,8 +194,7 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	}
 	for element := c.idle.Front(); element != nil; element = element.Next() {
 		if one := element.Value.(*quiet); !one.hasSpoken() {
-			c.forget(one.conn)
-			one.conn.Close()
+			c.sendAway(one.conn)
 			return 0, true
 		}
 	}
@@ -186,19 +214,24 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	}
 	c.sentAway++
 	c.lastAway = now
-	c.forget(conn)
-	conn.Close()
+	c.sendAway(conn)
 	return 0, true
+}
+
+func (c *connections) sendAway(conn net.Conn) {
+	c.forget(conn)
+	if p, ok := conn.(*plainspoken); ok {
+		p.abort()
+		return
+	}
+	conn.Close()
 }
 
 // hindmost returns the connection that goes next, and from when on: the one that has not read for longest, which the
 // kernel vouches for; otherwise the one that has been silent for longest. Nil means that there is none that keeps us
 // waiting.
 func (c *connections) hindmost(now time.Time, headPatience time.Duration) (conn net.Conn, due time.Time) {
-	for one, element := range c.open {
-		if element != nil {
-			continue
-		}
+	for one := range c.open {
 		if stuck, ok := one.(*plainspoken); ok {
 			after := stuck.writing.Load()
 			if after == 0 || !hasUntaken(stuck.Conn) {
@@ -257,7 +290,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.connections.admit(l.done)
-	return &plainspoken{Conn: conn, made: time.Now()}, nil
+	return &plainspoken{Conn: conn, connections: l.connections, made: time.Now()}, nil
 }
 
 func (l *boundedListener) Close() error {
@@ -270,11 +303,14 @@ func (l *boundedListener) Close() error {
 // make one SDK or another try again.
 type plainspoken struct {
 	net.Conn
-	owner   owner
-	framing framing
-	asked   atomic.Bool // there is a whole head, and no answer to it yet
-	made    time.Time
-	writing atomic.Int64 // how long after that the step began that is being written, or could not be; zero where none is
+	owner       owner
+	connections *connections // nil in tests
+	framing     framing
+	asked       atomic.Bool // there is a whole head, and no answer to it yet
+	last        atomic.Bool // the answer is the last one
+	closed      atomic.Bool
+	made        time.Time
+	writing     atomic.Int64 // how long after that the step began that is being written, or could not be; zero where none is
 }
 
 // Read notes when a request's head is complete: that it is not answered yet is from then on our affair, however long the
@@ -288,12 +324,43 @@ func (c *plainspoken) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// Close leaves nothing for the kernel to keep where a client has not read what is being written.
+// Close closes the connection, but not before its client has taken what was written, or has had a second for it. The
+// kernel would wait for minutes, and keep all that it has, of a connection that counts here no more.
 func (c *plainspoken) Close() error {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok && c.writing.Load() != 0 {
+	tcp, ok := c.Conn.(*net.TCPConn)
+	if !ok || c.closed.Swap(true) || !hasUntaken(tcp) || c.connections == nil || !c.connections.mayLinger() {
+		return c.abort()
+	}
+	tcp.SetReadDeadline(time.Now()) // who reads from it is to end now
+	go func() {
+		defer c.connections.lingering.Add(-1)
+		tick := time.NewTicker(lingerCheck)
+		defer tick.Stop()
+		for range lingerFor / lingerCheck {
+			if <-tick.C; !hasUntaken(tcp) {
+				break
+			}
+		}
+		c.abort()
+	}()
+	return nil
+}
+
+// abort closes the connection at once, and has the kernel forget what the client has not taken.
+func (c *plainspoken) abort() error {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok && hasUntaken(tcp) {
 		tcp.SetLinger(0)
 	}
 	return c.Conn.Close()
+}
+
+// mayLinger reports whether one more connection may be there that counts no more: a quarter of those that count.
+func (c *connections) mayLinger() bool {
+	if int(c.lingering.Add(1)) <= max(1, c.limit/4) {
+		return true
+	}
+	c.lingering.Add(-1)
+	return false
 }
 
 // write writes step by step, and notes when each began.
@@ -306,6 +373,7 @@ func (c *plainspoken) write(p []byte) (n int, err error) {
 	}
 	if err == nil {
 		c.writing.Store(0)
+		c.asked.Store(false)
 	}
 	return n, err
 }

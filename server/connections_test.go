@@ -2,8 +2,10 @@ package server
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"runtime"
@@ -11,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 func TestIdleConnectionsDoNotLockOutTheNextClient(t *testing.T) {
@@ -402,5 +406,50 @@ func TestARequestThatWaitsForUsIsNotSentAway(t *testing.T) {
 	}
 	if !look() {
 		t.Error("half a request is not sent away")
+	}
+}
+
+// Who has had an answer and sends what is no request holds no place by it: neither with an empty line, nor with a body that
+// never comes, nor by not reading an answer that the kernel has room for.
+func TestPlacesAreNotHeldByWhatIsNoRequest(t *testing.T) {
+	const many = 24
+	for name, sends := range map[string]string{
+		"an empty line after an answer": "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n\r\n",
+		"two of them":                   "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n\r\n\r\n",
+		"a letter":                      "GET /livez HTTP/1.1\r\nHost: x\r\n\r\nX",
+		"a body that does not come":     "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
+		"a long one":                    "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n",
+		"one in chunks":                 "GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"half of a body":                "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + strings.Repeat("x", 8<<10),
+		"no interest in the answer":     "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() {
+				ended <- Serve(ctx, l, NewOps(warm(t), prometheus.NewRegistry()), many, time.Second, slog.New(slog.DiscardHandler))
+			}()
+			for range 3 * many {
+				conn := dial(t, l.Addr().String())
+				io.WriteString(conn, sends)
+			}
+			began := time.Now()
+			for range 3 {
+				conn := dial(t, l.Addr().String())
+				io.WriteString(conn, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+				if answer, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 OK\r\n") {
+					t.Errorf("%q, %v", answer, err)
+				}
+			}
+			if took := time.Since(began); took > 3*time.Second { // of the patience of three housefuls, on a slow machine
+				t.Errorf("answered after %v", took)
+			}
+			stop()
+			<-ended
+		})
 	}
 }

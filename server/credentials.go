@@ -150,7 +150,7 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		route = "refused"
 		// A caller that may not ask holds no place, whatever else it has sent; and whatever a body is, it is not the next
 		// request.
-		w.Header().Set("Connection", "close")
+		closing(w, r)
 		code = refuse(w, refusal, why)
 	} else if s := h.direct[trimSlash(r.URL.Path)]; s != nil && r.Method == http.MethodGet && r.URL.RawPath == "" {
 		if code = h.serve(w, r, s); code == http.StatusOK {

@@ -152,7 +152,8 @@ type framing struct {
 	version int  // how much of http10 the line ends with
 	old     bool // a line since the last empty one has ended with http10
 	faulty  bool
-	whole   bool // an empty line has come, which ends a head; whoever looks at it resets it
+	begun   bool // a line that is not empty has come since the last head ended
+	whole   bool // a head has ended; whoever looks at it resets it
 }
 
 const (
@@ -193,7 +194,11 @@ func (f *framing) scan(p []byte) int {
 		b := p[i]
 		switch {
 		case b == '\n':
-			f.whole = f.whole || f.length == 0
+			if f.length > 0 {
+				f.begun = true
+			} else if f.begun { // empty lines before a request are nothing
+				f.begun, f.whole = false, true
+			}
 			f.old = f.length > 0 && (f.old || f.version == len(http10))
 			f.length, f.name, f.version = 0, 0, 0
 			continue

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are the collectors of both listeners. Labels are route patterns and status codes: nothing
+// Metrics are the collectors of all listeners. Labels are route patterns and status codes: nothing
 // that a caller chooses.
 type Metrics struct {
 	requests *prometheus.CounterVec

@@ -68,7 +68,7 @@ func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Reque
 	routing.RoutePath = path
 	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
 	if hasBody(r) {
-		w.Header().Set("Connection", "close") // nothing here reads it
+		closing(w, r) // nothing here reads it
 	}
 	router.ServeHTTP(status, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, routing)))
 	if route = routing.RoutePattern(); route == "" || status.code == http.StatusNotFound {
