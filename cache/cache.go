@@ -45,9 +45,9 @@ const (
 	clockSkewWarning = time.Minute
 	clockSkewRefused = 5 * time.Minute
 
-	// keptSkew is the most that is believed of a recorded clock skew. A clock that shows local time as UTC is at
-	// most 14 hours off, and a date that is set wrong by one, a day. A clock much further off has no skew to
-	// record: STS's certificate would not be valid by it, and there would be no session.
+	// keptSkew is the most that is believed of a recorded clock skew, for whoever could write the file could claim any. A
+	// clock that shows local time as UTC is at most 14 hours off, and a date that is set wrong by one, a day; with one
+	// that is further ahead, a restart loses what was kept.
 	keptSkew = 24 * time.Hour
 )
 
@@ -101,6 +101,7 @@ type Cache struct {
 	next         time.Time   // when to try again; zero while an exchange is under way, and before the first
 	began        time.Time   // when the last exchange did; when the Cache was made, before the first
 	asked        bool        // for another exchange, while one was under way
+	changed      bool        // what is asked for, since what is held was
 	failure      *FetchError // of the last exchange; nil when it succeeded
 	failedAt     time.Time
 	firstFailure time.Time // of the failures in a row
@@ -297,8 +298,12 @@ func (c *Cache) hurry() {
 
 // Refresh has Run make an exchange at once; or a second after the last one began, whichever is later. What an
 // exchange under way has read may be what the caller knows to be old, so another follows it.
-func (c *Cache) Refresh() {
+//
+// changed says that Fetch asks for something else from now on, such as a session with another policy. What it then
+// brings replaces what is held even if it does not last longer.
+func (c *Cache) Refresh(changed bool) {
 	c.mu.Lock()
+	c.changed = c.changed || changed
 	if c.next.IsZero() {
 		c.asked = true
 	} else {
@@ -380,7 +385,11 @@ func (c *Cache) settle(creds Credentials, err error, started time.Time) {
 func (c *Cache) succeeded(l *lease, started, now time.Time) {
 	message, lifetime := "credentials refreshed", l.lifetime
 	held := c.lease.Load()
-	stays := held.valid(now) && !l.Expiration.After(held.Expiration)
+	c.mu.Lock()
+	// An exchange that began before the change may have asked for the old; another follows it.
+	changed := c.changed && !c.asked
+	c.mu.Unlock()
+	stays := held.valid(now) && !l.Expiration.After(held.Expiration) && !changed
 	if !stays {
 		// First, so that what anybody has been answered with survives a kill.
 		c.keep(Kept{Credentials: &l.Credentials, Remaining: l.remaining(now), Skew: l.skew})
@@ -395,6 +404,7 @@ func (c *Cache) succeeded(l *lease, started, now time.Time) {
 		c.due(l.issued.Add(refreshAfter(l.lifetime, c.luck())))
 	}
 	c.failure, c.failures = nil, 0
+	c.changed = c.changed && !changed
 	c.attempted(Attempt{Ended: now, Took: now.Sub(started), Lifetime: lifetime})
 	c.metrics.succeeded(&l.Credentials, now, now.Sub(started))
 	next := c.next

@@ -709,14 +709,14 @@ func TestAnExchangeThatIsAskedForComesAtOnceAndNoOftenerThanEverySecond(t *testi
 	bubble(t, a, func(t *testing.T, c *Cache) {
 		time.Sleep(10 * time.Minute)
 		first := mustGet(t, c)
-		c.Refresh()
+		c.Refresh(false)
 		synctest.Wait()
 		if n := a.count(); n != 2 || mustGet(t, c) == first {
 			t.Fatalf("%d exchanges after the first was asked for", n)
 		}
 		began := time.Now()
 		for range 1000 { // a hundred times a second
-			c.Refresh()
+			c.Refresh(false)
 			time.Sleep(10 * time.Millisecond)
 		}
 		synctest.Wait()
@@ -736,8 +736,8 @@ func TestAnExchangeThatIsAskedForWhileOneIsUnderWayFollowsIt(t *testing.T) {
 			a := &authority{takes: takes}
 			bubble(t, a, func(t *testing.T, c *Cache) {
 				time.Sleep(takes / 2)
-				c.Refresh()
-				c.Refresh()
+				c.Refresh(false)
+				c.Refresh(false)
 				time.Sleep(max(askedPause, takes))
 				if n := a.count(); n != 2 {
 					t.Errorf("%d exchanges after %v, want the first and another", n, time.Since(a.calls[0]))
@@ -757,8 +757,63 @@ func TestAnExchangeThatIsAskedForDoesNotWaitForTheRetry(t *testing.T) {
 	bubble(t, a, func(t *testing.T, c *Cache) {
 		time.Sleep(10 * time.Minute)
 		a.set(succeeds)
-		c.Refresh()
+		c.Refresh(false)
 		time.Sleep(askedPause)
 		mustGet(t, c)
+	})
+}
+
+// Credentials of an old policy do not stay because those of the new one end earlier.
+func TestAnotherPolicyReplacesWhatLastsLonger(t *testing.T) {
+	a := &authority{}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		first := mustGet(t, c)
+		time.Sleep(time.Minute)
+		a.set(func(a *authority) { a.lifetime = 30 * time.Minute })
+		c.Refresh(false)
+		synctest.Wait()
+		if n := a.count(); n != 2 || mustGet(t, c) != first {
+			t.Errorf("%d exchanges, and credentials that end earlier have replaced the others", n)
+		}
+		time.Sleep(time.Minute)
+		a.set(fails(EndpointUnreachable))
+		c.Refresh(true)
+		synctest.Wait()
+		if mustGet(t, c) != first {
+			t.Error("a failure has taken credentials away")
+		}
+		a.set(succeeds)
+		time.Sleep(time.Minute)
+		second := mustGet(t, c)
+		if second == first {
+			t.Error("those that were asked for before the change are still served")
+		}
+		time.Sleep(time.Minute)
+		a.set(func(a *authority) { a.lifetime = 10 * time.Minute })
+		c.Refresh(false)
+		synctest.Wait()
+		if mustGet(t, c) != second {
+			t.Error("the change is not forgotten")
+		}
+	})
+}
+
+func TestAnExchangeThatBeganBeforeAChangeIsNotTakenForItsResult(t *testing.T) {
+	a := &authority{}
+	bubble(t, a, func(t *testing.T, c *Cache) {
+		first := mustGet(t, c)
+		time.Sleep(time.Minute)
+		a.set(func(a *authority) { a.lifetime, a.takes = 30*time.Minute, 2*time.Second })
+		c.Refresh(false)
+		time.Sleep(time.Second)
+		c.Refresh(true) // in the middle of it
+		time.Sleep(1500 * time.Millisecond)
+		if mustGet(t, c) != first {
+			t.Error("an exchange that began before the change has replaced what lasts longer")
+		}
+		time.Sleep(2 * time.Second)
+		if mustGet(t, c) == first {
+			t.Error("the exchange after the change has not")
+		}
 	})
 }
