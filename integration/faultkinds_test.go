@@ -329,8 +329,8 @@ func hadReloads(c *campaign, s *step) bool {
 }
 func logStuck(c *campaign, _ *step) bool { return c.dropped > 0 }
 
-// cameAgain is of a crowd: there were more connections than the sidecar has places.
-func cameAgain(c *campaign, _ *step) bool { return c.seen.Load() > mostConnections }
+// cameAgain is of a crowd: more connections have come than there are callers, and places.
+func cameAgain(c *campaign, _ *step) bool { return c.seen.Load() > 256+mostConnections }
 
 // notKept is in the log when the state file cannot be written.
 const notKept = "the state file could not be written"

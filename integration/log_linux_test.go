@@ -136,7 +136,7 @@ func TestALogThatIsReadAgainSaysWhatItLacks(t *testing.T) {
 			s.ask(t, "User-Agent", strings.Repeat("talkative ", 100))
 		}
 	}()
-	line := s.waitForLine(t, "log lines were dropped, because stderr was not read")
+	line := s.waitForLine(t, "log lines were dropped, because stderr could not be written")
 	requests := 0
 	for text := range strings.Lines(s.output(t)) {
 		var line map[string]any
@@ -250,7 +250,7 @@ func TestReloadReadsFilesAgain(t *testing.T) {
 	reload(2)
 	write(`not JSON`)
 	reload(3)
-	line := s.waitForLine(t, "the files of the configuration cannot be used; keeping what they held")
+	line := s.waitForLine(t, "cannot reload the configuration files; keeping the previous values")
 	want(t, "the log", line["error"].(string), "IRSA_SIDECAR_POLICY_FILE", "is not a policy in JSON")
 	for n, word := range []string{"first", "second", "second"} {
 		if all := policies(); !strings.Contains(all[n], word) {

@@ -525,26 +525,39 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// checkStateFile wants a place that no disk, and no backup of one, ever sees.
 func (c *Config) checkStateFile(wrong complain) {
 	c.stateOnDisk = flagOf("IRSA_SIDECAR_STATE_FILE_ON_DISK", c.StateOnDisk, wrong)
-	if c.StateFile == "" {
-		return
-	}
-	if !filepath.IsAbs(c.StateFile) {
+	if c.StateFile != "" && !filepath.IsAbs(c.StateFile) {
 		wrong("IRSA_SIDECAR_STATE_FILE", "%q is not an absolute path, such as /run/irsa-sidecar/state", c.StateFile)
-		return
+	}
+}
+
+// checkStateDir wants a place that no disk, and no backup of one, ever sees. It is apart from the other checks because it
+// asks a file system, which may not answer: that is for those commands alone that use the file.
+func (c *Config) checkStateDir() problems {
+	if !filepath.IsAbs(c.StateFile) { // said already
+		return nil
 	}
 	path := filepath.Dir(c.StateFile)
-	dir, err := openStateDir(path, c.stateOnDisk)
-	switch {
-	case errors.Is(err, errOnDisk):
-		wrong("IRSA_SIDECAR_STATE_FILE", "%s would be on a disk, with credentials in it: mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", c.StateFile, path)
-	case err != nil:
-		wrong("IRSA_SIDECAR_STATE_FILE", "%s: the directory cannot be used: %v", c.StateFile, innermost(err))
-	default:
-		dir.Close()
+	wrong := func(format string, args ...any) problems {
+		return problems{{"IRSA_SIDECAR_STATE_FILE", fmt.Sprintf(format, args...)}}
 	}
+	var err error
+	inTime := within(startWait, func() {
+		var dir *os.Root
+		if dir, err = openStateDir(path, c.stateOnDisk); err == nil {
+			dir.Close()
+		}
+	})
+	switch {
+	case !inTime:
+		return wrong("%s: the directory did not answer within %s", c.StateFile, startWait)
+	case errors.Is(err, errOnDisk):
+		return wrong("%s would be on a disk, with credentials in it: mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", c.StateFile, path)
+	case err != nil:
+		return wrong("%s: the directory cannot be used: %v", c.StateFile, innermost(err))
+	}
+	return nil
 }
 
 var (

@@ -65,12 +65,12 @@ func (o *output) drain() {
 	for taken := false; ; {
 		text, telling := o.unread, uint64(0)
 		o.unread = nil
-		if len(text) == 0 {
-			if !taken || o.missing == 0 || o.note == nil {
-				return
-			}
+		if taken && o.missing > 0 && o.note != nil {
 			telling = o.missing
-			text = o.note(telling)
+			text = append(text, o.note(telling)...)
+		}
+		if len(text) == 0 {
+			return
 		}
 		o.mu.Unlock()
 		n, err := o.to.Write(text)
@@ -78,7 +78,7 @@ func (o *output) drain() {
 		switch taken = err == nil; {
 		case taken:
 			o.missing -= telling
-		case telling == 0:
+		default:
 			o.drop(text[n:])
 		}
 	}
@@ -122,7 +122,7 @@ func (o *output) tellOfDrops(c *Config) {
 	defer o.mu.Unlock()
 	o.note = func(lines uint64) []byte {
 		var line bytes.Buffer
-		newLogger(c, &line).Error("log lines were dropped, because stderr was not read", "lines", lines)
+		newLogger(c, &line).Error("log lines were dropped, because stderr could not be written", "lines", lines)
 		return line.Bytes()
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -76,7 +77,7 @@ Usage: irsa-sidecar [command]
   serve        serve credentials until SIGTERM (also without a command)
   wait         wait until a running sidecar has credentials  [--timeout 30s]
   healthcheck  ask a running sidecar for its health          [livez|readyz|startupz]
-  reload       have a running sidecar exchange again, and read its files again
+  reload       re-read the configuration files and request new credentials now
   shutdown     end a running sidecar (IRSA_SIDECAR_QUITQUITQUIT=true)
   install      copy this program into a directory, for other containers  DIR
   doctor       say why there are no credentials, and the fix [--json] [--trust-policy FILE]
@@ -170,9 +171,9 @@ func run(ctx context.Context, args []string, stdout io.Writer, stderr *output) e
 	case "reload", "shutdown":
 		problems = problems.concerning(adminVariable)
 	case "serve":
-		problems = append(problems, c.authorize()...)
+		problems = slices.Concat(problems, c.checkStateDir(), c.authorize())
 	case "doctor": // to whom they are findings
-		return diagnose(ctx, c, problems, policyFile, asJSON, stdout)
+		return diagnose(ctx, c, append(problems, c.checkStateDir()...), policyFile, asJSON, stdout)
 	}
 	if len(problems) > 0 {
 		return usageError{problems}
@@ -258,7 +259,7 @@ func askOps(ctx context.Context, c *Config, path string) error {
 // order has the sidecar beside us do something, by its admin listener.
 func order(ctx context.Context, c *Config, path string) error {
 	address := c.admin
-	if c.AdminListen == "" { // the app's environment knows nothing of where the sidecar listens
+	if c.AdminListen == "" && os.Getenv(listenVariable) == "" { // the app's environment knows nothing of where the sidecar listens
 		address = net.JoinHostPort(loopback(), adminPort)
 	}
 	return ask(ctx, adminVariable, http.MethodPost, address, path)

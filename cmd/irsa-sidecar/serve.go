@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -109,8 +110,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 				cause = "the reload command"
 			}
 			logger.Info("reloading", "cause", cause)
-			c.reload(&asking, logger)
-			creds.Refresh()
+			creds.Refresh(c.reload(&asking, logger))
 			select { // those who ask more often than every second are answered together
 			case <-time.After(time.Second):
 			case <-serving.Done():
@@ -127,7 +127,9 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 	stopServing()
 	servers.Wait()
 	stopRefreshing()
-	refresher.Wait()
+	if !within(endWait, refresher.Wait) {
+		logger.Error("the refresh is stuck; stopping without it")
+	}
 	if err != nil {
 		return fmt.Errorf("a listener failed: %w", err)
 	}
@@ -147,7 +149,7 @@ func newRegistry(stderr *output) *prometheus.Registry {
 	registry.MustRegister(build, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "irsa_sidecar_log_lines_dropped_total",
-			Help: "Lines of the log that were dropped, because stderr was not read.",
+			Help: "Lines of the log that were dropped, because stderr could not be written.",
 		}, func() float64 { return float64(stderr.dropped.Load()) }))
 	return registry
 }
@@ -158,18 +160,37 @@ type asker struct {
 	binding  stateBinding
 }
 
-// reload reads again what files hold of the configuration; the environment is what it was. A mistake in one changes
-// nothing but that replaced authorization tokens open no more.
-func (c *Config) reload(asking *atomic.Pointer[asker], logger *slog.Logger) {
+// endWait is how long the end waits for an exchange under way, which has five seconds.
+const endWait = 6 * time.Second
+
+// within reports whether do ended in time. Where it did not, it goes on.
+func within(limit time.Duration, do func()) bool {
+	done := make(chan struct{})
+	go func() { do(); close(done) }()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// reload reads again what files hold of the configuration; the environment is what it was. It reports whether
+// something else is asked for from now on. A mistake in any file keeps what all of them held, but replaced
+// authorization tokens open no more in any case.
+func (c *Config) reload(asking *atomic.Pointer[asker], logger *slog.Logger) (changed bool) {
 	if err := c.authorization.Reload(); err != nil {
-		logger.Error("the authorization token's file cannot be used; keeping the current token", "error", err)
+		logger.Error("cannot reload the authorization token file; keeping the current token", "error", err)
 	}
 	next, problems := loadConfig()
 	if len(problems) > 0 {
-		logger.Error("the files of the configuration cannot be used; keeping what they held", "error", problems)
-		return
+		logger.Error("cannot reload the configuration files; keeping the previous values", "error", problems)
+		return false
 	}
-	asking.Store(&asker{next.provider(logger), next.stateBinding()})
+	a := &asker{next.provider(logger), next.stateBinding()}
+	return !reflect.DeepEqual(asking.Swap(a).binding, a.binding)
 }
 
 // drain says that the end has come, and keeps serving for the delay.
