@@ -34,3 +34,6 @@ func inMemory(f *os.File) (bool, error) {
 	kind := uint32(s.Type)                      // of another size on each architecture
 	return kind == tmpfs || kind == ramfs, nil
 }
+
+// pathOf is a path to a directory that has been opened, wherever another one may have taken its name since: proc(5).
+func pathOf(dir *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", dir.Fd()) }

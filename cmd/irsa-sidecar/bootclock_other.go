@@ -13,3 +13,5 @@ func bootClock() (boot string, elapsed time.Duration, err error) {
 }
 
 func inMemory(*os.File) (bool, error) { return false, errors.New("a state file needs Linux") }
+
+func pathOf(dir *os.File) string { return dir.Name() }

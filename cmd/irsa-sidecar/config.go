@@ -544,7 +544,7 @@ func (c *Config) checkStateDir() problems {
 	}
 	var err error
 	inTime := within(startWait, func() {
-		var dir *os.Root
+		var dir *os.File
 		if dir, err = openStateDir(path, c.stateOnDisk); err == nil {
 			dir.Close()
 		}

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -190,7 +189,7 @@ func (c *Config) reload(asking *atomic.Pointer[asker], logger *slog.Logger) (cha
 		return false
 	}
 	a := &asker{next.provider(logger), next.stateBinding()}
-	return !reflect.DeepEqual(asking.Swap(a).binding, a.binding)
+	return fmt.Sprintf("%q", asking.Swap(a).binding) != fmt.Sprintf("%q", a.binding)
 }
 
 // drain says that the end has come, and keeps serving for the delay.

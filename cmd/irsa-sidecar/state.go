@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -207,38 +208,34 @@ func (s *stateFile) writeFile(text []byte) error {
 
 	// Written beside it and renamed: whenever the process is killed, the file is the old one or the new one.
 	// The name is always the same, so that what a kill leaves is written over by the next.
-	name := filepath.Base(s.path)
-	part := "." + name + ".new"
-	if err := dir.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	file := filepath.Join(pathOf(dir), filepath.Base(s.path))
+	part := filepath.Join(pathOf(dir), "."+filepath.Base(s.path)+".new")
+	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return innermost(err)
 	}
-	f, err := dir.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return err
+		return innermost(err)
 	}
 	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = dir.Rename(part, name)
+	if err = cmp.Or(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(part, file)
 	}
 	if err != nil {
-		dir.Remove(part)
+		os.Remove(part)
+		return innermost(err)
 	}
-	return err
+	return nil
 }
 
 // openStateDir opens the directory of a state file, wherever links lead, and fails with errOnDisk where that is
 // not in memory, unless it may be on a disk.
-func openStateDir(path string, onDisk bool) (*os.Root, error) {
-	dir, err := os.OpenRoot(path + "/.") // with that, a pipe is an error and not something to wait for
+func openStateDir(path string, onDisk bool) (*os.File, error) {
+	dir, err := os.Open(path + "/.") // with that, a pipe is an error and not something to wait for
 	if err != nil || onDisk {
 		return dir, err
 	}
-	memory := false
-	self, err := dir.Open(".")
-	if err == nil {
-		memory, err = inMemory(self)
-		self.Close()
-	}
+	memory, err := inMemory(dir)
 	if err == nil && !memory {
 		err = errOnDisk
 	}
