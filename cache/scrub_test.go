@@ -123,7 +123,7 @@ func TestScrubFindsTokensInSeveralLines(t *testing.T) {
 		}
 		return b
 	}
-	for range 200 {
+	for range 50 {
 		jwt := "eyJhbGciOiJSUzI1NiIsImtpZCI6I" + base64.RawURLEncoding.EncodeToString(bytes(30)) + ".eyJ" +
 			base64.RawURLEncoding.EncodeToString(bytes(500+random.IntN(60))) + "." + base64.RawURLEncoding.EncodeToString(bytes(256))
 		session := testSession[:20] + base64.StdEncoding.EncodeToString(bytes(600+random.IntN(60)))
@@ -185,7 +185,7 @@ func wrap(text string, width int, separator string) string {
 
 // Tens of milliseconds; were it quadratic, it would be many minutes.
 func TestScrubTakesTimeInProportion(t *testing.T) {
-	const size = 1 << 17
+	const size = 1 << 15
 	for _, piece := range []string{
 		"a", " ", "eyJ", "eyJaaaaaaaa ", "eyJaaaaaaaa.", "eyJaaaaaaaa Aa1", "IQoJ", "IQoJaaaaaaaa\n", "IQoJaaaaaaaa%0A", "://", "://a:b", "://a:b/", "://a:b@", "@",
 		"Basic ", "basic a", "Bearer A1a", "authorization:", "Authorization: Bearer ", "SecretAccessKey", "SecretAccessKey= ", "AKIA", "A1a/", "\u202e", "&quot;", `\"`,
@@ -194,8 +194,8 @@ func TestScrubTakesTimeInProportion(t *testing.T) {
 		started := time.Now()
 		Scrub(text)
 		Scrub(text + "@")
-		if took := time.Since(started); took > 10*time.Second {
-			t.Errorf("128 KiB of %q takes %v", piece, took)
+		if took := time.Since(started); took > 2500*time.Millisecond {
+			t.Errorf("32 KiB of %q takes %v", piece, took)
 		}
 	}
 }
