@@ -122,11 +122,12 @@ func run(ctx context.Context, steps []*step, timeout time.Duration, enough func(
 				quiet(ctx)
 			}
 			values, err := s.round(ctx, round)
-			if ctx.Err() != nil {
+			switch {
+			case ctx.Err() != nil:
 				return ctx.Err()
-			} else if err != nil {
+			case err != nil:
 				return fmt.Errorf("%s: %w", s.name, err)
-			} else if len(values) != len(s.measures) {
+			case len(values) != len(s.measures):
 				return fmt.Errorf("%s: %d values for %d measures", s.name, len(values), len(s.measures))
 			}
 			if s.values == nil {
