@@ -200,6 +200,7 @@ func (c *Cache) restore(k *Kept) {
 	if l := k.lease(now); l.valid(now) {
 		c.lease.Store(l)
 		c.metrics.restored(&l.Credentials)
+		c.changed = true // what STS itself says goes before what a file does, whichever lasts longer
 	}
 }
 

@@ -817,3 +817,30 @@ func TestAnExchangeThatBeganBeforeAChangeIsNotTakenForItsResult(t *testing.T) {
 		}
 	})
 }
+
+// A file may have been forged; the first session of STS's own goes before it.
+func TestRestoredCredentialsThatLastLongerAreReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &authority{lifetime: time.Hour}
+		fails(EndpointUnreachable)(a)
+		kept := Credentials{
+			AccessKeyID: "ASIARESTORED", SecretAccessKey: NewSecret(testSecret), SessionToken: NewSecret("token"),
+			Expiration: time.Now().Add(11 * time.Hour).UTC(),
+		}
+		c := New(a.fetch, Options{Luck: func() float64 { return 0.5 }, Restore: func() *Kept { return &Kept{Credentials: &kept, Remaining: 11 * time.Hour} }})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { c.Run(ctx); close(ended) }()
+		time.Sleep(time.Minute)
+		if mustGet(t, c).AccessKeyID != kept.AccessKeyID {
+			t.Error("a failure has taken what was restored away")
+		}
+		a.set(succeeds)
+		time.Sleep(time.Minute)
+		if mustGet(t, c).AccessKeyID == kept.AccessKeyID {
+			t.Error("what was restored is served on, although STS has issued a session")
+		}
+		cancel()
+		<-ended
+	})
+}

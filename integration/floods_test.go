@@ -31,6 +31,10 @@ const (
 
 	// A kubelet's probe in the manifests has five seconds, and Prometheus ten.
 	sdkLimit, probeLimit, scrapeLimit = sdkPatience, 5 * time.Second, 10 * time.Second
+
+	// floodAttempts is how often a client asks that gets no answer: SDKs do so at once, a kubelet counts six before it acts,
+	// and here all share two cores with the crowd.
+	floodAttempts = 3
 )
 
 // flood is a crowd at one listener.
@@ -99,7 +103,7 @@ func TestFloods(t *testing.T) {
 	probe.remove()
 	var report bytes.Buffer
 	table := tabwriter.NewWriter(&report, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "credentials\tprobe\tscrape\tunanswered\tpeak, of 48 MiB\tlived\t")
+	fmt.Fprintln(table, "credentials\tprobe\tscrape\tasked again\tpeak, of 48 MiB\tlived\t")
 	var names []string
 	for _, f := range floods {
 		t.Run(f.name, func(t *testing.T) {
@@ -144,9 +148,9 @@ func TestFloods(t *testing.T) {
 				t.Errorf("it ended: %v", s.err)
 			default:
 			}
-			unanswered := 0
+			again := 0
 			for _, c := range clients {
-				unanswered += c.unanswered
+				again += c.again
 				if c.slowest > c.limit || c.unanswered > 0 || c.answered == 0 {
 					t.Errorf("GET %s: %d answers, %d without (%v), the slowest after %s of %s", c.url, c.answered, c.unanswered, c.err, c.slowest, c.limit)
 				}
@@ -156,7 +160,7 @@ func TestFloods(t *testing.T) {
 				t.Errorf("memory went up to %.1f MiB, of %d", peak, podMemory>>20)
 			}
 			ms := func(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
-			fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%.1f MiB\t%s\t\n", ms(clients[0].slowest), ms(clients[1].slowest), ms(clients[2].slowest), unanswered, peak, lived)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%.1f MiB\t%s\t\n", ms(clients[0].slowest), ms(clients[1].slowest), ms(clients[2].slowest), again, peak, lived)
 			names = append(names, f.name)
 			if lived == "yes" {
 				eventually(t, soon, "credentials after the flood", func() bool { return s.ask(t, "Authorization", floodToken).valid() })
@@ -218,37 +222,49 @@ type goodClient struct {
 	url, token string
 	limit      time.Duration
 
-	answered, unanswered int
-	slowest              time.Duration
-	err                  error // of the last one without an answer
+	answered, again, unanswered int
+	slowest                     time.Duration // of those that were answered, from the first attempt on
+	err                         error         // of the last attempt without an answer
 }
 
 func (c *goodClient) ask(ctx context.Context) {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * c.limit}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: c.limit}
 	for ctx.Err() == nil {
-		request, err := http.NewRequest(http.MethodGet, c.url, nil)
-		if err != nil {
-			c.err, c.unanswered = err, c.unanswered+1
-			return
-		}
-		if c.token != "" {
-			request.Header.Set("Authorization", c.token)
-		}
-		begun := time.Now()
-		response, err := client.Do(request)
-		if err == nil {
-			_, err = io.Copy(io.Discard, response.Body)
-			response.Body.Close()
-			if response.StatusCode != http.StatusOK {
-				err = errors.Join(err, errors.New(response.Status))
+		begun, err := time.Now(), errors.New("not asked yet")
+		for try := 0; err != nil && try < floodAttempts; try++ {
+			if try > 0 {
+				c.again, c.err = c.again+1, err
 			}
+			err = c.once(client)
 		}
-		c.slowest = max(c.slowest, time.Since(begun))
 		if err != nil {
 			c.err, c.unanswered = err, c.unanswered+1
 		} else {
 			c.answered++
+			c.slowest = max(c.slowest, time.Since(begun))
 		}
 		pause(ctx, 10*time.Millisecond)
 	}
+}
+
+func (c *goodClient) once(client *http.Client) error {
+	request, err := http.NewRequest(http.MethodGet, c.url, nil)
+	if err != nil {
+		return err
+	}
+	if c.token != "" {
+		request.Header.Set("Authorization", c.token)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return nil
 }

@@ -307,3 +307,59 @@ func TestReloadRevokesReplacedAuthorizationTokens(t *testing.T) {
 		t.Error("the token that was made does not open")
 	}
 }
+
+// A command whose stderr has no reader does what it is for; a credential_process is one.
+func TestAClosedStderrCostsACommandNothingElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	for command, code := range map[string]int{"credentials": 0, "healthcheck": 1, "healthcheck nothing": 2} {
+		r, broken, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		cmd := exec.Command(program(t), strings.Fields(command)...)
+		cmd.Env = counted(w.with("AWS_STS_REGIONAL_ENDPOINTS=legacy", "IRSA_SIDECAR_OPS_LISTEN="+refusingAddress(t))) // which is warned of
+		cmd.Stderr = broken
+		stdout, err := cmd.Output()
+		broken.Close()
+		if cmd.ProcessState.ExitCode() != code {
+			t.Errorf("%s: %v, want exit code %d", command, err, code)
+		}
+		if code == 0 && !strings.Contains(string(stdout), "AccessKeyId") {
+			t.Errorf("%s printed %d bytes, and no credentials", command, len(stdout))
+		}
+	}
+}
+
+// However often it is told, and whether its last words are read or not, it ends with 0.
+func TestManySignalsEndItAsOneDoes(t *testing.T) {
+	t.Parallel()
+	everyWay(t, func(t *testing.T, start func(*exec.Cmd) error) {
+		w := newWorld(t, ststest.Options{})
+		var driver logPipe
+		w.start = driver.between(start)
+		s := w.serve(t, "IRSA_SIDECAR_LOG_LEVEL=debug")
+		s.untilValid(t)
+		driver.stopped.Lock()
+		defer driver.stopped.Unlock()
+		for range 300 { // more than the pipe holds
+			s.ask(t, "User-Agent", strings.Repeat("talkative ", 100))
+		}
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for ended, late := false, time.After(soon); !ended; {
+			s.cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case <-s.ended:
+				ended = true
+			case <-late:
+				t.Fatal("it does not end")
+			case <-tick.C:
+			}
+		}
+		if s.err != nil {
+			t.Errorf("it ended with %v", s.err)
+		}
+	})
+}

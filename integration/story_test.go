@@ -207,6 +207,19 @@ func TestShutdownEndsTheSidecar(t *testing.T) {
 	}
 }
 
+// A Pod is deleted, and while its sidecar holds on for the others, the app says that it needs it no longer.
+func TestShutdownEndsTheDelay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, ststest.Options{})
+	s := w.serve(t, "IRSA_SIDECAR_QUITQUITQUIT=true", "IRSA_SIDECAR_SHUTDOWN_DELAY=1h")
+	s.terminate(t)
+	s.waitForLine(t, "ending")
+	if r := run(t, s.beside(), "shutdown"); r != (result{}) {
+		t.Errorf("shutdown: exit code %d: %s", r.code, r.stderr)
+	}
+	s.wantEnd(t)
+}
+
 // The app of a Job ends its classic sidecar with a program that its own image does not have.
 func TestInstalledProgramEndsTheSidecar(t *testing.T) {
 	t.Parallel()

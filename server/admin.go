@@ -7,6 +7,12 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
+// Obeyed is what the admin listener answers to each command that it obeys, by path.
+var Obeyed = map[string]string{"/reload": "reloading\n", "/quitquitquit": "shutting down\n"}
+
+// NothingHere is what the admin listener answers at any path that it does not have.
+const NothingHere = "there is nothing at this path; the status page is at /\n"
+
 // Admin is the handler of the admin listener, on loopback: the status page with role and identity, and what changes the
 // running sidecar. kubectl port-forward reaches it, and commands inside the Pod; a service mesh does not.
 type Admin struct {
@@ -19,15 +25,12 @@ type Admin struct {
 func NewAdmin(o Options, reload, quit func()) *Admin {
 	h := &Admin{Options: o.withDefaults(), router: chi.NewMux()}
 	h.router.Get("/", h.page)
-	if reload != nil {
-		h.router.Post("/reload", command("reloading\n", reload))
+	for path, do := range map[string]func(){"/reload": reload, "/quitquitquit": quit} {
+		if do != nil {
+			h.router.Post(path, command(Obeyed[path], do))
+		}
 	}
-	if quit != nil {
-		h.router.Post("/quitquitquit", command("shutting down\n", quit))
-	}
-	h.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
-		rebuff(w, http.StatusNotFound, "there is nothing at this path; the status page is at /\n")
-	})
+	h.router.NotFound(func(w http.ResponseWriter, _ *http.Request) { rebuff(w, http.StatusNotFound, NothingHere) })
 	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		allow := http.MethodPost
 		if r.URL.Path == "/" {
@@ -56,7 +59,7 @@ func (h *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if isLocal(r) {
 		route, code = dispatch(h.router, "", w, r)
 	} else {
-		rebuff(w, code, "this listener answers callers inside the Pod only: kubectl port-forward, or 127.0.0.1\n")
+		rebuff(w, code, "this listener answers callers inside the Pod and kubectl port-forward, by 127.0.0.1 or localhost, and not other web pages: type the address into the browser\n")
 	}
 	if route == "/" {
 		route = "/ (admin)" // the credentials listener has a page of its own

@@ -113,7 +113,7 @@ func writeSection(b *strings.Builder, p Profile, s cache.Status, now time.Time) 
 	fmt.Fprintf(b, "<section>\n<h2>%s <span class=%q>%s</span></h2>\n", html.EscapeString(p.Name), verdict, verdicts[verdict].word)
 	if c := s.Credentials; c != nil {
 		used := percent(s.Lifetime-s.Remaining, s.Lifetime)
-		label, mark := fmt.Sprintf("%.0f %% of the lifetime are over", used), ""
+		label, mark := fmt.Sprintf("%.0f %% of the lifetime is over", used), ""
 		if due := s.NextTry.Sub(s.LastSuccess); !s.NextTry.IsZero() && due < s.Lifetime {
 			at := percent(due, s.Lifetime)
 			label += fmt.Sprintf(", the next exchange is due at %.0f %%", at)

@@ -114,11 +114,11 @@ func (p problems) Error() string {
 	return b.String()
 }
 
-// concerning leaves out the problems of all variables but one. Names that are no variable at all stay:
-// each may be that one, misspelt.
-func (p problems) concerning(variable string) problems {
+// concerning leaves out the problems of all other variables. Names that are no variable at all stay:
+// each may be one of these, misspelt.
+func (p problems) concerning(variables ...string) problems {
 	known := knownVariables()
-	return slices.DeleteFunc(p, func(one problem) bool { return one.variable != variable && known[one.variable] })
+	return slices.DeleteFunc(p, func(one problem) bool { return !slices.Contains(variables, one.variable) && known[one.variable] })
 }
 
 // loadConfig reads the environment. What could be read is returned whatever the problems.

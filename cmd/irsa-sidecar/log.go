@@ -27,6 +27,7 @@ type output struct {
 
 	mu      sync.Mutex
 	unread  []byte
+	torn    bool                      // the last line was written in part
 	missing uint64                    // lines dropped that the log does not tell of yet
 	note    func(lines uint64) []byte // the line that tells of them; nil has none
 	drained chan struct{}             // closed when the goroutine that writes has ended; nil where there is none
@@ -65,6 +66,9 @@ func (o *output) drain() {
 	for taken := false; ; {
 		text, telling := o.unread, uint64(0)
 		o.unread = nil
+		if o.torn && len(text) > 0 { // what comes is not to be the end of the line that was cut
+			text = append([]byte("\n"), text...)
+		}
 		if taken && o.missing > 0 && o.note != nil {
 			telling = o.missing
 			text = append(text, o.note(telling)...)
@@ -75,6 +79,9 @@ func (o *output) drain() {
 		o.mu.Unlock()
 		n, err := o.to.Write(text)
 		o.mu.Lock()
+		if n > 0 {
+			o.torn = text[n-1] != '\n'
+		}
 		switch taken = err == nil; {
 		case taken:
 			o.missing -= telling

@@ -139,3 +139,32 @@ func TestALineLongerThanTheRoomForItIsDroppedWhole(t *testing.T) {
 		}
 	})
 }
+
+// half takes the first half of what is written to it, once.
+type half struct {
+	reader
+	cut bool
+}
+
+func (h *half) Write(p []byte) (int, error) {
+	if h.cut {
+		return h.reader.Write(p)
+	}
+	h.cut = true
+	n, _ := h.reader.Write(p[:len(p)/2])
+	return n, errors.New("no space left on device")
+}
+
+func TestALineThatIsCutIsNotTheBeginningOfTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &half{}
+		o := &output{to: disk}
+		for _, line := range []string{"the first line\n", "the second line\n"} {
+			io.WriteString(o, line)
+			synctest.Wait()
+		}
+		if got := disk.String(); got != "the fir\nthe second line\n" {
+			t.Errorf("%q", got)
+		}
+	})
+}

@@ -25,11 +25,11 @@ import (
 var version = "dev"
 
 func main() {
+	signal.Ignore(syscall.SIGPIPE) // a reader that has gone costs what it would have read, and nothing else
 	harden()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	stderr := &output{to: os.Stderr}
 	err := run(ctx, os.Args[1:], os.Stdout, stderr)
-	stop()
 	code := 0
 	if err != nil {
 		code = 1
@@ -39,6 +39,7 @@ func main() {
 		fmt.Fprintf(stderr, "irsa-sidecar: %s\n", lastWords(err))
 	}
 	stderr.flush()
+	stop() // not before: a second signal must not decide how it ends
 	os.Exit(code)
 }
 
@@ -99,9 +100,8 @@ func run(ctx context.Context, args []string, stdout io.Writer, stderr *output) e
 		command, args = args[0], args[1:]
 	}
 	hangups := make(chan os.Signal, 1)
-	if command == "serve" { // a daemon lives through both, from the first moment
+	if command == "serve" { // a daemon lives through it
 		signal.Notify(hangups, syscall.SIGHUP)
-		signal.Ignore(syscall.SIGPIPE)
 	}
 	switch command {
 	case "-h", "--help", "help":
@@ -169,7 +169,7 @@ func run(ctx context.Context, args []string, stdout io.Writer, stderr *output) e
 	case "wait", "healthcheck":
 		problems = problems.concerning(opsVariable)
 	case "reload", "shutdown":
-		problems = problems.concerning(adminVariable)
+		problems = problems.concerning(adminVariable, listenVariable) // whose address has the default's port
 	case "serve":
 		problems = slices.Concat(problems, c.checkStateDir(), c.authorize())
 	case "doctor": // to whom they are findings
@@ -298,13 +298,15 @@ func ask(ctx context.Context, variable, method, address, path string) error {
 	said := shown(strings.Join(lines, "; "), maxSaid)
 	switch response.StatusCode {
 	case http.StatusOK:
-		return nil
+		if obeyed, ordered := server.Obeyed[path]; !ordered || said+"\n" == obeyed {
+			return nil
+		}
 	case http.StatusServiceUnavailable, http.StatusForbidden:
 		if said != "" {
 			return errors.New(said)
 		}
 	case http.StatusNotFound:
-		if path == shutdownPath {
+		if path == shutdownPath && said+"\n" == server.NothingHere {
 			return errors.New("shutdown is disabled; start the sidecar with IRSA_SIDECAR_QUITQUITQUIT=true")
 		}
 	}

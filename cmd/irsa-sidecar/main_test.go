@@ -138,3 +138,19 @@ func TestArgumentsAreShownOnOneLine(t *testing.T) {
 		}
 	}
 }
+
+// What answers on the admin port is believed only in the sidecar's own words.
+func TestSomebodyElseDoesNotReloadAndDoesNotEnd(t *testing.T) {
+	for _, answer := range []string{
+		"HTTP/1.1 200 OK\r\n\r\nWelcome to nginx!\n", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 404 Not Found\r\n\r\n404 page not found\n",
+		"HTTP/1.1 404 Not Found\r\n\r\nthere is nothing at this path; there is /livez\n", "HTTP/1.1 204 No Content\r\n\r\n",
+	} {
+		for _, command := range []string{"reload", "shutdown"} {
+			t.Setenv(adminVariable, answering(t, answer))
+			err := run(t.Context(), []string{command}, io.Discard, &output{to: io.Discard})
+			if err == nil || !strings.Contains(err.Error(), "(IRSA_SIDECAR_ADMIN_LISTEN) is not this sidecar") {
+				t.Errorf("%s, answered with %q: %v", command, answer, err)
+			}
+		}
+	}
+}

@@ -75,7 +75,11 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 	defer quit(nil)
 	reloads := make(chan struct{}, 1)
 	ops := server.NewOps(options, registry)
-	admin := server.NewAdmin(options, reloader(reloads), quitter(c.quit, quit))
+	quitting := make(chan struct{})
+	admin := server.NewAdmin(options, reloader(reloads), quitter(c.quit, sync.OnceFunc(func() {
+		quit(errQuit)
+		close(quitting)
+	})))
 
 	// Five actors. Each ends by serving's end, which follows ctx after the delay; the refresher goes
 	// last, so that whoever still asks is still answered.
@@ -106,7 +110,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 				return
 			case <-hangups:
 			case <-reloads:
-				cause = "the reload command"
+				cause = "asked to by /reload"
 			}
 			logger.Info("reloading", "cause", cause)
 			creds.Refresh(c.reload(&asking, logger))
@@ -121,7 +125,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 	select {
 	case err = <-failures:
 	case <-ctx.Done():
-		drain(ctx, c, ops, logger)
+		drain(ctx, c, ops, quitting, logger)
 	}
 	stopServing()
 	servers.Wait()
@@ -177,8 +181,8 @@ func within(limit time.Duration, do func()) bool {
 }
 
 // reload reads again what files hold of the configuration; the environment is what it was. It reports whether
-// something else is asked for from now on. A mistake in any file keeps what all of them held, but replaced
-// authorization tokens open no more in any case.
+// something else is asked for from now on. A mistake in one file keeps what it held, and all others but the
+// authorization token's; replaced tokens open no more in any case.
 func (c *Config) reload(asking *atomic.Pointer[asker], logger *slog.Logger) (changed bool) {
 	if err := c.authorization.Reload(); err != nil {
 		logger.Error("cannot reload the authorization token file; keeping the current token", "error", err)
@@ -193,7 +197,7 @@ func (c *Config) reload(asking *atomic.Pointer[asker], logger *slog.Logger) (cha
 }
 
 // drain says that the end has come, and keeps serving for the delay.
-func drain(ctx context.Context, c *Config, ops *server.Ops, logger *slog.Logger) {
+func drain(ctx context.Context, c *Config, ops *server.Ops, quitting <-chan struct{}, logger *slog.Logger) {
 	// Before the log says that a first signal has been taken in.
 	again, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -203,7 +207,7 @@ func drain(ctx context.Context, c *Config, ops *server.Ops, logger *slog.Logger)
 	}
 	logger.Info("ending", "cause", context.Cause(ctx).Error(), "delay", delay.String(), "grace", c.grace.String())
 	ops.Drain()
-	hold(delay, again)
+	hold(delay, again.Done(), quitting)
 }
 
 // reloader has serve reload; asked for more often than it can, it does so once.
@@ -224,24 +228,25 @@ func spellLimit(limit int64) string {
 	return fmt.Sprintf("%.0f MiB", float64(limit)/(1<<20))
 }
 
-// hold keeps serving for delay, or until a second signal ends it.
-func hold(delay time.Duration, again context.Context) {
+// hold keeps serving for delay, or until a second signal or the shutdown command ends it.
+func hold(delay time.Duration, again, quitting <-chan struct{}) {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-again.Done():
+	case <-again:
+	case <-quitting:
 	}
 }
 
 // errQuit is why serve ends when the shutdown command has asked for it.
 var errQuit = errors.New("asked to by /quitquitquit")
 
-func quitter(allowed bool, quit context.CancelCauseFunc) func() {
+func quitter(allowed bool, quit func()) func() {
 	if !allowed {
 		return nil
 	}
-	return func() { quit(errQuit) }
+	return quit
 }
 
 // listen binds, so that a taken port is a mistake at the start and not a line in a log.

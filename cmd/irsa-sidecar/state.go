@@ -181,7 +181,7 @@ func (s *stateFile) writeAll(w *stateWrite) {
 }
 
 func (s *stateFile) failed(err error) {
-	s.logger.Warn("the state file could not be written: a restart without STS would have no credentials", "file", s.path, "error", err)
+	s.logger.Warn("the state file could not be written: a restart without STS would not have the new credentials", "file", s.path, "error", err)
 }
 
 // document is the file's content.
