@@ -486,7 +486,13 @@ func (p *pod) asksWithFile() string {
 // fileIsReplaced: who reads the file sends the new token, who knows only the variable the old one, and
 // both get what they ask for.
 func (p *pod) fileIsReplaced() string {
-	path, token := p.withTokenFile()
+	const token = "a-token-that-has-stood-for-long-0123456789"
+	path, stood := filepath.Join(p.TempDir(), "authorization"), time.Now().Add(-time.Minute)
+	printed.secret("an authorization token", token)
+	if err := errors.Join(os.WriteFile(path, []byte(token), 0o440), os.Chtimes(path, stood, stood)); err != nil {
+		p.Fatal(err)
+	}
+	p.open(ststest.Options{}, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE="+path)
 	env := p.env("AWS_CONTAINER_AUTHORIZATION_TOKEN=" + token)
 	if p.TokenFile {
 		env = p.env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + path)
