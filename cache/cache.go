@@ -45,7 +45,7 @@ const (
 	clockSkewWarning = time.Minute
 	clockSkewRefused = 5 * time.Minute
 
-	// keptSkew is the most that is believed of a recorded clock skew, for whoever could write the file could claim any. A
+	// keptSkew is the most that is believed of a recorded clock skew, because anyone who can write the file can claim any. A
 	// clock that shows local time as UTC is at most 14 hours off, and a date that is set wrong by one, a day; with one
 	// that is further ahead, a restart loses what was kept.
 	keptSkew = 24 * time.Hour

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// reader is whoever reads stderr, as fast as it is let.
+// reader stands in for the reader of stderr, which may be slow or gone.
 type reader struct {
 	mu   sync.Mutex
 	may  chan struct{} // nil: it reads at once

@@ -99,7 +99,7 @@ func TestWhatASidecarSaysIsShownWhole(t *testing.T) {
 	}
 }
 
-// The sidecar never redirects; whoever does is not it, and is not to say where a Pod asks.
+// The sidecar never redirects: a redirect comes from another program, and must not decide where a Pod asks.
 func TestARedirectOnTheOpsPortIsNotFollowed(t *testing.T) {
 	var followed atomic.Int32
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed.Add(1) }))
