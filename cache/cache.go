@@ -57,7 +57,7 @@ type Fetch func(ctx context.Context) (Credentials, error)
 
 // Options configure a Cache. The zero Options are usable.
 type Options struct {
-	// Profile names the credentials in logs and metrics. Empty means "default".
+	// Profile is the name of the credentials in logs, metrics and [Status]. Empty is a name like any other.
 	Profile string
 
 	// Logger gets one line for each exchange. Nil discards them.
@@ -135,9 +135,6 @@ type lease struct {
 
 // New returns a Cache that is empty until Run, or the first Get, has made an exchange.
 func New(fetch Fetch, o Options) *Cache {
-	if o.Profile == "" {
-		o.Profile = "default"
-	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -166,6 +163,9 @@ func New(fetch Fetch, o Options) *Cache {
 	}
 	return c
 }
+
+// Profile returns the name that Options gave the credentials.
+func (c *Cache) Profile() string { return c.profile }
 
 // Kept is what outlives the program: credentials, and what its clocks said about them.
 type Kept struct {
@@ -512,6 +512,7 @@ func (l *lease) remainingAt(elapsed time.Duration, wall time.Time) time.Duration
 
 // Status is what a Cache knows about itself at one moment.
 type Status struct {
+	// Profile is the name that Options gave the credentials.
 	Profile string
 
 	// Credentials are the valid ones, or nil.

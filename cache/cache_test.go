@@ -494,15 +494,15 @@ func TestReadyNeedsAMinuteOrATenthOfAShortLife(t *testing.T) {
 func TestOneLogLineForAnExchange(t *testing.T) {
 	var log bytes.Buffer
 	a := &authority{}
-	bubbleWith(t, a, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, c *Cache) {
+	bubbleWith(t, a, Options{Profile: "reports", Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, c *Cache) {
 		for range 100 {
 			mustGet(t, c)
 		}
 		a.set(fails(AccessDenied))
 		time.Sleep(29 * time.Minute)
 	})
-	want := `time=2000-01-01T00:00:00.000Z level=INFO msg="credentials refreshed" profile=default access_key=****0001 expiration=2000-01-01T01:00:00.000Z lifetime=1h0m0s refresh_in=28m48s took=0s
-time=2000-01-01T00:28:48.000Z level=WARN msg="exchange failed" profile=default reason=AccessDenied message="so it was said" advice="` + AccessDenied.Advice() + `" serving="the last good credentials, valid for another 31m12s" failures=1 retry_in=500ms
+	want := `time=2000-01-01T00:00:00.000Z level=INFO msg="credentials refreshed" profile=reports access_key=****0001 expiration=2000-01-01T01:00:00.000Z lifetime=1h0m0s refresh_in=28m48s took=0s
+time=2000-01-01T00:28:48.000Z level=WARN msg="exchange failed" profile=reports reason=AccessDenied message="so it was said" advice="` + AccessDenied.Advice() + `" serving="the last good credentials, valid for another 31m12s" failures=1 retry_in=500ms
 `
 	if got := log.String(); !strings.HasPrefix(got, want) {
 		t.Errorf("log:\n%s\nwant first:\n%s", got, want)
@@ -515,20 +515,20 @@ time=2000-01-01T00:28:48.000Z level=WARN msg="exchange failed" profile=default r
 func TestMetrics(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	a := &authority{edit: func(c *Credentials) { c.TokenExpiration = time.Unix(946771200, 0) }}
-	bubbleWith(t, a, Options{Metrics: NewMetrics(registry)}, func(t *testing.T, c *Cache) {
+	bubbleWith(t, a, Options{Profile: "reports", Metrics: NewMetrics(registry)}, func(t *testing.T, c *Cache) {
 		a.set(func(a *authority) { fails(AccessDenied)(a) })
 		time.Sleep(29 * time.Minute)
 	})
 	n := strings.NewReader(`
 # HELP irsa_sidecar_credentials_expiry_timestamp_seconds When the credentials being served expire, in Unix time.
 # TYPE irsa_sidecar_credentials_expiry_timestamp_seconds gauge
-irsa_sidecar_credentials_expiry_timestamp_seconds{profile="default"} 9.466884e+08
+irsa_sidecar_credentials_expiry_timestamp_seconds{profile="reports"} 9.466884e+08
 # HELP irsa_sidecar_last_refresh_success_timestamp_seconds When an exchange with STS last succeeded, in Unix time.
 # TYPE irsa_sidecar_last_refresh_success_timestamp_seconds gauge
-irsa_sidecar_last_refresh_success_timestamp_seconds{profile="default"} 9.466848e+08
+irsa_sidecar_last_refresh_success_timestamp_seconds{profile="reports"} 9.466848e+08
 # HELP irsa_sidecar_token_expiry_timestamp_seconds When the web identity token that was last read expires, in Unix time.
 # TYPE irsa_sidecar_token_expiry_timestamp_seconds gauge
-irsa_sidecar_token_expiry_timestamp_seconds{profile="default"} 9.467712e+08
+irsa_sidecar_token_expiry_timestamp_seconds{profile="reports"} 9.467712e+08
 `)
 	if err := testutil.GatherAndCompare(registry, n, "irsa_sidecar_credentials_expiry_timestamp_seconds",
 		"irsa_sidecar_last_refresh_success_timestamp_seconds", "irsa_sidecar_token_expiry_timestamp_seconds"); err != nil {
@@ -843,4 +843,13 @@ func TestRestoredCredentialsThatLastLongerAreReplaced(t *testing.T) {
 		cancel()
 		<-ended
 	})
+}
+
+func TestAProfileKeepsTheNameItWasGiven(t *testing.T) {
+	for _, name := range []string{"", "reports"} {
+		c := New((&authority{}).fetch, Options{Profile: name})
+		if c.Profile() != name || c.Status().Profile != name {
+			t.Errorf("%q is called %q, and %q in its status", name, c.Profile(), c.Status().Profile)
+		}
+	}
 }
