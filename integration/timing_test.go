@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,8 +131,9 @@ func (c timedCell) asking(t *testing.T, authorize func(token string) (*server.Au
 	}
 	nobodyComesThisFar := cache.New(nil, cache.Options{})
 	h := server.Credentials(server.Options{
-		Profiles:      []server.Profile{{Name: server.DefaultProfile, RoleARN: roleARN, Cache: nobodyComesThisFar}},
-		Port:          9911,
+		Profiles:      []server.Profile{{RoleARN: roleARN, Cache: nobodyComesThisFar}},
+		Default:       nobodyComesThisFar.Profile(),
+		Address:       netip.MustParseAddrPort("127.0.0.1:9911"),
 		Authorization: authorization,
 	})
 	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:9911/v1/credentials", nil)

@@ -110,7 +110,7 @@ func writeSection(b *strings.Builder, p Profile, s cache.Status, now time.Time) 
 	case !s.Ready() || s.Failure != nil:
 		verdict = "low"
 	}
-	fmt.Fprintf(b, "<section>\n<h2>%s <span class=%q>%s</span></h2>\n", html.EscapeString(p.Name), verdict, verdicts[verdict].word)
+	fmt.Fprintf(b, "<section>\n<h2>%s <span class=%q>%s</span></h2>\n", html.EscapeString(s.Profile), verdict, verdicts[verdict].word)
 	if c := s.Credentials; c != nil {
 		used := percent(s.Lifetime-s.Remaining, s.Lifetime)
 		label, mark := fmt.Sprintf("%.0f %% of the lifetime is over", used), ""

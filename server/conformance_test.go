@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -34,7 +35,9 @@ var conformance = []struct{ name, head string }{
 // TestConformance holds every answer to what the SDKs send against testdata/conformance.txt, byte for
 // byte but for the Date.
 func TestConformance(t *testing.T) {
-	failing := func(r cache.Reason) Options { return Options{Profiles: []Profile{profileOf(fails(r))}} }
+	failing := func(r cache.Reason) Options {
+		return Options{Profiles: []Profile{profileOf(fails(r))}, Default: testProfile}
+	}
 	var b strings.Builder
 	for _, server := range []struct {
 		name    string
@@ -46,8 +49,8 @@ func TestConformance(t *testing.T) {
 		{"refused by STS over the token", failing(cache.InvalidIdentityToken)},
 		{"without STS", failing(cache.EndpointUnreachable)},
 	} {
-		address := serveTCP(t, func(port uint16) http.Handler {
-			server.options.Port = port
+		address := serveTCP(t, func(at netip.AddrPort) http.Handler {
+			server.options.Address = at
 			return Credentials(server.options)
 		})
 		_, port, _ := net.SplitHostPort(address)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -13,13 +14,17 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// Options configure the handlers. Profiles and Port are required.
+// Options configure the handlers. Profiles and Address are required.
 type Options struct {
-	// Profiles to serve. One is called [DefaultProfile].
+	// Profiles to serve, each with a name of its own.
 	Profiles []Profile
 
-	// Port of the credentials listener: the only one that a Host header may name.
-	Port uint16
+	// Default is the name of the profile that is served where a request names none. Empty means that there is none:
+	// such a request is answered like one for an unknown profile.
+	Default string
+
+	// Address of the credentials listener, for the pages. Its port is the only one that a Host header may name there.
+	Address netip.AddrPort
 
 	// Authorization that callers must send. Nil asks for none.
 	Authorization *Authorization
@@ -45,6 +50,7 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	o.Address = netip.AddrPortFrom(o.Address.Addr().Unmap(), o.Address.Port())
 	return o
 }
 
@@ -113,7 +119,7 @@ var (
 func Credentials(o Options) http.Handler {
 	h := &credentials{
 		Options: o.withDefaults(),
-		guard:   guard{port: o.Port, authorization: o.Authorization, users: o.Users},
+		guard:   guard{port: o.Address.Port(), authorization: o.Authorization, users: o.Users},
 		direct:  make(map[string]*slot),
 		router:  chi.NewMux(),
 		warm:    o.Metrics.route("/v1/credentials"),
@@ -121,8 +127,8 @@ func Credentials(o Options) http.Handler {
 	o.Authorization.logTo(h.Logger)
 	for _, p := range o.Profiles {
 		s := &slot{Profile: p}
-		h.direct["/v1/credentials/"+p.Name] = s
-		if p.Name == DefaultProfile {
+		h.direct["/v1/credentials/"+p.Cache.Profile()] = s
+		if p.Cache.Profile() == o.Default {
 			h.direct["/v1/credentials"] = s
 		}
 	}

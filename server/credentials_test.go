@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -118,7 +119,7 @@ func TestEachProfileIsServedUnderItsName(t *testing.T) {
 	other := testCredentials()
 	other.RoleARN = "arn:aws:iam::123456789012:role/writer"
 	o := warm(t)
-	o.Profiles = append(o.Profiles, Profile{Name: "my writer", RoleARN: other.RoleARN, Cache: profileOf(issues(other)).Cache})
+	o.Profiles = append(o.Profiles, Profile{RoleARN: other.RoleARN, Cache: named("my writer", issues(other)).Cache})
 	h := Credentials(o)
 	for target, role := range map[string]string{
 		"/v1/credentials":               testRole,
@@ -132,6 +133,36 @@ func TestEachProfileIsServedUnderItsName(t *testing.T) {
 		w := ask(h, request("GET", target))
 		if w.Code != 200 || !strings.Contains(w.Body.String(), `"`+role+`"`) {
 			t.Errorf("GET %s: %d %s, want 200 and %s", target, w.Code, w.Body, role)
+		}
+	}
+}
+
+func TestARequestThatNamesNoProfileIsRefusedWhereNoneIsTheDefault(t *testing.T) {
+	o := warm(t)
+	o.Default = ""
+	h := Credentials(o)
+	for _, target := range []string{"/v1/credentials", "/v1/credentials/", "/v1/identity", "/v1/identity/"} {
+		mustRefuse(t, ask(h, request("GET", target)), UnknownProfile)
+	}
+	for _, target := range []string{"/v1/credentials/" + testProfile, "/v1/identity/" + testProfile} {
+		if w := ask(h, request("GET", target)); w.Code != 200 {
+			t.Errorf("GET %s: %d %s, want 200", target, w.Code, w.Body)
+		}
+	}
+}
+
+func TestThePageNamesTheAddressThatIsListenedOn(t *testing.T) {
+	for address, want := range map[string]string{
+		"127.0.0.1:9911":          "http://127.0.0.1:9911/v1/credentials",
+		"127.0.0.2:80":            "http://127.0.0.2:80/v1/credentials",
+		"[::1]:9911":              "http://[::1]:9911/v1/credentials",
+		"[::ffff:127.0.0.1]:9911": "http://127.0.0.1:9911/v1/credentials",
+	} {
+		o := warm(t)
+		o.Address = netip.MustParseAddrPort(address)
+		w := ask(Credentials(o), request("GET", "/", host("127.0.0.1")))
+		if !strings.Contains(w.Body.String(), "AWS_CONTAINER_CREDENTIALS_FULL_URI="+want+"\n") {
+			t.Errorf("on %s the page says\n%s", address, w.Body)
 		}
 	}
 }
@@ -250,7 +281,7 @@ func TestEveryReasonHasItsErrorDocument(t *testing.T) {
 			default:
 				t.Errorf("%d: clients are told 400, 403 or 503", status)
 			}
-			h := Credentials(Options{Profiles: []Profile{profileOf(fails(reason))}, Port: testPort})
+			h := Credentials(Options{Profiles: []Profile{profileOf(fails(reason))}, Default: testProfile, Address: testAddress})
 			w := ask(h, request("GET", "/v1/credentials"))
 			mustDocument(t, w, status, string(reason), testMessage+"; "+reason.Advice(), reason.Advice())
 			if strings.Contains(w.Body.String(), `\u`) {
@@ -266,7 +297,7 @@ func TestEveryReasonHasItsErrorDocument(t *testing.T) {
 }
 
 func TestAnErrorThatIsNoFetchErrorIsShownWithoutItsSecrets(t *testing.T) {
-	h := Credentials(Options{Port: testPort, Profiles: []Profile{profileOf(func(context.Context) (cache.Credentials, error) {
+	h := Credentials(Options{Default: testProfile, Address: testAddress, Profiles: []Profile{profileOf(func(context.Context) (cache.Credentials, error) {
 		return cache.Credentials{}, errors.New("cannot parse <SecretAccessKey>" + testSecretKey + "</SecretAccessKey> of " + testKey)
 	})}})
 	w := ask(h, request("GET", "/v1/credentials"))
@@ -285,7 +316,7 @@ func TestAColdRequestWaitsForTheExchangeAndNotForLong(t *testing.T) {
 		3 * time.Second:        {503, 700 * time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			h := Credentials(Options{Port: testPort, Profiles: []Profile{profileOf(func(context.Context) (cache.Credentials, error) {
+			h := Credentials(Options{Default: testProfile, Address: testAddress, Profiles: []Profile{profileOf(func(context.Context) (cache.Credentials, error) {
 				time.Sleep(takes)
 				return testCredentials(), nil
 			})}})
@@ -316,7 +347,7 @@ func TestNewCredentialsAreServedAsSoonAsTheyAreThereAndOldOnesUntilThenInAnOutag
 			c.Expiration = time.Now().Add(time.Hour)
 			return c, nil
 		})
-		h := Credentials(Options{Profiles: []Profile{p}, Port: testPort})
+		h := Credentials(Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { p.Cache.Run(ctx); close(ended) }()

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +28,7 @@ var update = flag.Bool("update", false, "write testdata anew")
 // base64 that JSON and HTML could be tempted to escape.
 const (
 	testPort         = 9911
+	testProfile      = "default"
 	testKey          = "ASIAQNZGKIQY56JQ7WML"
 	testSecretKey    = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 	testSessionToken = "IQoJb3JpZ2luX2VjEPT//////////wEaCXVzLWVhc3QtMSJH+/=="
@@ -36,6 +38,9 @@ const (
 	testToken        = "q7Jx3l0vV9m1Zr8cT5bN2sKfYhWuEdPgAiLoMtRyQwX" // as long as the one that is made
 	testMessage      = "Not authorized to perform sts:AssumeRoleWithWebIdentity"
 )
+
+// testAddress is where the credentials listener listens, so far as the handler knows.
+var testAddress = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), testPort)
 
 // testExpiration is far away from any fake or real clock of a test.
 var testExpiration = time.Date(2099, 12, 31, 23, 59, 59, 0, time.UTC)
@@ -55,7 +60,12 @@ func testCredentials() cache.Credentials {
 // profileOf returns the default profile with a cache that asks fetch.
 func profileOf(fetch cache.Fetch) Profile {
 	half := func() float64 { return 0.5 }
-	return Profile{Name: DefaultProfile, RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Luck: half})}
+	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: testProfile, Luck: half})}
+}
+
+// named is profileOf under a name.
+func named(name string, fetch cache.Fetch) Profile {
+	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: name})}
 }
 
 func issues(c cache.Credentials) cache.Fetch {
@@ -75,7 +85,7 @@ func warm(t testing.TB) Options {
 	if _, err := p.Cache.Get(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return Options{Profiles: []Profile{p}, Port: testPort, Version: "v1.2.3"}
+	return Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress, Version: "v1.2.3"}
 }
 
 // withToken asks for testToken.
@@ -140,8 +150,8 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// serveTCP serves what build makes for the port, on a real socket, until the test ends.
-func serveTCP(t testing.TB, build func(port uint16) http.Handler) (address string) {
+// serveTCP serves what build makes for the address, on a real socket, until the test ends.
+func serveTCP(t testing.TB, build func(at netip.AddrPort) http.Handler) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -149,7 +159,7 @@ func serveTCP(t testing.TB, build func(port uint16) http.Handler) (address strin
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	h := build(uint16(l.Addr().(*net.TCPAddr).Port))
+	h := build(l.Addr().(*net.TCPAddr).AddrPort())
 	go func() { ended <- Serve(ctx, l, h, MaxConnections, 5*time.Second, slog.New(slog.DiscardHandler)) }()
 	t.Cleanup(func() {
 		cancel()

@@ -45,7 +45,7 @@ func FuzzCredentials(f *testing.F) {
 		f.Add([]byte(head+"\n\n"), true)
 	}
 	warmed := Credentials(withToken(f, warm(f)))
-	failing := Credentials(withToken(f, Options{Profiles: []Profile{profileOf(fails(cache.AccessDenied))}, Port: testPort}))
+	failing := Credentials(withToken(f, Options{Profiles: []Profile{profileOf(fails(cache.AccessDenied))}, Default: testProfile, Address: testAddress}))
 	f.Fuzz(func(t *testing.T, raw []byte, cold bool) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
 		if err != nil {
@@ -132,7 +132,7 @@ func FuzzListener(f *testing.F) {
 		return l
 	}
 	warmed := serve(withToken(f, warm(f)))
-	failing := serve(withToken(f, Options{Profiles: []Profile{profileOf(fails(cache.EndpointUnreachable))}, Port: testPort}))
+	failing := serve(withToken(f, Options{Profiles: []Profile{profileOf(fails(cache.EndpointUnreachable))}, Default: testProfile, Address: testAddress}))
 	f.Fuzz(func(t *testing.T, raw []byte, cold bool) {
 		l := warmed
 		if cold {

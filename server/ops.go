@@ -82,7 +82,7 @@ func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Reque
 func (h *Ops) alive(w http.ResponseWriter, _ *http.Request) {
 	for _, p := range h.Profiles {
 		if p.Cache.Status().Stuck {
-			writeText(w, http.StatusServiceUnavailable, p.Name+": the refresh is stuck, and there are no valid credentials: a restart may help\n")
+			writeText(w, http.StatusServiceUnavailable, p.Cache.Profile()+": the refresh is stuck, and there are no valid credentials: a restart may help\n")
 			return
 		}
 	}
@@ -122,7 +122,7 @@ func (h *Ops) report(w http.ResponseWriter, draining bool, judge func(cache.Stat
 	for _, p := range h.Profiles {
 		s := p.Cache.Status()
 		ok, why := judge(s)
-		fmt.Fprintf(&b, "%s: %s\n", p.Name, why)
+		fmt.Fprintf(&b, "%s: %s\n", s.Profile, why)
 		if ok {
 			continue
 		}

@@ -97,7 +97,7 @@ func TestReadinessEndsWithTheLastMinuteAndStartedStays(t *testing.T) {
 
 func TestOneProfileThatIsNotReadyIsEnoughAndIsNamed(t *testing.T) {
 	o := warm(t)
-	o.Profiles = append(o.Profiles, Profile{Name: "writer", Cache: profileOf(fails(cache.AccessDenied)).Cache})
+	o.Profiles = append(o.Profiles, named("writer", fails(cache.AccessDenied)))
 	h := NewOps(o, prometheus.NewRegistry())
 	w := ask(h, request("GET", "/readyz", elsewhere))
 	if w.Code != 503 || !strings.Contains(w.Body.String(), "default: ready, ") || !strings.Contains(w.Body.String(), "writer: not ready: there are no valid credentials\n") {
@@ -106,8 +106,7 @@ func TestOneProfileThatIsNotReadyIsEnoughAndIsNamed(t *testing.T) {
 }
 
 func TestWhoWeAreIsToldToThisMachineOnly(t *testing.T) {
-	denied := profileOf(fails(cache.AccessDenied))
-	denied.Name = "denied"
+	denied := named("denied", fails(cache.AccessDenied))
 	denied.Cache.Get(t.Context())
 	o := warm(t)
 	o.Profiles = append(o.Profiles, denied)
@@ -341,8 +340,8 @@ func TestLivenessOutlivesAnOutageHoweverLong(t *testing.T) {
 
 func TestMetricsHaveTheNamesAndNothingThatACallerChooses(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	p := Profile{Name: DefaultProfile, RoleARN: testRole, Cache: cache.New(issues(testCredentials()), cache.Options{Metrics: cache.NewMetrics(registry)})}
-	o := withToken(t, Options{Profiles: []Profile{p}, Port: testPort, Metrics: NewMetrics(registry)})
+	p := Profile{RoleARN: testRole, Cache: cache.New(issues(testCredentials()), cache.Options{Profile: testProfile, Metrics: cache.NewMetrics(registry)})}
+	o := withToken(t, Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress, Metrics: NewMetrics(registry)})
 	h, ops := Credentials(o), NewOps(o, registry)
 	right := header("Authorization", testToken)
 	for range 2 {
@@ -445,7 +444,7 @@ func TestPages(t *testing.T) {
 					}
 					return row.then(ctx)
 				})
-				o := Options{Profiles: []Profile{p}, Port: testPort, Version: "v1.2.3"}
+				o := Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress, Version: "v1.2.3"}
 				if row.token {
 					o = withToken(t, o)
 				}

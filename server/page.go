@@ -18,7 +18,7 @@ import (
 // page is for people with curl.
 func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
 	var b strings.Builder
-	base := fmt.Sprintf("http://127.0.0.1:%d/v1/credentials", h.Port)
+	base := fmt.Sprintf("http://%s/v1/credentials", h.Address)
 	fmt.Fprintf(&b, "irsa-sidecar %s: AWS credentials for this Pod\n\n", h.Version)
 	for _, p := range h.Profiles {
 		writeProfile(&b, p, p.Cache.Status(), time.Now())
@@ -33,7 +33,7 @@ func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
 
 // writeProfile says everything about a profile but its secrets.
 func writeProfile(w io.Writer, p Profile, s cache.Status, now time.Time) {
-	fmt.Fprintf(w, "profile %s\n", p.Name)
+	fmt.Fprintf(w, "profile %s\n", s.Profile)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(t, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
@@ -122,7 +122,7 @@ type errorSummary struct {
 func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
 	name, err := url.PathUnescape(chi.URLParam(r, "profile"))
 	if name == "" {
-		name = DefaultProfile
+		name = h.Default
 	}
 	s := h.direct["/v1/credentials/"+name]
 	if err != nil || s == nil {
@@ -131,7 +131,7 @@ func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
 	}
 	status := s.Cache.Status()
 	d := identityDocument{
-		Profile:          s.Name,
+		Profile:          status.Profile,
 		RoleARN:          s.RoleARN,
 		RemainingSeconds: int(status.Remaining / time.Second),
 		LastRefresh:      stamp(status.LastSuccess),

@@ -18,12 +18,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// DefaultProfile is the profile that is served where a request names none.
-const DefaultProfile = "default"
-
-// Profile is one role's credentials under the name by which they are asked for.
+// Profile is one role's credentials. The Cache's profile is the name by which they are asked for.
 type Profile struct {
-	Name    string
 	RoleARN string
 	Cache   *cache.Cache
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -20,12 +21,12 @@ import (
 
 // serveWarm serves testCredentials on a real socket.
 func serveWarm(t *testing.T, token bool) (address string) {
-	return serveTCP(t, func(port uint16) http.Handler {
+	return serveTCP(t, func(at netip.AddrPort) http.Handler {
 		o := warm(t)
 		if token {
 			o = withToken(t, o)
 		}
-		o.Port = port
+		o.Address = at
 		return Credentials(o)
 	})
 }
@@ -210,7 +211,7 @@ var framings = []struct{ name, head string }{
 // Whatever stands where a body could be is not answered as the next request, by any listener.
 func TestOnlyWhatIsCertainlyARequestIsAnsweredAsOne(t *testing.T) {
 	credentials := serveWarm(t, false)
-	ops := serveTCP(t, func(uint16) http.Handler { return NewOps(warm(t), prometheus.NewRegistry()) })
+	ops := serveTCP(t, func(netip.AddrPort) http.Handler { return NewOps(warm(t), prometheus.NewRegistry()) })
 	for _, listener := range []struct{ name, address, path string }{{"credentials", credentials, "/v1/credentials"}, {"ops", ops, "/readyz"}} {
 		for _, row := range framings {
 			t.Run(listener.name+", "+row.name, func(t *testing.T) {

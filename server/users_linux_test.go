@@ -25,7 +25,7 @@ func serveUsers(t *testing.T, ip string, users []uint32) (address string) {
 		t.Skipf("this machine has no %s: %v", ip, err)
 	}
 	o := warm(t)
-	o.Port = uint16(l.Addr().(*net.TCPAddr).Port)
+	o.Address = l.Addr().(*net.TCPAddr).AddrPort()
 	if users != nil {
 		if o.Users, err = NewUsers(users, netip.MustParseAddr(ip)); err != nil {
 			t.Fatal(err)

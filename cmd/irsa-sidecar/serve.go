@@ -25,6 +25,9 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
+// defaultProfile is what the role from the environment is called; it is served where a request names no profile.
+const defaultProfile = "default"
+
 // serve runs the sidecar until ctx ends: token file → webidentity → cache → server → client. A signal among hangups has
 // it read its files again.
 func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, hangups <-chan os.Signal) error {
@@ -49,7 +52,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 	places := budget(memory, descriptors)
 
 	registry := newRegistry(stderr)
-	caching := cache.Options{Profile: server.DefaultProfile, Logger: logger, Metrics: cache.NewMetrics(registry)}
+	caching := cache.Options{Profile: defaultProfile, Logger: logger, Metrics: cache.NewMetrics(registry)}
 	state := c.newStateFile(logger)
 	if state != nil {
 		caching.Restore, caching.Keep = state.restore, state.keep
@@ -62,8 +65,9 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 		return a.provider.Fetch(ctx)
 	}, caching)
 	options := server.Options{
-		Profiles:      []server.Profile{{Name: server.DefaultProfile, RoleARN: c.RoleARN, Cache: creds}},
-		Port:          uint16(listeners[0].Addr().(*net.TCPAddr).Port),
+		Profiles:      []server.Profile{{RoleARN: c.RoleARN, Cache: creds}},
+		Default:       defaultProfile,
+		Address:       listeners[0].Addr().(*net.TCPAddr).AddrPort(),
 		Authorization: c.authorization,
 		Users:         c.users,
 		AccountID:     c.accountID,

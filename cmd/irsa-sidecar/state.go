@@ -104,7 +104,7 @@ func (c *Config) stateBinding() stateBinding {
 		policy = hex.EncodeToString(sum[:])
 	}
 	return stateBinding{
-		Profile: server.DefaultProfile, RoleARN: c.RoleARN, Duration: c.duration.String(), Policy: policy, PolicyARNs: c.policyARNs, Endpoint: c.endpoint,
+		Profile: defaultProfile, RoleARN: c.RoleARN, Duration: c.duration.String(), Policy: policy, PolicyARNs: c.policyARNs, Endpoint: c.endpoint,
 	}
 }
 

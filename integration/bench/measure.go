@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -168,8 +169,9 @@ func (b *bench) handler(ctx context.Context, o options) (*step, error) {
 		return nil, err
 	}
 	ours := server.Credentials(server.Options{
-		Port:     9911,
-		Profiles: []server.Profile{{Name: server.DefaultProfile, RoleARN: roleARN, Cache: creds}},
+		Default:  creds.Profile(),
+		Address:  netip.MustParseAddrPort("127.0.0.1:9911"),
+		Profiles: []server.Profile{{RoleARN: roleARN, Cache: creds}},
 	})
 	body := []byte(b.body)
 	bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { // as ./bare does
