@@ -57,7 +57,7 @@ bench-check: ## Fail if speed, memory or size are worse than integration/bench/b
 	@mkdir -p bin && go build -o bin/bench ./integration/bench # go run has one exit code for every failure
 	@bin/bench check $(if $(UPDATE),-update) integration/bench/baseline.txt
 
-readme: ## Write README's generated tables anew
+readme: ## Write what is generated in README and docs
 	go test ./cmd/irsa-sidecar -run README -update
 
 manifests: ## Write deploy/ anew, from deploy/templates

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/irsa-sidecar/irsa-sidecar/integration/pages"
 )
 
 // These have helm, kustomize and promtool on PATH: `make integration` builds them.
@@ -353,10 +355,10 @@ func kustomizes(t *testing.T) (all []kustomize) {
 		all = append(all, kustomize{name, []string{path, command}})
 		names = append(names, name)
 	}
-	// README promises these, and what comes after them.
-	oldest := regexp.MustCompile(`kustomize (\d+\.\d+\.\d+) or later, which is in kubectl (\d+\.\d+)`).FindSubmatch(read(t, "../README.md"))
+	// docs promises these, and what comes after them.
+	oldest := regexp.MustCompile(`kustomize (\d+\.\d+\.\d+) or later, which is in kubectl (\d+\.\d+)`).FindStringSubmatch(pages.Join(everyPage(t)))
 	if oldest == nil {
-		t.Fatal("README does not say from which kustomize on it works")
+		t.Fatal("docs does not say from which kustomize on it works")
 	}
 	want(t, "the versions that are run", strings.Join(names, " ")+" ", fmt.Sprintf("kustomize-v%s ", oldest[1]), fmt.Sprintf("kubectl-v%s.", oldest[2]))
 	return all

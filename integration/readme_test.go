@@ -16,16 +16,27 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/pages"
 )
 
-// blocks are README's of one language, without what they are indented by.
+// everyPage is README and docs.
+func everyPage(t *testing.T) []pages.Page {
+	t.Helper()
+	all, err := pages.Read("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// blocks are those of one language in README and docs.
 func blocks(t *testing.T, language string) (found []string) {
 	t.Helper()
-	for _, m := range regexp.MustCompile("(?ms)^( *)```"+language+"\n(.*?)^ *```$").FindAllStringSubmatch(string(read(t, "../README.md")), -1) {
-		found = append(found, strings.ReplaceAll("\n"+m[2], "\n"+m[1], "\n")[1:])
+	for _, page := range everyPage(t) {
+		found = append(found, page.Blocks(language)...)
 	}
-	if len(found) == 0 {
-		t.Fatalf("README has no block of %s", language)
+	if found == nil {
+		t.Fatalf("README and docs have no block of %s", language)
 	}
 	return found
 }
@@ -80,10 +91,11 @@ func TestREADMEsYAMLIsWhole(t *testing.T) {
 			}
 		}
 	}
-	readme := read(t, "../README.md")
-	for _, image := range regexp.MustCompile(`irsa-sidecar:\d[\w.]*`).FindAll(readme, -1) {
-		if string(image) != deploy.Image {
-			t.Errorf("README says %s, and deploy %s", image, deploy.Image)
+	for _, page := range everyPage(t) {
+		for _, image := range regexp.MustCompile(`irsa-sidecar:\d[\w.]*`).FindAllString(page.Text, -1) {
+			if image != deploy.Image {
+				t.Errorf("%s says %s, and deploy %s", page.Path, image, deploy.Image)
+			}
 		}
 	}
 }

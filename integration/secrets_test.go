@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/pages"
 )
 
 // lookForSecrets has CI's look for secrets look through a text.
@@ -112,7 +113,7 @@ func TestCIFindsNoSecretsWhereNoneAre(t *testing.T) {
 		"digests of modules":            string(read(t, "../go.sum")) + string(read(t, "lint/go.sum")),
 		"names in corpora":              strings.Join(corpora, "\n"),
 		"what is linked, with digests":  string(output(t, exec.Command("go", "version", "-m", program(t)))),
-		"README":                        string(read(t, "../README.md")),
+		"README and docs":               pages.Join(everyPage(t)),
 		"a token without its signature": token[:strings.LastIndex(token, ".")+1],
 		"requests":                      w.sts.Requests()[0].Encode(),
 		"the ID of a key":               w.sts.Issued()[0].AccessKeyID,

@@ -53,7 +53,7 @@ func TestTheImageAndTheManifestsAgree(t *testing.T) {
 	}
 	users := regexp.MustCompile(`runAsUser: (\d+)`)
 	n := 0
-	for _, root := range []string{"../deploy", "../README.md"} {
+	for _, root := range []string{"../deploy", "../README.md", "../docs"} {
 		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() {
 				return err

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,19 +12,50 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/clients"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/pages"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
-var update = flag.Bool("update", false, "write README's generated tables anew")
+var update = flag.Bool("update", false, "write what is generated in README and docs")
 
-// README's tables and its manifest are made from what is shipped, so that neither can drift.
-func TestREADMETablesAreTheProgramsOwn(t *testing.T) {
-	const path = "../../README.md"
-	raw, err := os.ReadFile(path)
+// What README and docs say of the program is generated from it, so that neither can drift. Each text is
+// in the one page that has its markers.
+func TestGeneratedTextsInREADMEAndDocs(t *testing.T) {
+	const root = "../.."
+	all, err := pages.Read(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	readme := string(raw)
+	for name, text := range generatedTexts(t) {
+		page := -1
+		for i, p := range all {
+			old, ok := p.Generated(name)
+			if !ok {
+				continue
+			}
+			if page >= 0 {
+				t.Fatalf("both %s and %s have <!-- %s -->", all[page].Path, p.Path, name)
+			}
+			if page = i; old != text && !*update {
+				t.Errorf("%s: <!-- %s --> is out of date: run `make readme`", p.Path, name)
+			}
+		}
+		if page < 0 {
+			t.Fatalf("no page has <!-- %s --> … <!-- /%[1]s -->", name)
+		}
+		all[page] = all[page].WithGenerated(name, text)
+	}
+	if *update {
+		for _, p := range all {
+			if err := os.WriteFile(filepath.Join(root, p.Path), []byte(p.Text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func generatedTexts(t *testing.T) map[string]string {
+	t.Helper()
 	tested, err := clients.Read()
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +64,7 @@ func TestREADMETablesAreTheProgramsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, table := range map[string]string{
+	return map[string]string{
 		"native sidecar":  "```yaml\n" + string(manifest) + "```\n",
 		"configuration":   configurationTable(),
 		"reasons":         reasonsTable(),
@@ -40,22 +72,6 @@ func TestREADMETablesAreTheProgramsOwn(t *testing.T) {
 		"checks":          checksTable(),
 		"clients":         tested.Markdown(),
 		"clients not run": tested.KnownMarkdown(),
-	} {
-		begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
-		head, rest, ok := strings.Cut(readme, begin)
-		old, tail, closed := strings.Cut(rest, end)
-		if !ok || !closed {
-			t.Fatalf("README has no %s … %s", strings.TrimSpace(begin), end)
-		}
-		if old != table && !*update {
-			t.Errorf("README's table of %s is not the program's; go test ./cmd/irsa-sidecar -update writes it anew", name)
-		}
-		readme = head + begin + table + end + tail
-	}
-	if *update {
-		if err := os.WriteFile(path, []byte(readme), 0o644); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
