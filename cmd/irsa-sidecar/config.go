@@ -140,7 +140,7 @@ func loadConfig() (*Config, problems) {
 	c.checkServing(wrong)
 	for _, name := range mistyped(os.Environ()) {
 		hint := "irsa-sidecar help lists them all"
-		if near := nearest(name); near != "" {
+		if near := nearestVariable(name); near != "" {
 			hint = "did you mean " + near + "?"
 		}
 		wrong(name, "is not a variable of this program: %s", hint)
@@ -490,39 +490,18 @@ func mistyped(environ []string) (names []string) {
 	return names
 }
 
-// nearest returns the variable that name is most likely a misspelling of, or "".
-func nearest(name string) (best string) {
-	least := 4
+// nearestVariable returns the variable of ours that name, which has our prefix, is most likely a misspelling of, or "".
+func nearestVariable(name string) string {
+	var candidates []string
 	for _, tag := range variables() {
-		if known := tag.Get("envconfig"); strings.HasPrefix(known, prefix) {
-			if d := distance(name[len(prefix):], known[len(prefix):]); d < least {
-				best, least = known, d
-			}
+		if rest, ours := strings.CutPrefix(tag.Get("envconfig"), prefix); ours {
+			candidates = append(candidates, rest)
 		}
 	}
-	return best
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	if near := nearest(name[len(prefix):], candidates); near != "" {
+		return prefix + near
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			above := row[j+1]
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			row[j+1] = min(above+1, row[j]+1, diagonal+cost)
-			diagonal = above
-		}
-	}
-	return row[len(b)]
+	return ""
 }
 
 func (c *Config) checkStateFile(wrong complain) {
