@@ -19,6 +19,7 @@ build: ## Build bin/irsa-sidecar and bin/irsa-sidecar-inject
 test: ## Vet, and run all tests that need nothing but Go; with the race detector where there is a C compiler
 	go vet ./...
 	go vet -tags 'browser clients cluster faults minio tools' ./integration
+	for os in darwin windows; do GOOS=$$os go vet -tags 'browser clients minio tools' ./... || exit 1; done
 ifneq ($(shell command -v "$$(go env CC)"),)
 	CGO_ENABLED=1 go test -race $(GOTESTFLAGS) ./...
 else

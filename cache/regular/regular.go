@@ -62,6 +62,12 @@ func Read(path string, limit int) ([]byte, fs.FileInfo, error) {
 	return content, info, nil
 }
 
+// Owner is the user and the group that a file belongs to, and the number of names (hard links) that it has.
+type Owner struct {
+	UID, GID uint32
+	Links    uint64
+}
+
 // unreadable drops the operation and the path, which the caller's message names.
 func unreadable(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {

@@ -41,3 +41,12 @@ func TestTokenFileWhoseReadingFails(t *testing.T) {
 		t.Errorf("failed with %v, want %s", err, want)
 	}
 }
+
+func TestTokenFileThatIsAPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	must(t, syscall.Mkfifo(path, 0o600))
+	_, _, err := ReadToken(path)
+	if want := "TokenFileUnreadable: token file " + path + " is not a regular file"; err == nil || err.Error() != want {
+		t.Errorf("failed with %v, want %s", err, want)
+	}
+}

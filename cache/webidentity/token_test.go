@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -49,7 +48,6 @@ func TestTokenFileIsReadOrItsFaultIsNamed(t *testing.T) {
 		{name: "a link to nothing", make: func(t *testing.T, path string) { must(t, os.Symlink("gone", path)) }, reason: cache.TokenFileMissing, message: "does not exist"},
 		{name: "a link to itself", make: func(t *testing.T, path string) { must(t, os.Symlink(path, path)) }, reason: unreadable, message: "cannot be read: too many levels of symbolic links"},
 		{name: "a directory", make: func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, reason: unreadable, message: "is a directory, not a file"},
-		{name: "a named pipe", make: func(t *testing.T, path string) { must(t, syscall.Mkfifo(path, 0o600)) }, reason: unreadable, message: "is not a regular file"},
 		{name: "a device", make: func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, reason: unreadable, message: "is not a regular file"},
 
 		{name: "an empty file", make: content(""), reason: malformed, message: "is empty"},

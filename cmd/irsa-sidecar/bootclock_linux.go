@@ -35,5 +35,8 @@ func inMemory(f *os.File) (bool, error) {
 	return kind == tmpfs || kind == ramfs, nil
 }
 
+// noFollow makes opening a symbolic link an error.
+const noFollow = syscall.O_NOFOLLOW
+
 // pathOf is a path to a directory that has been opened, wherever another one may have taken its name since: proc(5).
 func pathOf(dir *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", dir.Fd()) }

@@ -14,4 +14,7 @@ func bootClock() (boot string, elapsed time.Duration, err error) {
 
 func inMemory(*os.File) (bool, error) { return false, errors.New("a state file needs Linux") }
 
+// noFollow is not needed: there are no state files here.
+const noFollow = 0
+
 func pathOf(dir *os.File) string { return dir.Name() }

@@ -8,7 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
 // install copies this program into a directory: a volume that another container mounts, whose image has
@@ -54,9 +55,6 @@ func readingGroup(path string) (gid uint32, ok bool) {
 	if err != nil || info.Mode()&0o044 != 0o040 {
 		return 0, false
 	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, false
-	}
-	return owner.Gid, true
+	owner, ok := regular.OwnerOf(info)
+	return owner.GID, ok
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
@@ -213,7 +214,7 @@ func (s *stateFile) writeFile(text []byte) error {
 	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return innermost(err)
 	}
-	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, 0o600)
 	if err != nil {
 		return innermost(err)
 	}
@@ -293,7 +294,7 @@ func (s *stateFile) read() (*cache.Kept, time.Duration, error) {
 
 // readFile reads a file that nobody else can have written.
 func (s *stateFile) readFile() ([]byte, error) {
-	f, err := os.OpenFile(s.path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(s.path, os.O_RDONLY|noFollow|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {
 		return nil, errors.New("it is a symbolic link, which this program never makes")
 	}
@@ -305,15 +306,15 @@ func (s *stateFile) readFile() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
+	owner, ok := regular.OwnerOf(info)
 	switch {
 	case !info.Mode().IsRegular():
 		return nil, errors.New("it is not a regular file")
 	case info.Mode().Perm()&0o077 != 0:
 		return nil, fmt.Errorf("others than its owner may use it: its mode is %#o, and not 0600", info.Mode().Perm())
-	case !ok || int(owner.Uid) != os.Geteuid():
+	case !ok || int(owner.UID) != os.Geteuid():
 		return nil, errors.New("it is another user's")
-	case owner.Nlink > 1:
+	case owner.Links > 1:
 		return nil, errors.New("it has a second name, a hard link, which this program never makes")
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxState+1))

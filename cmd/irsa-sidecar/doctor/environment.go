@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
@@ -177,7 +176,7 @@ func (e *examination) checkSidecar(ctx context.Context) {
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(request)
-	if errors.Is(err, syscall.ECONNREFUSED) {
+	if refused(err) {
 		e.ok("sidecar", "nothing listens on %s yet: the port is free", e.Listen)
 		return
 	}

@@ -9,10 +9,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
@@ -69,8 +69,8 @@ func ownership(path string) (mode, owner string) {
 	if err != nil {
 		return "", ""
 	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		owner = fmt.Sprintf("%d:%d", stat.Uid, stat.Gid)
+	if o, ok := regular.OwnerOf(info); ok {
+		owner = fmt.Sprintf("%d:%d", o.UID, o.GID)
 	}
 	return fmt.Sprintf("%04o", info.Mode().Perm()), owner
 }
@@ -106,7 +106,7 @@ func neighbours(path string) string {
 // https://pkg.go.dev/k8s.io/kubernetes/pkg/volume/util#AtomicWriter
 func isProjected(path string) bool {
 	target, err := os.Readlink(path)
-	if err != nil || !strings.HasPrefix(target, "..data/") {
+	if err != nil || !strings.HasPrefix(filepath.ToSlash(target), "..data/") {
 		return false
 	}
 	info, err := os.Lstat(filepath.Join(filepath.Dir(path), "..data"))
