@@ -109,13 +109,13 @@ func TestTheDoctorsOwnMistakes(t *testing.T) {
 	}{
 		{"no environment at all", nil, nil, 1, []string{"NotAnnotated", "not checked"}},
 		{"no such policy file", w.env, []string{"--trust-policy", "/nowhere.json"}, 2, []string{"--trust-policy: /nowhere.json cannot be read: no such file or directory"}},
-		{"a policy that is not JSON", w.env, []string{"--trust-policy", file("Version: 2012-10-17\n")}, 1, []string{"PolicyMalformed", "line 1, column 1: is not JSON", "ok    sts"}},
-		{"an empty policy", w.env, []string{"--trust-policy", file("")}, 1, []string{"line 1: is empty"}},
+		{"a policy that is not JSON", w.env, []string{"--trust-policy", file("Version: 2012-10-17\n")}, 1, []string{"PolicyMalformed", "line 1, column 1: not JSON", "ok    sts"}},
+		{"an empty policy", w.env, []string{"--trust-policy", file("")}, 1, []string{"line 1: the file is empty"}},
 		{"too much", w.env, []string{"now"}, 2, []string{`doctor does not take "now"`}},
 		{"an STS in the clear", w.with("AWS_ENDPOINT_URL_STS=http://sts.example"), nil, 1, []string{"ConfigurationMistake: AWS_ENDPOINT_URL_STS would send the token unencrypted", "unset AWS_ENDPOINT_URL_STS"}},
 		{"a misspelt variable", w.with("IRSA_SIDECAR_LISTN=127.0.0.1:1"), nil, 1, []string{"did you mean IRSA_SIDECAR_LISTEN?", "ok    sts"}},
-		{"a token for the path of one", w.with("AWS_WEB_IDENTITY_TOKEN_FILE=eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJlLXNpZ25hdHVyZQ"), nil, 1, []string{"holds a token and not the path"}},
-		{"a proxy that is not there", w.with("AWS_ENDPOINT_URL_STS", "HTTPS_PROXY=http://"+freeAddress(t)), nil, 1, []string{"EndpointUnreachable: the proxy 127.0.0.1:", "on the way to sts.us-east-1.amazonaws.com: connection refused"}},
+		{"a token for the path of one", w.with("AWS_WEB_IDENTITY_TOKEN_FILE=eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJlLXNpZ25hdHVyZQ"), nil, 1, []string{"holds a token instead of the path of one"}},
+		{"a proxy that is not there", w.with("AWS_ENDPOINT_URL_STS", "HTTPS_PROXY=http://"+freeAddress(t)), nil, 1, []string{"EndpointUnreachable: the proxy 127.0.0.1:", "for sts.us-east-1.amazonaws.com: connection refused"}},
 		{"nobody at STS", w.with("AWS_ENDPOINT_URL_STS=http://" + freeAddress(t)), nil, 1, []string{"EndpointUnreachable", "connection refused"}},
 	} {
 		r := run(t, test.env, append([]string{"doctor"}, test.args...)...)
@@ -145,10 +145,10 @@ func TestTheThreeFaultsOfTheShellRecipe(t *testing.T) {
 		return r.stdout
 	}
 	want(t, "the doctor", sh("irsa-sidecar doctor", "AWS_ACCESS_KEY_ID=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
-		"KeyPairBroken: AWS_ACCESS_KEY_ID has 40 characters and is no access key ID")
-	want(t, "the doctor", sh("AWS_ROLE_ARN="+roleARN+"; irsa-sidecar doctor", "AWS_ROLE_ARN"), "HalfAnnotated: AWS_WEB_IDENTITY_TOKEN_FILE is set, and AWS_ROLE_ARN is not")
+		"KeyPairBroken: AWS_ACCESS_KEY_ID has 40 characters and is not an access key ID")
+	want(t, "the doctor", sh("AWS_ROLE_ARN="+roleARN+"; irsa-sidecar doctor", "AWS_ROLE_ARN"), "HalfAnnotated: AWS_WEB_IDENTITY_TOKEN_FILE is set but AWS_ROLE_ARN is not")
 	want(t, "the doctor", sh(`printf %s "$POLICY" | irsa-sidecar doctor --trust-policy -`,
-		"POLICY="+strings.Replace(string(id.Policy()), `"`+id.Provider()+`:aud": "sts.amazonaws.com",`, "", 1)), "PolicyNoAudience: the policy, line 4, statement 1: no condition binds the audience")
+		"POLICY="+strings.Replace(string(id.Policy()), `"`+id.Provider()+`:aud": "sts.amazonaws.com",`, "", 1)), "PolicyNoAudience: the policy, line 4, statement 1: no condition on the audience")
 
 	// And what takes the recipe's place: all three are there, right, and for programs too.
 	script := `eval "$(irsa-sidecar credentials --format env)" && env | grep -E '^AWS_(ACCESS|SECRET|SESSION)' | cut -d= -f1 | sort && echo "${AWS_ACCESS_KEY_ID}" | cut -c1-4 && irsa-sidecar doctor`
@@ -196,7 +196,7 @@ func TestTheDoctorNamesModeOwnerAndUser(t *testing.T) {
 		}
 	} else {
 		r := doctor()
-		want(t, "the doctor", r.stdout, "TokenFileUnreadable: token file "+path+" may not be read by uid 65534: it has mode 0600 and owner 0:0, and this process is user 65534 in the groups 65534")
+		want(t, "the doctor", r.stdout, "TokenFileUnreadable: token file "+path+" may not be read by uid 65534; its mode is 0600 and its owner 0:0, and this process is user 65534 with groups 65534")
 		want(t, "the doctor", r.stdout, `{"spec":{"template":{"spec":{"securityContext":{"fsGroup":65534}}}}}`)
 		// What the kubelet does for an fsGroup.
 		if err := os.Chown(path, 0, 65534); err != nil {

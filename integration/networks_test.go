@@ -253,7 +253,7 @@ func TestNoDNSAtTheStart(t *testing.T) {
 	want(t, "credentials", lastLine(r.stderr), "ProxyNotFound: no such host: proxy.example, the proxy on the way to STS in "+region+"; hint: no such host: check the proxy in HTTPS_PROXY")
 	r = run(t, proxied, "doctor")
 	wantCode(t, r, 1)
-	want(t, "the doctor", r.stdout, "ProxyNotFound: the proxy proxy.example:3128 on the way to "+name+": no such host", "export HTTPS_PROXY=")
+	want(t, "the doctor", r.stdout, "ProxyNotFound: the proxy proxy.example:3128 for "+name+": no such host", "export HTTPS_PROXY=")
 	if strings.Contains(r.stdout, "export AWS_REGION") {
 		t.Errorf("the doctor takes the region for wrong:\n%s", r.stdout)
 	}

@@ -103,7 +103,7 @@ func checksTable() string {
 	var b strings.Builder
 	b.WriteString("| key | what is behind it |\n|---|---|\n")
 	for _, e := range doctor.Entries() {
-		fmt.Fprintf(&b, "| `%s` | %s |\n", e.Key, e.Story) // Markdown already
+		fmt.Fprintf(&b, "| `%s` | %s |\n", e.Key, e.Meaning) // Markdown already
 	}
 	return b.String()
 }

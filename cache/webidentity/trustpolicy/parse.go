@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// Policy is a trust policy that has been read.
+// Policy is a parsed trust policy. It has at least one statement.
 type Policy struct {
 	Statements []*Statement
 }
 
-// Statement is one of a policy's. Line is where it begins, from 1.
+// Statement is a statement of a policy. Line is where it begins, from 1.
 type Statement struct {
 	Line int
 	Sid  string // may be empty
@@ -23,7 +23,7 @@ type Statement struct {
 
 	raw          json.RawMessage
 	principalAt  int  // the line of Principal or NotPrincipal
-	anyone       bool // Principal is "*", or has it
+	anyone       bool // Principal is "*", or contains it
 	federated    []value
 	others       bool // Principal has AWS, Service or CanonicalUser
 	notPrincipal bool
@@ -32,7 +32,7 @@ type Statement struct {
 	conditions   []condition // one for each operator and key
 }
 
-// value is a text and the line it is on.
+// value is a string and its line.
 type value struct {
 	text string
 	line int
@@ -43,17 +43,17 @@ type condition struct {
 	values        []value
 }
 
-// MaxSize is how many bytes are read of a policy. IAM takes 2048 characters, 4096 at the raised quota,
-// not counting white space.
+// MaxSize is the longest policy that Parse reads, in bytes. IAM accepts 2048 characters, and 4096 at the raised quota, not
+// counting white space.
 const MaxSize = 64 << 10
 
-// Parse reads a trust policy: the document itself, or what `aws iam get-role` prints, with or without
-// --query. Every error names the line.
+// Parse reads a trust policy: the document itself, or the output of `aws iam get-role`, with or without --query. Every
+// error names the line.
 func Parse(data []byte) (*Policy, error) {
 	if len(data) > MaxSize {
-		return nil, fmt.Errorf("line 1: is longer than %d bytes, which no trust policy is", MaxSize)
+		return nil, fmt.Errorf("line 1: longer than %d bytes, which no trust policy is", MaxSize)
 	}
-	if trimmed := strings.TrimSpace(string(data)); strings.HasPrefix(trimmed, "%7B") { // as the API itself gives it
+	if trimmed := strings.TrimSpace(string(data)); strings.HasPrefix(trimmed, "%7B") { // the API returns it URL-encoded
 		if decoded, err := url.PathUnescape(trimmed); err == nil {
 			data = []byte(decoded)
 		}
@@ -75,9 +75,9 @@ func Parse(data []byte) (*Policy, error) {
 	return newPolicy(root)
 }
 
-// node is a JSON value that knows where it stands.
+// node is a JSON value and its line.
 type node struct {
-	kind    byte // of '{', '[', '"' and, for all else, 0
+	kind    byte // '{', '[' or '"'; 0 for any other
 	line    int
 	raw     json.RawMessage
 	text    string
@@ -128,7 +128,7 @@ func (r *reader) read(depth int) (*node, error) {
 	case json.Delim:
 		n.kind = byte(token)
 		if depth == maxDepth {
-			return nil, fmt.Errorf("line %d: is nested too deeply for a policy", n.line)
+			return nil, fmt.Errorf("line %d: nested too deeply for a policy", n.line)
 		}
 		for r.decoder.More() {
 			var name value
@@ -137,9 +137,9 @@ func (r *reader) read(depth int) (*node, error) {
 				if err != nil {
 					return nil, err
 				}
-				name = value{token.(string), r.line()} // the decoder takes nothing else here
+				name = value{token.(string), r.line()} // the decoder accepts nothing else here
 				if n.member(name.text) != nil {
-					return nil, fmt.Errorf("line %d: %q is there twice", name.line, name.text)
+					return nil, fmt.Errorf("line %d: duplicate %q", name.line, name.text)
 				}
 			}
 			child, err := r.read(depth + 1)
@@ -160,10 +160,10 @@ func (r *reader) read(depth int) (*node, error) {
 	return n, nil
 }
 
-// check says where and how a text is not JSON. The decoder of tokens does not know where exactly.
+// check returns an error with the position if a text is not JSON. The token decoder does not know it exactly.
 func check(data []byte) error {
 	if len(bytes.TrimSpace(data)) == 0 {
-		return errors.New("line 1: is empty")
+		return errors.New("line 1: the file is empty")
 	}
 	var ignored json.RawMessage
 	syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(data, &ignored))
@@ -171,7 +171,7 @@ func check(data []byte) error {
 		return nil
 	}
 	before := data[:min(max(0, int(syntax.Offset)-1), len(data))]
-	return fmt.Errorf("line %d, column %d: is not JSON: %v", 1+bytes.Count(before, []byte("\n")), len(before)-bytes.LastIndexByte(before, '\n'), syntax)
+	return fmt.Errorf("line %d, column %d: not JSON: %v", 1+bytes.Count(before, []byte("\n")), len(before)-bytes.LastIndexByte(before, '\n'), syntax)
 }
 
 func newPolicy(root *node) (*Policy, error) {
@@ -205,18 +205,18 @@ func newPolicy(root *node) (*Policy, error) {
 		}
 	}
 	if len(p.Statements) == 0 {
-		return nil, fmt.Errorf("line %d: there is no Statement: this is no policy", root.line)
+		return nil, fmt.Errorf("line %d: not a policy: Statement is missing", root.line)
 	}
 	return &p, nil
 }
 
-func unknownElement(name value, of string, known ...string) error {
+func unknownElement(name value, parent string, known ...string) error {
 	for _, k := range known {
 		if strings.EqualFold(k, name.text) {
 			return fmt.Errorf("line %d: %q must be written %q", name.line, name.text, k)
 		}
 	}
-	return fmt.Errorf("line %d: %q is no element of %s: %s are", name.line, name.text, of, strings.Join(known, ", "))
+	return fmt.Errorf("line %d: %q is not an element of %s; the elements are %s", name.line, name.text, parent, strings.Join(known, ", "))
 }
 
 func newStatement(n *node) (*Statement, error) {
@@ -245,7 +245,7 @@ func newStatement(n *node) (*Statement, error) {
 		case "Condition":
 			err = s.readConditions(m.value)
 		case "Resource", "NotResource":
-			err = fmt.Errorf("line %d: a trust policy has no %s: the role is what it is about", m.name.line, name)
+			err = fmt.Errorf("line %d: a trust policy has no %s: it applies to its role", m.name.line, name)
 		default:
 			err = unknownElement(m.name, "a statement", "Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Condition")
 		}
@@ -315,7 +315,7 @@ func (s *Statement) readConditions(n *node) error {
 	return nil
 }
 
-// texts reads a text or a list of texts.
+// texts reads a string or a list of strings.
 func texts(n *node, name string) ([]value, error) {
 	items := []*node{n}
 	if n.kind == '[' {
@@ -323,8 +323,8 @@ func texts(n *node, name string) ([]value, error) {
 	}
 	listed := make([]value, 0, len(items))
 	for _, item := range items {
-		if item.kind != '"' && (item.kind != 0 || item.text == "") { // true and 1 are taken for texts, null is not
-			return nil, fmt.Errorf("line %d: %s must be a text or a list of texts", item.line, name)
+		if item.kind != '"' && (item.kind != 0 || item.text == "") { // true and 1 count as strings, null does not
+			return nil, fmt.Errorf("line %d: %s must be a string or a list of strings", item.line, name)
 		}
 		listed = append(listed, value{item.text, item.line})
 	}

@@ -8,50 +8,50 @@ import (
 	"strings"
 )
 
-// Problem is a line of a policy that does not say what it should.
+// Problem is a mistake in a policy.
 type Problem struct {
 	Kind      Kind
 	Statement int    // from 1; 0 for the policy as a whole
 	Line      int    // from 1
-	Text      string // what is there, and what would be right
+	Text      string // what is wrong, and what would be right
 }
 
-// Kind is what sort of mistake a [Problem] is.
+// Kind is the kind of a [Problem].
 type Kind string
 
-// The mistakes that let nobody in.
+// The kinds. The last three allow too much, the others too little.
 const (
-	WrongAction      Kind = "PolicyAction"       // Action is another, most often sts:AssumeRole
-	WrongProvider    Kind = "PolicyFederated"    // Principal.Federated is no provider's ARN, or not this issuer's
-	WrongAccount     Kind = "PolicyAccount"      // the provider is sought in another account than the role's, or in another partition
+	WrongAction      Kind = "PolicyAction"       // Action is another one, most often sts:AssumeRole
+	WrongProvider    Kind = "PolicyFederated"    // Principal.Federated is not a provider's ARN, or not this issuer's
+	WrongAccount     Kind = "PolicyAccount"      // the provider is in another account or partition than the role
 	WrongKey         Kind = "PolicyConditionKey" // the condition is on a key that the request does not have
 	LiteralWildcard  Kind = "PolicyWildcard"     // StringEquals with * or ?, which it takes literally
-	WrongCase        Kind = "PolicyCase"         // right but for upper and lower case
-	WrongSubject     Kind = "PolicySubject"      // the condition on sub is for somebody else
+	WrongCase        Kind = "PolicyCase"         // only upper and lower case differ
+	WrongSubject     Kind = "PolicySubject"      // the condition on sub is for another subject
 	WrongAudience    Kind = "PolicyAudience"     // the condition on aud is for another audience
-	OtherCondition   Kind = "PolicyCondition"    // a condition that is about something else does not hold, or only AWS knows
+	OtherCondition   Kind = "PolicyCondition"    // a condition on something else is not met, or only AWS knows
 	Denied           Kind = "PolicyDeny"         // a Deny applies
 	NothingFederated Kind = "PolicyNoStatement"  // no statement is about web identity
-	NotAPolicy       Kind = "PolicyMalformed"    // it cannot be read as a policy
-	MissingAudience  Kind = "PolicyNoAudience"   // lets in tokens for every audience that the provider has
-	MissingSubject   Kind = "PolicyNoSubject"    // lets in every service account of the cluster
+	NotAPolicy       Kind = "PolicyMalformed"    // it cannot be read as a policy; Parse fails
+	MissingAudience  Kind = "PolicyNoAudience"   // allows tokens for every audience of the provider
+	MissingSubject   Kind = "PolicyNoSubject"    // allows every service account of the cluster
 	AnyPrincipal     Kind = "PolicyAnyone"       // Principal is *
 )
 
-// Lax reports whether the mistake lets in too many, rather than too few.
-func (k Kind) Lax() bool {
+// TooBroad reports whether the mistake allows too much rather than too little.
+func (k Kind) TooBroad() bool {
 	return k == MissingAudience || k == MissingSubject || k == AnyPrincipal
 }
 
-// Review holds the policy against what would let the identity in, statement by statement. Statements
-// about others, and about other subjects of the same cluster beside one that fits, are passed over.
+// Review compares the policy with one that allows the identity, statement by statement. If a statement allows it, those
+// about other subjects are ignored.
 func (p *Policy) Review(id Identity) (problems []Problem) {
 	var near bool
 	for i, s := range p.Statements {
 		if s.applies(id) == yes {
-			found := s.lax(id)
+			found := s.tooBroad(id)
 			if s.Deny {
-				found = []Problem{{Kind: Denied, Line: s.Line, Text: "denies what is asked, whatever else allows it"}}
+				found = []Problem{{Kind: Denied, Line: s.Line, Text: "denies the request, whatever else allows it"}}
 			}
 			near = true
 			problems = append(problems, numbered(found, i)...)
@@ -69,7 +69,7 @@ func (p *Policy) Review(id Identity) (problems []Problem) {
 	}
 	if !near {
 		problems = append(problems, Problem{Kind: NothingFederated, Line: p.Statements[0].Line,
-			Text: "no statement is about web identity: one with Principal.Federated and " + Action + " is missing"})
+			Text: "no statement is about web identity: add one with Principal.Federated and " + Action})
 	}
 	return problems
 }
@@ -85,10 +85,10 @@ func (s *Statement) aboutWebIdentity() bool {
 	return s.federated != nil || s.anyone || slices.ContainsFunc(s.actions, func(v value) bool { return strings.EqualFold(v.text, Action) })
 }
 
-// lax is what a statement that lets the identity in leaves open to others.
-func (s *Statement) lax(id Identity) (problems []Problem) {
+// tooBroad returns what a statement that allows the identity allows beyond it.
+func (s *Statement) tooBroad(id Identity) (problems []Problem) {
 	if s.anyone {
-		problems = append(problems, Problem{Kind: AnyPrincipal, Line: s.principalAt, Text: `Principal "*" trusts every identity provider: name ` + id.ProviderARN()})
+		problems = append(problems, Problem{Kind: AnyPrincipal, Line: s.principalAt, Text: `Principal "*" trusts every identity provider: use Federated ` + id.ProviderARN()})
 	}
 	bound := func(claim string) bool {
 		return slices.ContainsFunc(s.conditions, func(c condition) bool {
@@ -100,11 +100,11 @@ func (s *Statement) lax(id Identity) (problems []Problem) {
 	}
 	if !bound("aud") {
 		problems = append(problems, Problem{Kind: MissingAudience, Line: s.Line,
-			Text: fmt.Sprintf("no condition binds the audience: tokens for every client ID of the provider are let in; add %q: %q", id.Provider()+":aud", id.Audience)})
+			Text: fmt.Sprintf("no condition on the audience: tokens for every client ID of the provider are allowed; add %q: %q", id.Provider()+":aud", id.Audience)})
 	}
 	if !bound("sub") {
 		problems = append(problems, Problem{Kind: MissingSubject, Line: s.Line,
-			Text: fmt.Sprintf("no condition binds the subject: every service account of the cluster is let in; add %q: %q", id.Provider()+":sub", id.Subject)})
+			Text: fmt.Sprintf("no condition on the subject: every service account of the cluster is allowed; add %q: %q", id.Provider()+":sub", id.Subject)})
 	}
 	return problems
 }
@@ -117,12 +117,12 @@ func (s *Statement) review(id Identity) (problems []Problem) {
 	if s.principal(id) == no {
 		switch {
 		case s.notPrincipal:
-			add(WrongProvider, s.principalAt, "NotPrincipal leaves out the provider: use Principal, with Federated %s", id.ProviderARN())
+			add(WrongProvider, s.principalAt, "NotPrincipal excludes the provider: use Principal with Federated %s", id.ProviderARN())
 		case s.federated == nil:
 			add(WrongProvider, s.principalAt, "Principal has no Federated: it must be %s", id.ProviderARN())
 		default:
 			nearest := slices.MinFunc(s.federated, func(a, b value) int {
-				return distance(a.text, id.ProviderARN()) - distance(b.text, id.ProviderARN())
+				return difference(a.text, id.ProviderARN()) - difference(b.text, id.ProviderARN())
 			})
 			kind, text := compareProvider(nearest.text, id)
 			add(kind, nearest.line, "%s", text)
@@ -147,7 +147,7 @@ func (s *Statement) review(id Identity) (problems []Problem) {
 
 var providerARN = regexp.MustCompile(`^arn:([a-z0-9-]+):iam::(\d{12}):oidc-provider/(.+)$`)
 
-// swapped is what people write for oidc.eks.<region>: the AWS console names services the other way round.
+// swapped matches a common misspelling of oidc.eks.<region>.
 var swapped = regexp.MustCompile(`^oidc\.([a-z0-9-]+)\.eks\.`)
 
 // compareProvider says how Principal.Federated differs from what it must be.
@@ -166,21 +166,21 @@ func compareProvider(got string, id Identity) (Kind, string) {
 	partition, provider := parts[1], parts[3]
 	switch {
 	case strings.EqualFold(got, want):
-		return WrongCase, must + ", in that spelling"
+		return WrongCase, must + ", in this spelling"
 	case strings.TrimSuffix(provider, "/") == id.Provider():
 		if provider != id.Provider() {
-			return WrongProvider, must + ", without the slash at its end"
+			return WrongProvider, must + ", without the slash at the end"
 		}
 		if partition != id.Partition {
 			return WrongAccount, must + ": the role is in the partition " + id.Partition
 		}
-		return WrongAccount, must + ": the provider must be in the role's account, also for a cluster of another account"
+		return WrongAccount, must + ": the provider must be in the role's account, even for a cluster in another account"
 	case swapped.MatchString(provider):
 		return WrongProvider, must + ": oidc.eks.<region>, not oidc.<region>.eks"
 	case strings.Contains(provider, "://"):
 		return WrongProvider, must + ", without https://"
 	case host(provider) == host(id.Provider()):
-		return WrongProvider, must + ": this one is of another cluster"
+		return WrongProvider, must + ": this is another cluster's"
 	}
 	return WrongProvider, must
 }
@@ -190,13 +190,13 @@ func host(provider string) string {
 	return h
 }
 
-// split takes a key such as <provider>:sub apart.
+// split cuts a key such as <provider>:sub at its last colon.
 func (c *condition) split() (provider, claim string) {
 	colon := strings.LastIndexByte(c.key.text, ':')
 	return c.key.text[:max(0, colon)], c.key.text[colon+1:]
 }
 
-// explain says why a condition does not hold.
+// explain says why a condition is not met.
 func (c *condition) explain(id Identity) (Kind, string) {
 	provider, claim := c.split()
 	want := map[string]string{"aud": id.Audience, "sub": id.Subject}[strings.ToLower(claim)]
@@ -204,7 +204,7 @@ func (c *condition) explain(id Identity) (Kind, string) {
 	_, present, known := id.context(c.key.text)
 	switch {
 	case !known:
-		return OtherCondition, here + ": whether it holds, only AWS can say"
+		return OtherCondition, here + ": only AWS can tell whether it is met"
 	case !present && want != "":
 		right := id.Provider() + ":" + strings.ToLower(claim)
 		switch {
@@ -213,11 +213,11 @@ func (c *condition) explain(id Identity) (Kind, string) {
 		case strings.Contains(c.key.text, "://"):
 			return WrongKey, fmt.Sprintf("the condition's key is %s: it must be %s, without https://", c.key.text, right)
 		case strings.HasPrefix(right, host(provider)):
-			return WrongKey, fmt.Sprintf("the condition's key is %s: it must be %s, the whole issuer and not the host alone or another cluster's", c.key.text, right)
+			return WrongKey, fmt.Sprintf("the condition's key is %s: it must be %s, with the whole issuer rather than only its host or another cluster's", c.key.text, right)
 		}
 		return WrongKey, fmt.Sprintf("the condition's key is %s: it must be %s", c.key.text, right)
 	case !present:
-		return WrongKey, fmt.Sprintf("the condition's key is %s, which no web identity has: %s:aud and %s:sub are what it has", c.key.text, id.Provider(), id.Provider())
+		return WrongKey, fmt.Sprintf("the condition's key is %s, which no web identity token provides: use %s:aud or %s:sub", c.key.text, id.Provider(), id.Provider())
 	case strings.Contains(c.operator.text, "Not") || want == "":
 		return OtherCondition, here + " excludes the token"
 	}
@@ -229,13 +229,13 @@ func (c *condition) explain(id Identity) (Kind, string) {
 		case strings.HasPrefix(c.operator.text, "StringEquals") && strings.ContainsAny(v.text, "*?") && like(v.text, want):
 			return LiteralWildcard, fmt.Sprintf("%s has %q, and %s takes * and ? literally: write %q, or use StringLike", c.key.text, v.text, c.operator.text, want)
 		case strings.EqualFold(v.text, want):
-			return WrongCase, fmt.Sprintf("%s must be %q, in that spelling, and is %q", c.key.text, want, v.text)
+			return WrongCase, fmt.Sprintf("%s is %q: it must be %q, in this spelling", c.key.text, v.text, want)
 		}
 	}
 	if (strings.HasPrefix(got[0], "system:serviceaccount:") && claim == "aud") || (slices.Contains(got, id.Audience) && claim == "sub") {
-		return kind, fmt.Sprintf("%s must be %q, and is %s: aud and sub have changed places", c.key.text, want, quoted(got))
+		return kind, fmt.Sprintf("%s is %s: it must be %q (aud and sub are swapped)", c.key.text, quoted(got), want)
 	}
-	return kind, fmt.Sprintf("%s must be %q as the token has it, and is %s", c.key.text, want, quoted(got))
+	return kind, fmt.Sprintf("%s is %s: it must be %q, as in the token", c.key.text, quoted(got), want)
 }
 
 func quoted(texts []string) string {
@@ -246,8 +246,8 @@ func quoted(texts []string) string {
 	return strings.Join(all, ", ")
 }
 
-// distance tells near from far: what two texts have in common at their ends counts, whatever is between.
-func distance(a, b string) int {
+// difference returns the length of what is left of the longer text without the beginning and the end that both share.
+func difference(a, b string) int {
 	common := 0
 	for common < min(len(a), len(b)) && a[common] == b[common] {
 		common++
@@ -259,12 +259,11 @@ func distance(a, b string) int {
 	return max(len(a), len(b)) - common - tail
 }
 
-// Mend returns the policy, in JSON of several lines, with a statement that lets the identity in and
-// with all that it says of others. Only a statement that is about this identity alone, or lets in too
-// many, is replaced. What is denied stays denied.
-func (p *Policy) Mend(id Identity) []byte {
+// Amend returns the policy, as indented JSON, with a statement that allows the identity and with everything it says about
+// others. It replaces only statements that are about this identity alone or allow too much. What is denied stays denied.
+func (p *Policy) Amend(id Identity) []byte {
 	statements := make([]json.RawMessage, 0, len(p.Statements)+1)
-	right := slices.IndexFunc(p.Statements, func(s *Statement) bool { return s.allows(id) && len(s.lax(id)) == 0 })
+	right := slices.IndexFunc(p.Statements, func(s *Statement) bool { return s.allows(id) && len(s.tooBroad(id)) == 0 })
 	placed := right >= 0
 	for _, s := range p.Statements {
 		if !s.replaceable(id) {
@@ -282,14 +281,14 @@ func (p *Policy) Mend(id Identity) []byte {
 
 func (s *Statement) allows(id Identity) bool { return !s.Deny && s.applies(id) == yes }
 
-// replaceable reports whether a statement is meant for this identity, or too well, and for nobody else
-// who would be shut out if it went.
+// replaceable reports whether a statement is meant for this identity, or allows too much, and can be replaced without
+// locking anybody else out.
 func (s *Statement) replaceable(id Identity) bool {
 	if s.Deny || s.others || s.notPrincipal || s.notAction || len(s.actions) > 1 || len(s.federated) > 1 || !s.aboutWebIdentity() {
 		return false
 	}
 	applies := s.applies(id) == yes
-	if applies && len(s.lax(id)) == 0 {
+	if applies && len(s.tooBroad(id)) == 0 {
 		return false
 	}
 	meant := applies

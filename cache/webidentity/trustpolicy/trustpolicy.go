@@ -1,7 +1,7 @@
-// Package trustpolicy reads the trust policies of IAM roles as far as they are about web identity:
-// whether one lets a token in and, where it does not, which line is wrong.
+// Package trustpolicy evaluates the trust policies of IAM roles for web identity: whether one allows a token and, if not,
+// which line is wrong.
 //
-// It knows neither IAM nor STS: a policy is a text, and who asks is an [Identity].
+// It calls neither IAM nor STS: a policy is a text, and the caller is an [Identity].
 //
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_iam-condition-keys.html#condition-keys-wif
@@ -18,19 +18,19 @@ import (
 	"unicode/utf8"
 )
 
-// Action is what a policy must allow, and all that STS is asked for.
+// Action is what a policy must allow.
 const Action = "sts:AssumeRoleWithWebIdentity"
 
-// Identity is who asks for a role: what the token says, and where the role is.
+// Identity is who wants to assume a role: the token's claims, and where the role is.
 type Identity struct {
 	Partition string // aws, aws-cn, aws-us-gov and so on
 	Account   string // the role's, twelve digits
-	Issuer    string // the token's iss, byte by byte
+	Issuer    string // the token's iss, unchanged
 	Audience  string // the token's aud
 	Subject   string // the token's sub
 }
 
-// Provider is the issuer as IAM writes it: without the scheme.
+// Provider returns the issuer as IAM writes it: without the scheme.
 func (i Identity) Provider() string {
 	_, provider, ok := strings.Cut(i.Issuer, "://")
 	if !ok {
@@ -39,13 +39,13 @@ func (i Identity) Provider() string {
 	return provider
 }
 
-// ProviderARN is the OIDC provider that must vouch for the issuer. It is in the role's account, also
-// where the cluster is in another one.
+// ProviderARN returns the ARN of the OIDC provider for the issuer. It must be in the role's account, even if the cluster
+// is in another one.
 func (i Identity) ProviderARN() string {
 	return "arn:" + i.Partition + ":iam::" + i.Account + ":oidc-provider/" + i.Provider()
 }
 
-// Statement returns the statement that lets the identity in, and nobody else, in JSON.
+// Statement returns the statement that allows only this identity, as JSON.
 func (i Identity) Statement() json.RawMessage {
 	provider := i.Provider()
 	return encode(struct {
@@ -59,7 +59,7 @@ func (i Identity) Statement() json.RawMessage {
 	})
 }
 
-// Policy returns the trust policy that lets the identity in, and nobody else, in JSON of several lines.
+// Policy returns the trust policy that allows only this identity, as indented JSON.
 func (i Identity) Policy() []byte { return document([]json.RawMessage{i.Statement()}) }
 
 func document(statements []json.RawMessage) []byte {
@@ -72,8 +72,8 @@ func document(statements []json.RawMessage) []byte {
 	return printable(indented.Bytes())
 }
 
-// printable writes, as JSON may, by its number whatever a terminal would obey instead of showing it. JSON has such
-// characters in strings alone, but for the ends of our own lines.
+// printable escapes the characters that steer a terminal instead of being shown. In JSON they occur only inside strings,
+// except for our own line ends.
 func printable(text []byte) []byte {
 	var b []byte
 	for _, r := range string(text) {
@@ -88,7 +88,7 @@ func printable(text []byte) []byte {
 	return b
 }
 
-// encode leaves < and > as they are: what is shown is pasted.
+// encode does not escape < and >: people read and paste the result.
 func encode(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -99,31 +99,31 @@ func encode(v any) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-// answer is what can be said of a condition: whether it holds may depend on what only AWS knows.
-type answer int
+// truth has three values: whether a condition is met may depend on what only AWS knows. min is "and", max is "or".
+type truth int
 
 const (
-	no answer = iota
+	no truth = iota
 	unknown
 	yes
 )
 
-func of(b bool) answer {
+func truthOf(b bool) truth {
 	if b {
 		return yes
 	}
 	return no
 }
 
-func (a answer) not() answer { return yes - a }
+func (t truth) not() truth { return yes - t }
 
-// Decision is what a policy says to an identity.
+// Decision is the result of evaluating a policy for an identity.
 type Decision int
 
 const (
 	// Refused: no statement allows it, or one denies it.
 	Refused Decision = iota
-	// Undecided: it hangs on a condition about something other than the token.
+	// Undecided: it depends on a condition about something other than the token.
 	Undecided
 	// Allowed: a statement allows it, and none denies it.
 	Allowed
@@ -142,7 +142,7 @@ func (p *Policy) Decide(id Identity) Decision {
 	return Decision(min(allowed, denied.not()))
 }
 
-func (s *Statement) applies(id Identity) answer {
+func (s *Statement) applies(id Identity) truth {
 	result := min(s.principal(id), s.action())
 	for _, c := range s.conditions {
 		result = min(result, c.holds(id))
@@ -150,26 +150,26 @@ func (s *Statement) applies(id Identity) answer {
 	return result
 }
 
-func (s *Statement) principal(id Identity) answer {
+func (s *Statement) principal(id Identity) truth {
 	named := s.anyone || slices.ContainsFunc(s.federated, func(v value) bool { return v.text == id.ProviderARN() })
 	if s.notPrincipal {
-		return of(!named)
+		return truthOf(!named)
 	}
-	return of(named)
+	return truthOf(named)
 }
 
-func (s *Statement) action() answer {
+func (s *Statement) action() truth {
 	named := slices.ContainsFunc(s.actions, func(v value) bool { return like(strings.ToLower(v.text), strings.ToLower(Action)) })
 	if s.notAction {
-		return of(!named)
+		return truthOf(!named)
 	}
-	return of(named)
+	return truthOf(named)
 }
 
-// context returns what the request has under a condition key; ok is false where only AWS knows.
-// The keys of another provider are never in a request.
+// context returns the value of a condition key in the request; ok is false if only AWS knows. A request never has the keys
+// of another provider.
 func (id Identity) context(key string) (value string, present, ok bool) {
-	key = strings.ToLower(key) // the names of keys have no case, their values have
+	key = strings.ToLower(key) // the names of keys ignore case, their values do not
 	provider := strings.ToLower(id.Provider())
 	switch {
 	case key == provider+":aud":
@@ -182,9 +182,8 @@ func (id Identity) context(key string) (value string, present, ok bool) {
 	return "", false, true
 }
 
-// holds evaluates one operator with one key: the values are alternatives, of which a Not operator
-// excludes every one.
-func (c *condition) holds(id Identity) answer {
+// holds evaluates one operator with one key. The values are alternatives; a Not operator excludes all of them.
+func (c *condition) holds(id Identity) truth {
 	got, present, ok := id.context(c.key.text)
 	if !ok {
 		return unknown
@@ -194,7 +193,7 @@ func (c *condition) holds(id Identity) answer {
 	operator, any := strings.CutPrefix(operator, "ForAnyValue:")
 	operator, all := strings.CutPrefix(operator, "ForAllValues:")
 	if operator == "Null" {
-		return of(slices.ContainsFunc(c.values, func(v value) bool { return strings.EqualFold(v.text, "true") == !present }))
+		return truthOf(slices.ContainsFunc(c.values, func(v value) bool { return strings.EqualFold(v.text, "true") == !present }))
 	}
 	match := map[string]func(pattern, s string) bool{
 		"StringEquals":           func(pattern, s string) bool { return pattern == s },
@@ -207,9 +206,9 @@ func (c *condition) holds(id Identity) answer {
 		return unknown
 	}
 	if !present {
-		return of(ifExists || all || (negative && !any))
+		return truthOf(ifExists || all || (negative && !any))
 	}
-	return of(slices.ContainsFunc(c.values, func(v value) bool { return matches(v.text, got) }) != negative)
+	return truthOf(slices.ContainsFunc(c.values, func(v value) bool { return matches(v.text, got) }) != negative)
 }
 
 // like matches as StringLike does: * is any text, ? any one character.

@@ -47,7 +47,7 @@ func parse(t testing.TB, text string) *Policy {
 	return p
 }
 
-func TestThePolicyThatIsProposedLetsInThisIdentityAlone(t *testing.T) {
+func TestTheProposedPolicyAllowsOnlyThisIdentity(t *testing.T) {
 	if got := string(app.Policy()); got != rightPolicy {
 		t.Errorf("proposed:\n%s", got)
 	}
@@ -65,18 +65,18 @@ func TestThePolicyThatIsProposedLetsInThisIdentityAlone(t *testing.T) {
 		other := app
 		change(&other)
 		if p.Decide(other) != Refused || len(p.Review(other)) == 0 {
-			t.Errorf("another %s is let in, or nothing is said", name)
+			t.Errorf("another %s is allowed, or no problem is found", name)
 		}
 	}
 }
 
-// Nobody vouches for what a token or a given policy says, and what is proposed is shown, to be pasted.
+// The claims of a token and the text of a policy are untrusted, and what is proposed is shown and pasted.
 func TestAProposedPolicyDoesNotSteerATerminal(t *testing.T) {
 	strange := app
 	strange.Subject = "\x1b[2J\u009b1A\u202e\x7f\U000e0001\"\u00e9"
 	given := with(t, "default:app", "default:web") // whose statement stays
 	given = strings.Replace(given, "default:web", "\u009b\x7f\u202e", 1)
-	for name, policy := range map[string][]byte{"of a token": strange.Policy(), "of a policy": parse(t, given).Mend(strange)} {
+	for name, policy := range map[string][]byte{"of a token": strange.Policy(), "of a policy": parse(t, given).Amend(strange)} {
 		for line := range strings.Lines(string(policy)) {
 			if line = strings.TrimSuffix(line, "\n"); strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
 				t.Errorf("%s: not to be shown: %q", name, line)
@@ -123,36 +123,36 @@ func TestEachMistakeIsNamedWithItsLine(t *testing.T) {
 		{"swapped in the key", with(t, `"oidc.eks.eu-west-1`, `"oidc.eu-west-1.eks`), Refused, "PolicyConditionKey@12 PolicyConditionKey@13", "oidc.eks.<region>, not oidc.<region>.eks"},
 		{"the URL for the ARN", with(t, `"`+providerOf+`"`, `"https://`+provider+`"`), Refused, "PolicyFederated@7", "without https://"},
 		{"the URL in the ARN", with(t, "oidc-provider/", "oidc-provider/https://"), Refused, "PolicyFederated@7", "without https://"},
-		{"a slash at the end", with(t, `EXAMPLE"`, `EXAMPLE/"`), Refused, "PolicyFederated@7", "without the slash at its end"},
+		{"a slash at the end", with(t, `EXAMPLE"`, `EXAMPLE/"`), Refused, "PolicyFederated@7", "without the slash at the end"},
 		{"another account's provider", with(t, "111122223333", "444455556666"), Refused, "PolicyAccount@7", "in the role's account"},
 		{"another partition's provider", with(t, "arn:aws:", "arn:aws-cn:"), Refused, "PolicyAccount@7", "the role is in the partition aws"},
-		{"another cluster's provider", with(t, `EXAMPLE"`, `0000"`), Refused, "PolicyFederated@7", "of another cluster"},
-		{"a provider in another case", with(t, "oidc-provider/oidc.eks", "oidc-provider/OIDC.eks"), Refused, "PolicyCase@7", "in that spelling"},
+		{"another cluster's provider", with(t, `EXAMPLE"`, `0000"`), Refused, "PolicyFederated@7", "another cluster's"},
+		{"a provider in another case", with(t, "oidc-provider/oidc.eks", "oidc-provider/OIDC.eks"), Refused, "PolicyCase@7", "in this spelling"},
 		{"an AWS principal", with(t, `"Federated": "`+providerOf+`"`, `"AWS": "arn:aws:iam::111122223333:root"`), Refused, "PolicyFederated@6", "Principal has no Federated"},
 		{"the host alone in the key", with(t, "/id/EXAMPLED539D4633E53DE1B71EXAMPLE:sub", ":sub"), Refused, "PolicyConditionKey@13", "the whole issuer"},
 		{"https in the key", with(t, `"`+provider+":", `"https://`+provider+":"), Refused, "PolicyConditionKey@12 PolicyConditionKey@13", "without https://"},
 		{"another cluster's key", with(t, "EXAMPLE:aud", "0000:aud"), Refused, "PolicyConditionKey@12", "another cluster's"},
-		{"a key that is no claim", with(t, "EXAMPLE:sub", "EXAMPLE:namespace"), Refused, "PolicyConditionKey@13", "which no web identity has"},
+		{"a key that is no claim", with(t, "EXAMPLE:sub", "EXAMPLE:namespace"), Refused, "PolicyConditionKey@13", "which no web identity token provides"},
 		{"a key in another case", with(t, `"oidc.eks`, `"OIDC.eks`), Allowed, "", ""},
 		{"StringEquals with a star", with(t, "default:app", "default:*"), Refused, "PolicyWildcard@13", "takes * and ? literally"},
 		{"StringLike with a star", with(t, "default:app", "default:*", "StringEquals", "StringLike"), Allowed, "", ""},
 		{"StringLike with a question mark", with(t, "default:app", "default:a?p", "StringEquals", "StringLike"), Allowed, "", ""},
-		{"StringLike for others", with(t, "default:app", "other:*", "StringEquals", "StringLike"), Refused, "PolicySubject@13", "as the token has it"},
-		{"the subject in another case", with(t, "default:app", "default:App"), Refused, "PolicyCase@13", "in that spelling"},
+		{"StringLike for others", with(t, "default:app", "other:*", "StringEquals", "StringLike"), Refused, "PolicySubject@13", "as in the token"},
+		{"the subject in another case", with(t, "default:app", "default:App"), Refused, "PolicyCase@13", "in this spelling"},
 		{"another service account", with(t, "default:app", "default:web"), Refused, "PolicySubject@13", `is "system:serviceaccount:default:web"`},
 		{"a subject without its prefix", with(t, "system:serviceaccount:default:app", "default:app"), Refused, "PolicySubject@13", ""},
 		{"another audience", with(t, `"sts.amazonaws.com"`, `"sts.amazon.com"`), Refused, "PolicyAudience@12", ""},
-		{"aud and sub swapped", with(t, ":aud", ":x", ":sub", ":aud", ":x", ":sub"), Refused, "PolicySubject@12 PolicyAudience@13", "changed places"},
+		{"aud and sub swapped", with(t, ":aud", ":x", ":sub", ":aud", ":x", ":sub"), Refused, "PolicySubject@12 PolicyAudience@13", "aud and sub are swapped"},
 		{"aud replaced by sub", with(t, audLine, ""), Allowed, "PolicyNoAudience@4", "every client ID of the provider"},
-		{"aud alone", with(t, subLine, ""), Allowed, "PolicyNoSubject@4", "every service account of the cluster is let in"},
+		{"aud alone", with(t, subLine, ""), Allowed, "PolicyNoSubject@4", "every service account of the cluster is allowed"},
 		{"no condition at all", with(t, audLine, "", `          "`+provider+`:sub": "system:serviceaccount:default:app"`+"\n", ""), Allowed, "PolicyNoAudience@4 PolicyNoSubject@4", ""},
 		{"StringLike with nothing but a star", with(t, "system:serviceaccount:default:app", "*", "StringEquals", "StringLike"), Allowed, "PolicyNoSubject@4", ""},
 		{"everybody", with(t, `{
         "Federated": "`+providerOf+`"
-      }`, `"*"`), Allowed, "PolicyAnyone@6", "name " + providerOf},
+      }`, `"*"`), Allowed, "PolicyAnyone@6", "use Federated " + providerOf},
 		{"a list of subjects", with(t, `"system:serviceaccount:default:app"`, `["system:serviceaccount:default:web", "system:serviceaccount:default:app"]`), Allowed, "", ""},
 		{"a list of others", with(t, `"system:serviceaccount:default:app"`, `["system:serviceaccount:default:web", "system:serviceaccount:default:api"]`), Refused, "PolicySubject@13", ""},
-		{"a condition that only AWS knows", with(t, `"`+provider+`:aud"`, `"aws:SourceVpc": "vpc-1", "`+provider+`:aud"`), Undecided, "PolicyCondition@12", "only AWS can say"},
+		{"a condition that only AWS knows", with(t, `"`+provider+`:aud"`, `"aws:SourceVpc": "vpc-1", "`+provider+`:aud"`), Undecided, "PolicyCondition@12", "only AWS can tell"},
 		{"everybody but this one", with(t, "StringEquals", "StringNotEquals"), Refused, "PolicyCondition@12 PolicyCondition@13", "excludes the token"},
 		{"denied", with(t, `  "Statement": [`, `  "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "sts:*"},`), Refused, "PolicyDeny@3", "whatever else allows it"},
 		{"others denied", with(t, `  "Statement": [`, `  "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "sts:*", "Condition": {"StringNotEquals": {"`+provider+`:sub": "system:serviceaccount:default:app"}}},`), Allowed, "", ""},
@@ -177,16 +177,16 @@ func TestEachMistakeIsNamedWithItsLine(t *testing.T) {
 			if !strings.Contains(texts.String(), row.says) {
 				t.Errorf("%q does not say %q", texts.String(), row.says)
 			}
-			mended := p.Mend(app)
-			after := parse(t, string(mended))
+			amended := p.Amend(app)
+			after := parse(t, string(amended))
 			if d := after.Decide(app); d != Allowed && row.name != "denied" {
-				t.Errorf("mended, and still decision %d:\n%s", d, mended)
+				t.Errorf("amended, and still decision %d:\n%s", d, amended)
 			}
 		})
 	}
 }
 
-func TestMendingShutsNobodyOut(t *testing.T) {
+func TestAmendingLocksNobodyOut(t *testing.T) {
 	web := app
 	web.Subject = "system:serviceaccount:default:web"
 	for name, policy := range map[string]string{
@@ -198,20 +198,20 @@ func TestMendingShutsNobodyOut(t *testing.T) {
 		"a second statement, of nobody": with(t, `  "Statement": [`, `  "Statement": [{"Sid": "Old", "Effect": "Allow", "Principal": {"Federated": "`+providerOf+`"}, "Action": "sts:AssumeRole"},`, "default:app", "default:web"),
 	} {
 		before := parse(t, policy)
-		after := parse(t, string(before.Mend(app)))
+		after := parse(t, string(before.Amend(app)))
 		if before.Decide(web) != Allowed || after.Decide(web) != Allowed || after.Decide(app) != Allowed {
-			t.Errorf("%s: web was %d and is %d, app is %d\n%s", name, before.Decide(web), after.Decide(web), after.Decide(app), before.Mend(app))
+			t.Errorf("%s: web was %d and is %d, app is %d\n%s", name, before.Decide(web), after.Decide(web), after.Decide(app), before.Amend(app))
 		}
 	}
-	// And what was wrong for this identity alone does not stay behind.
+	// A wrong statement for this identity alone is replaced.
 	for name, policy := range map[string]string{
 		"action":  with(t, "sts:AssumeRoleWithWebIdentity", "sts:AssumeRole"),
 		"case":    with(t, "default:app", "default:App"),
 		"account": with(t, "111122223333", "444455556666"),
 		"star":    with(t, "default:app", "default:*"),
 	} {
-		if got := string(parse(t, policy).Mend(app)); got != rightPolicy {
-			t.Errorf("%s: mended to\n%s", name, got)
+		if got := string(parse(t, policy).Amend(app)); got != rightPolicy {
+			t.Errorf("%s: amended to\n%s", name, got)
 		}
 	}
 }
@@ -236,20 +236,20 @@ func TestWhatGetRolePrintsIsRead(t *testing.T) {
 func TestWhatIsNoPolicyIsRefusedWithTheLine(t *testing.T) {
 	statement := func(s string) string { return "{\n\"Statement\": [\n" + s + "\n]}" }
 	for _, row := range []struct{ text, want string }{
-		{"", "line 1: is empty"},
-		{"\n\n", "line 1: is empty"},
-		{"arn:aws:iam::111122223333:role/app", "line 1, column 1: is not JSON"},
-		{"{\n  \"Version\": \"2012-10-17\",\n}", "line 3, column 1: is not JSON"},
-		{"{\n\"Statement\": [", "line 2, column 14: is not JSON: unexpected end"},
-		{rightPolicy + "\n}", "line 19, column 1: is not JSON"},
-		{rightPolicy + rightPolicy, "line 18, column 2: is not JSON: invalid character '{' after"},
+		{"", "line 1: the file is empty"},
+		{"\n\n", "line 1: the file is empty"},
+		{"arn:aws:iam::111122223333:role/app", "line 1, column 1: not JSON"},
+		{"{\n  \"Version\": \"2012-10-17\",\n}", "line 3, column 1: not JSON"},
+		{"{\n\"Statement\": [", "line 2, column 14: not JSON: unexpected end"},
+		{rightPolicy + "\n}", "line 19, column 1: not JSON"},
+		{rightPolicy + rightPolicy, "line 18, column 2: not JSON: invalid character '{' after"},
 		{"[]", "line 1: a policy is an object"},
-		{"{}", "line 1: there is no Statement"},
-		{"{\"Statement\": []}", "there is no Statement"},
+		{"{}", "line 1: not a policy: Statement is missing"},
+		{"{\"Statement\": []}", "not a policy"},
 		{"{\"Statement\": 1}", "Statement must be a list"},
 		{"{\n\"Version\": \"2024-01-01\"}", `line 2: Version must be "2012-10-17"`},
 		{"{\n\n\"statement\": []}", `line 3: "statement" must be written "Statement"`},
-		{"{\"Statements\": []}", `"Statements" is no element of a policy: Version, Id, Statement are`},
+		{"{\"Statements\": []}", `"Statements" is not an element of a policy; the elements are Version, Id, Statement`},
 		{statement("7"), "line 3: a statement is an object"},
 		{statement(`{"Effect": "allow"}`), `line 3: Effect must be "Allow" or "Deny"`},
 		{statement(`{"Effect": "Allow"}`), "line 3: the statement has no Principal"},
@@ -257,15 +257,15 @@ func TestWhatIsNoPolicyIsRefusedWithTheLine(t *testing.T) {
 		{statement(`{"Principal": "*", "Action": "*"}`), "line 3: the statement has no Effect"},
 		{statement(`{"Effect": "Allow", "Principal": "arn:aws:iam::1:root", "Action": "*"}`), "line 3: Principal must be an object"},
 		{statement(`{"Effect": "Allow", "Principal": {"federated": "x"}, "Action": "*"}`), `"federated" must be written "Federated"`},
-		{statement(`{"Effect": "Allow", "Principal": {"Federated": [null]}, "Action": "*"}`), "Federated must be a text or a list of texts"},
+		{statement(`{"Effect": "Allow", "Principal": {"Federated": [null]}, "Action": "*"}`), "Federated must be a string or a list of strings"},
 		{statement(`{"Effect": "Allow", "Principal": {"Federated": []}, "Action": "*"}`), "Federated is an empty list"},
 		{statement("{\"Effect\": \"Allow\",\n\"Resource\": \"*\"}"), "line 4: a trust policy has no Resource"},
-		{statement(`{"Effect": "Allow", "Prinicpal": "*"}`), `"Prinicpal" is no element of a statement`},
-		{statement(`{"Effect": "Allow", "Effect": "Deny"}`), `line 3: "Effect" is there twice`},
+		{statement(`{"Effect": "Allow", "Prinicpal": "*"}`), `"Prinicpal" is not an element of a statement`},
+		{statement(`{"Effect": "Allow", "Effect": "Deny"}`), `line 3: duplicate "Effect"`},
 		{statement(`{"Effect": "Allow", "Condition": "x"}`), "Condition must be an object"},
 		{statement(`{"Effect": "Allow", "Condition": {"StringEquals": "x"}}`), "StringEquals must be an object"},
 		{strings.Repeat(`{"a":`, 50) + "1" + strings.Repeat("}", 50), "nested too deeply"},
-		{strings.Repeat(" ", MaxSize+1), "is longer than"},
+		{strings.Repeat(" ", MaxSize+1), "longer than"},
 	} {
 		p, err := Parse([]byte(row.text))
 		if err == nil || !strings.Contains(err.Error(), row.want) {
@@ -278,7 +278,7 @@ func TestOperators(t *testing.T) {
 	const sub = provider + ":sub"
 	for _, row := range []struct {
 		operator, key, values string
-		want                  answer
+		want                  truth
 	}{
 		{"StringEqualsIgnoreCase", sub, `"SYSTEM:serviceaccount:default:app"`, yes},
 		{"StringNotEquals", sub, `"system:serviceaccount:default:app"`, no},
@@ -322,8 +322,7 @@ func TestLike(t *testing.T) {
 	}
 }
 
-// FuzzParse reads anything. What is a policy stays one when it is mended, and then lets the identity
-// in unless it is denied.
+// FuzzParse reads anything. A policy that is amended is still a policy, and allows the identity unless it is denied.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(rightPolicy))
 	f.Add([]byte(`{"Role": {"AssumeRolePolicyDocument": ` + rightPolicy + `}}`))
@@ -344,19 +343,19 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		if p.Decide(app) != Allowed && len(p.Review(app)) == 0 {
-			t.Errorf("%q: refused, and nothing is said of why", data)
+			t.Errorf("%q: refused without a problem", data)
 		}
-		mended := p.Mend(app)
-		if !json.Valid(mended) {
-			t.Fatalf("%q is mended to %s", data, mended)
+		amended := p.Amend(app)
+		if !json.Valid(amended) {
+			t.Fatalf("%q is aamended to %s", data, amended)
 		}
-		after, err := Parse(mended)
+		after, err := Parse(amended)
 		if err != nil {
-			t.Fatalf("%q is mended to what is no policy: %v\n%s", data, err, mended)
+			t.Fatalf("%q is aamended to something that is not a policy: %v\n%s", data, err, amended)
 		}
 		denied := slices.ContainsFunc(p.Statements, func(s *Statement) bool { return s.Deny && s.applies(app) != no })
 		if d := after.Decide(app); d != Allowed && !denied {
-			t.Errorf("%q is mended to decision %d:\n%s", data, d, mended)
+			t.Errorf("%q is aamended to decision %d:\n%s", data, d, amended)
 		}
 	})
 }

@@ -1,8 +1,8 @@
-// Package doctor finds out why a Pod's web identity token is not exchanged for credentials, and says
-// what to change. STS itself says little: AccessDenied and InvalidIdentityToken have some twenty causes.
+// Package doctor finds out why a Pod's web identity token is not exchanged for credentials, and what to change. STS
+// itself says little: AccessDenied and InvalidIdentityToken have some twenty causes.
 //
-// It knows how an exchange is made and what people get wrong around it. It knows neither flags nor exit
-// codes, and it changes nothing.
+// It knows how an exchange is made and the usual mistakes around it. It does not know flags or exit codes, and it
+// changes nothing.
 package doctor
 
 import (
@@ -28,18 +28,17 @@ type Options struct {
 	// Exchange is how the sidecar would make the exchange.
 	Exchange webidentity.Options
 
-	// Mistakes are what is wrong with the configuration that Exchange was made of. Where one is about the
-	// exchange, none is tried.
+	// Mistakes are the errors in the configuration that Exchange was made from. If one of them affects the exchange,
+	// none is made.
 	Mistakes []Mistake
 
-	// Listen is the sidecar's credentials listener, an address and a port. Authorization is what callers
-	// must send there; empty where they need not. OnHostNetwork reports that the Pod seems to use the
-	// node's network.
+	// Listen is the address and port of the sidecar's credentials listener. Authorization is what callers must send
+	// there; empty if nothing is required. OnHostNetwork reports that the Pod seems to use the node's network.
 	Listen        string
 	Authorization string
 	OnHostNetwork bool
 
-	// Policy is a trust policy to hold against the token, and PolicyName what to call it. Nil: none.
+	// Policy is a trust policy to compare with the token, and PolicyName its name in the report. Nil: none.
 	Policy     []byte
 	PolicyName string
 
@@ -49,15 +48,15 @@ type Options struct {
 	// Lookup asks the DNS; net.DefaultResolver if nil.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 
-	// Root is put before the paths of Kubernetes' and the kernel's own files. Empty is right outside of
-	// tests.
+	// Root is a prefix for the paths of files that Kubernetes and the kernel provide. Empty except in tests.
 	Root string
 }
 
-// Mistake is a variable of the configuration and what is wrong with it.
+// Mistake is a variable of the configuration and what is wrong with it. Text continues a sentence that begins with the
+// variable.
 type Mistake struct{ Variable, Text string }
 
-// limit bounds an examination. Each of its steps ends sooner by itself.
+// limit bounds an examination. Each step has a shorter limit of its own.
 const limit = 14 * time.Second
 
 // examination is what is known so far.
@@ -69,13 +68,13 @@ type examination struct {
 
 	token     string
 	claims    webidentity.Claims
-	projected bool // the file is one that the kubelet replaces
+	projected bool // the kubelet replaces the token file
 	issuer    issuerVerdict
-	disowning Key                  // of what the issuer's documents have against the token
-	identity  trustpolicy.Identity // whole once it has a Subject: the role is AWS's, and the token says who it is of
+	rejection Key                  // why the issuer's documents rule the token out
+	identity  trustpolicy.Identity // complete if Subject is set: the role is AWS's, and the token says whose it is
 }
 
-// Examine makes all checks, each going on as far as it can. It takes at most 15 seconds.
+// Examine makes all checks, each as far as possible. It takes at most 15 seconds.
 func Examine(ctx context.Context, o Options) *Report {
 	if o.Getenv == nil {
 		o.Getenv = os.Getenv
@@ -92,15 +91,15 @@ func Examine(ctx context.Context, o Options) *Report {
 	defer cancel()
 	e := &examination{Options: o, now: time.Now()}
 
-	// Who the token is of, the remedies of the first checks say too.
+	// The fixes of the first checks need the token's claims.
 	e.token, e.claims, _ = webidentity.ReadToken(o.Exchange.TokenFile)
 
 	e.checkEnvironment()
 	e.checkRole()
 	e.checkTokenFile()
 	e.checkClaims()
-	// These have nothing to do with each other, and each may take its time.
-	network, issuer, sidecar := e.apart(), e.apart(), e.apart()
+	// These are independent, and each may be slow.
+	network, issuer, sidecar := e.fork(), e.fork(), e.fork()
 	var all sync.WaitGroup
 	all.Go(func() { network.checkEndpoint(ctx) })
 	all.Go(func() { issuer.checkIssuer(ctx) })
@@ -108,11 +107,11 @@ func Examine(ctx context.Context, o Options) *Report {
 	all.Wait()
 	e.join(network)
 	e.join(issuer)
-	e.issuer, e.disowning = issuer.issuer, issuer.disowning
+	e.issuer, e.rejection = issuer.issuer, issuer.rejection
 	e.checkExchange(ctx)
 	e.checkPolicy()
 	e.join(sidecar)
-	e.sayWhatIsSkipped()
+	e.reportSkipped()
 
 	report := &Report{Schema: 1, Findings: e.findings}
 	if e.identity.Subject != "" {
@@ -125,19 +124,19 @@ func Examine(ctx context.Context, o Options) *Report {
 	return report
 }
 
-// apart is the same examination, without what it has found, for a part that goes on by itself.
-func (e *examination) apart() *examination {
-	part := *e
-	part.findings, part.skipped = nil, nil
-	return &part
+// fork returns a copy without findings, for a check that runs beside others.
+func (e *examination) fork() *examination {
+	fork := *e
+	fork.findings, fork.skipped = nil, nil
+	return &fork
 }
 
-func (e *examination) join(part *examination) {
-	e.findings = append(e.findings, part.findings...)
-	e.skipped = append(e.skipped, part.skipped...)
+func (e *examination) join(fork *examination) {
+	e.findings = append(e.findings, fork.findings...)
+	e.skipped = append(e.skipped, fork.skipped...)
 }
 
-// add notes a finding. What an earlier one has said to do is not said again.
+// add records a finding, without the advice and fixes that an earlier finding has already given.
 func (e *examination) add(f Finding) {
 	if f.Status == Fail && f.Advice == "" {
 		f.Advice = cache.Reason(f.Key).Advice()
@@ -155,13 +154,12 @@ func (e *examination) ok(check, format string, args ...any) {
 	e.add(Finding{Check: check, Status: OK, Finding: fmt.Sprintf(format, args...)})
 }
 
-// skip notes a check that could not be made, for what another one has found.
+// skip records checks that need what another check has not found.
 func (e *examination) skip(checks ...string) { e.skipped = append(e.skipped, checks...) }
 
-func (e *examination) sayWhatIsSkipped() {
+func (e *examination) reportSkipped() {
 	if len(e.skipped) > 0 {
-		e.add(Finding{Check: "not checked", Status: Warn, Key: string(NotChecked),
-			Finding: strings.Join(e.skipped, ", ") + ": they need what has failed above"})
+		e.add(warning("not checked", NotChecked, "skipped because of the failures above: "+strings.Join(e.skipped, ", ")))
 	}
 }
 
@@ -170,7 +168,7 @@ func (e *examination) failed(checks ...string) bool {
 	return slices.ContainsFunc(e.findings, func(f Finding) bool { return f.Status == Fail && slices.Contains(checks, f.Check) })
 }
 
-// fetchError takes what an exchange or its parts fail with.
+// fetchError returns the error of an exchange, or of one of its steps, with its reason.
 func fetchError(err error) *cache.FetchError {
 	if fe, ok := err.(*cache.FetchError); ok {
 		return fe
@@ -178,7 +176,7 @@ func fetchError(err error) *cache.FetchError {
 	return &cache.FetchError{Reason: cache.UnknownError, Message: err.Error()}
 }
 
-// httpClient asks as the exchange does: by the same way, trusting the same, following nobody.
+// httpClient uses the same route and trusts the same certificates as the exchange. It follows no redirects.
 func (e *examination) httpClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -191,7 +189,7 @@ func (e *examination) httpClient() *http.Client {
 	}
 }
 
-// proxyFor returns the proxy on the way to a URL, or nil.
+// proxyFor returns the proxy for a URL, or nil.
 func proxyFor(u *url.URL) *url.URL {
 	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
 	if err != nil {
@@ -200,8 +198,8 @@ func proxyFor(u *url.URL) *url.URL {
 	return proxy
 }
 
-// spell rounds to what a person wants to know.
-func spell(d time.Duration) string {
+// roughly formats the absolute value of a duration, rounded as people would say it.
+func roughly(d time.Duration) string {
 	switch d = d.Abs(); {
 	case d < 2*time.Minute:
 		return fmt.Sprintf("%ds", int(d.Seconds()))

@@ -21,41 +21,40 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 )
 
-// What becomes of a Pod whose owner does what the fix lines say.
+// The state of a Pod after the fixes in the report have been applied.
 const (
-	mended    = iota // the exchange works, and what was found is gone
-	forPeople        // it takes more than the lines: a clock, a firewall, AWS itself, or a decision
-	inTheApp         // the lines are for the app's container, which then asks the sidecar
+	fixed     = iota // the exchange works, and the finding is gone
+	forPeople        // the fixes are not enough: a clock, a firewall, AWS itself, or a decision
+	inTheApp         // the fixes are for the app's container, which then asks the sidecar
 )
 
-// faults are what can be wrong: all rows of the table of STS's errors, and all checks. The first key is
-// of the finding that decides.
+// faults has a row for every error of STS and every check. The key is that of the decisive finding.
 var faults = []struct {
 	name  string
 	fault func(*world)
 	key   string
 	ends  int
 }{
-	{"no-environment", func(w *world) { delete(w.env, "AWS_ROLE_ARN"); delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "NotAnnotated", mended},
-	{"no-role", func(w *world) { delete(w.env, "AWS_ROLE_ARN") }, "HalfAnnotated", mended},
-	{"no-token-file", func(w *world) { delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "HalfAnnotated", mended},
+	{"no-environment", func(w *world) { delete(w.env, "AWS_ROLE_ARN"); delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "NotAnnotated", fixed},
+	{"no-role", func(w *world) { delete(w.env, "AWS_ROLE_ARN") }, "HalfAnnotated", fixed},
+	{"no-token-file", func(w *world) { delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "HalfAnnotated", fixed},
 	{"availability-zone", func(w *world) {
 		w.mistake("AWS_REGION", "eu-west-1a", `"eu-west-1a" is an availability zone: its region is eu-west-1`)
-	}, "ConfigurationMistake", mended},
+	}, "ConfigurationMistake", fixed},
 	{"partition", func(w *world) {
 		w.mistake("AWS_REGION", "cn-north-1", "cn-north-1 is in the partition aws-cn, but the role in AWS_ROLE_ARN is in aws")
-	}, "ConfigurationMistake", mended},
+	}, "ConfigurationMistake", fixed},
 	{"plain-http", func(w *world) {
 		w.mistake("AWS_ENDPOINT_URL_STS", "http://sts.example", "would send the token unencrypted to sts.example: plain http is for loopback only, use https")
-	}, "ConfigurationMistake", mended},
-	{"key-id-overwritten-by-the-secret", func(w *world) { w.env["AWS_ACCESS_KEY_ID"] = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY" }, "KeyPairBroken", mended},
+	}, "ConfigurationMistake", fixed},
+	{"key-id-overwritten-by-the-secret", func(w *world) { w.env["AWS_ACCESS_KEY_ID"] = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY" }, "KeyPairBroken", fixed},
 	{"static-keys", func(w *world) {
 		w.env["AWS_ACCESS_KEY_ID"], w.env["AWS_SECRET_ACCESS_KEY"] = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-	}, "StaticKeys", mended},
+	}, "StaticKeys", fixed},
 	{"session-keys-without-token", func(w *world) {
 		w.env["AWS_ACCESS_KEY_ID"], w.env["AWS_SECRET_ACCESS_KEY"] = "ASIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-	}, "KeyPairBroken", mended},
-	{"profile", func(w *world) { w.env["AWS_PROFILE"] = "dev" }, "ProfileSet", mended},
+	}, "KeyPairBroken", fixed},
+	{"profile", func(w *world) { w.env["AWS_PROFILE"] = "dev" }, "ProfileSet", fixed},
 	{"shadowed", func(w *world) {
 		w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://" + w.options.Listen + "/v1/credentials"
 	}, "Shadowed", inTheApp},
@@ -69,28 +68,28 @@ var faults = []struct {
 	{"role-name", func(w *world) {
 		w.annotation = "app"
 		w.mistake("AWS_ROLE_ARN", "app", `"app" is not a role's ARN, such as arn:aws:iam::111122223333:role/app`)
-	}, "RoleARNMalformed", mended},
+	}, "RoleARNMalformed", fixed},
 
-	{"token-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = w.file.Path() + "s" }, "TokenFileMissing", mended},
-	{"token-directory-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Join(w.dir, "nowhere", "token") }, "TokenFileMissing", mended},
-	{"token-is-a-directory", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Dir(w.file.Path()) }, "TokenFileUnreadable", mended},
+	{"token-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = w.file.Path() + "s" }, "TokenFileMissing", fixed},
+	{"token-directory-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Join(w.dir, "nowhere", "token") }, "TokenFileMissing", fixed},
+	{"token-is-a-directory", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Dir(w.file.Path()) }, "TokenFileUnreadable", fixed},
 	{"token-is-a-path", func(w *world) { w.write("/var/run/secrets/eks.amazonaws.com/serviceaccount/token") }, "TokenFileMalformed", forPeople},
 	{"token-garbled", func(w *world) { w.write(w.newToken() + "\nI1126 19:00:00 klog") }, "TokenFileMalformed", forPeople},
-	{"token-copied", func(w *world) { w.copyToken() }, "TokenFileStatic", mended},
+	{"token-copied", func(w *world) { w.copyToken() }, "TokenFileStatic", fixed},
 	{"token-subpath", func(w *world) {
 		path := w.copyToken()
 		w.place("/proc/self/mountinfo", "22 1 0:21 / / rw - overlay overlay rw\n36 22 0:32 /x "+path+" ro - tmpfs tmpfs rw\n")
-	}, "TokenFileStatic", mended},
-	{"token-expired", func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()) }, "ExpiredTokenException", mended},
-	{"token-copied-and-expired", func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()); w.copyToken(); w.age = 0 }, "ExpiredTokenException", mended},
-	{"token-not-rotated", func(w *world) { w.age = 21 * time.Hour; w.write(w.newToken()) }, "TokenNotRotated", mended},
+	}, "TokenFileStatic", fixed},
+	{"token-expired", func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()) }, "ExpiredTokenException", fixed},
+	{"token-copied-and-expired", func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()); w.copyToken(); w.age = 0 }, "ExpiredTokenException", fixed},
+	{"token-not-rotated", func(w *world) { w.age = 21 * time.Hour; w.write(w.newToken()) }, "TokenNotRotated", fixed},
 	{"token-from-the-future", func(w *world) { w.age = -10*time.Minute - 30*time.Second; w.write(w.newToken()) }, "TokenFromTheFuture", forPeople},
-	{"audience-legacy", func(w *world) { w.claims.Audience = []string{}; w.write(w.newToken()); w.claims.Audience = nil }, "TokenLegacy", mended},
+	{"audience-legacy", func(w *world) { w.claims.Audience = []string{}; w.write(w.newToken()); w.claims.Audience = nil }, "TokenLegacy", fixed},
 	{"audience-typo", func(w *world) {
 		w.claims.Audience = []string{"sts.amazon.com"}
 		w.write(w.newToken())
 		w.allow("sts.amazon.com")
-	}, "AudienceNotRegistered", mended},
+	}, "AudienceNotRegistered", fixed},
 	{"audience-of-its-own", func(w *world) {
 		w.claims.Audience = []string{"vault"}
 		w.write(w.newToken())
@@ -102,9 +101,9 @@ var faults = []struct {
 		w.claims.Namespace = "checkout"
 		w.write(w.newToken())
 		w.claims.Namespace = "shop"
-	}, "NamespaceMismatch", mended},
-	{"subject-of-nobody", func(w *world) { w.write(unsigned(w, func(c map[string]any) { c["sub"] = "alice@example.com" })) }, "SubjectUnusual", mended},
-	{"token-without-an-end", func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "exp") })) }, "TokenLegacy", mended},
+	}, "NamespaceMismatch", fixed},
+	{"subject-of-nobody", func(w *world) { w.write(unsigned(w, func(c map[string]any) { c["sub"] = "alice@example.com" })) }, "SubjectUnusual", fixed},
+	{"token-without-an-end", func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "exp") })) }, "TokenLegacy", fixed},
 	{"issuer-without-https", func(w *world) {
 		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "kubernetes/serviceaccount" }))
 	}, "IssuerNotHTTPS", forPeople},
@@ -113,8 +112,8 @@ var faults = []struct {
 		delete(w.env, "AWS_REGION")
 		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "https://oidc.example" }))
 	}, "RegionUnknown", forPeople},
-	{"region-typo", func(w *world) { w.env["AWS_REGION"] = "eu-wset-1" }, "EndpointNotFound", mended},
-	{"fips-elsewhere", func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "true" }, "EndpointNotFound", mended},
+	{"region-typo", func(w *world) { w.env["AWS_REGION"] = "eu-wset-1" }, "EndpointNotFound", fixed},
+	{"fips-elsewhere", func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "true" }, "EndpointNotFound", fixed},
 	{"refused", func(w *world) { w.hosts[stsHost+":443"] = silentAddress(w.t) }, "EndpointUnreachable", forPeople},
 	{"dropped", func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
 	{"tls-not-trusted", func(w *world) { w.options.Exchange.Roots, _ = authority(w.t) }, "EndpointNotTrusted", forPeople},
@@ -141,29 +140,29 @@ var faults = []struct {
 		token := w.newToken()
 		w.replaceIssuer(issuer)
 		w.write(token)
-	}, "KeyUnknown", mended},
-	{"signature", func(w *world) { w.write(unsigned(w, func(map[string]any) {})) }, "SignatureInvalid", mended},
+	}, "KeyUnknown", fixed},
+	{"signature", func(w *world) { w.write(unsigned(w, func(map[string]any) {})) }, "SignatureInvalid", fixed},
 
-	{"no-provider", func(w *world) { w.sts.Change(func(o *ststest.Options) { o.Providers = []ststest.Provider{} }) }, "ProviderMissing", mended},
+	{"no-provider", func(w *world) { w.sts.Change(func(o *ststest.Options) { o.Providers = []ststest.Provider{} }) }, "ProviderMissing", fixed},
 	{"no-provider-old", func(w *world) {
 		w.sts.Change(func(o *ststest.Options) { o.Providers, o.OldWording = []ststest.Provider{}, true })
-	}, "ProviderMissing", mended},
+	}, "ProviderMissing", fixed},
 	{"stale-cluster-id", func(w *world) {
 		w.sts.Change(func(o *ststest.Options) { o.Providers[0].Issuer = "https://oidc.eks.eu-west-1.amazonaws.com/id/OLD" })
-	}, "ProviderMissing", mended},
+	}, "ProviderMissing", fixed},
 	{"client-id-missing", func(w *world) {
 		w.sts.Change(func(o *ststest.Options) { o.Providers[0].ClientIDs = []string{"other"} })
-	}, "AudienceNotRegistered", mended},
-	{"thumbprint", func(w *world) { w.sts.Break(ststest.WrongThumbprint) }, "ThumbprintMismatch", mended},
+	}, "AudienceNotRegistered", fixed},
+	{"thumbprint", func(w *world) { w.sts.Break(ststest.WrongThumbprint) }, "ThumbprintMismatch", fixed},
 	{"not-a-jwt", func(w *world) { w.sts.Break(ststest.NotAJWT) }, "TokenFileMalformed", forPeople},
 
-	{"trust-action", func(w *world) { w.trust("sts:AssumeRoleWithWebIdentity", "sts:AssumeRole") }, "AccessDenied", mended},
-	{"trust-swapped-host", func(w *world) { w.trust("oidc-provider/oidc.eks.eu-west-1", "oidc-provider/oidc.eu-west-1.eks") }, "AccessDenied", mended},
-	{"trust-star", func(w *world) { w.trust("shop:cart", "shop:*") }, "AccessDenied", mended},
-	{"trust-key", func(w *world) { w.trust("/id/EXAMPLED539D4633E53DE1B71EXAMPLE:sub", ":sub") }, "AccessDenied", mended},
-	{"trust-case", func(w *world) { w.trust("shop:cart", "shop:Cart") }, "AccessDenied", mended},
-	{"trust-another", func(w *world) { w.trust("shop:cart", "shop:web") }, "AccessDenied", mended},
-	{"trust-another-account", func(w *world) { w.trust(account, "444455556666") }, "AccessDenied", mended},
+	{"trust-action", func(w *world) { w.trust("sts:AssumeRoleWithWebIdentity", "sts:AssumeRole") }, "AccessDenied", fixed},
+	{"trust-swapped-host", func(w *world) { w.trust("oidc-provider/oidc.eks.eu-west-1", "oidc-provider/oidc.eu-west-1.eks") }, "AccessDenied", fixed},
+	{"trust-star", func(w *world) { w.trust("shop:cart", "shop:*") }, "AccessDenied", fixed},
+	{"trust-key", func(w *world) { w.trust("/id/EXAMPLED539D4633E53DE1B71EXAMPLE:sub", ":sub") }, "AccessDenied", fixed},
+	{"trust-case", func(w *world) { w.trust("shop:cart", "shop:Cart") }, "AccessDenied", fixed},
+	{"trust-another", func(w *world) { w.trust("shop:cart", "shop:web") }, "AccessDenied", fixed},
+	{"trust-another-account", func(w *world) { w.trust(account, "444455556666") }, "AccessDenied", fixed},
 	{"another-role", func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN + "2" }, "AccessDenied", forPeople},
 	{"idp-communication", func(w *world) { w.sts.Break(ststest.IDPCommunicationError) }, "IDPCommunicationError", forPeople},
 	{"idp-rejected", func(w *world) { w.sts.Break(ststest.IDPRejectedClaim) }, "IDPRejectedClaim", forPeople},
@@ -171,10 +170,10 @@ var faults = []struct {
 	{"region-off", func(w *world) {
 		w.sts.Change(func(o *ststest.Options) { o.DisabledRegions = []string{region} })
 		w.hosts["sts.us-east-1.amazonaws.com:443"] = listen(w.t, ststest.New(ststest.Options{Issuer: w.issuer}), w.certificate)
-	}, "RegionDisabledException", mended},
+	}, "RegionDisabledException", fixed},
 	{"throttled", func(w *world) { w.sts.Break(ststest.Throttling) }, "Throttling", forPeople},
 	{"request-arn", func(w *world) { w.sts.Break(ststest.InvalidARN) }, "ValidationError", forPeople},
-	{"duration-too-long", func(w *world) { w.options.Exchange.Duration = 12 * time.Hour }, "DurationTooLong", mended},
+	{"duration-too-long", func(w *world) { w.options.Exchange.Duration = 12 * time.Hour }, "DurationTooLong", fixed},
 	{"session-name", func(w *world) {
 		w.sts.Break(ststest.Fault{Code: "ValidationError", Message: `1 validation error detected: Value 'a/b' at 'roleSessionName' failed to satisfy constraint: Member must satisfy regular expression pattern: [\w+=,.@-]*`})
 	}, "ValidationError", forPeople},
@@ -192,15 +191,15 @@ var faults = []struct {
 	}, "InvalidClientTokenId", forPeople},
 	{"no-credentials", func(w *world) { w.sts.Break(ststest.NoCredentials) }, "NotAnSTSEndpoint", forPeople},
 
-	{"port-taken", func(w *world) { w.options.Listen = w.plain(http.NotFoundHandler()) }, "PortTaken", mended},
-	{"host-network", func(w *world) { w.options.OnHostNetwork = true }, "HostNetwork", mended},
+	{"port-taken", func(w *world) { w.options.Listen = w.plain(http.NotFoundHandler()) }, "PortTaken", fixed},
+	{"host-network", func(w *world) { w.options.OnHostNetwork = true }, "HostNetwork", fixed},
 
-	{"given-policy-right", func(w *world) { w.give(string(identity().Policy())) }, "", mended},
-	{"given-policy-not-json", func(w *world) { w.give("{\n  \"Version\": \"2012-10-17\",\n}") }, "PolicyMalformed", mended},
+	{"given-policy-right", func(w *world) { w.give(string(identity().Policy())) }, "", fixed},
+	{"given-policy-not-json", func(w *world) { w.give("{\n  \"Version\": \"2012-10-17\",\n}") }, "PolicyMalformed", fixed},
 	{"given-policy-no-aud", func(w *world) {
 		w.give(w.trust("\n          \""+identity().Provider()+":aud\": \"sts.amazonaws.com\",", ""))
-	}, "PolicyNoAudience", mended},
-	{"given-policy-several", func(w *world) { w.give(w.trust("shop:cart", "shop:*", "oidc.eks.eu-west-1", "oidc.eu-west-1.eks")) }, "AccessDenied", mended},
+	}, "PolicyNoAudience", fixed},
+	{"given-policy-several", func(w *world) { w.give(w.trust("shop:cart", "shop:*", "oidc.eks.eu-west-1", "oidc.eu-west-1.eks")) }, "AccessDenied", fixed},
 	{"given-policy-deny", func(w *world) {
 		w.give(w.trust(`"Statement": [`, `"Statement": [{"Sid": "Old", "Effect": "Deny", "Principal": "*", "Action": "sts:AssumeRoleWithWebIdentity"},`))
 	}, "AccessDenied", forPeople},
@@ -223,7 +222,7 @@ func TestAProxyThatIsNotKnown(t *testing.T) {
 	}
 }
 
-// Whatever others, or an environment, put in: no line of a report is longer than a screen or two.
+// No line of a report is longer than a screen or two, whatever the environment contains.
 func TestLongValuesAreCutInReports(t *testing.T) {
 	long := strings.Repeat("long-", 20000)
 	w := newWorld(t)
@@ -268,18 +267,18 @@ func TestEachFaultHasItsReportAndItsFix(t *testing.T) {
 				t.Errorf("nothing is %s", row.key)
 			}
 			if row.ends == inTheApp {
-				w.mustMendTheApp(r, row.key)
+				w.mustFixTheApp(r, row.key)
 				return
 			}
-			if got := w.well(r, row.key) || w.mend(r, row.key); got != (row.ends == mended) {
+			if got := w.well(r, row.key) || w.fix(r, row.key); got != (row.ends == fixed) {
 				t.Errorf("after the fixes the exchange works and the finding is gone: %v", got)
 			}
 		})
 	}
 }
 
-// mustMendTheApp does what is said under a key, and then wants an SDK to ask the sidecar.
-func (w *world) mustMendTheApp(r *Report, key string) {
+// mustFixTheApp applies the fixes of a key. After that, an SDK must ask the sidecar.
+func (w *world) mustFixTheApp(r *Report, key string) {
 	w.t.Helper()
 	for _, f := range r.Findings {
 		if f.Key == key {
@@ -318,7 +317,7 @@ func TestAFindingDoesNotSteerATerminal(t *testing.T) {
 	}
 }
 
-// A role's path may hold whatever prints, and a token that nobody has verified may say anything.
+// A role's path may contain any printable character, and an unverified token anything.
 func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 	e := &examination{
 		Options: Options{Exchange: webidentity.Options{RoleARN: "arn:aws:iam::111122223333:role/$(id)/app"}, Listen: "[::1]:9911"},
@@ -333,6 +332,8 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 		{e.fixExpired()[0], "kubectl delete pod -n NAMESPACE POD"},
 		{e.fixProvider()[1], "aws iam create-open-id-connect-provider --url ISSUER --client-id-list '`e`'"},
 		{e.fixURI(), "export AWS_CONTAINER_CREDENTIALS_FULL_URI='http://[::1]:9911/v1/credentials'"},
+		{e.fixPort(), "export IRSA_SIDECAR_LISTEN='[::1]:9921'"},
+		{(&examination{Options: Options{Listen: "127.0.0.1:9921"}}).fixPort(), "export IRSA_SIDECAR_LISTEN=127.0.0.1:9931"},
 	} {
 		if row.fix.Text != row.want {
 			t.Errorf("%s, want %s", row.fix.Text, row.want)
@@ -342,8 +343,7 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 	if got, want := e.fixExpired()[0].Text, "kubectl delete pod -n shop api-0.shop"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	// What would be an option, what a terminal would obey, what looks like a secret and what nobody would paste is left
-	// to the reader.
+	// Values that would be options, steer a terminal, look like secrets or are too long to paste become placeholders.
 	for _, bad := range []string{
 		"--profile", "a\nb", "\x1b[2J", "a\x7f", "\u009b2J", "\u202e", "\xff",
 		"eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2ln", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY99", "wJalrXUtnFEMI/K7MDENGbPxRfiCYEXAMPLEKEY9",
@@ -383,6 +383,32 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 	}
 }
 
+// The sidecar listens on one address only, and SDKs do not agree on names.
+func TestOnlyTheSidecarsOwnAddressIsItsOwn(t *testing.T) {
+	for _, row := range []struct {
+		listen, uri string
+		want        bool
+	}{
+		{"127.0.0.1:9911", "http://127.0.0.1:9911/v1/credentials", true},
+		{"127.0.0.1:9911", "http://127.0.0.1:9911/v1/credentials/app", true},
+		{"[::1]:9911", "http://[::1]:9911/v1/credentials", true},
+		{"[::1]:9911", "http://127.0.0.1:9911/v1/credentials", false},
+		{"127.0.0.1:9911", "http://127.0.0.2:9911/v1/credentials", false},
+		{"127.0.0.1:9911", "http://localhost:9911/v1/credentials", false},
+		{"127.0.0.1:9911", "https://127.0.0.1:9911/v1/credentials", false},
+		{"127.0.0.1:9911", "http://127.0.0.1:9912/v1/credentials", false},
+		{"127.0.0.1:9911", "http://127.0.0.1:9911/", false},
+	} {
+		uri, err := url.Parse(row.uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (&examination{Options: Options{Listen: row.listen}}).isOurs(uri); got != row.want {
+			t.Errorf("%s at %s: %v", row.uri, row.listen, got)
+		}
+	}
+}
+
 // In Terraform's strings a token could have another's variables and files evaluated.
 func TestTerraformIsGivenTextsAndNoExpressions(t *testing.T) {
 	for text, want := range map[string]string{
@@ -396,18 +422,18 @@ func TestTerraformIsGivenTextsAndNoExpressions(t *testing.T) {
 		"\u009b\u202e\U000e0001": `"\u009b\u202e\U000e0001"`,
 		"é":                      `"é"`,
 	} {
-		if got := hcl(text); got != want {
+		if got := terraformString(text); got != want {
 			t.Errorf("%q: %s, want %s", text, got, want)
 		}
-		if back, rest, ok := readHCL(hcl(text)); !ok || back != text || rest != "" {
+		if back, rest, ok := readHCL(terraformString(text)); !ok || back != text || rest != "" {
 			t.Errorf("%q is read back as %q, and %q is left", text, back, rest)
 		}
 	}
 }
 
-// TestEveryKeyHasAStoryAndAReport keeps the list of keys, README's table and the golden reports
+// TestEveryKeyHasAMeaningAndAReport keeps the list of keys, README's table and the golden reports
 // together.
-func TestEveryKeyHasAStoryAndAReport(t *testing.T) {
+func TestEveryKeyHasAMeaningAndAReport(t *testing.T) {
 	reported := make(map[string]bool)
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil {
@@ -431,8 +457,8 @@ func TestEveryKeyHasAStoryAndAReport(t *testing.T) {
 	}
 	listed := make(map[string]bool)
 	for _, entry := range Entries() {
-		if listed[entry.Key] || entry.Story == "" || cache.Reason(entry.Key).Advice() != "" {
-			t.Errorf("%s is there twice, or has no story, or is a Reason", entry.Key)
+		if listed[entry.Key] || entry.Meaning == "" || cache.Reason(entry.Key).Advice() != "" {
+			t.Errorf("%s is there twice, or has no meaning, or is a Reason", entry.Key)
 		}
 		listed[entry.Key] = true
 		if kind := trustpolicy.Kind(entry.Key); !reported[entry.Key] && !strings.HasPrefix(string(kind), "Policy") {
@@ -579,12 +605,12 @@ func TestADNSThatHangsEndsInTime(t *testing.T) {
 
 func TestOnlyTheStatusIsColored(t *testing.T) {
 	r := &Report{Version: "v1", Findings: []Finding{
-		{Check: "a", Status: OK, Finding: "fine"}, {Check: "bc", Status: Fail, Key: "K", Finding: "broken", Fixes: []Fix{{What: "mend it", Kind: shell, Text: "one\ntwo"}, {What: "or not"}}},
+		{Check: "a", Status: OK, Finding: "fine"}, {Check: "bc", Status: Fail, Key: "K", Finding: "broken", Fixes: []Fix{{What: "do it", Kind: shell, Text: "one\ntwo"}, {What: "or not"}}},
 	}}
 	for color, want := range map[bool]string{
-		false: "irsa-sidecar doctor v1\n\nok    a   fine\nFAIL  bc  K: broken\n      fix: mend it:\n        one\n        two\n      fix: or not\n\n1 ok, 0 warn, 1 FAIL\n",
+		false: "irsa-sidecar doctor v1\n\nok    a   fine\nFAIL  bc  K: broken\n      fix: do it:\n        one\n        two\n      fix: or not\n\n1 ok, 0 warn, 1 FAIL\n",
 		true: "irsa-sidecar doctor v1\n\n\x1b[32mok  \x1b[0m  a   fine\n\x1b[1;31mFAIL\x1b[0m  bc  K: broken\n" +
-			"      fix: mend it:\n        one\n        two\n      fix: or not\n\n1 ok, 0 warn, 1 FAIL\n",
+			"      fix: do it:\n        one\n        two\n      fix: or not\n\n1 ok, 0 warn, 1 FAIL\n",
 	} {
 		var b strings.Builder
 		if err := r.WriteText(&b, color); err != nil || b.String() != want {

@@ -14,7 +14,7 @@ import (
 
 const exchangeTimeout = 5 * time.Second
 
-// checkExchange asks STS, once.
+// checkExchange makes one exchange.
 func (e *examination) checkExchange(ctx context.Context) {
 	if e.token == "" || e.Exchange.RoleARN == "" || slices.ContainsFunc(e.Mistakes, aboutExchange) || e.failed("dns", "connect", "tls") {
 		e.skip("sts")
@@ -24,81 +24,68 @@ func (e *examination) checkExchange(ctx context.Context) {
 	defer cancel()
 	creds, err := webidentity.New(e.Exchange).Fetch(ctx)
 	if err != nil {
-		failure := fetchError(err)
-		key, fixes := e.decide(failure)
-		e.add(Finding{Check: "sts", Status: Fail, Key: key, Finding: failure.Message, Advice: failure.Reason.Advice(), Fixes: fixes})
+		failed := fetchError(err)
+		key, fixes := e.cause(failed)
+		f := failure("sts", key, failed.Message, fixes...)
+		f.Advice = failed.Reason.Advice()
+		e.add(f)
 		return
 	}
 	e.ok("sts", "the exchange works")
 	lifetime := creds.Expiration.Sub(e.now)
-	e.ok("identity", "%s, in account %s, for %s", creds.Identity, creds.AccountID, spell(lifetime.Round(time.Minute)))
+	e.ok("identity", "%s in account %s, valid for %s", creds.Identity, creds.AccountID, roughly(lifetime.Round(time.Minute)))
 	if asked := e.Exchange.Duration; asked > 0 && lifetime < asked-time.Minute {
-		e.add(Finding{Check: "sts", Status: Warn, Key: string(DurationTooLong),
-			Finding: fmt.Sprintf("IRSA_SIDECAR_DURATION asks for %s, and the role does not allow that", spell(asked)), Fixes: []Fix{e.fixDuration()}})
+		e.add(warning("sts", DurationTooLong, fmt.Sprintf("IRSA_SIDECAR_DURATION asks for %s, which is more than the role allows", roughly(asked)), e.fixDuration()))
 	}
 }
 
-// decide names the cause of a failure. AWS has reworded its messages, so the code comes first, and what
-// the other checks have found second; words count only where they say more than these.
-func (e *examination) decide(f *cache.FetchError) (key string, fixes []Fix) {
-	says := func(words string) bool { return strings.Contains(strings.ToLower(f.Message), words) }
-	switch f.Reason {
+// cause returns the key and the fixes for a failed exchange. AWS has reworded its messages before, so the error code
+// counts first and the findings of the other checks second; words count only if they say more.
+func (e *examination) cause(err *cache.FetchError) (key string, fixes []Fix) {
+	switch err.Reason {
 	case cache.InvalidIdentityToken:
-		cause := e.causeOfInvalidToken(says)
-		switch cause {
-		case TokenLegacy:
-			return string(cause), e.fixVolume()
-		case AudienceNotRegistered:
-			return string(cause), slices.Concat(e.fixClientID(), e.fixAudience())
-		case ThumbprintMismatch:
-			return string(cause), e.fixThumbprint()
-		case IssuerUnreachable:
-			return string(cause), []Fix{fixIssuer(strings.TrimSuffix(e.claims.Issuer, "/") + "/.well-known/openid-configuration")}
-		case IssuerMismatch, KeyUnknown, SignatureInvalid: // the check of the signature has said what to do
-			return string(cause), nil
-		case ProviderMissing:
-			return string(cause), e.fixProvider()
-		}
-		return string(cache.TokenFileMalformed), e.fixMalformed()
+		return e.causeOfInvalidToken(strings.ToLower(err.Message))
 	case cache.IDPCommunicationError:
-		return string(f.Reason), []Fix{fixIssuer(strings.TrimSuffix(e.claims.Issuer, "/") + "/.well-known/openid-configuration")}
+		return string(err.Reason), []Fix{fixIssuer(discoveryURL(e.claims.Issuer))}
 	}
-	return string(f.Reason), e.fixReason(f)
+	return string(err.Reason), e.fixReason(err)
 }
 
-// causeOfInvalidToken chooses among the causes that STS has one code for. An empty key is for a file
-// that holds something else than a token.
-func (e *examination) causeOfInvalidToken(says func(string) bool) Key {
+// causeOfInvalidToken distinguishes the causes for which STS has a single code. The message is in lower case.
+func (e *examination) causeOfInvalidToken(message string) (key string, fixes []Fix) {
+	says := func(words string) bool { return strings.Contains(message, words) }
+	var cause Key
 	switch {
 	case says("not a valid jwt"):
-		return ""
+		return string(cache.TokenFileMalformed), e.fixMalformed()
 	case len(e.claims.Audience) == 0, says("missing a required claim: aud"):
-		return TokenLegacy
+		cause, fixes = TokenLegacy, e.fixVolume()
 	case says("no openidconnect provider"):
-		return ProviderMissing
+		cause, fixes = ProviderMissing, e.fixProvider()
 	case says("audience"):
-		return AudienceNotRegistered
+		cause, fixes = AudienceNotRegistered, slices.Concat(e.fixClientID(), e.fixAudience())
 	case says("thumbprint"):
-		return ThumbprintMismatch
-	case e.issuer == disowns:
-		return e.disowning
-	case e.issuer == unreachable:
-		return IssuerUnreachable
+		cause, fixes = ThumbprintMismatch, e.fixThumbprint()
+	case e.issuer == issuerRejected: // the check of the signature has given the fixes
+		cause = e.rejection
+	case e.issuer == issuerUnavailable:
+		cause, fixes = IssuerUnreachable, []Fix{fixIssuer(discoveryURL(e.claims.Issuer))}
 	case !slices.Contains(e.claims.Audience, stsAudience):
-		return AudienceNotRegistered
+		cause, fixes = AudienceNotRegistered, slices.Concat(e.fixClientID(), e.fixAudience())
+	default:
+		cause, fixes = ProviderMissing, e.fixProvider()
 	}
-	return ProviderMissing
+	return string(cause), fixes
 }
 
-// checkPolicy holds the trust policy that was given against the token.
+// checkPolicy compares the given trust policy with the token.
 func (e *examination) checkPolicy() {
 	if e.Policy == nil {
 		return
 	}
 	policy, err := trustpolicy.Parse(e.Policy)
 	if err != nil {
-		e.add(Finding{Check: "trust-policy", Status: Fail, Key: string(trustpolicy.NotAPolicy), Finding: e.PolicyName + ", " + err.Error(),
-			Fixes: []Fix{{"give it what IAM has", shell, fmt.Sprintf("aws iam get-role --role-name %s | irsa-sidecar doctor --trust-policy -", e.roleName())}}})
+		e.add(failure("trust-policy", trustpolicy.NotAPolicy, e.PolicyName+", "+err.Error(), e.fixReadPolicy("pass the role's trust policy from IAM")))
 		return
 	}
 	if e.identity.Subject == "" {
@@ -107,21 +94,22 @@ func (e *examination) checkPolicy() {
 	}
 	problems := policy.Review(e.identity)
 	if len(problems) == 0 {
-		e.ok("trust-policy", "%s lets in %s, for %s", e.PolicyName, e.identity.Subject, e.identity.Audience)
+		e.ok("trust-policy", "%s allows %s with the audience %s", e.PolicyName, e.identity.Subject, e.identity.Audience)
 		if e.failed("sts") && slices.ContainsFunc(e.findings, func(f Finding) bool { return f.Key == string(cache.AccessDenied) }) {
-			e.add(Finding{Check: "trust-policy", Status: Warn, Key: string(trustpolicy.OtherCondition),
-				Finding: "and yet STS refuses: the role in AWS_ROLE_ARN has another trust policy or does not exist, or an SCP, an RCP or the VPC endpoint's policy denies it",
-				Fixes:   []Fix{{"compare with what IAM has now", shell, fmt.Sprintf("aws iam get-role --role-name %s | irsa-sidecar doctor --trust-policy -", e.roleName())}}})
+			e.add(warning("trust-policy", trustpolicy.OtherCondition,
+				"yet STS refuses: the role in AWS_ROLE_ARN does not exist or has another trust policy, or an SCP, an RCP or the VPC endpoint's policy denies it",
+				e.fixReadPolicy("compare it with the role's trust policy in IAM now")))
 		}
 		return
 	}
 	decision := policy.Decide(e.identity)
 	for i, p := range problems {
-		f := Finding{Check: "trust-policy", Status: Fail, Key: string(p.Kind), Finding: fmt.Sprintf("%s, line %d, statement %d: %s", e.PolicyName, p.Line, p.Statement, p.Text)}
+		text := fmt.Sprintf("%s, line %d, statement %d: %s", e.PolicyName, p.Line, p.Statement, p.Text)
 		if p.Statement == 0 {
-			f.Finding = e.PolicyName + ": " + p.Text
+			text = e.PolicyName + ": " + p.Text
 		}
-		if p.Kind.Lax() || decision == trustpolicy.Undecided {
+		f := failure("trust-policy", p.Kind, text)
+		if p.Kind.TooBroad() || decision == trustpolicy.Undecided {
 			f.Status = Warn
 		}
 		if i == len(problems)-1 {
@@ -131,21 +119,25 @@ func (e *examination) checkPolicy() {
 	}
 }
 
-// fixGivenPolicy proposes the given policy with the right statement in it, where that mends it.
+func (e *examination) fixReadPolicy(what string) Fix {
+	return Fix{what, shell, fmt.Sprintf("aws iam get-role --role-name %s | irsa-sidecar doctor --trust-policy -", e.roleName())}
+}
+
+// fixGivenPolicy proposes the given policy with the right statement in it, if that lets the identity in.
 func (e *examination) fixGivenPolicy(policy *trustpolicy.Policy) []Fix {
-	mended := policy.Mend(e.identity)
-	after, err := trustpolicy.Parse(mended)
+	amended := policy.Amend(e.identity)
+	after, err := trustpolicy.Parse(amended)
 	if err != nil || after.Decide(e.identity) != trustpolicy.Allowed {
-		return []Fix{{What: "take the statement that denies away, or make an exception for this service account in it"}}
+		return []Fix{{What: "remove the statement that denies, or add an exception for this service account to it"}}
 	}
 	if len(after.Review(e.identity)) > 0 {
-		return []Fix{{What: "put the missing condition into the statement; it also names others, whom a new one would shut out"}}
+		return []Fix{{What: "add the missing condition to the statement by hand: it also allows others, whom a replacement would lock out"}}
 	}
-	what := "put the corrected policy in its place; all else that the old one says is still in it"
+	what := "replace the trust policy with this one; everything else is unchanged"
 	if slices.ContainsFunc(policy.Review(e.identity), func(p trustpolicy.Problem) bool {
 		return p.Kind == trustpolicy.MissingSubject || p.Kind == trustpolicy.AnyPrincipal
 	}) {
-		what = "put the narrower policy in its place, after giving a statement to each other service account that relies on the old one"
+		what = "replace the trust policy with this narrower one, after adding a statement for each other service account that relies on the current one"
 	}
-	return []Fix{e.fixTrust(what, mended)}
+	return []Fix{e.fixTrust(what, amended)}
 }

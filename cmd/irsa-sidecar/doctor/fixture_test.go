@@ -32,7 +32,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files")
 
 const (
 	region    = "eu-west-1"
@@ -42,20 +42,20 @@ const (
 	stsHost   = "sts.eu-west-1.amazonaws.com"
 )
 
-// A key takes longer than a test.
+// Making a key takes longer than a test.
 var sharedIssuer = sync.OnceValues(func() (*ststest.Issuer, error) { return ststest.NewIssuer(issuerURL) })
 
-// world is a Pod, its cluster and its AWS account. Names are real; all that has them is on loopback.
+// world is a Pod, its cluster and its AWS account. The host names are real; everything runs on loopback.
 type world struct {
 	t       testing.TB
 	dir     string
 	sts     *ststest.Server
 	issuer  *ststest.Issuer
-	claims  ststest.Claims // of the tokens that the API server makes
-	age     time.Duration  // how long ago it made the one in the file
+	claims  ststest.Claims // of new tokens
+	age     time.Duration  // of new tokens
 	file    *ststest.TokenFile
 	env     map[string]string
-	hosts   map[string]string // where a name leads
+	hosts   map[string]string // the address to dial instead
 	options Options
 
 	certificate tls.Certificate // for every name
@@ -63,7 +63,7 @@ type world struct {
 	annotation string // the role at the service account
 	current    string // the role's trust policy
 
-	issuerHandler http.Handler // what is asked for the issuer's documents
+	issuerHandler http.Handler // serves the issuer's documents
 }
 
 func newWorld(t testing.TB) *world {
@@ -131,7 +131,7 @@ func (w *world) write(token string) {
 	}
 }
 
-// examine makes the options of the environment, as main does, and examines.
+// examine makes the options from the environment, as main does, and runs the examination.
 func (w *world) examine() *Report {
 	w.t.Helper()
 	w.options.Exchange.RoleARN, w.options.Exchange.TokenFile = w.env["AWS_ROLE_ARN"], w.env["AWS_WEB_IDENTITY_TOKEN_FILE"]
@@ -196,7 +196,7 @@ func (w *world) lookup(_ context.Context, host string) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("198.51.100.7")}, nil
 }
 
-// authority makes a certificate for every name of the world, and what trusts it.
+// authority makes a certificate for every name of the world, and a pool that trusts it.
 func authority(t testing.TB) (*x509.CertPool, tls.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -234,8 +234,8 @@ func listen(t testing.TB, h http.Handler, certificate tls.Certificate) (address 
 	return l.Addr().String()
 }
 
-// silentAddress returns an address at which connections are refused to the test's end: it is taken, so
-// that no other test gets it, and nobody listens.
+// silentAddress returns an address that refuses connections until the end of the test: its socket is bound, so that no
+// other test gets it, but does not listen.
 func silentAddress(t testing.TB) string {
 	t.Helper()
 	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
@@ -253,7 +253,7 @@ func silentAddress(t testing.TB) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(address.(*syscall.SockaddrInet4).Port))
 }
 
-// changing is what is different in every run.
+// changing is what differs between runs.
 var changing = []struct {
 	what *regexp.Regexp
 	by   string
@@ -263,7 +263,7 @@ var changing = []struct {
 	{regexp.MustCompile(`key "[\w-]{43}"`), `key "KEY"`},
 }
 
-// golden holds a report against testdata/<name>.txt.
+// golden compares a report with testdata/<name>.txt.
 func golden(t *testing.T, w *world, name string, r *Report) {
 	t.Helper()
 	var b strings.Builder
@@ -293,6 +293,6 @@ func golden(t *testing.T, w *world, name string, r *Report) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s is not what is reported:\n%s", path, got)
+		t.Errorf("%s differs from the report:\n%s", path, got)
 	}
 }

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -17,9 +18,9 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
-// FuzzFindings examines any token, role, environment (as /proc/self/environ has it) and trust policy, as far as
-// that goes without a network. Each finding is a line that shows no secret, and whatever is to be pasted is what it is
-// for to who reads it, a shell, IAM or Terraform, and steers no terminal, whatever it is made of.
+// FuzzFindings examines any token, role, environment (in the form of /proc/self/environ) and trust policy without a
+// network. Every finding is one line without secrets, and every fix is harmless to a terminal and means to its reader (a
+// shell, IAM or Terraform) only what it should, whatever the input.
 func FuzzFindings(f *testing.F) {
 	const (
 		claims = `{"iss":"` + issuerURL + `","aud":["sts.amazonaws.com"],"sub":"system:serviceaccount:shop:cart",` +
@@ -95,31 +96,32 @@ func FuzzFindings(f *testing.F) {
 		e.checkRole()
 		e.checkClaims()
 		for _, reason := range cache.Reasons() {
-			key, fixes := e.decide(&cache.FetchError{Reason: reason, Message: string(policy)})
-			e.add(Finding{Check: "sts", Status: Fail, Key: key, Finding: string(policy), Fixes: fixes})
+			key, fixes := e.cause(&cache.FetchError{Reason: reason, Message: string(policy)})
+			e.add(failure("sts", key, string(policy), fixes...))
 		}
-		e.add(Finding{Check: "sts", Status: Fail, Key: string(ProviderMissing), Fixes: e.fixProvider()})
-		e.add(Finding{Check: "token-file", Status: Fail, Key: string(cache.TokenFileUnreadable), Fixes: e.fixMode(e.Exchange.TokenFile)})
-		e.add(Finding{Check: "signature", Status: Warn, Key: string(IssuerUnreachable), Fixes: []Fix{fixIssuer(string(policy))}})
-		e.Policy = policy // not sooner: then no other is proposed
+		e.add(failure("sts", ProviderMissing, "", e.fixProvider()...))
+		e.add(failure("token-file", cache.TokenFileUnreadable, "", e.fixMode(e.Exchange.TokenFile)...))
+		e.add(failure("sidecar", PortTaken, "", e.fixPort()))
+		e.add(warning("signature", IssuerUnreachable, "", fixIssuer(string(policy))))
+		e.Policy = policy // not sooner: with a policy, no other one is proposed
 		e.checkPolicy()
 		for _, finding := range e.findings {
 			finding.scrub(e.token)
 			text := finding.Finding
 			if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
-				t.Errorf("not to be shown: %q", text)
+				t.Errorf("not printable: %q", text)
 			}
 			all := text + fmt.Sprint(finding.Fixes)
 			if strings.Contains(all, e.token) || asSecret && strings.Contains(all, password) {
 				t.Errorf("a secret is in %q, %q", text, finding.Fixes)
 			}
 			if finding.Status == OK && finding.Key != "" || finding.Status != OK && !keys[finding.Key] {
-				t.Errorf("%q is none of the keys, or that of a success: %q", finding.Key, text)
+				t.Errorf("%q is not a key, or belongs to a success: %q", finding.Key, text)
 			}
 			for _, fix := range finding.Fixes {
 				for line := range strings.SplitSeq(fix.Text, "\n") {
 					if cache.OneLine(line) != line {
-						t.Errorf("not to be shown: %q", fix.Text)
+						t.Errorf("not printable: %q", fix.Text)
 					}
 				}
 				switch fix.Kind {
@@ -133,8 +135,8 @@ func FuzzFindings(f *testing.F) {
 	})
 }
 
-// checkCommand reads a fix as a shell does. All that the shell would act on, and all options, are our own; of values
-// only a policy has several lines.
+// checkCommand reads a fix as a shell does. It may contain only our own options and shell syntax, and only a policy may
+// have several lines.
 func checkCommand(t *testing.T, text string) {
 	for _, ours := range []string{
 		` | irsa-sidecar doctor --trust-policy -`, ` "$(irsa-sidecar credentials --format env)"`,
@@ -146,7 +148,7 @@ func checkCommand(t *testing.T, text string) {
 		var words []string
 		var ok bool
 		if words, rest, ok = readCommand(rest); !ok {
-			t.Errorf("a shell takes this for more than it is: %q", text)
+			t.Errorf("a shell would do more than this says: %q", text)
 			return
 		}
 		if len(words) == 0 || !commands[words[0]] {
@@ -155,7 +157,7 @@ func checkCommand(t *testing.T, text string) {
 		}
 		for i, word := range words {
 			if strings.HasPrefix(word, "-") && !options[word] {
-				t.Errorf("%q is an option of nobody's: %q", word, text)
+				t.Errorf("%q is not one of our options: %q", word, text)
 			}
 			if words[i-min(i, 1)] == "--policy-document" && !json.Valid([]byte(word)) {
 				t.Errorf("%q is no policy: %q", word, text)
@@ -182,7 +184,7 @@ func set(words string) map[string]bool {
 	return all
 }
 
-// readCommand reads one command of a shell's, made of words of plain and quoted texts and of nothing else.
+// readCommand reads one shell command that consists only of plain and quoted words.
 func readCommand(text string) (words []string, rest string, ok bool) {
 	word, begun := "", false
 	end := func() {
@@ -218,7 +220,7 @@ func readCommand(text string) (words []string, rest string, ok bool) {
 	return words, "", true
 }
 
-// checkTerraform reads a fix as Terraform does: its texts are what they are to be, and all else is our own.
+// checkTerraform reads a fix as Terraform does. Its strings must have the expected values, and everything else is our own.
 func (e *examination) checkTerraform(t *testing.T, text string) {
 	var texts []string
 	var skeleton strings.Builder
@@ -231,7 +233,7 @@ func (e *examination) checkTerraform(t *testing.T, text string) {
 		var one string
 		var ok bool
 		if one, rest, ok = readHCL(rest); !ok {
-			t.Errorf("Terraform takes this for more than it is: %q", text)
+			t.Errorf("Terraform would do more than this says: %q", text)
 			return
 		}
 		texts = append(texts, one)
@@ -241,7 +243,7 @@ func (e *examination) checkTerraform(t *testing.T, text string) {
 	want := []string{"aws_iam_policy_document", "trust", "sts:AssumeRoleWithWebIdentity", "Federated", id.ProviderARN(),
 		"StringEquals", id.Provider() + ":aud", id.Audience, "StringEquals", id.Provider() + ":sub", id.Subject}
 	if strings.HasPrefix(text, "resource ") {
-		want = []string{"aws_iam_openid_connect_provider", "eks", either(e.claims.Issuer, "ISSUER"), either(e.audience(), "AUDIENCE")}
+		want = []string{"aws_iam_openid_connect_provider", "eks", cmp.Or(e.claims.Issuer, "ISSUER"), cmp.Or(e.audience(), "AUDIENCE")}
 	}
 	if !slices.Equal(texts, want) {
 		t.Errorf("Terraform reads %q, want %q", texts, want)
@@ -253,7 +255,7 @@ func (e *examination) checkTerraform(t *testing.T, text string) {
 
 var ownTerraform = regexp.MustCompile(`^(data|resource) _ _ \{[a-z_ =\[\]{}\n]*\}$`)
 
-// readHCL reads the string that a text of Terraform's begins with, if it has nothing to be evaluated in it.
+// readHCL reads the string at the beginning of a Terraform text, if there is nothing to evaluate in it.
 // https://github.com/hashicorp/hcl/blob/main/hclsyntax/spec.md#template-expressions
 func readHCL(text string) (value, rest string, ok bool) {
 	var b strings.Builder

@@ -14,14 +14,14 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// issuerVerdict is what the issuer's own documents say of the token.
+// issuerVerdict is what the issuer's own documents say about the token.
 type issuerVerdict int
 
 const (
-	notAsked    issuerVerdict = iota // or it could not be reached from here
-	vouches                          // the signature is good
-	disowns                          // it is not, or its key is unknown
-	unreachable                      // for a reason that STS would meet too
+	issuerUnknown     issuerVerdict = iota // not asked, or not reachable from here
+	issuerVerified                         // the signature is valid
+	issuerRejected                         // it is not, or its key is unknown
+	issuerUnavailable                      // for a reason that STS would meet too
 )
 
 const (
@@ -29,11 +29,19 @@ const (
 	maxDocument   = 1 << 20
 )
 
-// algorithms are those that STS takes.
+// algorithms are those that STS accepts.
 var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512, jose.ES256, jose.ES384, jose.ES512}
 
-// checkIssuer verifies the token as STS does: by the discovery document and the keys that the issuer
-// publishes. Only a good signature rules out that the token is at fault.
+// discoveryDocument has the parts of an issuer's discovery document that STS uses.
+type discoveryDocument struct {
+	Issuer        string   `json:"issuer"`
+	JWKSURI       string   `json:"jwks_uri"`
+	ResponseTypes []string `json:"response_types_supported"`
+	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+}
+
+// checkIssuer verifies the token as STS does: with the discovery document and the keys that the issuer publishes. Only a
+// valid signature proves that the token is not at fault.
 // https://openid.net/specs/openid-connect-discovery-1_0.html#ProviderConfig
 func (e *examination) checkIssuer(ctx context.Context) {
 	iss := e.claims.Issuer
@@ -41,40 +49,39 @@ func (e *examination) checkIssuer(ctx context.Context) {
 		e.skip("signature")
 		return
 	}
-	var discovery struct {
-		Issuer        string   `json:"issuer"`
-		JWKSURI       string   `json:"jwks_uri"`
-		ResponseTypes []string `json:"response_types_supported"`
-		Algorithms    []string `json:"id_token_signing_alg_values_supported"`
-	}
-	url := strings.TrimSuffix(iss, "/") + "/.well-known/openid-configuration"
-	if !e.fetch(ctx, url, &discovery) {
+	url := discoveryURL(iss)
+	var discovery discoveryDocument
+	if !e.fetchDocument(ctx, url, &discovery) {
 		return
 	}
 	switch {
 	case discovery.Issuer != iss:
-		e.disown(IssuerMismatch, fmt.Sprintf("%s says that its issuer is %q, and the token's is %q", url, discovery.Issuer, iss),
-			Fix{What: "serve a discovery document whose issuer is the token's, byte by byte; EKS does so by itself"})
+		e.reject(IssuerMismatch, fmt.Sprintf("%s names the issuer %q, but the token's is %q", url, discovery.Issuer, iss),
+			Fix{What: "serve a discovery document with the token's issuer, byte for byte; EKS does"})
 		return
 	case len(discovery.ResponseTypes) == 0 || len(discovery.Algorithms) == 0 || discovery.JWKSURI == "":
-		e.add(Finding{Check: "signature", Status: Fail, Key: string(IssuerIncomplete),
-			Finding: url + " lacks one of jwks_uri, response_types_supported and id_token_signing_alg_values_supported, which STS insists on",
-			Fixes:   []Fix{{What: `complete the discovery document, with "response_types_supported": ["id_token"] and "id_token_signing_alg_values_supported": ["RS256"]`}}})
-		e.issuer = unreachable
+		e.incomplete(url+" lacks jwks_uri, response_types_supported or id_token_signing_alg_values_supported, which STS requires",
+			`complete the discovery document, with "response_types_supported": ["id_token"] and "id_token_signing_alg_values_supported": ["RS256"]`)
 		return
 	case !strings.HasPrefix(discovery.JWKSURI, "https://") && !isLoopback(discovery.JWKSURI):
-		e.add(Finding{Check: "signature", Status: Fail, Key: string(IssuerIncomplete),
-			Finding: fmt.Sprintf("%s names keys at %q, which is no https:// URL", url, discovery.JWKSURI), Fixes: []Fix{{What: "publish the keys over https"}}})
-		e.issuer = unreachable
+		e.incomplete(fmt.Sprintf("%s has the jwks_uri %q, which is not an https:// URL", url, discovery.JWKSURI), "publish the keys over https")
 		return
 	}
 	var keys jose.JSONWebKeySet
-	if !e.fetch(ctx, discovery.JWKSURI, &keys) {
-		return
+	if e.fetchDocument(ctx, discovery.JWKSURI, &keys) {
+		e.checkSignature(keys)
 	}
-	known := keys.Key(e.claims.KeyID)
+}
+
+func discoveryURL(issuer string) string {
+	return strings.TrimSuffix(issuer, "/") + "/.well-known/openid-configuration"
+}
+
+func (e *examination) checkSignature(keys jose.JSONWebKeySet) {
+	iss, id := e.claims.Issuer, e.claims.KeyID
+	known := keys.Key(id)
 	if len(known) == 0 {
-		e.disown(KeyUnknown, fmt.Sprintf("the token is signed with the key %q, which is not among those that %s publishes", e.claims.KeyID, iss), e.fixForeignToken()...)
+		e.reject(KeyUnknown, fmt.Sprintf("the token is signed with key %q, which %s does not publish", id, iss), e.fixForeignToken()...)
 		return
 	}
 	signed, err := jose.ParseSignedCompact(e.token, algorithms)
@@ -82,51 +89,61 @@ func (e *examination) checkIssuer(ctx context.Context) {
 		_, err = signed.Verify(known[0])
 	}
 	if err != nil {
-		e.disown(SignatureInvalid, fmt.Sprintf("the token's signature is not by the key %q of %s", e.claims.KeyID, iss), e.fixForeignToken()...)
+		e.reject(SignatureInvalid, fmt.Sprintf("the token's signature was not made with key %q of %s", id, iss), e.fixForeignToken()...)
 		return
 	}
-	e.issuer = vouches
-	e.ok("signature", "good, by the key %q that the issuer publishes", e.claims.KeyID)
+	e.issuer = issuerVerified
+	e.ok("signature", "valid, made with key %q, which the issuer publishes", id)
 }
 
-func (e *examination) disown(key Key, finding string, fixes ...Fix) {
-	e.issuer, e.disowning = disowns, key
-	e.add(Finding{Check: "signature", Status: Fail, Key: string(key), Finding: finding, Fixes: fixes})
+// reject records that the issuer's documents rule the token out.
+func (e *examination) reject(key Key, text string, fixes ...Fix) {
+	e.issuer, e.rejection = issuerRejected, key
+	e.add(failure("signature", key, text, fixes...))
 }
 
-// fetch gets a public document. That it cannot be had from here says little: the cluster may have no
-// way out to the internet, from where STS reads it.
-func (e *examination) fetch(ctx context.Context, url string, into any) bool {
+// incomplete records that STS cannot use the discovery document.
+func (e *examination) incomplete(text, fix string) {
+	e.issuer = issuerUnavailable
+	e.add(failure("signature", IssuerIncomplete, text, Fix{What: fix}))
+}
+
+// fetchDocument gets a public JSON document. A failure is only a warning: STS reads it over the internet, and the cluster
+// may have no route there.
+func (e *examination) fetchDocument(ctx context.Context, url string, into any) bool {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
+	status, body, err := e.get(ctx, url)
 	why := ""
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err == nil {
-		var response *http.Response
-		if response, err = e.httpClient().Do(request); err == nil {
-			defer response.Body.Close()
-			var body []byte
-			if body, err = io.ReadAll(io.LimitReader(response.Body, maxDocument)); err == nil {
-				switch {
-				case response.StatusCode != http.StatusOK:
-					why = "it answered " + response.Status
-					e.issuer = unreachable
-				case json.Unmarshal(body, into) != nil:
-					why = "it is not the JSON that it should be"
-					e.issuer = unreachable
-				default:
-					return true
-				}
-			}
-		}
-	}
-	if why == "" {
+	switch {
+	case err != nil:
 		why = innermost(err).Error()
 		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 			why = fmt.Sprintf("no answer within %s", issuerTimeout)
 		}
+	case status != http.StatusOK:
+		why = fmt.Sprintf("the answer has HTTP status %d", status)
+		e.issuer = issuerUnavailable
+	case json.Unmarshal(body, into) != nil:
+		why = "the answer is not the expected JSON"
+		e.issuer = issuerUnavailable
+	default:
+		return true
 	}
-	e.add(Finding{Check: "signature", Status: Warn, Key: string(IssuerUnreachable),
-		Finding: fmt.Sprintf("not verified: %s: %s", url, why), Fixes: []Fix{fixIssuer(url)}})
+	e.add(warning("signature", IssuerUnreachable, fmt.Sprintf("not verified: %s: %s", url, why), fixIssuer(url)))
 	return false
+}
+
+func (e *examination) get(ctx context.Context, url string) (status int, body []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	response, err := e.httpClient().Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(response.Body, maxDocument))
+	return response.StatusCode, body, err
 }

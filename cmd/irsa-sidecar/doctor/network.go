@@ -16,7 +16,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// What each step of the way to the endpoint may take.
+// The limits of each step on the way to the endpoint.
 const (
 	lookupTimeout  = 3 * time.Second
 	connectTimeout = 2 * time.Second
@@ -24,20 +24,20 @@ const (
 	answerTimeout  = 4 * time.Second
 )
 
-// aboutExchange reports whether a mistake is about the exchange: then it is not known where the token
-// would go, and it goes nowhere.
+// aboutExchange reports whether a mistake affects the exchange. Then it is unknown where the token would go, and it is
+// not sent.
 func aboutExchange(m Mistake) bool {
 	name := strings.ToUpper(m.Variable)
 	return strings.HasPrefix(name, "AWS_") || name == "HTTPS_PROXY" ||
 		name == "IRSA_SIDECAR_DURATION" || name == "IRSA_SIDECAR_POLICY_FILE" || name == "IRSA_SIDECAR_POLICY_ARNS"
 }
 
-// aboutEndpoint leaves out the mistakes that are about who asks.
+// aboutEndpoint reports whether a mistake affects where the token would go, rather than whose it is.
 func aboutEndpoint(m Mistake) bool {
 	return aboutExchange(m) && m.Variable != "AWS_ROLE_ARN" && m.Variable != "AWS_WEB_IDENTITY_TOKEN_FILE"
 }
 
-// checkEndpoint goes the way to STS step by step, without the token.
+// checkEndpoint connects to STS step by step, without sending the token.
 func (e *examination) checkEndpoint(ctx context.Context) {
 	steps := []string{"dns", "connect", "tls", "clock"}
 	skipFrom := func(step string) { e.skip(steps[slices.Index(steps, step):]...) }
@@ -47,17 +47,17 @@ func (e *examination) checkEndpoint(ctx context.Context) {
 	}
 	endpoint, err := e.Exchange.EndpointURL(ctx, e.claims.Issuer)
 	if err != nil {
-		failure := fetchError(err)
-		if e.token == "" && failure.Reason == cache.RegionUnknown { // the token may say which
+		failed := fetchError(err)
+		if e.token == "" && failed.Reason == cache.RegionUnknown { // the token may name it
 			skipFrom("dns")
 			return
 		}
-		e.fail("dns", failure.Reason, e.fixReason(failure), "%s", failure.Message)
+		e.unreachable("dns", failed)
 		skipFrom("connect")
 		return
 	}
 	if proxy := proxyFor(endpoint); proxy != nil {
-		if !e.connect(ctx, proxy, "the proxy "+proxy.Host+" on the way to "+endpoint.Host, cache.ProxyNotFound) {
+		if !e.connect(ctx, proxy, "the proxy "+proxy.Host+" for "+endpoint.Host, cache.ProxyNotFound) {
 			e.skip("tls", "clock")
 			return
 		}
@@ -78,49 +78,50 @@ func (e *examination) checkEndpoint(ctx context.Context) {
 	e.checkClock(ctx, endpoint)
 }
 
-func (e *examination) fail(check string, reason cache.Reason, fixes []Fix, format string, args ...any) {
-	e.add(Finding{Check: check, Status: Fail, Key: string(reason), Finding: fmt.Sprintf(format, args...), Fixes: fixes})
+// unreachable records which step on the way to the endpoint failed.
+func (e *examination) unreachable(check string, err *cache.FetchError) {
+	e.add(failure(check, err.Reason, err.Message, e.fixReason(err)...))
 }
 
 func (e *examination) lookUp(ctx context.Context, host string) bool {
 	if address, err := netip.ParseAddr(host); err == nil {
-		e.ok("dns", "%s is an address: there is nothing to look up", address)
+		e.ok("dns", "%s is an IP address: nothing to look up", address)
 		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	addresses, err := e.Lookup(ctx, host)
 	if err != nil {
-		failure := &cache.FetchError{Reason: cache.EndpointUnreachable, Message: host + " cannot be looked up: " + err.Error()}
+		failed := &cache.FetchError{Reason: cache.EndpointUnreachable, Message: fmt.Sprintf("cannot look up %s: %v", host, err)}
 		if dns, ok := errors.AsType[*net.DNSError](err); ok {
-			failure.Message = host + " cannot be looked up: " + dns.Err
+			failed.Message = fmt.Sprintf("cannot look up %s: %s", host, dns.Err)
 			if dns.IsNotFound {
-				failure = &cache.FetchError{Reason: cache.EndpointNotFound, Message: "no such host: " + host}
+				failed = &cache.FetchError{Reason: cache.EndpointNotFound, Message: "no such host: " + host}
 			}
 		}
 		if ctx.Err() != nil {
-			failure.Message = fmt.Sprintf("%s cannot be looked up: the DNS did not answer within %s", host, lookupTimeout)
+			failed.Message = fmt.Sprintf("cannot look up %s: the DNS did not answer within %s", host, lookupTimeout)
 		}
-		e.fail("dns", failure.Reason, e.fixReason(failure), "%s", failure.Message)
+		e.unreachable("dns", failed)
 		return false
 	}
 	slices.SortFunc(addresses, netip.Addr.Compare)
 	kind := "public"
 	if slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Unmap().IsPrivate() }) {
-		kind = "private: the VPC endpoint's"
+		kind = "private, as of a VPC endpoint"
 	}
 	if slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Unmap().IsLoopback() }) {
-		kind = "this machine's own"
+		kind = "this machine"
 	}
 	shown := make([]string, 0, 3)
 	for _, a := range addresses[:min(len(addresses), 3)] {
 		shown = append(shown, a.Unmap().String())
 	}
-	e.ok("dns", "%s is %s, %s", host, strings.Join(shown, ", "), kind)
+	e.ok("dns", "%s resolves to %s (%s)", host, strings.Join(shown, ", "), kind)
 	return true
 }
 
-// hostPort is where a URL is reached.
+// hostPort returns the host and port of a URL, with the default port of its scheme.
 func hostPort(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
@@ -129,24 +130,24 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-// connect tries the port of a URL. What it is for fails with missing where its host is not known.
+// connect opens a connection to the host of a URL, and reports missing if there is no such host.
 func (e *examination) connect(ctx context.Context, u *url.URL, name string, missing cache.Reason) bool {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	begun := time.Now()
 	conn, err := e.Exchange.Dial(ctx, "tcp", hostPort(u))
 	if err != nil {
-		failure := &cache.FetchError{Reason: cache.EndpointUnreachable, Message: fmt.Sprintf("%s: %v", name, innermost(err))}
+		failed := &cache.FetchError{Reason: cache.EndpointUnreachable, Message: fmt.Sprintf("%s: %v", name, innermost(err))}
 		if timeout, ok := errors.AsType[net.Error](err); ctx.Err() != nil || (ok && timeout.Timeout()) {
-			failure = &cache.FetchError{Reason: cache.EndpointTimeout, Message: fmt.Sprintf("%s did not take a connection within %s", name, connectTimeout)}
+			failed = &cache.FetchError{Reason: cache.EndpointTimeout, Message: fmt.Sprintf("%s did not accept a connection within %s", name, connectTimeout)}
 		} else if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
-			failure = &cache.FetchError{Reason: missing, Message: fmt.Sprintf("%s: no such host", name)}
+			failed = &cache.FetchError{Reason: missing, Message: fmt.Sprintf("%s: no such host", name)}
 		}
-		e.fail("connect", failure.Reason, e.fixReason(failure), "%s", failure.Message)
+		e.unreachable("connect", failed)
 		return false
 	}
 	conn.Close()
-	e.ok("connect", "%s, in %d ms", name, time.Since(begun).Milliseconds())
+	e.ok("connect", "%s, connected in %d ms", name, time.Since(begun).Milliseconds())
 	return true
 }
 
@@ -159,19 +160,19 @@ func (e *examination) handshake(ctx context.Context, u *url.URL) bool {
 	defer cancel()
 	conn, err := e.Exchange.Dial(ctx, "tcp", hostPort(u))
 	if err != nil {
-		e.fail("tls", cache.EndpointUnreachable, nil, "%s took one connection and no other: %v", hostPort(u), innermost(err))
+		e.add(failure("tls", cache.EndpointUnreachable, fmt.Sprintf("%s accepted one connection but not a second one: %v", hostPort(u), innermost(err))))
 		return false
 	}
 	defer conn.Close()
 	secure := tls.Client(conn, e.tlsConfig(u.Hostname()))
 	if err := secure.HandshakeContext(ctx); err != nil {
-		failure := &cache.FetchError{Reason: cache.EndpointNotTrusted, Message: fmt.Sprintf("%s: %v", u.Host, innermost(err))}
+		failed := &cache.FetchError{Reason: cache.EndpointNotTrusted, Message: fmt.Sprintf("%s: %v", u.Host, innermost(err))}
 		if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-			failure = &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: u.Host + " does not speak TLS"}
+			failed = &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: u.Host + " does not speak TLS"}
 		} else if ctx.Err() != nil {
-			failure = &cache.FetchError{Reason: cache.EndpointTimeout, Message: fmt.Sprintf("%s did not finish the TLS handshake within %s", u.Host, tlsTimeout)}
+			failed = &cache.FetchError{Reason: cache.EndpointTimeout, Message: fmt.Sprintf("%s did not finish the TLS handshake within %s", u.Host, tlsTimeout)}
 		}
-		e.fail("tls", failure.Reason, e.fixReason(failure), "%s", failure.Message)
+		e.unreachable("tls", failed)
 		return false
 	}
 	state := secure.ConnectionState()
@@ -180,11 +181,11 @@ func (e *examination) handshake(ctx context.Context, u *url.URL) bool {
 	if len(by.Organization) > 0 {
 		name = by.Organization[0] + ", " + name
 	}
-	e.ok("tls", "%s, certificate by %s", tls.VersionName(state.Version), name)
+	e.ok("tls", "%s, certificate issued by %s", tls.VersionName(state.Version), name)
 	return true
 }
 
-// checkClock asks for the endpoint's root, where STS sends browsers away, for the Date in the answer.
+// checkClock compares this clock with the Date header of the endpoint's root, which STS answers with a redirect.
 func (e *examination) checkClock(ctx context.Context, u *url.URL) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -195,7 +196,7 @@ func (e *examination) checkClock(ctx context.Context, u *url.URL) {
 	}
 	sent := time.Now()
 	response, err := e.httpClient().Do(request)
-	if err != nil { // what it means, the exchange itself says better
+	if err != nil { // the exchange reports it better
 		e.skip("clock")
 		return
 	}
@@ -205,7 +206,7 @@ func (e *examination) checkClock(ctx context.Context, u *url.URL) {
 		e.skip("clock")
 		return
 	}
-	// The Date has no fraction, and was written between the question and the answer.
+	// The Date has no fraction, and was written between the request and the response.
 	skew := sent.Add(time.Since(sent) / 2).Sub(date.Add(500 * time.Millisecond))
 	way := "ahead of"
 	if skew < 0 {
@@ -213,11 +214,11 @@ func (e *examination) checkClock(ctx context.Context, u *url.URL) {
 	}
 	switch {
 	case skew.Abs() > maxSkew:
-		e.add(Finding{Check: "clock", Status: Fail, Key: string(ClockSkew), Finding: fmt.Sprintf("this node's clock is %s %s STS's", spell(skew), way), Fixes: fixClock()})
+		e.add(failure("clock", ClockSkew, fmt.Sprintf("this node's clock is %s %s STS's", roughly(skew), way), fixClock()...))
 	case skew.Abs() > minSkew:
-		e.add(Finding{Check: "clock", Status: Warn, Key: string(ClockSkew), Finding: fmt.Sprintf("this node's clock is %s %s STS's", spell(skew), way), Fixes: fixClock()})
+		e.add(warning("clock", ClockSkew, fmt.Sprintf("this node's clock is %s %s STS's", roughly(skew), way), fixClock()...))
 	default:
-		e.ok("clock", "this node's and STS's are within a minute")
+		e.ok("clock", "this node's clock is within a minute of STS's")
 	}
 }
 

@@ -12,9 +12,9 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
 
-// mend is somebody who reads the report, and does what its fix lines say, one after the other, until
-// the exchange works and the finding is gone. Words in capitals he replaces by what only he knows.
-func (w *world) mend(r *Report, key string) bool {
+// fix applies the fixes of a report one by one, until the exchange works and the finding is gone. It replaces the
+// placeholders as an operator would.
+func (w *world) fix(r *Report, key string) bool {
 	w.t.Helper()
 	for _, f := range r.Findings {
 		if f.Status == OK {
@@ -40,7 +40,7 @@ func found(r *Report, key string) bool {
 func (w *world) apply(fix Fix) {
 	w.t.Helper()
 	switch fix.Kind {
-	case "", terraform: // for reading; and the same again
+	case "", terraform: // a text; and the same as another fix
 	case yaml:
 		w.mount()
 	case shell:
@@ -52,7 +52,7 @@ func (w *world) apply(fix Fix) {
 	}
 }
 
-// run does what a command would.
+// run has the effect of a command.
 func (w *world) run(words []string) {
 	w.t.Helper()
 	option := func(name string) string {
@@ -104,7 +104,7 @@ func (w *world) run(words []string) {
 		policy := option("--policy-document")
 		w.sts.Change(func(o *ststest.Options) { o.TrustPolicy = policy })
 		w.current = policy
-		if w.options.Policy != nil { // he looks at it again
+		if w.options.Policy != nil { // to be examined again
 			w.options.Policy = []byte(policy)
 		}
 	case command == "aws iam create-open-id-connect-provider":
@@ -144,15 +144,15 @@ func (w *world) run(words []string) {
 			return
 		}
 		w.options.Policy, w.options.PolicyName = printed, "the policy"
-		w.mend(w.examine(), "AccessDenied")
+		w.fix(w.examine(), "AccessDenied")
 	case words[0] == "curl", words[0] == "cut", words[0] == "chronyc", words[0] == "eksctl", words[0] == "eval", words[0] == "wc",
 		command == "aws iam list-open-id-connect-providers", command == "aws eks describe-cluster", command == "aws eks list-pod-identity-associations": // for reading
 	default:
-		w.t.Errorf("nobody knows the command %q", words)
+		w.t.Errorf("unknown command %q", words)
 	}
 }
 
-// forget takes back the mistake in a variable that has a new value.
+// forget removes the mistake in a variable that has a new value.
 func (w *world) forget(name string) {
 	for i, m := range w.options.Mistakes {
 		if m.Variable == name {
@@ -169,7 +169,7 @@ func (w *world) mustBeTheRole(name string) {
 	}
 }
 
-// shellLines reads commands, a line each, but for line ends in single quotes.
+// shellLines reads commands, one per line; quoted text may contain line ends.
 func shellLines(t interface{ Errorf(string, ...any) }, text string) (lines [][]string) {
 	var words []string
 	var word strings.Builder

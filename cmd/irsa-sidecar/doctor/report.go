@@ -10,16 +10,16 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// Report is what an examination has found. As JSON it has the form that README describes; a change of
-// what is there already is a new Schema.
+// Report is what an examination has found. Its JSON form is documented: fields may be added, and any other change needs
+// a new Schema.
 type Report struct {
 	Schema   int       `json:"schema"`
 	Version  string    `json:"version"`
 	Result   Status    `json:"result"`
 	Findings []Finding `json:"findings"`
 
-	// TrustPolicy is the one that lets this token's service account assume the role, and nobody else. Nil
-	// where the role or the token does not say enough.
+	// TrustPolicy lets only this token's service account assume the role. Nil if the role or the token does not say
+	// enough.
 	TrustPolicy json.RawMessage `json:"trustPolicy,omitempty"`
 }
 
@@ -29,15 +29,24 @@ type Finding struct {
 	Status  Status `json:"status"`
 	Key     string `json:"key,omitempty"` // a [cache.Reason] or a [Key]; empty where Status is OK
 	Finding string `json:"finding"`
-	Advice  string `json:"advice,omitempty"` // of a Reason: what every other part of the program says of it
-	Fixes   []Fix  `json:"fixes,omitempty"`  // what to do, the likeliest first
+	Advice  string `json:"advice,omitempty"` // a Reason's, the same as everywhere else
+	Fixes   []Fix  `json:"fixes,omitempty"`  // what to do, the most likely first
+}
+
+// failure and warning make findings. A key is a [Key], a [cache.Reason] or a [trustpolicy.Kind].
+func failure[K ~string](check string, key K, text string, fixes ...Fix) Finding {
+	return Finding{Check: check, Status: Fail, Key: string(key), Finding: text, Fixes: fixes}
+}
+
+func warning[K ~string](check string, key K, text string, fixes ...Fix) Finding {
+	return Finding{Check: check, Status: Warn, Key: string(key), Finding: text, Fixes: fixes}
 }
 
 // Fix is one thing to do.
 type Fix struct {
 	What string `json:"what"`
-	Kind string `json:"kind"` // shell, terraform, yaml or text
-	Text string `json:"text"` // to be pasted as it stands; empty where Kind is text
+	Kind string `json:"kind"` // shell, terraform or yaml; empty if What says it all
+	Text string `json:"text"` // to paste as is, but for words in capitals; empty if Kind is empty
 }
 
 // Status is how bad a finding is.
@@ -45,8 +54,8 @@ type Status int
 
 const (
 	OK   Status = iota
-	Warn        // works, or cannot be known from here
-	Fail        // what the exchange fails for, or would
+	Warn        // the exchange may work regardless, or it cannot be known from here
+	Fail        // the exchange fails because of it, or would
 )
 
 var statusNames = [...]string{"ok", "warn", "fail"}
@@ -54,10 +63,10 @@ var statusNames = [...]string{"ok", "warn", "fail"}
 // MarshalText implements [encoding.TextMarshaler].
 func (s Status) MarshalText() ([]byte, error) { return []byte(statusNames[s]), nil }
 
-// maxFinding bounds what others can make a finding say, in characters.
+// maxFinding bounds a finding, in characters: others may decide what is in it.
 const maxFinding = 1000
 
-// scrub makes one short line without secrets of what others have made the finding say.
+// scrub turns the text into one short line without secrets.
 func (f *Finding) scrub(token string) {
 	clean := func(text string) string {
 		text = cache.Scrub(cache.OneLine(text))
@@ -69,7 +78,7 @@ func (f *Finding) scrub(token string) {
 	f.Finding = clean(f.Finding)
 }
 
-// Failure says in a line what has failed, or "" if nothing has.
+// Failure returns the first failure as "check: key", or "" if there is none.
 func (r *Report) Failure() string {
 	for _, f := range r.Findings {
 		if f.Status == Fail {
@@ -79,7 +88,7 @@ func (r *Report) Failure() string {
 	return ""
 }
 
-// WriteJSON writes the report for programs.
+// WriteJSON writes the report as JSON.
 func (r *Report) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
@@ -87,7 +96,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return e.Encode(r)
 }
 
-// WriteText writes the report for people; with color, for people at a terminal.
+// WriteText writes the report for people, with colors for a terminal if asked for.
 func (r *Report) WriteText(w io.Writer, color bool) error {
 	paint := [...]string{OK: "\x1b[32m", Warn: "\x1b[33m", Fail: "\x1b[1;31m"}
 	words := [...]string{OK: "ok  ", Warn: "warn", Fail: "FAIL"}

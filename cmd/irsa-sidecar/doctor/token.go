@@ -16,35 +16,19 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
-// checkTokenFile looks at the file, as a file, and at whether it holds a token.
+// checkTokenFile checks the file itself, and that it holds a token.
 func (e *examination) checkTokenFile() {
 	path := e.Exchange.TokenFile
 	if path == "" || slices.ContainsFunc(e.Mistakes, func(m Mistake) bool { return m.Variable == "AWS_WEB_IDENTITY_TOKEN_FILE" }) {
 		if path != "" {
-			e.add(Finding{Check: "token-file", Status: Fail, Key: string(cache.TokenFileMissing),
-				Finding: "AWS_WEB_IDENTITY_TOKEN_FILE holds a token and not the path of one"})
+			e.add(failure("token-file", cache.TokenFileMissing, "AWS_WEB_IDENTITY_TOKEN_FILE holds a token instead of the path of one"))
 		}
 		e.skip("token", "audience", "subject", "issuer")
 		return
 	}
 	token, claims, err := webidentity.ReadToken(path)
-	mode, owner := ownership(path)
 	if err != nil {
-		failure := fetchError(err)
-		finding := Finding{Check: "token-file", Status: Fail, Key: string(failure.Reason), Finding: failure.Message}
-		switch failure.Reason {
-		case cache.TokenFileMissing:
-			finding.Finding += neighbours(path)
-			finding.Fixes = e.fixVolume()
-		case cache.TokenFileUnreadable:
-			if owner != "" {
-				finding.Finding += fmt.Sprintf(": it has mode %s and owner %s, and this process is %s", mode, owner, ourselves())
-			}
-			finding.Fixes = e.fixMode(path)
-		case cache.TokenFileMalformed:
-			finding.Fixes = e.fixMalformed()
-		}
-		e.add(finding)
+		e.add(e.tokenFileFailure(path, fetchError(err)))
 		e.skip("token", "audience", "subject", "issuer")
 		return
 	}
@@ -52,18 +36,40 @@ func (e *examination) checkTokenFile() {
 	e.projected = isProjected(path)
 	switch {
 	case e.projected:
-		e.ok("token-file", "%s: the kubelet's own, mode %s, owner %s", path, mode, owner)
-	default:
-		why := "it is no link into the kubelet's ..data"
-		if e.isMountPoint(path) {
-			why = "it is mounted by itself, with subPath"
+		text := path + ": projected by the kubelet"
+		if mode, owner := ownership(path); owner != "" {
+			text += fmt.Sprintf(", mode %s, owner %s", mode, owner)
 		}
-		e.add(Finding{Check: "token-file", Status: Warn, Key: string(TokenFileStatic),
-			Finding: fmt.Sprintf("%s: %s, so nobody will replace the token when it ends", path, why), Fixes: e.fixVolume()})
+		e.ok("token-file", "%s", text)
+	default:
+		why := "is not a link into the kubelet's ..data directory"
+		if e.isMountPoint(path) {
+			why = "is mounted with subPath"
+		}
+		e.add(warning("token-file", TokenFileStatic,
+			fmt.Sprintf("%s %s, so the token will not be replaced before it expires", path, why), e.fixVolume()...))
 	}
 }
 
-// ownership returns a file's mode and owner, or two empty texts.
+func (e *examination) tokenFileFailure(path string, err *cache.FetchError) Finding {
+	f := failure("token-file", err.Reason, err.Message)
+	switch err.Reason {
+	case cache.TokenFileMissing:
+		f.Finding += directoryOf(path)
+		f.Fixes = e.fixVolume()
+	case cache.TokenFileUnreadable:
+		if mode, owner := ownership(path); owner != "" {
+			f.Finding += fmt.Sprintf("; its mode is %s and its owner %s, and this process is %s", mode, owner, processUser())
+		}
+		f.Fixes = e.fixMode(path)
+	case cache.TokenFileMalformed:
+		f.Fixes = e.fixMalformed()
+	}
+	return f
+}
+
+// ownership returns the mode of a file and its owner as uid:gid. Both are empty if there is no such file, and owner is
+// on systems without user IDs.
 func ownership(path string) (mode, owner string) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -75,22 +81,22 @@ func ownership(path string) (mode, owner string) {
 	return fmt.Sprintf("%04o", info.Mode().Perm()), owner
 }
 
-func ourselves() string {
+func processUser() string {
 	groups, _ := os.Getgroups()
 	if len(groups) == 0 {
 		groups = []int{os.Getegid()}
 	}
-	return fmt.Sprintf("user %d in the groups %s", os.Geteuid(), strings.Trim(fmt.Sprint(groups), "[]"))
+	return fmt.Sprintf("user %d with groups %s", os.Geteuid(), strings.Trim(fmt.Sprint(groups), "[]"))
 }
 
-// neighbours says what is where a file is missing.
-func neighbours(path string) string {
+// directoryOf says what is in the directory of a file that is missing. It continues a sentence about the file.
+func directoryOf(path string) string {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	switch {
 	case err != nil:
 		return ", and neither does its directory"
 	case len(entries) == 0:
-		return ", and its directory is empty"
+		return "; its directory is empty"
 	}
 	var names []string
 	for _, entry := range entries {
@@ -98,11 +104,11 @@ func neighbours(path string) string {
 			names = append(names, name)
 		}
 	}
-	return ": its directory has " + strings.Join(names[:min(len(names), 5)], ", ")
+	return "; its directory contains " + strings.Join(names[:min(len(names), 5)], ", ")
 }
 
-// isProjected reports whether a file is the kubelet's: a link to ..data/<name>, where ..data is the link
-// that the kubelet replaces.
+// isProjected reports whether the kubelet manages a file: a link to ..data/<name>, where ..data is the link that the
+// kubelet replaces.
 // https://pkg.go.dev/k8s.io/kubernetes/pkg/volume/util#AtomicWriter
 func isProjected(path string) bool {
 	target, err := os.Readlink(path)
@@ -113,7 +119,8 @@ func isProjected(path string) bool {
 	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }
 
-// isMountPoint looks into what the kernel says of our mounts: the fifth field is where.
+// isMountPoint looks for a path in the kernel's list of mounts, where the fifth field is the mount point.
+// https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
 func (e *examination) isMountPoint(path string) bool {
 	file, err := os.Open(filepath.Join(e.Root, "/proc/self/mountinfo"))
 	if err != nil {
@@ -131,11 +138,11 @@ func (e *examination) isMountPoint(path string) bool {
 // stsAudience is what the EKS webhook asks for unless the service account says otherwise.
 const stsAudience = "sts.amazonaws.com"
 
-// serviceAccount is how Kubernetes writes the sub of a service account.
+// serviceAccount is the form of a service account's sub.
 var serviceAccount = regexp.MustCompile(`^system:serviceaccount:([a-z0-9.-]+):([a-z0-9.-]+)$`)
 
-// The kubelet replaces a token that is older than 80 % of its life, or than a day, less a few seconds;
-// a Pod sees the new one a minute or two later.
+// The kubelet replaces a token after 80 % of its lifetime or a day, minus a few seconds; a Pod sees the new one a minute
+// or two later.
 // https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/token/token_manager.go
 const (
 	rotateAfter = 0.8
@@ -143,55 +150,25 @@ const (
 	rotateSlack = 5 * time.Minute
 )
 
-// maxSkew is how far AWS lets a signature's time be off, and minSkew what is worth a word.
+// AWS accepts a signature that is off by maxSkew; minSkew is worth reporting.
 const (
 	maxSkew = 5 * time.Minute
 	minSkew = time.Minute
 )
 
-// checkClaims looks at what the token says of itself.
+// checkClaims checks the token's claims, without the issuer's help.
 func (e *examination) checkClaims() {
 	if e.token == "" {
 		return
 	}
 	e.checkTimes()
+	e.checkAudience()
+	copied := e.checkSubject()
+	e.checkIssuerURL()
+
+	// A copied token may be anybody's: no trust policy is proposed that would let its owner in.
 	c := e.claims
-	switch {
-	case len(c.Audience) == 0:
-		e.add(Finding{Check: "audience", Status: Fail, Key: string(TokenLegacy),
-			Finding: "the token has no audience: it is one out of a Secret, not a projected one", Fixes: e.fixVolume()})
-	case !slices.Contains(c.Audience, stsAudience):
-		e.add(Finding{Check: "audience", Status: Warn, Key: string(AudienceUnusual),
-			Finding: fmt.Sprintf("the token is for %s, and not for %s", strings.Join(c.Audience, ", "), stsAudience), Fixes: e.fixAudience()})
-	default:
-		e.ok("audience", "%s", strings.Join(c.Audience, ", "))
-	}
-
-	podNamespace := e.podNamespace()
-	foreign := podNamespace != "" && c.Namespace != "" && podNamespace != c.Namespace
-	switch {
-	case !serviceAccount.MatchString(c.Subject):
-		e.add(Finding{Check: "subject", Status: Warn, Key: string(SubjectUnusual), Finding: fmt.Sprintf("%q is no service account", c.Subject)})
-	case foreign:
-		e.add(Finding{Check: "subject", Status: Warn, Key: string(NamespaceMismatch),
-			Finding: fmt.Sprintf("%s, but this Pod is in the namespace %s: the token is a copy of another's", c.Subject, podNamespace), Fixes: e.fixVolume()})
-	default:
-		e.ok("subject", "%s", c.Subject)
-	}
-
-	region := webidentity.RegionOfIssuer(c.Issuer)
-	switch {
-	case !strings.HasPrefix(c.Issuer, "https://") && !isLoopback(c.Issuer):
-		e.add(Finding{Check: "issuer", Status: Fail, Key: string(IssuerNotHTTPS),
-			Finding: fmt.Sprintf("%q is not an https:// URL, and IAM has providers for those only", c.Issuer),
-			Fixes:   []Fix{{What: "give the API server a public --service-account-issuer, or use an EKS cluster's; a token out of a Secret has none"}}})
-	case region != "" && e.Exchange.Region != "" && region != e.Exchange.Region:
-		e.ok("issuer", "%s, in another region than STS's %s, which is fine", c.Issuer, e.Exchange.Region)
-	default:
-		e.ok("issuer", "%s", c.Issuer)
-	}
-	// No policy is proposed that would let in whomever a copied token is of.
-	if !foreign && e.identity.Account != "" && len(c.Audience) > 0 && c.Subject != "" && c.Issuer != "" {
+	if !copied && e.identity.Account != "" && len(c.Audience) > 0 && c.Subject != "" && c.Issuer != "" {
 		e.identity.Issuer, e.identity.Subject, e.identity.Audience = c.Issuer, c.Subject, c.Audience[0]
 		if slices.Contains(c.Audience, stsAudience) {
 			e.identity.Audience = stsAudience
@@ -202,30 +179,71 @@ func (e *examination) checkClaims() {
 func (e *examination) checkTimes() {
 	c := e.claims
 	age, left := e.now.Sub(c.IssuedAt), c.Expiration.Sub(e.now)
-	life := c.Expiration.Sub(c.IssuedAt)
+	lifetime := c.Expiration.Sub(c.IssuedAt)
 	starts := c.IssuedAt
 	if c.NotBefore.After(starts) {
 		starts = c.NotBefore
 	}
 	switch {
 	case c.Expiration.IsZero():
-		e.add(Finding{Check: "token", Status: Fail, Key: string(TokenLegacy),
-			Finding: "the token has no end: it is one out of a Secret, not a projected one", Fixes: e.fixVolume()})
+		e.add(failure("token", TokenLegacy, "the token has no expiry: it comes from a Secret and is not a projected token", e.fixVolume()...))
 	case left <= 0:
-		e.add(Finding{Check: "token", Status: Fail, Key: string(cache.ExpiredTokenException),
-			Finding: fmt.Sprintf("the token ended %s ago, and nobody has replaced it", spell(left)), Fixes: e.fixExpired()})
+		e.add(failure("token", cache.ExpiredTokenException, fmt.Sprintf("the token expired %s ago and has not been replaced", roughly(left)), e.fixExpired()...))
 	case starts.Sub(e.now) > minSkew:
-		e.add(Finding{Check: "token", Status: Fail, Key: string(TokenFromTheFuture),
-			Finding: fmt.Sprintf("by this node's clock the token is not valid for another %s", spell(starts.Sub(e.now))), Fixes: fixClock()})
-	case !c.IssuedAt.IsZero() && age > min(time.Duration(rotateAfter*float64(life)), maxAge)+rotateSlack:
-		e.add(Finding{Check: "token", Status: Warn, Key: string(TokenNotRotated),
-			Finding: fmt.Sprintf("the token is %s old and ends in %s: the kubelet should have replaced it", spell(age), spell(left)), Fixes: e.fixExpired()})
+		e.add(failure("token", TokenFromTheFuture,
+			fmt.Sprintf("by this node's clock, the token is not valid for another %s", roughly(starts.Sub(e.now))), fixClock()...))
+	case !c.IssuedAt.IsZero() && age > min(time.Duration(rotateAfter*float64(lifetime)), maxAge)+rotateSlack:
+		e.add(warning("token", TokenNotRotated,
+			fmt.Sprintf("the token is %s old and expires in %s: the kubelet should have replaced it", roughly(age), roughly(left)), e.fixExpired()...))
 	default:
-		e.ok("token", "%s, issued %s ago, ends in %s", c.Algorithm, spell(age), spell(left))
+		e.ok("token", "%s, issued %s ago, expires in %s", c.Algorithm, roughly(age), roughly(left))
 	}
 }
 
-// podNamespace is this Pod's own, as its service account volume says; empty outside of one.
+func (e *examination) checkAudience() {
+	audience := e.claims.Audience
+	switch {
+	case len(audience) == 0:
+		e.add(failure("audience", TokenLegacy, "the token has no audience: it comes from a Secret and is not a projected token", e.fixVolume()...))
+	case !slices.Contains(audience, stsAudience):
+		e.add(warning("audience", AudienceUnusual,
+			fmt.Sprintf("the token is for %s, not for %s", strings.Join(audience, ", "), stsAudience), e.fixAudience()...))
+	default:
+		e.ok("audience", "%s", strings.Join(audience, ", "))
+	}
+}
+
+// checkSubject also reports whether the token was copied from another namespace.
+func (e *examination) checkSubject() (copied bool) {
+	c, podNamespace := e.claims, e.podNamespace()
+	copied = podNamespace != "" && c.Namespace != "" && podNamespace != c.Namespace
+	switch {
+	case !serviceAccount.MatchString(c.Subject):
+		e.add(warning("subject", SubjectUnusual, fmt.Sprintf("%q is not a service account", c.Subject)))
+	case copied:
+		e.add(warning("subject", NamespaceMismatch,
+			fmt.Sprintf("%s, but this Pod is in namespace %s: the token was copied from another Pod", c.Subject, podNamespace), e.fixVolume()...))
+	default:
+		e.ok("subject", "%s", c.Subject)
+	}
+	return copied
+}
+
+func (e *examination) checkIssuerURL() {
+	issuer := e.claims.Issuer
+	region := webidentity.RegionOfIssuer(issuer)
+	switch {
+	case !strings.HasPrefix(issuer, "https://") && !isLoopback(issuer):
+		e.add(failure("issuer", IssuerNotHTTPS, fmt.Sprintf("%q is not an https:// URL, and IAM accepts OIDC providers only for those", issuer),
+			Fix{What: "give the API server a public --service-account-issuer, or use an EKS cluster, which has one; a token from a Secret never has one"}))
+	case region != "" && e.Exchange.Region != "" && region != e.Exchange.Region:
+		e.ok("issuer", "%s, in another region than STS (%s), which is fine", issuer, e.Exchange.Region)
+	default:
+		e.ok("issuer", "%s", issuer)
+	}
+}
+
+// podNamespace is this Pod's namespace, from its service account volume; empty outside of a Pod.
 func (e *examination) podNamespace() string {
 	raw, err := os.ReadFile(filepath.Join(e.Root, "/var/run/secrets/kubernetes.io/serviceaccount/namespace"))
 	if err != nil {

@@ -1,0 +1,96 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// checkSidecar asks the credentials listener whether a sidecar serves there.
+func (e *examination) checkSidecar(ctx context.Context) {
+	if e.OnHostNetwork && e.Authorization == "" {
+		e.add(failure("sidecar", HostNetwork,
+			"this Pod uses the node's network, and no authorization token is required: any program on the node could get the credentials", fixHostNetwork()...))
+	}
+	address, err := netip.ParseAddrPort(e.Listen)
+	if err != nil || !address.Addr().IsLoopback() || address.Addr().Zone() != "" {
+		return // reported as a mistake in the configuration
+	}
+	if address.Port() == 0 {
+		e.ok("sidecar", "IRSA_SIDECAR_LISTEN leaves the choice of the port to the system")
+		return
+	}
+	status, body, err := e.askSidecar(ctx)
+	switch {
+	case refused(err):
+		e.ok("sidecar", "nothing listens on %s yet: the port is free", e.Listen)
+	case err != nil:
+		what := "it does not speak HTTP"
+		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+			what = "it does not answer"
+		}
+		e.add(e.portTaken(what))
+	default:
+		e.add(e.readIdentity(status, body))
+	}
+}
+
+// askSidecar gets the sidecar's identity document, and at most 64 KiB of it.
+func (e *examination) askSidecar(ctx context.Context) (status int, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.Listen+"/v1/identity", nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	if e.Authorization != "" {
+		request.Header.Set("Authorization", e.Authorization)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	body, _ = io.ReadAll(io.LimitReader(response.Body, 64<<10)) // half of it is not JSON
+	return response.StatusCode, body, nil
+}
+
+// readIdentity tells a sidecar's answer from another program's.
+func (e *examination) readIdentity(status int, body []byte) Finding {
+	var identity struct {
+		Profile   string `json:"profile"`
+		Valid     bool   `json:"valid"`
+		Code      string `json:"code"`
+		Remaining int    `json:"remainingSeconds"`
+		LastError *struct {
+			Code string `json:"code"`
+		} `json:"lastError"`
+	}
+	text := ""
+	switch known := json.Unmarshal(body, &identity) == nil; {
+	case known && status == http.StatusOK && identity.Valid:
+		text = fmt.Sprintf("a sidecar serves on %s; its credentials are valid for %s", e.Listen, roughly(time.Duration(identity.Remaining)*time.Second))
+	case known && status == http.StatusOK && identity.Profile != "":
+		why := "the first exchange has not finished"
+		if identity.LastError != nil {
+			why = "its last error is " + identity.LastError.Code
+		}
+		text = fmt.Sprintf("a sidecar listens on %s but has no credentials yet: %s", e.Listen, why)
+	case known && identity.Code != "":
+		text = fmt.Sprintf("a sidecar listens on %s but refused the doctor's request: %s", e.Listen, identity.Code)
+	default:
+		return e.portTaken(fmt.Sprintf("it answered with HTTP status %d", status))
+	}
+	return Finding{Check: "sidecar", Status: OK, Finding: text}
+}
+
+func (e *examination) portTaken(why string) Finding {
+	return failure("sidecar", PortTaken, fmt.Sprintf("%s is in use by something other than the sidecar: %s", e.Listen, why), e.fixPort())
+}
