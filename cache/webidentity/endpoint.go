@@ -15,65 +15,6 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
-// The shapes of names that AWS gives.
-var (
-	regionShape   = regexp.MustCompile(`^[a-z]{2,6}(-[a-z]+)+-\d{1,2}$`)
-	zoneShape     = regexp.MustCompile(`^([a-z]{2,6}(-[a-z]+)+-\d{1,2})[a-z]$`)
-	roleShape     = regexp.MustCompile(`^arn:([a-z][a-z0-9-]*):iam::(\d{12})?:role/(?:[!-~]+/)?[\w+=,.@-]+$`)
-	minioShape    = regexp.MustCompile(`^arn:minio:iam:[\w-]*::role/[\w+=,.@/-]+$`)
-	issuerRegion  = regexp.MustCompile(`^https://oidc(?:-fips)?[.-]eks\.([a-z0-9-]+)\.`)
-	sessionUnfit  = regexp.MustCompile(`[^\w+=,.@-]`)
-	partitionName = []struct{ prefix, partition string }{
-		{"cn-", "aws-cn"}, {"us-gov-", "aws-us-gov"}, {"us-isob-", "aws-iso-b"}, {"us-isof-", "aws-iso-f"},
-		{"us-iso-", "aws-iso"}, {"eu-isoe-", "aws-iso-e"}, {"eusc-", "aws-eusc"},
-	}
-)
-
-// CheckRegion returns what is wrong with the name of a region, or nil. A region that AWS opens
-// tomorrow is fine; "aws-global" is the SDK's name for the global STS endpoint.
-func CheckRegion(region string) error {
-	if region == "aws-global" || regionShape.MatchString(region) {
-		return nil
-	}
-	if zone := zoneShape.FindStringSubmatch(region); zone != nil {
-		return fmt.Errorf("%q is an availability zone: its region is %s", region, zone[1])
-	}
-	return fmt.Errorf("%q is not the name of a region, such as eu-west-1", region)
-}
-
-// Partition returns the partition of a region: aws, aws-cn, aws-us-gov and so on.
-func Partition(region string) string {
-	for _, p := range partitionName {
-		if strings.HasPrefix(region, p.prefix) {
-			return p.partition
-		}
-	}
-	return "aws"
-}
-
-// CheckRoleARN returns what is wrong with a role's ARN, or nil. Every partition is taken, and so are
-// the role ARNs of MinIO and of Ceph, whose have no account.
-func CheckRoleARN(arn string) error {
-	switch {
-	case len(arn) > 2048:
-		return fmt.Errorf("is longer than the 2048 characters that STS takes")
-	case roleShape.MatchString(arn), minioShape.MatchString(arn):
-		return nil
-	case strings.HasPrefix(arn, "arn:") && strings.Contains(arn, ":instance-profile/"):
-		return fmt.Errorf("%q is an instance profile: name the role in it", arn)
-	case strings.HasPrefix(arn, "arn:") && strings.Contains(arn, ":assumed-role/"):
-		return fmt.Errorf("%q is a session of a role: name the role itself, arn:aws:iam::<account>:role/<name>", arn)
-	}
-	return fmt.Errorf("%q is not a role's ARN, such as arn:aws:iam::111122223333:role/app", arn)
-}
-
-// RolePartition returns the partition in a role's ARN.
-func RolePartition(arn string) string {
-	_, rest, _ := strings.Cut(arn, ":")
-	partition, _, _ := strings.Cut(rest, ":")
-	return partition
-}
-
 // CheckEndpoint returns what is wrong with an STS endpoint of one's own, or nil. The token goes there
 // in the clear, so plain http is taken for loopback only.
 func CheckEndpoint(endpoint string) error {
@@ -95,13 +36,7 @@ func loopback(host string) bool {
 	return host == "localhost" || (err == nil && ip.IsLoopback())
 }
 
-// RegionOfIssuer returns the region in the issuer URL of an EKS cluster, or "".
-func RegionOfIssuer(issuer string) string {
-	if m := issuerRegion.FindStringSubmatch(issuer); m != nil && CheckRegion(m[1]) == nil {
-		return m[1]
-	}
-	return ""
-}
+var sessionUnfit = regexp.MustCompile(`[^\w+=,.@-]`)
 
 // SessionName makes a role session name of s: [\w+=,.@-], 2 to 64 characters. Of a longer name the
 // end is kept, where a Pod's name is unique.

@@ -25,6 +25,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts/types"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
 // Options say which role, with which token, at which STS.
@@ -198,8 +199,8 @@ func (o *Options) region(issuer string) (string, *cache.FetchError) {
 	switch {
 	case o.Region != "":
 		return o.Region, nil
-	case RegionOfIssuer(issuer) != "":
-		return RegionOfIssuer(issuer), nil
+	case names.RegionOfIssuer(issuer) != "":
+		return names.RegionOfIssuer(issuer), nil
 	case o.Endpoint != "":
 		return "us-east-1", nil // unsigned, and addressed by the endpoint: any region will do
 	}

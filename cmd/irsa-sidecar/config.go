@@ -24,6 +24,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
@@ -164,7 +165,7 @@ type complain func(variable, format string, args ...any)
 func (c *Config) checkIdentity(wrong complain) {
 	if c.RoleARN == "" {
 		wrong("AWS_ROLE_ARN", "is not set: the role to assume, arn:aws:iam::<account>:role/<name>; on EKS, annotate the service account with eks.amazonaws.com/role-arn and recreate the Pod")
-	} else if err := webidentity.CheckRoleARN(c.RoleARN); err != nil {
+	} else if err := names.CheckRoleARN(c.RoleARN); err != nil {
 		wrong("AWS_ROLE_ARN", "%v", err)
 	}
 	if c.TokenFile == "" {
@@ -224,10 +225,10 @@ func (c *Config) checkSTS(wrong complain) {
 		name, c.region = "AWS_DEFAULT_REGION", c.DefaultRegion
 	}
 	if c.region != "" {
-		if err := webidentity.CheckRegion(c.region); err != nil {
+		if err := names.CheckRegion(c.region); err != nil {
 			wrong(name, "%v", err)
-		} else if ours, theirs := webidentity.Partition(c.region), webidentity.RolePartition(c.RoleARN); c.EndpointSTS == "" && c.Endpoint == "" &&
-			webidentity.CheckRoleARN(c.RoleARN) == nil && ours != theirs {
+		} else if ours, theirs := names.Partition(c.region), names.RolePartition(c.RoleARN); c.EndpointSTS == "" && c.Endpoint == "" &&
+			names.CheckRoleARN(c.RoleARN) == nil && ours != theirs {
 			wrong(name, "%s is in the partition %s, but the role in AWS_ROLE_ARN is in %s", c.region, ours, theirs)
 		}
 	}

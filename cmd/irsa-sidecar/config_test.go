@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
-	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
 // password stands for whatever a user does not want to see in a log.
@@ -188,8 +188,8 @@ func mustBeUsable(t *testing.T, c *Config) {
 			t.Errorf("the token goes to %q", c.endpoint)
 		}
 	}
-	if webidentity.CheckRoleARN(c.RoleARN) != nil || c.TokenFile == "" ||
-		c.region != "" && webidentity.CheckRegion(c.region) != nil {
+	if names.CheckRoleARN(c.RoleARN) != nil || c.TokenFile == "" ||
+		c.region != "" && names.CheckRegion(c.region) != nil {
 		t.Errorf("taken: %q, %q, %q", c.RoleARN, c.TokenFile, c.region)
 	}
 	if c.duration != 0 && (c.duration < 15*time.Minute || c.duration > 12*time.Hour || c.duration%time.Second != 0) {

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
 // checkEnvironment checks the variables that the EKS webhook should have set, and others that SDKs use.
@@ -118,7 +118,7 @@ func (e *examination) checkRole() {
 		e.skip("role")
 		return
 	}
-	if err := webidentity.CheckRoleARN(arn); err != nil {
+	if err := names.CheckRoleARN(arn); err != nil {
 		e.add(failure("role", RoleARNMalformed, "AWS_ROLE_ARN "+err.Error(), e.fixAnnotation()...))
 		return
 	}

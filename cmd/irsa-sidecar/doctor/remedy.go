@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
-	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
 // The kinds of a [Fix]. In all of them, words in capitals are placeholders for what the doctor cannot know.
@@ -34,7 +34,7 @@ func (e *examination) pod() string { return cmp.Or(validName(e.claims.Pod), "POD
 
 func (e *examination) fixAnnotation() []Fix {
 	arn := e.Exchange.RoleARN
-	if webidentity.CheckRoleARN(arn) != nil {
+	if names.CheckRoleARN(arn) != nil {
 		name := "ROLE"
 		if presentable(arn) {
 			name = cmp.Or(strings.Trim(filepath.Base(arn), "./"), name)
@@ -358,10 +358,10 @@ var regions = map[string]string{
 }
 
 func (e *examination) fixRegion(variable string) Fix {
-	partition := webidentity.RolePartition(e.Exchange.RoleARN)
-	region := webidentity.RegionOfIssuer(e.claims.Issuer)
+	partition := names.RolePartition(e.Exchange.RoleARN)
+	region := names.RegionOfIssuer(e.claims.Issuer)
 	what := "use STS in the cluster's region"
-	if region == "" || region == e.Exchange.Region || webidentity.Partition(region) != partition {
+	if region == "" || region == e.Exchange.Region || names.Partition(region) != partition {
 		region, what = cmp.Or(regions[partition], "REGION"), "use a region in the role's partition"
 	}
 	return Fix{what, shell, "export " + variable + "=" + region}
@@ -369,6 +369,6 @@ func (e *examination) fixRegion(variable string) Fix {
 
 // fixOtherRegion leaves a region in which STS is disabled.
 func (e *examination) fixOtherRegion() Fix {
-	partition := webidentity.RolePartition(e.Exchange.RoleARN)
+	partition := names.RolePartition(e.Exchange.RoleARN)
 	return Fix{"or use STS in a region where it is always enabled", shell, "export AWS_REGION=" + cmp.Or(regions[partition], "REGION")}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
 // checkTokenFile checks the file itself, and that it holds a token.
@@ -231,7 +232,7 @@ func (e *examination) checkSubject() (copied bool) {
 
 func (e *examination) checkIssuerURL() {
 	issuer := e.claims.Issuer
-	region := webidentity.RegionOfIssuer(issuer)
+	region := names.RegionOfIssuer(issuer)
 	switch {
 	case !strings.HasPrefix(issuer, "https://") && !isLoopback(issuer):
 		e.add(failure("issuer", IssuerNotHTTPS, fmt.Sprintf("%q is not an https:// URL, and IAM accepts OIDC providers only for those", issuer),

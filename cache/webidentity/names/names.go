@@ -1,0 +1,77 @@
+// Package names checks the names of AWS roles and regions, and knows what they contain. It has no dependencies, so that
+// every program of the module can refuse the same mistakes.
+//
+// Errors continue a sentence that begins with where the name came from, such as a variable.
+package names
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// The forms that AWS, and others with an STS of their own, give to names.
+var (
+	regionShape   = regexp.MustCompile(`^[a-z]{2,6}(-[a-z]+)+-\d{1,2}$`)
+	zoneShape     = regexp.MustCompile(`^([a-z]{2,6}(-[a-z]+)+-\d{1,2})[a-z]$`)
+	roleShape     = regexp.MustCompile(`^arn:([a-z][a-z0-9-]*):iam::(\d{12})?:role/(?:[!-~]+/)?[\w+=,.@-]+$`)
+	minioShape    = regexp.MustCompile(`^arn:minio:iam:[\w-]*::role/[\w+=,.@/-]+$`)
+	issuerRegion  = regexp.MustCompile(`^https://oidc(?:-fips)?[.-]eks\.([a-z0-9-]+)\.`)
+	partitionName = []struct{ prefix, partition string }{
+		{"cn-", "aws-cn"}, {"us-gov-", "aws-us-gov"}, {"us-isob-", "aws-iso-b"}, {"us-isof-", "aws-iso-f"},
+		{"us-iso-", "aws-iso"}, {"eu-isoe-", "aws-iso-e"}, {"eusc-", "aws-eusc"},
+	}
+)
+
+// CheckRegion returns what is wrong with the name of a region, or nil. Regions that do not exist yet are accepted;
+// "aws-global" is the SDK's name for the global STS endpoint.
+func CheckRegion(region string) error {
+	if region == "aws-global" || regionShape.MatchString(region) {
+		return nil
+	}
+	if zone := zoneShape.FindStringSubmatch(region); zone != nil {
+		return fmt.Errorf("%q is an availability zone: its region is %s", region, zone[1])
+	}
+	return fmt.Errorf("%q is not the name of a region, such as eu-west-1", region)
+}
+
+// Partition returns the partition of a region: aws, aws-cn, aws-us-gov and so on.
+func Partition(region string) string {
+	for _, p := range partitionName {
+		if strings.HasPrefix(region, p.prefix) {
+			return p.partition
+		}
+	}
+	return "aws"
+}
+
+// CheckRoleARN returns what is wrong with the ARN of a role, or nil. It accepts every partition, and the role ARNs of MinIO
+// and Ceph, which have no account.
+func CheckRoleARN(arn string) error {
+	switch {
+	case len(arn) > 2048:
+		return fmt.Errorf("is longer than the 2048 characters that STS takes")
+	case roleShape.MatchString(arn), minioShape.MatchString(arn):
+		return nil
+	case strings.HasPrefix(arn, "arn:") && strings.Contains(arn, ":instance-profile/"):
+		return fmt.Errorf("%q is an instance profile: name the role in it", arn)
+	case strings.HasPrefix(arn, "arn:") && strings.Contains(arn, ":assumed-role/"):
+		return fmt.Errorf("%q is a session of a role: name the role itself, arn:aws:iam::<account>:role/<name>", arn)
+	}
+	return fmt.Errorf("%q is not a role's ARN, such as arn:aws:iam::111122223333:role/app", arn)
+}
+
+// RolePartition returns the partition in the ARN of a role, or "".
+func RolePartition(arn string) string {
+	_, rest, _ := strings.Cut(arn, ":")
+	partition, _, _ := strings.Cut(rest, ":")
+	return partition
+}
+
+// RegionOfIssuer returns the region in the issuer URL of an EKS cluster, or "".
+func RegionOfIssuer(issuer string) string {
+	if m := issuerRegion.FindStringSubmatch(issuer); m != nil && CheckRegion(m[1]) == nil {
+		return m[1]
+	}
+	return ""
+}
