@@ -10,16 +10,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// edit collects changes to a text in YAML, and makes the same changes to the nodes that were read from it.
+// edit collects changes to a YAML text, and makes the same changes to the nodes that were read from it.
 type edit struct {
-	lines   []string // with the carriage returns at their ends, without the line feeds
-	newline string   // of the lines that are added
+	lines   []string // with carriage returns, without line feeds
+	newline string   // for added lines
 	changes []change
 }
 
-// change puts text in the place of so many bytes. Changes of the same place are made in order.
+// change replaces a number of bytes with text. Changes at the same position are applied in order.
 type change struct {
-	line, at int // counted from zero
+	line, at int // from zero
 	bytes    int
 	text     string
 }
@@ -32,7 +32,7 @@ func newEdit(input []byte) *edit {
 	return e
 }
 
-// apply returns the text with all changes made.
+// apply returns the text with all changes.
 func (e *edit) apply() []byte {
 	slices.SortStableFunc(e.changes, func(a, b change) int {
 		if a.line != b.line {
@@ -48,14 +48,13 @@ func (e *edit) apply() []byte {
 	return []byte(strings.Join(lines, "\n"))
 }
 
-// place is where a key goes that is not there yet, in a mapping that is not in braces: after the line of a
-// value, or before that of a key.
+// place is where to add a missing key in a mapping without braces: after the line of a value, or before that of a key.
 type place struct {
 	after  *yaml.Node
 	before string
 }
 
-// prepend puts items before all others of the list at a key, and makes the list where there is none.
+// prepend adds items at the beginning of the list at a key, and adds the list if it is missing.
 func (e *edit) prepend(parent *yaml.Node, key string, items []*yaml.Node, where place) error {
 	k := keyOf(parent, key)
 	switch {
@@ -74,7 +73,7 @@ func (e *edit) prepend(parent *yaml.Node, key string, items []*yaml.Node, where 
 			break
 		}
 		if list.Kind != yaml.SequenceNode {
-			return fmt.Errorf("line %d: %s is not a list that can be added to", list.Line, key)
+			return fmt.Errorf("line %d: %s is not a list", list.Line, key)
 		}
 		if list.Style&yaml.FlowStyle != 0 {
 			if err := e.insertAfter(list, '[', flow(items)+", "); err != nil {
@@ -88,7 +87,7 @@ func (e *edit) prepend(parent *yaml.Node, key string, items []*yaml.Node, where 
 	return nil
 }
 
-// put is prepend, in the nodes.
+// put does the same as prepend to the nodes.
 func put(parent *yaml.Node, key string, items []*yaml.Node) {
 	list := &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", Content: items}
 	k := keyOf(parent, key)
@@ -96,12 +95,12 @@ func put(parent *yaml.Node, key string, items []*yaml.Node) {
 		parent.Content = append(parent.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, list)
 		return
 	}
-	// A new list: the old one may be an anchor's, which others share.
+	// A new list: the old one may have an anchor, and be shared.
 	list.Content = append(slices.Clone(items), parent.Content[k+1].Content...)
 	parent.Content[k+1] = list
 }
 
-// insertKey adds a key with a list to a mapping of lines.
+// insertKey adds a key with a list to a mapping without braces.
 func (e *edit) insertKey(parent *yaml.Node, key string, items []*yaml.Node, where place) {
 	indent := parent.Column - 1
 	if first := parent.Content[0]; first.Line != parent.Line { // the parent begins with an anchor or a tag
@@ -113,7 +112,7 @@ func (e *edit) insertKey(parent *yaml.Node, key string, items []*yaml.Node, wher
 	} else {
 		k := keyOf(parent, where.before)
 		line = parent.Content[k].Line - 1
-		// Its comment stays with it. What is further to the right is the text of the value above.
+		// Its comment stays with it. A line with more indentation belongs to the value above.
 		for line > 0 {
 			above := e.lines[line-1]
 			if text := strings.TrimLeft(above, " "); !strings.HasPrefix(text, "#") || len(above)-len(text) > indent {
@@ -121,7 +120,7 @@ func (e *edit) insertKey(parent *yaml.Node, key string, items []*yaml.Node, wher
 			}
 			line--
 		}
-		// Lists are indented here as its own is.
+		// Use the same indentation as its own list.
 		if list := parent.Content[k+1]; list.Kind == yaml.SequenceNode && list.Style&yaml.FlowStyle == 0 {
 			deeper = list.Column - 1 - indent
 		}
@@ -129,10 +128,10 @@ func (e *edit) insertKey(parent *yaml.Node, key string, items []*yaml.Node, wher
 	e.insertLines(line, append([]string{strings.Repeat(" ", indent) + key + ":"}, block(items, indent+deeper)...))
 }
 
-// replaceEmpty puts a list in the place of an empty one, or of null.
+// replaceEmpty replaces an empty list, or null, with a list.
 func (e *edit) replaceEmpty(parent, key, old *yaml.Node, items []*yaml.Node) error {
 	if old.Line != key.Line {
-		return fmt.Errorf("line %d: the value of %s must stand in its line", old.Line, key.Value)
+		return fmt.Errorf("line %d: the value of %s must be on the same line", old.Line, key.Value)
 	}
 	line := e.lines[old.Line-1]
 	at := offset(line, old.Column)
@@ -140,7 +139,7 @@ func (e *edit) replaceEmpty(parent, key, old *yaml.Node, items []*yaml.Node) err
 	if old.Kind == yaml.SequenceNode {
 		length = strings.IndexByte(line[at:], ']') + 1
 		if line[at] != '[' || length == 0 {
-			return fmt.Errorf("line %d: the value of %s must stand in its line", old.Line, key.Value)
+			return fmt.Errorf("line %d: the value of %s must be on the same line", old.Line, key.Value)
 		}
 	}
 	list := "[" + flow(items) + "]"
@@ -156,13 +155,13 @@ func (e *edit) insertAfter(n *yaml.Node, bracket byte, text string) error {
 	line := e.lines[n.Line-1]
 	at := offset(line, n.Column)
 	if at >= len(line) || line[at] != bracket {
-		return fmt.Errorf("line %d: this layout cannot be edited: write it without anchors and tags", n.Line)
+		return fmt.Errorf("line %d: cannot edit this layout: write it without anchors and tags", n.Line)
 	}
 	e.changes = append(e.changes, change{n.Line - 1, at + 1, 0, text})
 	return nil
 }
 
-// insertLines adds lines after so many others.
+// insertLines adds lines after the first so many.
 func (e *edit) insertLines(after int, lines []string) {
 	text := strings.Join(lines, e.newline)
 	if after >= len(e.lines) { // the last line has no end
@@ -173,7 +172,7 @@ func (e *edit) insertLines(after int, lines []string) {
 	e.changes = append(e.changes, change{after, 0, 0, text + e.newline})
 }
 
-// offset is the byte in a line that is at a column, which counts characters from one.
+// offset returns the byte offset of a column, which counts characters from one.
 func offset(line string, column int) int {
 	for i := range line {
 		if column--; column == 0 {
@@ -188,7 +187,7 @@ func block(items []*yaml.Node, indent int) (lines []string) {
 	var b bytes.Buffer
 	encoder := yaml.NewEncoder(&b)
 	encoder.SetIndent(2)
-	if err := encoder.Encode(&yaml.Node{Kind: yaml.SequenceNode, Content: items}); err != nil { // they are deploy's
+	if err := encoder.Encode(&yaml.Node{Kind: yaml.SequenceNode, Content: items}); err != nil { // they come from package deploy
 		panic(err)
 	}
 	for line := range strings.Lines(b.String()) {
@@ -197,7 +196,7 @@ func block(items []*yaml.Node, indent int) (lines []string) {
 	return lines
 }
 
-// flow writes a list's items in JSON, which is YAML also between brackets.
+// flow writes the items of a list as JSON, which is valid YAML between brackets.
 func flow(items []*yaml.Node) string {
 	var all []string
 	for _, item := range items {
@@ -210,7 +209,7 @@ func flowValue(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
 		var fields []string
-		for i := 0; i < len(n.Content); i += 2 { // in order, which encoding/json would not keep
+		for i := 0; i < len(n.Content); i += 2 { // encoding/json would not keep their order
 			fields = append(fields, quote(n.Content[i].Value)+": "+flowValue(n.Content[i+1]))
 		}
 		return "{" + strings.Join(fields, ", ") + "}"

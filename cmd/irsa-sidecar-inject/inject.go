@@ -13,11 +13,12 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
 )
 
-// podSpecs are the kinds that have a Pod in them, with their group, and the path to it; its metadata is beside
-// its spec. Others have kinds of these names too, such as Volcano a Job.
+// podSpecs has the kinds that contain a Pod, with their group, and the path to its metadata and spec. Other groups have
+// kinds with these names too, such as Volcano's Job.
 var podSpecs = map[string][]string{
 	"Pod":              {},
 	"apps/Deployment":  {"spec", "template"},
@@ -28,7 +29,7 @@ var podSpecs = map[string][]string{
 	"batch/CronJob":    {"spec", "jobTemplate", "spec", "template"},
 }
 
-// pathToPod returns the path to an object's Pod.
+// pathToPod returns the path to the Pod in an object.
 func (o *object) pathToPod() (path []string, known bool) {
 	group, _, _ := strings.Cut(o.APIVersion, "/")
 	kind := group + "/" + o.Kind
@@ -39,22 +40,22 @@ func (o *object) pathToPod() (path []string, known bool) {
 	return path, known
 }
 
-// inject adds the sidecar to everything in a stream of YAML that can have it. Notes are for people, one for
-// each object that could. With an error there is neither.
+// inject adds the sidecar to every object in a stream of YAML that contains a Pod. It returns a note for people about each
+// of them. If it fails, it returns neither output nor notes.
 //
-// The text is edited, not printed anew: what is not ours stays as it is to the byte. That the edit means
-// what it should is checked in the end, against the same change made to the objects themselves.
+// It edits the text instead of printing the objects, so that everything else keeps every byte. In the end it compares the
+// new text with the same change made to the objects.
 func inject(input []byte, parts deploy.Parts) (output []byte, notes []string, err error) {
-	// The YAML library takes these for line ends, and lines are counted.
+	// The YAML library counts these as line ends too.
 	if i := bytes.IndexAny(bytes.ReplaceAll(input, []byte("\r\n"), []byte("\n\n")), "\r\u0085\u2028\u2029"); i >= 0 {
-		return nil, nil, fmt.Errorf("line %d ends in something other than a line feed (a carriage return alone, or U+0085, U+2028 or U+2029)", 1+bytes.Count(input[:i], []byte("\n")))
+		return nil, nil, fmt.Errorf("line %d ends with something other than a line feed (a carriage return alone, or U+0085, U+2028 or U+2029)", 1+bytes.Count(input[:i], []byte("\n")))
 	}
 	input, marked := bytes.CutPrefix(input, []byte(byteOrderMark))
 	documents, err := decode(input)
 	if err != nil {
 		return nil, nil, err
 	}
-	j := &injector{parts: parts, accounts: map[string]map[string]string{}, forbidding: map[string]bool{}, edit: newEdit(input)}
+	j := &injector{parts: parts, accounts: map[string]map[string]string{}, disabled: map[string]bool{}, edit: newEdit(input)}
 	var objects []*object
 	for number, document := range documents {
 		found, err := objectsIn(document, number+1)
@@ -64,10 +65,10 @@ func inject(input []byte, parts deploy.Parts) (output []byte, notes []string, er
 		objects = append(objects, found...)
 	}
 	if len(objects) == 0 && !slices.ContainsFunc(documents, isList) {
-		return nil, nil, errors.New("there is no Kubernetes object on standard input: irsa-sidecar-inject < app.yaml")
+		return nil, nil, errors.New("no Kubernetes object on standard input; usage: irsa-sidecar-inject < app.yaml")
 	}
 	for _, o := range objects {
-		j.learn(o)
+		j.register(o)
 	}
 	for _, o := range objects {
 		if err := j.object(o); err != nil {
@@ -75,10 +76,10 @@ func inject(input []byte, parts deploy.Parts) (output []byte, notes []string, er
 		}
 	}
 	if !slices.ContainsFunc(objects, func(o *object) bool { _, known := o.pathToPod(); return known }) {
-		j.note("nothing to inject: there is no Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob or Pod in the input")
+		j.note("nothing to inject: no Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob or Pod in the input")
 	}
 	output = j.edit.apply()
-	if err := same(documents, output); err != nil {
+	if err := compare(documents, output); err != nil {
 		return nil, nil, err
 	}
 	if marked {
@@ -89,23 +90,23 @@ func inject(input []byte, parts deploy.Parts) (output []byte, notes []string, er
 
 const byteOrderMark = "\ufeff"
 
-// same checks that the text says what the changed documents say.
-func same(want []*yaml.Node, text []byte) error {
+// compare checks that the text has the content of the changed documents.
+func compare(want []*yaml.Node, text []byte) error {
 	have, err := decode(text)
 	if err != nil {
-		return fmt.Errorf("this layout cannot be edited (afterwards %w): write initContainers, containers, env and volumes the usual way", err)
+		return fmt.Errorf("cannot edit this layout (the result would be broken: %w): write initContainers, containers, env and volumes the usual way", err)
 	}
 	for i := range max(len(want), len(have)) {
 		var a, b any
 		if i < len(want) && i < len(have) && want[i].Decode(&a) == nil && have[i].Decode(&b) == nil && reflect.DeepEqual(a, b) {
 			continue
 		}
-		return fmt.Errorf("document %d: this layout cannot be edited: write initContainers, containers, env and volumes the usual way, without anchors", i+1)
+		return fmt.Errorf("document %d: cannot edit this layout: write initContainers, containers, env and volumes the usual way, without anchors", i+1)
 	}
 	return nil
 }
 
-// decode reads all documents. Their lines are counted from the beginning of the stream.
+// decode reads all documents. Line numbers count from the beginning of the stream.
 func decode(input []byte) (documents []*yaml.Node, err error) {
 	for decoder := yaml.NewDecoder(bytes.NewReader(input)); ; {
 		var document yaml.Node
@@ -115,21 +116,21 @@ func decode(input []byte) (documents []*yaml.Node, err error) {
 		}
 		if err == nil {
 			var value any
-			err = document.Decode(&value) // which finds keys that are there twice
+			err = document.Decode(&value) // finds duplicate keys
 		}
 		if err != nil {
 			hint := ""
 			if bytes.Contains(input, []byte("{{")) {
-				hint = "; a template has to be rendered first: helm template … | irsa-sidecar-inject"
+				hint = "; render templates first: helm template … | irsa-sidecar-inject"
 			}
-			return nil, fmt.Errorf("document %d is not YAML: %s%s", len(documents)+1, said(err), hint)
+			return nil, fmt.Errorf("document %d is not YAML: %s%s", len(documents)+1, oneLine(err), hint)
 		}
 		documents = append(documents, &document)
 	}
 }
 
-// said is the library's error in one line, and without its name.
-func said(err error) string {
+// oneLine returns an error of the YAML library on one line, without the library's name.
+func oneLine(err error) string {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n  ")
 	return strings.ReplaceAll(text, "\n  ", "; ")
 }
@@ -175,10 +176,10 @@ func objectsIn(n *yaml.Node, number int) ([]*object, error) {
 	}
 	o := object{node: n}
 	if n.Kind != yaml.MappingNode || field(n, "kind") == nil || field(n, "apiVersion") == nil {
-		return nil, fmt.Errorf("line %d: document %d is not a Kubernetes object: it has no apiVersion and kind", n.Line, number)
+		return nil, fmt.Errorf("line %d: document %d is not a Kubernetes object: apiVersion or kind is missing", n.Line, number)
 	}
 	if err := n.Decode(&o); err != nil {
-		return nil, fmt.Errorf("line %d: document %d is not a Kubernetes object: %s", n.Line, number, said(err))
+		return nil, fmt.Errorf("line %d: document %d is not a Kubernetes object: %s", n.Line, number, oneLine(err))
 	}
 	if !isList(n) {
 		return []*object{&o}, nil
@@ -202,24 +203,24 @@ func isList(n *yaml.Node) bool {
 }
 
 type injector struct {
-	parts      deploy.Parts
-	accounts   map[string]map[string]string // the annotations of the service accounts in the input, by namespace/name
-	forbidding map[string]bool              // namespaces in the input
-	edit       *edit
-	notes      []string
+	parts    deploy.Parts
+	accounts map[string]map[string]string // the annotations of service accounts in the input, by namespace/name
+	disabled map[string]bool              // namespaces in the input that keep the sidecar out
+	edit     *edit
+	notes    []string
 }
 
 func (j *injector) note(format string, args ...any) {
 	j.notes = append(j.notes, fmt.Sprintf(format, args...))
 }
 
-// learn notes what an object says about others.
-func (j *injector) learn(o *object) {
+// register records what an object says about others.
+func (j *injector) register(o *object) {
 	switch o.Kind {
 	case "ServiceAccount":
 		j.accounts[o.Metadata.Namespace+"/"+o.Metadata.Name] = o.Metadata.Annotations
 	case "Namespace":
-		j.forbidding[o.Metadata.Name] = o.Metadata.Labels[deploy.InjectLabel] == deploy.Disabled
+		j.disabled[o.Metadata.Name] = o.Metadata.Labels[deploy.InjectLabel] == deploy.Disabled
 	}
 }
 
@@ -228,140 +229,148 @@ func (j *injector) object(o *object) error {
 	path, known := o.pathToPod()
 	if !known {
 		if at(o.node, "spec", "template", "spec", "containers") != nil {
-			j.note("%s: left as it is: there are Pods in it, but of this kind nothing is known here", o)
+			j.note("%s: unchanged: it contains Pods, but its kind is unknown", o)
 		}
 		return nil
 	}
 	pod := at(o.node, path...)
 	spec := field(pod, "spec")
-	containers := field(spec, "containers")
-	if containers == nil || containers.Kind != yaml.SequenceNode || len(containers.Content) == 0 {
-		return fmt.Errorf("it has no containers at %s", strings.Join(append(slices.Clone(path), "spec", "containers"), "."))
+	if containers := field(spec, "containers"); containers == nil || containers.Kind != yaml.SequenceNode || len(containers.Content) == 0 {
+		return fmt.Errorf("no containers at %s", strings.Join(append(slices.Clone(path), "spec", "containers"), "."))
 	}
-	// A key of ours would hide one that is merged in.
-	for _, n := range []*yaml.Node{pod, spec} {
-		if k := keyOf(n, "<<"); k >= 0 {
-			return fmt.Errorf("line %d: << merges something in here: write it out", n.Content[k].Line)
-		}
+	if err := checkLayout(pod, spec); err != nil {
+		return err
 	}
-	all := containers.Content
-	initContainers := field(spec, "initContainers")
-	if initContainers != nil && !isNull(initContainers) {
-		if initContainers.Kind != yaml.SequenceNode {
-			return fmt.Errorf("line %d: initContainers is not a list", initContainers.Line)
-		}
-		all = append(slices.Clone(initContainers.Content), all...)
+	switch sidecar, native := findSidecar(spec); {
+	case native:
+		j.note("%s: unchanged: it already has the sidecar (image %s)", o, text(field(sidecar, "image")))
+		return nil
+	case sidecar != nil:
+		return fmt.Errorf("line %d: a container is named %s but is not a native sidecar: rename it", sidecar.Line, deploy.Name)
 	}
-	for _, c := range all {
-		if k := keyOf(c, "<<"); k >= 0 {
-			return fmt.Errorf("line %d: << merges something in here: write it out", c.Content[k].Line)
-		}
-		if c.Kind == yaml.AliasNode {
-			return fmt.Errorf("line %d: *%s stands here for a container: write it out", c.Line, c.Value)
-		}
-		if c.Kind != yaml.MappingNode {
-			return fmt.Errorf("line %d: a container must have a name and an image", c.Line)
-		}
-		if text(field(c, "name")) != deploy.Name {
-			continue
-		}
-		if text(field(c, "restartPolicy")) == "Always" && initContainers != nil && slices.Contains(initContainers.Content, c) {
-			j.note("%s: left as it is: it has the sidecar already (image %s)", o, text(field(c, "image")))
-			return nil
-		}
-		return fmt.Errorf("line %d: a container is called %s already and is no native sidecar: rename it", c.Line, deploy.Name)
-	}
-
 	var template struct{ Metadata metadata }
 	if err := pod.Decode(&template); err != nil {
-		return fmt.Errorf("its Pods' metadata cannot be read: %s", said(err))
+		return fmt.Errorf("the metadata of its Pods cannot be read: %s", oneLine(err))
 	}
-	if template.Metadata.Labels[deploy.InjectLabel] == deploy.Disabled {
-		j.note("%s: left as it is: its Pods have the label %s: %s", o, deploy.InjectLabel, deploy.Disabled)
+	switch {
+	case template.Metadata.Labels[deploy.InjectLabel] == deploy.Disabled:
+		j.note("%s: unchanged: its Pods have the label %s: %s", o, deploy.InjectLabel, deploy.Disabled)
+		return nil
+	case j.disabled[o.Metadata.Namespace]:
+		j.note("%s: unchanged: its namespace has the label %s: %s", o, deploy.InjectLabel, deploy.Disabled)
 		return nil
 	}
-	if j.forbidding[o.Metadata.Namespace] {
-		j.note("%s: left as it is: its namespace has the label %s: %s", o, deploy.InjectLabel, deploy.Disabled)
-		return nil
+	parts, role, err := j.partsFor(o, spec)
+	if err != nil {
+		return err
 	}
-	parts := j.parts
+	if err := j.change(spec, parts, strings.Split(template.Metadata.Annotations[deploy.SkipAnnotation], ","), o); err != nil {
+		return err
+	}
+	j.note("%s: sidecar added; %s", o, role)
+	return nil
+}
+
+// checkLayout refuses what cannot be edited without changing its meaning.
+func checkLayout(pod, spec *yaml.Node) error {
+	for _, n := range []*yaml.Node{pod, spec} {
+		if err := checkMerge(n); err != nil {
+			return err
+		}
+	}
+	if initContainers := field(spec, "initContainers"); initContainers != nil && !isNull(initContainers) && initContainers.Kind != yaml.SequenceNode {
+		return fmt.Errorf("line %d: initContainers is not a list", initContainers.Line)
+	}
+	for _, c := range allContainers(spec) {
+		if err := checkMerge(c); err != nil {
+			return err
+		}
+		if c.Kind == yaml.AliasNode {
+			return fmt.Errorf("line %d: *%s is an alias for a container: write the container out", c.Line, c.Value)
+		}
+		if c.Kind != yaml.MappingNode {
+			return fmt.Errorf("line %d: a container needs a name and an image", c.Line)
+		}
+	}
+	return nil
+}
+
+// checkMerge refuses a merge: a key that is added beside it would hide a merged one.
+func checkMerge(n *yaml.Node) error {
+	if k := keyOf(n, "<<"); k >= 0 {
+		return fmt.Errorf("line %d: << merges keys in here: write them out", n.Content[k].Line)
+	}
+	return nil
+}
+
+// findSidecar returns the container with the sidecar's name, or nil, and whether it is a native sidecar.
+func findSidecar(spec *yaml.Node) (sidecar *yaml.Node, native bool) {
+	initContainers := field(spec, "initContainers")
+	for _, c := range allContainers(spec) {
+		if text(field(c, "name")) == deploy.Name {
+			return c, text(field(c, "restartPolicy")) == "Always" && initContainers != nil && slices.Contains(initContainers.Content, c)
+		}
+	}
+	return nil, false
+}
+
+// allContainers returns the init containers and then the others.
+func allContainers(spec *yaml.Node) (all []*yaml.Node) {
+	for _, key := range []string{"initContainers", "containers"} {
+		if list := field(spec, key); list != nil {
+			all = append(all, list.Content...)
+		}
+	}
+	return all
+}
+
+// partsFor returns the parts with the role and the region for an object, and where the role comes from.
+func (j *injector) partsFor(o *object, spec *yaml.Node) (parts deploy.Parts, role string, err error) {
+	parts = j.parts
 	account := cmp.Or(text(field(spec, "serviceAccountName")), text(field(spec, "serviceAccount")), "default") // the second is its old name
-	annotations, there := j.accounts[o.Metadata.Namespace+"/"+account]
-	if parts.Region == "" {
+	annotations, known := j.accounts[o.Metadata.Namespace+"/"+account]
+	if parts.Region == "" && annotations[deploy.RegionAnnotation] != "" {
 		parts.Region = annotations[deploy.RegionAnnotation]
-		if parts.Region != "" && !region.MatchString(parts.Region) {
-			return fmt.Errorf("the annotation %s of its service account %s is not a region: %q", deploy.RegionAnnotation, account, parts.Region)
+		if err := names.CheckRegion(parts.Region); err != nil {
+			return parts, "", fmt.Errorf("annotation %s of service account %s: %w", deploy.RegionAnnotation, account, err)
 		}
 	}
-	whose := fmt.Sprintf("role %s", parts.RoleARN)
-	if parts.RoleARN == "" {
-		role := annotations[deploy.RoleAnnotation]
-		switch {
-		case role != "" && !roleARN.MatchString(role):
-			return fmt.Errorf("the annotation %s of its service account %s is not a role's ARN: %q", deploy.RoleAnnotation, account, role)
-		case role != "":
-			parts.RoleARN, whose = role, fmt.Sprintf("role %s, of service account %s", role, account)
-		case there:
-			return fmt.Errorf("its service account %s has no role: annotate it with %s, or give --role-arn", account, deploy.RoleAnnotation)
-		default:
-			whose = fmt.Sprintf("role left to the EKS webhook, which reads it off service account %s; without the webhook, give --role-arn", account)
+	annotated := annotations[deploy.RoleAnnotation]
+	switch {
+	case parts.RoleARN != "":
+		role = "role " + parts.RoleARN
+	case annotated != "":
+		if err := names.CheckRoleARN(annotated); err != nil {
+			return parts, "", fmt.Errorf("annotation %s of service account %s: %w", deploy.RoleAnnotation, account, err)
 		}
+		parts.RoleARN, role = annotated, fmt.Sprintf("role %s from service account %s", annotated, account)
+	case known:
+		return parts, "", fmt.Errorf("its service account %s has no role: annotate it with %s, or use --role-arn", account, deploy.RoleAnnotation)
+	default:
+		role = fmt.Sprintf("the EKS webhook sets the role from service account %s (without the webhook, use --role-arn)", account)
 	}
-	// Values that YAML could read as something else are kept as what they are.
+	// Quoted, so that YAML cannot read a value as anything but a string.
 	for _, value := range []*string{&parts.RoleARN, &parts.Region, &parts.Image} {
 		if *value != "" {
 			*value = quote(*value)
 		}
 	}
-	if err := j.change(spec, parts, strings.Split(template.Metadata.Annotations[deploy.SkipAnnotation], ","), o); err != nil {
-		return err
-	}
-	j.note("%s: sidecar added; %s", o, whose)
-	return nil
+	return parts, role, nil
 }
 
 // change adds the sidecar to a Pod's spec.
 func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o *object) error {
-	containers, initContainers := field(spec, "containers"), field(spec, "initContainers")
-	environment := items(parts.Env())
-	var others []*yaml.Node
-	if initContainers != nil {
-		others = append(others, initContainers.Content...)
-	}
-	for _, c := range append(others, containers.Content...) {
+	for _, c := range allContainers(spec) {
 		name := text(field(c, "name"))
 		if slices.ContainsFunc(skip, func(s string) bool { return strings.TrimSpace(s) == name }) {
 			continue
 		}
-		set := map[string]string{}
-		if env := field(c, "env"); env != nil {
-			for _, entry := range env.Content {
-				entry = resolve(entry)
-				set[text(field(entry, "name"))] = text(field(entry, "value"))
-			}
-		}
-		var missing []*yaml.Node
-		for _, entry := range environment {
-			variable := text(field(entry, "name"))
-			value, there := set[variable]
-			if !there {
-				missing = append(missing, entry)
-			} else if wanted := text(field(entry, "value")); value != wanted {
-				note := ""
-				if variable == "AWS_WEB_IDENTITY_TOKEN_FILE" || strings.HasPrefix(variable, "AWS_CONTAINER_") {
-					note = ": its SDK may not ask the sidecar"
-				}
-				j.note("%s: container %s sets %s itself, and keeps it%s", o, name, variable, note)
-			}
-		}
-		if set["AWS_ACCESS_KEY_ID"] != "" {
-			j.note("%s: container %s has AWS_ACCESS_KEY_ID, which SDKs take first: they will not ask the sidecar", o, name)
-		}
+		missing := j.missing(c, items(parts.Env()), fmt.Sprintf("%s: container %s", o, name))
 		if len(missing) == 0 {
 			continue
 		}
 		after := field(c, "image")
-		if after == nil || after.Style&(yaml.FoldedStyle|yaml.LiteralStyle) != 0 || strings.ContainsAny(after.Value, " \n") { // of several lines
+		if after == nil || after.Style&(yaml.FoldedStyle|yaml.LiteralStyle) != 0 || strings.ContainsAny(after.Value, " \n") { // it has several lines
 			after = field(c, "name")
 		}
 		if err := j.edit.prepend(c, "env", missing, place{after: after}); err != nil {
@@ -376,12 +385,41 @@ func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o 
 	return j.edit.prepend(spec, "initContainers", []*yaml.Node{mapping(parts.Container())}, place{before: "containers"})
 }
 
-// has reports whether one of a list has the name.
+// missing returns the variables that a container does not set itself. It notes those that it sets otherwise, and what else
+// keeps its SDK from asking the sidecar.
+func (j *injector) missing(c *yaml.Node, environment []*yaml.Node, who string) (missing []*yaml.Node) {
+	set := map[string]string{}
+	if env := field(c, "env"); env != nil {
+		for _, entry := range env.Content {
+			entry = resolve(entry)
+			set[text(field(entry, "name"))] = text(field(entry, "value"))
+		}
+	}
+	for _, entry := range environment {
+		variable := text(field(entry, "name"))
+		value, there := set[variable]
+		if !there {
+			missing = append(missing, entry)
+		} else if value != text(field(entry, "value")) {
+			note := ""
+			if variable == "AWS_WEB_IDENTITY_TOKEN_FILE" || strings.HasPrefix(variable, "AWS_CONTAINER_") {
+				note = "; its SDK may not ask the sidecar"
+			}
+			j.note("%s sets %s itself, which is kept%s", who, variable, note)
+		}
+	}
+	if set["AWS_ACCESS_KEY_ID"] != "" {
+		j.note("%s has AWS_ACCESS_KEY_ID, which SDKs prefer: it will not ask the sidecar", who)
+	}
+	return missing
+}
+
+// has reports whether a list has an item with the name.
 func has(list *yaml.Node, name string) bool {
 	return list != nil && slices.ContainsFunc(list.Content, func(n *yaml.Node) bool { return text(field(resolve(n), "name")) == name })
 }
 
-// at follows keys down from a mapping; nil where one is missing.
+// at follows keys down from a mapping; nil if one is missing.
 func at(n *yaml.Node, keys ...string) *yaml.Node {
 	for _, key := range keys {
 		n = field(n, key)
@@ -389,8 +427,7 @@ func at(n *yaml.Node, keys ...string) *yaml.Node {
 	return n
 }
 
-// field returns the value of a key; nil where there is no such key, or no mapping. An alias is what it
-// stands for.
+// field returns the value of a key; nil if there is no such key, or no mapping. Aliases are resolved.
 func field(n *yaml.Node, key string) *yaml.Node {
 	if k := keyOf(n, key); k >= 0 {
 		return resolve(n.Content[k+1])
@@ -398,7 +435,7 @@ func field(n *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// keyOf returns the place of a key in a mapping's content; -1 if it is not there.
+// keyOf returns the index of a key in the content of a mapping, or -1.
 func keyOf(n *yaml.Node, key string) int {
 	if n == nil || n.Kind != yaml.MappingNode {
 		return -1
@@ -427,18 +464,18 @@ func text(n *yaml.Node) string {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// mapping and items parse what deploy has made.
-func mapping(made string) *yaml.Node {
+// mapping and items parse what package deploy returns.
+func mapping(source string) *yaml.Node {
 	var document yaml.Node
-	if err := yaml.Unmarshal([]byte(made), &document); err != nil {
+	if err := yaml.Unmarshal([]byte(source), &document); err != nil {
 		panic(err)
 	}
 	return document.Content[0]
 }
 
-func items(made string) []*yaml.Node { return mapping(made).Content }
+func items(source string) []*yaml.Node { return mapping(source).Content }
 
-// quote is a string in both YAML and JSON.
+// quote writes a string that is valid in both YAML and JSON.
 func quote(s string) string {
 	quoted, err := json.Marshal(s)
 	if err != nil { // a string

@@ -11,7 +11,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files")
 
 func golden(t *testing.T, name, have string) {
 	t.Helper()
@@ -26,7 +26,7 @@ func golden(t *testing.T, name, have string) {
 		t.Fatal(err)
 	}
 	if have != string(want) {
-		t.Errorf("%s is not what was made:\n%s", name, have)
+		t.Errorf("%s differs from the result:\n%s", name, have)
 	}
 }
 
@@ -81,37 +81,37 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 		return "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: " + spec + "\n"
 	}
 	for name, test := range map[string]struct{ input, want string }{
-		"nothing":                 {"", "there is no Kubernetes object on standard input"},
-		"only a comment":          {"# TODO\n", "there is no Kubernetes object on standard input"},
+		"nothing":                 {"", "no Kubernetes object on standard input"},
+		"only a comment":          {"# TODO\n", "no Kubernetes object on standard input"},
 		"not YAML":                {good + "kind: [", "document 2 is not YAML: line 7: did not find expected node content"},
 		"a tab":                   {good + "kind: Pod\n\tmetadata: x", "document 2 is not YAML: line 7: found a tab character"},
-		"a template":              {good + "kind: {{ .Values.kind }}", "a template has to be rendered first: helm template"},
+		"a template":              {good + "kind: {{ .Values.kind }}", "render templates first: helm template"},
 		"a key twice":             {good + "apiVersion: v1\nkind: Pod\nkind: Pod", `document 2 is not YAML: line 9: mapping key "kind" already defined at line 8`},
-		"a list":                  {good + "- a", "line 7: document 2 is not a Kubernetes object: it has no apiVersion and kind"},
+		"a list":                  {good + "- a", "line 7: document 2 is not a Kubernetes object: apiVersion or kind is missing"},
 		"a sentence":              {good + "hello", "line 7: document 2 is not a Kubernetes object"},
-		"no kind":                 {good + "services: {web: {image: x}}", "line 7: document 2 is not a Kubernetes object: it has no apiVersion and kind"},
+		"no kind":                 {good + "services: {web: {image: x}}", "line 7: document 2 is not a Kubernetes object: apiVersion or kind is missing"},
 		"labels are a list":       {good + "apiVersion: v1\nkind: Pod\nmetadata: {labels: [a]}", "line 7: document 2 is not a Kubernetes object"},
-		"no spec":                 {good + "apiVersion: v1\nkind: Pod", "it has no containers at spec.containers"},
-		"no containers":           {good + "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: n}\nspec: {template: {spec: {}}}", "line 7: Deployment n/d: it has no containers at spec.template.spec.containers"},
-		"empty containers":        {good + pod("{containers: []}"), "line 7: Pod bad: it has no containers at spec.containers"},
-		"containers, a word":      {good + pod("{containers: app}"), "it has no containers at spec.containers"},
-		"container, a word":       {good + pod("{containers: [app]}"), "line 10: a container must have a name and an image"},
+		"no spec":                 {good + "apiVersion: v1\nkind: Pod", "no containers at spec.containers"},
+		"no containers":           {good + "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: n}\nspec: {template: {spec: {}}}", "line 7: Deployment n/d: no containers at spec.template.spec.containers"},
+		"empty containers":        {good + pod("{containers: []}"), "line 7: Pod bad: no containers at spec.containers"},
+		"containers, a word":      {good + pod("{containers: app}"), "no containers at spec.containers"},
+		"container, a word":       {good + pod("{containers: [app]}"), "line 10: a container needs a name and an image"},
 		"initContainers, odd":     {good + pod("{initContainers: x, containers: [{name: app}]}"), "line 10: initContainers is not a list"},
-		"env, a word":             {good + pod("{containers: [{name: app, env: x}]}"), "line 10: env is not a list that can be added to"},
-		"named like ours":         {good + pod("{containers: [{name: irsa-sidecar, image: x}]}"), "line 10: a container is called irsa-sidecar already and is no native sidecar: rename it"},
-		"named like ours, always": {good + pod("{containers: [{name: irsa-sidecar, restartPolicy: Always}]}"), "line 10: a container is called irsa-sidecar already and is no native sidecar: rename it"},
-		"a merge in the spec":     {good + "x: &x {volumes: [{name: v}]}\napiVersion: v1\nkind: Pod\nspec:\n  <<: *x\n  containers: [{name: a}]", "line 11: << merges something in here: write it out"},
-		"a merge in a container":  {good + "x: &x {env: [{name: A}]}\napiVersion: v1\nkind: Pod\nspec:\n  containers: [{name: a, <<: *x}]", "line 11: << merges something in here: write it out"},
-		"a carriage return alone": {good + "apiVersion: v1\rkind: Pod", "line 7 ends in something other than a line feed"},
-		"a line separator":        {good + pod("{containers: [{name: a, args: [\"a\u2028b\"]}]}"), "line 10 ends in something other than a line feed"},
-		"a region that is none":   {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {eks.amazonaws.com/role-arn: \"" + role + "\", irsa-sidecar/region: eu west}}\n---\n" + pod("{serviceAccount: app, containers: [{name: app}]}"), `the annotation irsa-sidecar/region of its service account app is not a region: "eu west"`},
-		"named like ours, too":    {good + pod("{initContainers: [{name: irsa-sidecar}], containers: [{name: app}]}"), "is no native sidecar: rename it"},
+		"env, a word":             {good + pod("{containers: [{name: app, env: x}]}"), "line 10: env is not a list"},
+		"named like ours":         {good + pod("{containers: [{name: irsa-sidecar, image: x}]}"), "line 10: a container is named irsa-sidecar but is not a native sidecar: rename it"},
+		"named like ours, always": {good + pod("{containers: [{name: irsa-sidecar, restartPolicy: Always}]}"), "line 10: a container is named irsa-sidecar but is not a native sidecar: rename it"},
+		"a merge in the spec":     {good + "x: &x {volumes: [{name: v}]}\napiVersion: v1\nkind: Pod\nspec:\n  <<: *x\n  containers: [{name: a}]", "line 11: << merges keys in here: write them out"},
+		"a merge in a container":  {good + "x: &x {env: [{name: A}]}\napiVersion: v1\nkind: Pod\nspec:\n  containers: [{name: a, <<: *x}]", "line 11: << merges keys in here: write them out"},
+		"a carriage return alone": {good + "apiVersion: v1\rkind: Pod", "line 7 ends with something other than a line feed"},
+		"a line separator":        {good + pod("{containers: [{name: a, args: [\"a\u2028b\"]}]}"), "line 10 ends with something other than a line feed"},
+		"a region that is none":   {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {eks.amazonaws.com/role-arn: \"" + role + "\", irsa-sidecar/region: eu west}}\n---\n" + pod("{serviceAccount: app, containers: [{name: app}]}"), `annotation irsa-sidecar/region of service account app: "eu west" is not the name of a region`},
+		"named like ours, too":    {good + pod("{initContainers: [{name: irsa-sidecar}], containers: [{name: app}]}"), "is not a native sidecar: rename it"},
 		"an anchor": {good + pod("\n  containers:\n  - &a {name: app, image: x}\n  - *a\n"),
-			"line 7: Pod bad: line 13: *a stands here for a container: write it out"},
+			"line 7: Pod bad: line 13: *a is an alias for a container: write the container out"},
 		"an account without a role": {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app}\n---\n" + pod("{serviceAccountName: app, containers: [{name: app}]}"),
-			"line 11: Pod bad: its service account app has no role: annotate it with eks.amazonaws.com/role-arn, or give --role-arn"},
+			"line 11: Pod bad: its service account app has no role: annotate it with eks.amazonaws.com/role-arn, or use --role-arn"},
 		"an account with a role that is none": {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {eks.amazonaws.com/role-arn: app}}\n---\n" + pod("{serviceAccountName: app, containers: [{name: app}]}"),
-			`the annotation eks.amazonaws.com/role-arn of its service account app is not a role's ARN: "app"`},
+			`annotation eks.amazonaws.com/role-arn of service account app: "app" is not a role's ARN`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			output, _, err := pipe(t, test.input)
@@ -127,11 +127,16 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 		args []string
 		want string
 	}{
-		"a file":          {[]string{"app.yaml"}, `it takes no file "app.yaml": irsa-sidecar-inject < app.yaml`},
-		"an unknown flag": {[]string{"--role", "x"}, "flag provided but not defined: -role: try irsa-sidecar-inject --help"},
-		"a role's name":   {[]string{"--role-arn", "app"}, `--role-arn "app" is not a role's ARN`},
-		"a zone":          {[]string{"--region", "eu-west-1a"}, `--region "eu-west-1a" is not a region`},
-		"no image":        {[]string{"--image", ""}, `--image "" is not an image`},
+		"a file":                 {[]string{"app.yaml"}, `unexpected argument "app.yaml"; usage: irsa-sidecar-inject < app.yaml`},
+		"an unknown flag":        {[]string{"--role", "x"}, "unknown flag --role; the flags are --role-arn, --region and --image"},
+		"a role's name":          {[]string{"--role-arn", "app"}, `--role-arn "app" is not a role's ARN`},
+		"a zone":                 {[]string{"--region", "eu-west-1a"}, `--region "eu-west-1a" is an availability zone: its region is eu-west-1`},
+		"a flag without a value": {[]string{"--region"}, "--region needs a value; see irsa-sidecar-inject --help"},
+		"an instance profile":    {[]string{"--role-arn", "arn:aws:iam::111122223333:instance-profile/app"}, "is an instance profile: name the role in it"},
+		"a role with a blank":    {[]string{"--role-arn", role + " "}, "is not a role's ARN"},
+		"eleven digits":          {[]string{"--role-arn", "arn:aws:iam::11112222333:role/app"}, "is not a role's ARN"},
+		"a placeholder":          {[]string{"--role-arn", "arn:aws:iam::<account>:role/app"}, "is not a role's ARN"},
+		"no image":               {[]string{"--image", ""}, `--image "" is not an image`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			output, _, err := pipe(t, good, test.args...)
@@ -142,6 +147,21 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 	}
 	if output, notes, err := pipe(t, good, "--role-arn", role); err != nil || !strings.Contains(output, role) || !strings.Contains(notes, "Pod good: sidecar added; role "+role) {
 		t.Errorf("the good one alone is refused: %v, %s", err, notes)
+	}
+}
+
+// Every terminal shows 80 columns.
+func TestHelp(t *testing.T) {
+	for _, flag := range []string{"-h", "-help", "--help"} {
+		output, notes, err := pipe(t, "", flag)
+		if err != nil || output != help || notes != "" {
+			t.Errorf("%s printed %q, %q, %v", flag, output, notes, err)
+		}
+	}
+	for line := range strings.Lines(help) {
+		if len(line) > 81 {
+			t.Errorf("%d columns: %s", len(line)-1, line)
+		}
 	}
 }
 

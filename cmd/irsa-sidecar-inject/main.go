@@ -1,6 +1,6 @@
-// Command irsa-sidecar-inject reads Kubernetes manifests and writes them back with the sidecar in them.
+// Command irsa-sidecar-inject adds the sidecar to Kubernetes manifests.
 //
-// It is a program of its own so that what it takes to edit YAML is not in every Pod.
+// It is a separate program, so that the code to edit YAML is not in every Pod.
 package main
 
 import (
@@ -9,32 +9,45 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
 )
 
-const help = `irsa-sidecar-inject reads Kubernetes manifests on standard input and writes them, with the
-sidecar in them, to standard output. What it did to each is said on standard error.
+const help = `Usage: irsa-sidecar-inject [--role-arn ARN] [--region REGION] [--image IMAGE]
 
+Reads Kubernetes manifests on standard input and writes them to standard output
+with the sidecar added. What it did to each object is printed on standard error.
+
+It knows Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob and Pod,
+in one or more documents or in a List. It writes everything else unchanged, and
+also what already has the sidecar: running it twice is safe. It only adds;
+comments, order and layout are kept. If anything is wrong, it writes nothing.
+
+On a Pod (in a Deployment: spec.template.metadata), the label
+irsa-sidecar/inject: disabled keeps the sidecar out, and the annotation
+irsa-sidecar/skip-containers: a,b leaves the environment of these containers
+unchanged.
+
+Flags:
+  --role-arn ARN
+      the role; by default that of the service account, if that is in the
+      input, and otherwise the EKS webhook sets it
+  --region REGION
+      the region of STS and of the app; by default the annotation
+      irsa-sidecar/region of the service account, if that is in the input
+  --image IMAGE
+      the sidecar's image (` + deploy.Image + `)
+
+Example:
   irsa-sidecar-inject < app.yaml | kubectl apply -f -
-  kustomize build . | irsa-sidecar-inject --role-arn arn:aws:iam::111122223333:role/app | kubectl apply -f -
+  kustomize build . |
+    irsa-sidecar-inject --role-arn arn:aws:iam::111122223333:role/app |
+    kubectl apply -f -
 
-It knows Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob and Pod, alone, in several documents or
-in a List. Everything else passes unchanged, and so does what has the sidecar already: it can be run twice.
-It only adds: comments, order and layout stay. If anything is wrong, nothing is written.
-
-A Pod (in a Deployment: spec.template.metadata) says with the label irsa-sidecar/inject: disabled that it wants
-none, and with the annotation irsa-sidecar/skip-containers: a,b which containers stay as they are.
-
-  --role-arn ARN         the role. Otherwise it is that of the service account, where it is in the input; otherwise
-                         it is left to the EKS webhook
-  --region REGION        the region of STS, and of the app. Otherwise it is the service account's annotation
-                         irsa-sidecar/region, where it is in the input
-  --image IMAGE          the sidecar's image, ` + deploy.Image + ` if not given
-
-Exit codes: 0 done, 1 the input cannot be used, 2 wrong usage.
+Exit codes: 0 done; 1 failed, and the reason is the last line on stderr;
+2 wrong usage.
 `
 
 func main() {
@@ -50,33 +63,16 @@ func main() {
 // usageError is a wrong command line: exit code 2.
 type usageError struct{ error }
 
-var (
-	roleARN = regexp.MustCompile(`^arn:[a-z-]+:iam::[0-9]*:role/\S+$`)
-	region  = regexp.MustCompile(`^[a-z]+(-[a-z]+)+-[0-9]+$`)
-)
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	parts := deploy.Parts{Image: deploy.Image, Native: true}
-	flags := flag.NewFlagSet("", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	flags.StringVar(&parts.RoleARN, "role-arn", "", "")
-	flags.StringVar(&parts.Region, "region", "", "")
-	flags.StringVar(&parts.Image, "image", parts.Image, "")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+	parts, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(stdout, help)
 		return nil
-	} else if err != nil {
-		return usageError{fmt.Errorf("%w: try irsa-sidecar-inject --help", err)}
 	}
-	switch {
-	case flags.NArg() > 0:
-		return usageError{fmt.Errorf("it takes no file %q: irsa-sidecar-inject < %[1]s", flags.Arg(0))}
-	case parts.RoleARN != "" && !roleARN.MatchString(parts.RoleARN):
-		return usageError{fmt.Errorf("--role-arn %q is not a role's ARN: it looks like arn:aws:iam::111122223333:role/app", parts.RoleARN)}
-	case parts.Region != "" && !region.MatchString(parts.Region):
-		return usageError{fmt.Errorf("--region %q is not a region: it looks like eu-west-1", parts.Region)}
-	case parts.Image == "" || strings.ContainsAny(parts.Image, " \t\n\"'{}[],"):
-		return usageError{fmt.Errorf("--image %q is not an image: it looks like registry.example/irsa-sidecar:0.1.0", parts.Image)}
+	if err != nil {
+		return err
 	}
 	input, err := io.ReadAll(stdin)
 	if err != nil {
@@ -91,4 +87,46 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	}
 	_, err = stdout.Write(output)
 	return err
+}
+
+// parse reads the command line. It fails with flag.ErrHelp for --help.
+func parse(args []string) (deploy.Parts, error) {
+	parts := deploy.Parts{Image: deploy.Image, Native: true}
+	flags := flag.NewFlagSet("", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&parts.RoleARN, "role-arn", "", "")
+	flags.StringVar(&parts.Region, "region", "", "")
+	flags.StringVar(&parts.Image, "image", parts.Image, "")
+	if err := flags.Parse(args); err != nil {
+		return parts, flagError(err)
+	}
+	if flags.NArg() > 0 {
+		return parts, usagef("unexpected argument %q; usage: irsa-sidecar-inject < %[1]s", flags.Arg(0))
+	}
+	if parts.RoleARN != "" {
+		if err := names.CheckRoleARN(parts.RoleARN); err != nil {
+			return parts, usagef("--role-arn %w", err)
+		}
+	}
+	if parts.Region != "" {
+		if err := names.CheckRegion(parts.Region); err != nil {
+			return parts, usagef("--region %w", err)
+		}
+	}
+	if parts.Image == "" || strings.ContainsAny(parts.Image, " \t\n\"'{}[],") {
+		return parts, usagef("--image %q is not an image, such as registry.example/irsa-sidecar:0.1.0", parts.Image)
+	}
+	return parts, nil
+}
+
+// flagError rewords the errors of package flag, which writes a flag with one dash and suggests none.
+func flagError(err error) error {
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		return usagef("unknown flag --%s; the flags are --role-arn, --region and --image", name)
+	}
+	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
+		return usagef("--%s needs a value; see irsa-sidecar-inject --help", name)
+	}
+	return err // flag.ErrHelp
 }
