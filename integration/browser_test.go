@@ -91,7 +91,7 @@ func requests(t *testing.T, s *sidecar) (n int) {
 	t.Helper()
 	_, metrics := s.health(t, "/metrics")
 	for line := range strings.Lines(metrics) {
-		if rest, found := strings.CutPrefix(line, `irsa_sidecar_http_requests_total{code="200",route="/ (admin)"} `); found {
+		if rest, found := strings.CutPrefix(line, `irsa_sidecar_http_requests_total{code="200",listener="admin",profile="",route="/"} `); found {
 			for _, digit := range strings.TrimSpace(rest) {
 				n = 10*n + int(digit-'0')
 			}

@@ -72,8 +72,8 @@ func TestAPodsWholeLife(t *testing.T) {
 		`irsa_sidecar_last_refresh_success_timestamp_seconds{profile="default"} 1`,
 		`irsa_sidecar_refreshes_total{profile="default",reason="ok"} 1`,
 		`irsa_sidecar_refresh_duration_seconds_count{profile="default"} 1`,
-		`irsa_sidecar_http_requests_total{code="200",route="/v1/credentials"} 1`,
-		`irsa_sidecar_http_request_duration_seconds_count{route="/v1/credentials"} 1`,
+		`irsa_sidecar_http_requests_total{code="200",listener="credentials",profile="default",route="/v1/credentials"} 1`,
+		`irsa_sidecar_http_request_duration_seconds_count{listener="credentials",route="/v1/credentials"} 1`,
 		`irsa_sidecar_build_info{`,
 	} {
 		want(t, "/metrics", metrics, "\n"+series)

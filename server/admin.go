@@ -17,13 +17,16 @@ const NothingHere = "there is nothing at this path; the status page is at /\n"
 // running sidecar. kubectl port-forward reaches it, and commands inside the Pod; a service mesh does not.
 type Admin struct {
 	Options
+	listener
 	router *chi.Mux
 }
 
 // NewAdmin returns the handler. A POST to /reload calls reload, and one to /quitquitquit calls quit; nil leaves that
 // path out.
 func NewAdmin(o Options, reload, quit func()) *Admin {
-	h := &Admin{Options: o.withDefaults(), router: chi.NewMux()}
+	o = o.withDefaults()
+	h := &Admin{Options: o, router: chi.NewMux()}
+	h.listener = newListener("admin", &o, h.refusal, []guard{onThisMachine(0), directOrOwnPage}, MalformedRequest)
 	h.router.Get("/", h.page)
 	for path, do := range map[string]func(){"/reload": reload, "/quitquitquit": quit} {
 		if do != nil {
@@ -41,13 +44,9 @@ func NewAdmin(o Options, reload, quit func()) *Admin {
 	return h
 }
 
-// command answers a POST before it does what is asked for: a sidecar that ends answers no more.
+// command answers a POST before it does what is asked for: a sidecar that has shut down answers nothing.
 func command(answer string, do func()) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if led(r) != "" { // a page in a browser can send a POST to loopback
-			rebuff(w, http.StatusForbidden, "this is for programs inside the Pod, not for web pages\n")
-			return
-		}
 		writeText(w, http.StatusOK, answer)
 		do()
 	}
@@ -55,14 +54,20 @@ func command(answer string, do func()) http.HandlerFunc {
 
 func (h *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	route, code := "refused", http.StatusForbidden
-	if isLocal(r) {
-		route, code = dispatch(h.router, "", w, r)
-	} else {
-		rebuff(w, code, "this listener answers callers inside the Pod and kubectl port-forward, by 127.0.0.1 or localhost, and not other web pages: type the address into the browser\n")
+	if h.admit(w, r, started) {
+		profile, route, code := dispatch(h.router, "", w, r)
+		h.account(r, profile, route, code, started, "", nil)
 	}
-	if route == "/" {
-		route = "/ (admin)" // the credentials listener has a page of its own
-	}
-	h.Metrics.count(route, code, started)
+}
+
+func (h *Admin) refusal(w http.ResponseWriter, r Refusal, _ error) int {
+	row := refusals[r]
+	writeText(w, row.status, string(r)+": "+row.message+"; this listener answers programs inside the Pod, kubectl port-forward, and a browser "+
+		"into which http://127.0.0.1 or http://localhost is typed with the port\n")
+	return row.status
+}
+
+func (h *Admin) malformed() (contentType string, body []byte) {
+	h.metrics.refused(h.name, MalformedRequest)
+	return malformedText()
 }

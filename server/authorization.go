@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -188,6 +189,30 @@ func pathCause(err error) error {
 		return e.Err
 	}
 	return err
+}
+
+// guard lets through what carries the token, and no other beside it; of a nil Authorization, what carries at most one.
+func (a *Authorization) guard() guard {
+	refused := []Refusal{AuthorizationRepeated}
+	if a != nil {
+		refused = append(refused, AuthorizationRequired, AuthorizationRejected)
+	}
+	return guard{refused, func(r *http.Request) (Refusal, error) { return a.check(r), nil }}
+}
+
+func (a *Authorization) check(r *http.Request) Refusal {
+	values := r.Header["Authorization"]
+	switch {
+	case len(values) > 1:
+		return AuthorizationRepeated
+	case a == nil:
+		return ""
+	case len(values) == 0 || values[0] == "": // Envoy sends an empty one where it has no token
+		return AuthorizationRequired
+	case !a.accepts(values[0]):
+		return AuthorizationRejected
+	}
+	return ""
 }
 
 // accepts compares sums, in constant time: neither where a wrong token differs nor how long the right

@@ -49,7 +49,7 @@ func TestConformance(t *testing.T) {
 		{"refused by STS over the token", failing(cache.InvalidIdentityToken)},
 		{"without STS", failing(cache.EndpointUnreachable)},
 	} {
-		address := serveTCP(t, func(at netip.AddrPort) http.Handler {
+		address := serveTCP(t, func(at netip.AddrPort) Handler {
 			server.options.Address = at
 			return Credentials(server.options)
 		})

@@ -49,6 +49,8 @@ type connections struct {
 	limit int
 	freed chan struct{} // one may have become free, or idle
 
+	malformed func() (contentType string, body []byte) // the handler's
+
 	mu       sync.Mutex
 	open     map[net.Conn]*list.Element // nil where a request is being answered
 	idle     *list.List                 // of quiet, the longest idle first
@@ -298,7 +300,7 @@ func (l *boundedListener) Close() error {
 	return l.Listener.Close()
 }
 
-// plainspoken puts our error document in the place of what net/http itself says to a request that it
+// plainspoken puts our own answer in the place of what net/http itself says to a request that it
 // cannot read, or whose Expect it does not know: plain text or nothing, with a 5xx among it, all of which
 // make one SDK or another try again.
 type plainspoken struct {
@@ -394,11 +396,10 @@ func (c *plainspoken) Write(p []byte) (int, error) {
 	if code, err := strconv.Atoi(string(p[statusAt : statusAt+3])); err == nil && code == http.StatusRequestHeaderFieldsTooLarge {
 		status = code
 	}
-	row := refusals[MalformedRequest]
-	body := append(encode(errorDocument{string(MalformedRequest), row.message, string(MalformedRequest), row.message, row.hint}), '\n')
-	answer := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nCache-Control: no-store\r\nContent-Length: %d\r\nContent-Type: application/json\r\n"+
+	contentType, body := c.connections.malformed()
+	answer := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nCache-Control: no-store\r\nContent-Length: %d\r\nContent-Type: %s\r\n"+
 		"X-Content-Type-Options: nosniff\r\nDate: %s\r\nConnection: close\r\n\r\n%s",
-		status, http.StatusText(status), len(body), time.Now().UTC().Format(http.TimeFormat), body)
+		status, http.StatusText(status), len(body), contentType, time.Now().UTC().Format(http.TimeFormat), body)
 	if _, err := c.write(answer); err != nil {
 		return 0, err
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -90,15 +91,16 @@ var statuses = map[cache.Reason]int{
 // credentials is the handler of the credentials listener.
 type credentials struct {
 	Options
-	guard  guard
+	listener
 	direct map[string]*slot // by exact path
 	router *chi.Mux
-	warm   *routeMetrics
+	hints  *strings.Replacer
 }
 
 // slot holds a profile with its credentials as they go over the wire.
 type slot struct {
 	Profile
+	warm     *routeMetrics
 	rendered atomic.Pointer[rendered]
 }
 
@@ -116,17 +118,20 @@ var (
 )
 
 // Credentials returns the handler of the credentials listener.
-func Credentials(o Options) http.Handler {
+func Credentials(o Options) Handler {
+	o = o.withDefaults()
 	h := &credentials{
-		Options: o.withDefaults(),
-		guard:   guard{port: o.Address.Port(), authorization: o.Authorization, users: o.Users},
+		Options: o,
 		direct:  make(map[string]*slot),
 		router:  chi.NewMux(),
-		warm:    o.Metrics.route("/v1/credentials"),
+		hints:   strings.NewReplacer("127.0.0.1:9911", o.Address.String(), "127.0.0.1", o.Address.Addr().String()),
 	}
-	o.Authorization.logTo(h.Logger)
+	h.listener = newListener("credentials", &o, h.refusal,
+		[]guard{onThisMachine(o.Address.Port()), direct, withoutBody, o.Users.guard(), o.Authorization.guard()},
+		UnknownProfile, UnknownPath, MethodNotAllowed, MalformedRequest)
+	o.Authorization.logTo(o.Logger)
 	for _, p := range o.Profiles {
-		s := &slot{Profile: p}
+		s := &slot{Profile: p, warm: o.Metrics.route(h.name, p.Cache.Profile(), "/v1/credentials")}
 		h.direct["/v1/credentials/"+p.Cache.Profile()] = s
 		if p.Cache.Profile() == o.Default {
 			h.direct["/v1/credentials"] = s
@@ -135,41 +140,41 @@ func Credentials(o Options) http.Handler {
 	h.router.Get("/", h.page)
 	h.router.Get("/v1/identity", h.identity)
 	h.router.Get("/v1/identity/{profile}", h.identity)
-	h.router.Get("/v1/credentials", h.unknownProfile)
-	h.router.Get("/v1/credentials/{profile}", h.unknownProfile)
-	h.router.NotFound(func(w http.ResponseWriter, r *http.Request) { refuse(w, UnknownPath, nil) })
+	h.router.Get("/v1/credentials", h.refusing(UnknownProfile))
+	h.router.Get("/v1/credentials/{profile}", h.refusing(UnknownProfile))
+	h.router.NotFound(h.refusing(UnknownPath))
 	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", http.MethodGet)
-		refuse(w, MethodNotAllowed, nil)
+		h.refuse(w, MethodNotAllowed, nil)
 	})
 	return h
+}
+
+func (h *credentials) refusing(r Refusal) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { h.refuse(w, r, nil) }
 }
 
 // ServeHTTP answers requests for credentials itself, without the router: they are nearly all there
 // are, and cost no allocation.
 func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	var route string
-	var code int
-	refusal, why := h.guard.check(r)
-	if refusal != "" {
-		route = "refused"
-		// A caller that may not ask holds no place, whatever else it has sent; and whatever a body is, it is not the next
-		// request.
-		closing(w, r)
-		code = refuse(w, refusal, why)
-	} else if s := h.direct[trimSlash(r.URL.Path)]; s != nil && r.Method == http.MethodGet && r.URL.RawPath == "" {
-		if code = h.serve(w, r, s); code == http.StatusOK {
-			h.warm.ok(started)
-			h.log(r, "/v1/credentials", code, started, "", nil)
-			return
-		}
-		route = "/v1/credentials"
-	} else {
-		route, code = dispatch(h.router, trimSlash(r.URL.EscapedPath()), w, r)
+	if !h.admit(w, r, started) {
+		return
 	}
-	h.Metrics.count(route, code, started)
-	h.log(r, route, code, started, refusal, why)
+	s := h.direct[trimSlash(r.URL.Path)]
+	if s == nil || r.Method != http.MethodGet || r.URL.RawPath != "" {
+		profile, route, code := dispatch(h.router, trimSlash(r.URL.EscapedPath()), w, r)
+		h.account(r, profile, route, code, started, "", nil)
+		return
+	}
+	const route = "/v1/credentials"
+	code := h.serve(w, r, s)
+	if code != http.StatusOK {
+		h.account(r, s.Cache.Profile(), route, code, started, "", nil)
+		return
+	}
+	s.warm.ok(started)
+	h.log(r, route, code, started, "", nil)
 }
 
 // serve answers with the credentials of s, or says why there are none.
@@ -192,30 +197,6 @@ func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot) int
 	header["X-Content-Type-Options"] = noSniff
 	w.Write(body.body)
 	return http.StatusOK
-}
-
-func (h *credentials) unknownProfile(w http.ResponseWriter, _ *http.Request) {
-	refuse(w, UnknownProfile, nil)
-}
-
-// maxUserAgent is longer than those of the SDKs, in characters.
-const maxUserAgent = 500
-
-// log writes one line, at debug only: a busy application asks every few seconds, and whoever is refused as often
-// as he likes.
-func (h *credentials) log(r *http.Request, route string, code int, started time.Time, refusal Refusal, why error) {
-	if !h.Logger.Enabled(r.Context(), slog.LevelDebug) {
-		return
-	}
-	attrs := []slog.Attr{slog.String("route", route), slog.Int("code", code),
-		slog.String("took", time.Since(started).String()), slog.String("user_agent", cache.Shorten(cache.Scrub(cache.OneLine(r.UserAgent())), maxUserAgent))}
-	if refusal != "" {
-		attrs = append(attrs, slog.String("refusal", string(refusal)))
-	}
-	if why != nil {
-		attrs = append(attrs, slog.String("why", why.Error()))
-	}
-	h.Logger.LogAttrs(r.Context(), slog.LevelDebug, "request", attrs...)
 }
 
 // errorDocument names everything twice: Go and Java read the lower case, JavaScript the upper.
@@ -245,14 +226,20 @@ func failure(w http.ResponseWriter, err error) int {
 	return document(w, status, string(fe.Reason), message, fe.Reason.Advice())
 }
 
-// refuse answers a request that is not let through. The error, if there is one, says more than the refusal.
-func refuse(w http.ResponseWriter, r Refusal, why error) int {
+// refusal answers a request that is refused.
+func (h *credentials) refusal(w http.ResponseWriter, r Refusal, why error) int {
 	row := refusals[r]
 	message := row.message
 	if why != nil {
 		message += ": " + why.Error()
 	}
-	return document(w, row.status, string(r), message, row.hint)
+	return document(w, row.status, string(r), message, h.hints.Replace(row.hint))
+}
+
+func (h *credentials) malformed() (contentType string, body []byte) {
+	h.metrics.refused(h.name, MalformedRequest)
+	row := refusals[MalformedRequest]
+	return typeJSON[0], append(encode(errorDocument{string(MalformedRequest), row.message, string(MalformedRequest), row.message, row.hint}), '\n')
 }
 
 // document writes an error document. Its type has no charset, or the Go SDK does not read it; there
@@ -273,10 +260,11 @@ func writeJSON(w http.ResponseWriter, status int, v any) int {
 	return status
 }
 
-// statusWriter remembers the status.
+// statusWriter remembers the status, and which profile the answer is about, if it is about one.
 type statusWriter struct {
 	http.ResponseWriter
-	code int
+	code    int
+	profile string
 }
 
 func (w *statusWriter) WriteHeader(code int) {

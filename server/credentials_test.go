@@ -151,6 +151,22 @@ func TestARequestThatNamesNoProfileIsRefusedWhereNoneIsTheDefault(t *testing.T) 
 	}
 }
 
+func TestAHintNamesTheAddressThatIsListenedOn(t *testing.T) {
+	o := warm(t)
+	o.Address = netip.MustParseAddrPort("[::1]:8080")
+	h := Credentials(o)
+	for want, edit := range map[string]func(*http.Request){
+		"connect to ::1 from":               from("10.0.0.7:40000"),
+		"http://[::1]:8080\"":               host("evil.example"),
+		"add ::1 to the program's NO_PROXY": func(r *http.Request) { r.Host = "[::1]:8080"; r.Header.Set("Via", "1.1 proxy") },
+	} {
+		w := ask(h, request("GET", "/v1/credentials", edit))
+		if body := w.Body.String(); w.Code != 403 || !strings.Contains(body, want) || strings.Contains(body, "127.0.0.1") {
+			t.Errorf("%d %s, want a hint with %s", w.Code, body, want)
+		}
+	}
+}
+
 func TestThePageNamesTheAddressThatIsListenedOn(t *testing.T) {
 	for address, want := range map[string]string{
 		"127.0.0.1:9911":          "http://127.0.0.1:9911/v1/credentials",

@@ -151,7 +151,7 @@ func golden(t *testing.T, name, got string) {
 }
 
 // serveTCP serves what build makes for the address, on a real socket, until the test ends.
-func serveTCP(t testing.TB, build func(at netip.AddrPort) http.Handler) (address string) {
+func serveTCP(t testing.TB, build func(at netip.AddrPort) Handler) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -218,6 +218,11 @@ func receive(t testing.TB, r *bufio.Reader) (*http.Response, string) {
 	}
 	return response, string(body)
 }
+
+// bare is a handler that is none of ours.
+type bare struct{ http.Handler }
+
+func (bare) malformed() (contentType string, body []byte) { return malformedText() }
 
 // pipes is a listener in memory, for fake time.
 type pipes struct {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -33,24 +32,25 @@ const (
 	MalformedRequest      Refusal = "MalformedRequest"
 )
 
+// refusals say 127.0.0.1:9911 and 127.0.0.1 where an answer names the address that is listened on.
 var refusals = map[Refusal]struct {
 	status        int
 	message, hint string
 }{
-	PeerNotAllowed:        {403, "credentials are served to this machine only", "ask through 127.0.0.1, from inside the Pod"},
-	HostNotAllowed:        {403, "the Host header does not name this machine", "use the address as it is: http://127.0.0.1 with the port of IRSA_SIDECAR_LISTEN"},
-	ForwardedRequest:      {403, "the request came through a proxy", "add 127.0.0.1 to the program's NO_PROXY, and let no reverse proxy lead here"},
+	PeerNotAllowed:        {403, "only callers on this machine are answered", "connect to 127.0.0.1 from inside the Pod"},
+	HostNotAllowed:        {403, "the Host header does not name this machine", "use the address as it is: http://127.0.0.1:9911"},
+	ForwardedRequest:      {403, "the request came through a proxy", "add 127.0.0.1 to the program's NO_PROXY, and point no reverse proxy here"},
 	BrowserRequest:        {403, "the request came from a web page", "credentials are for programs; for people there is the status page on IRSA_SIDECAR_ADMIN_LISTEN"},
 	BodyNotAllowed:        {403, "the request has a body", "send a plain GET"},
-	UserNotAllowed:        {403, "the program runs as a user who may not have these credentials", "run it as one of the users in IRSA_SIDECAR_ALLOWED_UIDS, or add its user ID there; id -u tells it"},
-	UserUnknown:           {503, "the kernel does not tell which user's program asks", "ask again, and keep the connection open until the answer is there"},
+	UserNotAllowed:        {403, "the program runs as a user that may not have these credentials", "run it as one of the users in IRSA_SIDECAR_ALLOWED_UIDS, or add its user ID there (id -u prints it)"},
+	UserUnknown:           {503, "the kernel did not say which user's program is asking", "retry, and keep the connection open until the answer has arrived"},
 	AuthorizationRepeated: {403, "the request has more than one Authorization header", "send one"},
 	AuthorizationRequired: {403, "the request has no Authorization header", "set AWS_CONTAINER_AUTHORIZATION_TOKEN or AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE in the program's environment to what the sidecar expects"},
-	AuthorizationRejected: {403, "the Authorization header is not the expected one", "AWS_CONTAINER_AUTHORIZATION_TOKEN in the program must equal IRSA_SIDECAR_AUTHORIZATION_TOKEN in the sidecar, or both name the same token file"},
+	AuthorizationRejected: {403, "the Authorization header is not the expected one", "AWS_CONTAINER_AUTHORIZATION_TOKEN in the program must equal IRSA_SIDECAR_AUTHORIZATION_TOKEN in the sidecar, or both must name the same token file"},
 	UnknownProfile:        {400, "there is no such profile", "ask for /v1/credentials; GET / lists the profiles"},
 	UnknownPath:           {404, "there is nothing at this path", "credentials are at /v1/credentials, a summary for people is at /"},
 	MethodNotAllowed:      {405, "only GET is answered", "send a plain GET"},
-	MalformedRequest:      {400, "the request is not HTTP/1.1 as clients send it, or its headers are more than 8 KiB", "send a plain GET with one Host header"},
+	MalformedRequest:      {400, "the request is not valid HTTP/1.1, or its headers exceed 8 KiB", "send a plain GET with one Host header"},
 }
 
 // Refusals lists every Refusal, in no order.
@@ -62,79 +62,75 @@ func Refusals() []Refusal {
 	return all
 }
 
-// guard decides who is let through to credentials.
+// guard is one of the rules that a request to a listener has to pass.
 type guard struct {
-	port          uint16
-	authorization *Authorization // nil asks for none
-	users         *Users         // nil allows all
+	refusals []Refusal // all that check returns, but ""
+
+	// check returns why a request is refused, or "". The error, if there is one, says more.
+	check func(r *http.Request) (Refusal, error)
 }
 
-// check returns why a request is refused, or "". Where there is an error as well, it says more.
-//
-// A request from another machine, another name (DNS rebinding), a proxy or a page in a browser has
-// been led here by somebody; none of the SDKs makes one like it. The shape of IMDSv2's defences:
+// onThisMachine lets through what comes from this machine and asks for it by name: another name is what DNS rebinding
+// brings. A mesh or a proxy on this machine passes on what comes from outside, so the peer alone does not tell. The
+// shape of IMDSv2's defences:
 // https://aws.amazon.com/blogs/security/defense-in-depth-open-firewalls-reverse-proxies-ssrf-vulnerabilities-ec2-instance-metadata-service/
-func (g *guard) check(r *http.Request) (Refusal, error) {
-	if !loopbackPeer(r) {
-		return PeerNotAllowed, nil
+//
+// With a port other than zero, that is the only one that the Host header may name; kubectl port-forward has one of its
+// own. CRT and Envoy name none.
+func onThisMachine(port uint16) guard {
+	return guard{[]Refusal{PeerNotAllowed, HostNotAllowed}, func(r *http.Request) (Refusal, error) {
+		if !loopbackPeer(r) {
+			return PeerNotAllowed, nil
+		}
+		if named, ok := loopbackHost(r.Host); !ok || named != "" && port != 0 && !isPort(named, port) {
+			return HostNotAllowed, nil
+		}
+		return "", nil
+	}}
+}
+
+// direct lets through what no proxy and no page in a browser has sent. None of the SDKs makes a request like those.
+var direct = guard{[]Refusal{ForwardedRequest, BrowserRequest}, func(r *http.Request) (Refusal, error) {
+	switch proxy, page := sender(r); {
+	case proxy:
+		return ForwardedRequest, nil
+	case page:
+		return BrowserRequest, nil
 	}
-	if !g.hostAllowed(r.Host) {
-		return HostNotAllowed, nil
+	return "", nil
+}}
+
+// directOrOwnPage is direct, but for a browser that reads our own page.
+var directOrOwnPage = guard{direct.refusals, func(r *http.Request) (Refusal, error) {
+	refusal, why := direct.check(r)
+	if refusal == BrowserRequest && r.Method == http.MethodGet && r.Header.Get("Origin") == "" && r.Header.Get("Sec-Fetch-Site") != "cross-site" {
+		return "", nil
 	}
-	if refusal := led(r); refusal != "" {
-		return refusal, nil
-	}
+	return refusal, why
+}}
+
+// withoutBody lets through what has no body.
+var withoutBody = guard{[]Refusal{BodyNotAllowed}, func(r *http.Request) (Refusal, error) {
 	if hasBody(r) {
 		return BodyNotAllowed, nil
 	}
-	if refusal, why := g.users.check(r.Context()); refusal != "" {
-		return refusal, why
-	}
-	values := r.Header["Authorization"]
-	if len(values) > 1 {
-		return AuthorizationRepeated, nil
-	}
-	if g.authorization == nil {
-		return "", nil
-	}
-	if len(values) == 0 || values[0] == "" { // Envoy sends an empty one where it has no token
-		return AuthorizationRequired, nil
-	}
-	if !g.authorization.accepts(values[0]) {
-		return AuthorizationRejected, nil
-	}
 	return "", nil
-}
+}}
 
-// led tells by the target and the headers that a proxy or a page in a browser led the request here.
-func led(r *http.Request) Refusal {
+// sender tells by the target and the headers whether a proxy, or a page in a browser, has sent a request here.
+func sender(r *http.Request) (proxy, page bool) {
 	// Only to a proxy do clients send a URL in the request line. net/http then takes the host from there and drops the
 	// Host header, so that no guard would see it.
-	if r.URL.Scheme != "" || r.URL.Host != "" {
-		return ForwardedRequest
-	}
+	proxy = r.URL.Scheme != "" || r.URL.Host != ""
 	for name := range r.Header {
 		switch {
 		case strings.HasPrefix(name, "X-Forwarded-"), name == "Forwarded", name == "Via", name == "X-Real-Ip":
-			return ForwardedRequest
+			proxy = true
 		case strings.HasPrefix(name, "Sec-Fetch-"), name == "Origin", name == "Referer":
-			return BrowserRequest
+			page = true
 		}
 	}
-	return ""
-}
-
-// isLocal reports whether somebody on this machine asks for himself, through kubectl port-forward too.
-// That the peer is on loopback does not tell: a service mesh hands on there what comes from outside.
-func isLocal(r *http.Request) bool {
-	host := r.Host
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	named := strings.EqualFold(host, "localhost") || (err == nil && ip.IsLoopback())
-	return loopbackPeer(r) && named && r.Header.Get("Origin") == "" &&
-		r.Header.Get("Sec-Fetch-Site") != "cross-site" && led(r) != ForwardedRequest
+	return proxy, page
 }
 
 // framing refuses requests whose end is ambiguous, by the bytes of their heads, where net/http hides the ambiguity
@@ -234,30 +230,28 @@ func loopbackPeer(r *http.Request) bool {
 	return err == nil && peer.Addr().Unmap().IsLoopback()
 }
 
-// hostAllowed takes localhost and loopback literals, with our port or, as CRT and Envoy send it,
-// without any.
-func (g *guard) hostAllowed(host string) bool {
-	name, port, found := host, "", false
+// loopbackHost takes a Host header apart that is localhost or a loopback literal. The port is empty where there is none.
+func loopbackHost(host string) (port string, ok bool) {
+	name := host
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
-		name, port, found = host[:i], host[i+1:], true
-	}
-	if found && !g.ownPort(port) {
-		return false
+		if name, port = host[:i], host[i+1:]; port == "" {
+			return "", false
+		}
 	}
 	if name == "127.0.0.1" || strings.EqualFold(name, "localhost") {
-		return true
+		return port, true
 	}
-	if v6, ok := strings.CutPrefix(name, "["); ok {
-		v6, ok = strings.CutSuffix(v6, "]")
+	if v6, found := strings.CutPrefix(name, "["); found {
+		v6, found = strings.CutSuffix(v6, "]")
 		ip, err := netip.ParseAddr(v6)
-		return ok && err == nil && ip.Is6() && ip.Zone() == "" && ip.IsLoopback()
+		return port, found && err == nil && ip.Is6() && ip.Zone() == "" && ip.IsLoopback()
 	}
 	ip, err := netip.ParseAddr(name)
-	return err == nil && ip.Is4() && ip.IsLoopback()
+	return port, err == nil && ip.Is4() && ip.IsLoopback()
 }
 
-// ownPort compares without making a string of our own port.
-func (g *guard) ownPort(s string) bool {
+// isPort compares without making a string of the port.
+func isPort(s string, port uint16) bool {
 	n := 0
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' || n > 65535 {
@@ -265,7 +259,7 @@ func (g *guard) ownPort(s string) bool {
 		}
 		n = n*10 + int(s[i]-'0')
 	}
-	return s != "" && n == int(g.port)
+	return s != "" && n == int(port)
 }
 
 // Message says why the request is refused.

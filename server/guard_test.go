@@ -3,7 +3,9 @@ package server
 import (
 	"bufio"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -151,6 +153,45 @@ func TestHeadersOfProxiesAndBrowsersAreRefused(t *testing.T) {
 			}
 			if t.Failed() {
 				t.Fatalf("with %s: %q", name, value)
+			}
+		}
+	}
+}
+
+// A header of a proxy's counts on every listener, whatever a page in a browser has sent beside it.
+func TestAProxyIsRefusedAlsoForABrowser(t *testing.T) {
+	credentials, admin := Credentials(warm(t)), NewAdmin(warm(t), nil, nil)
+	for range 50 { // the order of the headers is not the same each time
+		r := request("GET", "/", header("Sec-Fetch-Site", "same-origin"), header("Sec-Fetch-Mode", "cors"), header("X-Forwarded-For", "10.9.9.9"))
+		mustRefuse(t, ask(credentials, r), ForwardedRequest)
+		if w := ask(admin, r); w.Code != 403 || !strings.HasPrefix(w.Body.String(), "ForwardedRequest: ") {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+}
+
+// A refusal that its guard does not list would count from no zero.
+func TestGuardsAnswerWithNothingButTheirOwnRefusals(t *testing.T) {
+	for _, h := range []Handler{Credentials(withToken(t, warm(t))), NewAdmin(warm(t), nil, nil)} {
+		var l *listener
+		switch h := h.(type) {
+		case *credentials:
+			l = &h.listener
+		case *Admin:
+			l = &h.listener
+		}
+		for i, g := range l.guards {
+			answered := map[Refusal]bool{}
+			for _, edit := range []func(*http.Request){
+				from("10.0.0.7:40000"), host("evil.example"), header("Via", "1.1 proxy"), header("Origin", "http://127.0.0.1:9911"),
+				func(r *http.Request) { r.ContentLength = 1 }, header("Authorization", "a", "b"), header("Authorization"), header("Authorization", "wrong"),
+			} {
+				if refusal, _ := g.check(request("GET", "/", edit)); refusal != "" {
+					answered[refusal] = true
+				}
+			}
+			if got, want := slices.Sorted(maps.Keys(answered)), slices.Sorted(slices.Values(g.refusals)); !slices.Equal(got, want) {
+				t.Errorf("guard %d of %s answers with %v, and lists %v", i, l.name, got, want)
 			}
 		}
 	}

@@ -21,13 +21,16 @@ import (
 // whole cluster. It serves no secret to anybody, and does not say who we are.
 type Ops struct {
 	Options
+	listener
 	router   *chi.Mux
 	draining atomic.Bool
 }
 
 // NewOps returns the handler.
 func NewOps(o Options, metrics prometheus.Gatherer) *Ops {
-	h := &Ops{Options: o.withDefaults(), router: chi.NewMux()}
+	o = o.withDefaults()
+	h := &Ops{Options: o, router: chi.NewMux()}
+	h.listener = newListener("ops", &o, nil, nil) // it refuses nobody: what it does not have, it does not have
 	h.router.Get("/livez", h.alive)
 	h.router.Get("/healthz", h.alive)
 	h.router.Get("/readyz", h.ready)
@@ -58,12 +61,19 @@ func (h *Ops) Drain() { h.draining.Store(true) }
 
 func (h *Ops) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	route, code := dispatch(h.router, "", w, r)
-	h.Metrics.count(route, code, started)
+	profile, route, code := dispatch(h.router, "", w, r)
+	h.account(r, profile, route, code, started, "", nil)
+}
+
+func (h *Ops) malformed() (contentType string, body []byte) { return malformedText() }
+
+// malformedText is what listeners of plain text answer to what net/http cannot read.
+func malformedText() (contentType string, body []byte) {
+	return typeText, []byte(MalformedRequest.Message() + "\n")
 }
 
 // dispatch answers through a router, as if the path were path; empty means the request's own.
-func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Request) (route string, code int) {
+func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Request) (profile, route string, code int) {
 	routing := chi.NewRouteContext()
 	routing.RoutePath = path
 	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
@@ -74,7 +84,7 @@ func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Reque
 	if route = routing.RoutePattern(); route == "" || status.code == http.StatusNotFound {
 		route = "other"
 	}
-	return route, status.code
+	return status.profile, route, status.code
 }
 
 // alive says whether the process turns. It never asks AWS, and while there are valid credentials it says yes: a

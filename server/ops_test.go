@@ -342,7 +342,7 @@ func TestMetricsHaveTheNamesAndNothingThatACallerChooses(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	p := Profile{RoleARN: testRole, Cache: cache.New(issues(testCredentials()), cache.Options{Profile: testProfile, Metrics: cache.NewMetrics(registry)})}
 	o := withToken(t, Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress, Metrics: NewMetrics(registry)})
-	h, ops := Credentials(o), NewOps(o, registry)
+	h, ops, admin := Credentials(o), NewOps(o, registry), NewAdmin(o, nil, nil)
 	right := header("Authorization", testToken)
 	for range 2 {
 		ask(h, request("GET", "/v1/credentials", right))
@@ -357,21 +357,48 @@ func TestMetricsHaveTheNamesAndNothingThatACallerChooses(t *testing.T) {
 	for _, path := range []string{"/livez", "/readyz", "/evil", "/evil?x=y"} {
 		ask(ops, request("GET", path))
 	}
+	ask(admin, request("GET", "/", header("Sec-Fetch-Site", "none")))
+	ask(admin, request("GET", "/evil"))
+	ask(admin, request("GET", "/", host("evil.example")))
+	ask(admin, request("GET", "/", header("Origin", "http://evil.example")))
 
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(`
-# HELP irsa_sidecar_http_requests_total Requests answered, by route and status code.
+# HELP irsa_sidecar_http_refusals_total Requests refused, by listener and refusal.
+# TYPE irsa_sidecar_http_refusals_total counter
+irsa_sidecar_http_refusals_total{listener="admin",refusal="BrowserRequest"} 1
+irsa_sidecar_http_refusals_total{listener="admin",refusal="ForwardedRequest"} 0
+irsa_sidecar_http_refusals_total{listener="admin",refusal="HostNotAllowed"} 1
+irsa_sidecar_http_refusals_total{listener="admin",refusal="MalformedRequest"} 0
+irsa_sidecar_http_refusals_total{listener="admin",refusal="PeerNotAllowed"} 0
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="AuthorizationRejected"} 0
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="AuthorizationRepeated"} 0
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="AuthorizationRequired"} 1
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="BodyNotAllowed"} 0
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="BrowserRequest"} 0
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="ForwardedRequest"} 0
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="HostNotAllowed"} 1
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="MalformedRequest"} 0
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="MethodNotAllowed"} 2
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="PeerNotAllowed"} 0
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="UnknownPath"} 2
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="UnknownProfile"} 3
+# HELP irsa_sidecar_http_requests_total Requests answered, by listener, profile (empty where a request is about none), route and status code.
 # TYPE irsa_sidecar_http_requests_total counter
-irsa_sidecar_http_requests_total{code="200",route="/"} 1
-irsa_sidecar_http_requests_total{code="200",route="/livez"} 1
-irsa_sidecar_http_requests_total{code="200",route="/readyz"} 1
-irsa_sidecar_http_requests_total{code="200",route="/v1/credentials"} 3
-irsa_sidecar_http_requests_total{code="200",route="/v1/identity"} 1
-irsa_sidecar_http_requests_total{code="400",route="/v1/credentials/{profile}"} 2
-irsa_sidecar_http_requests_total{code="400",route="/v1/identity/{profile}"} 1
-irsa_sidecar_http_requests_total{code="403",route="refused"} 2
-irsa_sidecar_http_requests_total{code="404",route="other"} 4
-irsa_sidecar_http_requests_total{code="405",route="other"} 2
-`), "irsa_sidecar_http_requests_total"); err != nil {
+irsa_sidecar_http_requests_total{code="200",listener="admin",profile="",route="/"} 1
+irsa_sidecar_http_requests_total{code="200",listener="credentials",profile="",route="/"} 1
+irsa_sidecar_http_requests_total{code="200",listener="credentials",profile="default",route="/v1/credentials"} 3
+irsa_sidecar_http_requests_total{code="200",listener="credentials",profile="default",route="/v1/identity"} 1
+irsa_sidecar_http_requests_total{code="200",listener="ops",profile="",route="/livez"} 1
+irsa_sidecar_http_requests_total{code="200",listener="ops",profile="",route="/readyz"} 1
+irsa_sidecar_http_requests_total{code="400",listener="credentials",profile="",route="/v1/credentials/{profile}"} 2
+irsa_sidecar_http_requests_total{code="400",listener="credentials",profile="",route="/v1/identity/{profile}"} 1
+irsa_sidecar_http_requests_total{code="403",listener="admin",profile="",route="refused"} 2
+irsa_sidecar_http_requests_total{code="403",listener="credentials",profile="",route="refused"} 2
+irsa_sidecar_http_requests_total{code="404",listener="admin",profile="",route="other"} 1
+irsa_sidecar_http_requests_total{code="404",listener="credentials",profile="",route="other"} 2
+irsa_sidecar_http_requests_total{code="404",listener="ops",profile="",route="other"} 2
+irsa_sidecar_http_requests_total{code="405",listener="credentials",profile="",route="other"} 2
+`), "irsa_sidecar_http_refusals_total", "irsa_sidecar_http_requests_total"); err != nil {
 		t.Error(err)
 	}
 	problems, err := testutil.GatherAndLint(registry)

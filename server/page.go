@@ -126,8 +126,11 @@ func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
 	}
 	s := h.direct["/v1/credentials/"+name]
 	if err != nil || s == nil {
-		refuse(w, UnknownProfile, nil)
+		h.refuse(w, UnknownProfile, nil)
 		return
+	}
+	if answer, ok := w.(*statusWriter); ok {
+		answer.profile = s.Cache.Profile()
 	}
 	status := s.Cache.Status()
 	d := identityDocument{
@@ -154,9 +157,11 @@ func stamp(t time.Time) string {
 	return t.UTC().Format(expirationLayout)
 }
 
+const typeText = "text/plain; charset=utf-8"
+
 func writeText(w http.ResponseWriter, status int, text string) {
 	header := w.Header()
-	header.Set("Content-Type", "text/plain; charset=utf-8")
+	header.Set("Content-Type", typeText)
 	header["Cache-Control"] = noStore
 	header["X-Content-Type-Options"] = noSniff
 	header.Set("Content-Length", strconv.Itoa(len(text)))

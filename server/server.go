@@ -40,8 +40,9 @@ const MaxConnections = 256
 // Serve serves h on l until ctx ends, and then for at most grace the requests under way. It closes l. No more than
 // connections are open at once, each of which costs [ConnectionCost] at most.
 // What net/http has to say goes to logger at debug: it is about clients, not about us.
-func Serve(ctx context.Context, l net.Listener, h http.Handler, connections int, grace time.Duration, logger *slog.Logger) error {
+func Serve(ctx context.Context, l net.Listener, h Handler, connections int, grace time.Duration, logger *slog.Logger) error {
 	limit := newConnections(connections)
+	limit.malformed = h.malformed
 	s := &http.Server{
 		Handler:           limit.handler(loudly(h, logger)),
 		ReadHeaderTimeout: readHeaderTimeout,

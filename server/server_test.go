@@ -17,11 +17,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // serveWarm serves testCredentials on a real socket.
 func serveWarm(t *testing.T, token bool) (address string) {
-	return serveTCP(t, func(at netip.AddrPort) http.Handler {
+	return serveTCP(t, func(at netip.AddrPort) Handler {
 		o := warm(t)
 		if token {
 			o = withToken(t, o)
@@ -167,6 +168,37 @@ func TestMalformedAndMisledRequestsAreRefusedOnTheWire(t *testing.T) {
 	}
 }
 
+// What net/http cannot read is answered in the language of the listener, and counted where somebody may be missing
+// credentials for it.
+func TestMalformedRequestsAreAnsweredAsTheListenerSpeaks(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	o := warm(t)
+	o.Metrics = NewMetrics(registry)
+	for _, row := range []struct {
+		h                 Handler
+		contentType, body string
+	}{
+		{Credentials(o), "application/json", `{"code":"MalformedRequest",`},
+		{NewOps(o, registry), "text/plain; charset=utf-8", "the request is not valid HTTP/1.1"},
+		{NewAdmin(o, nil, nil), "text/plain; charset=utf-8", "the request is not valid HTTP/1.1"},
+	} {
+		address := serveTCP(t, func(netip.AddrPort) Handler { return row.h })
+		for _, head := range []string{"hello", "GET / HTTP/1.1|Host: 127.0.0.1|Expect: everything"} {
+			conn := dial(t, address)
+			send(t, conn, address, head)
+			response, body := receive(t, bufio.NewReader(conn))
+			if response.StatusCode != 400 || response.Header.Get("Content-Type") != row.contentType || !strings.HasPrefix(body, row.body) {
+				t.Errorf("%T: %q is answered with %s, %v, %s", row.h, head, response.Status, response.Header, body)
+			}
+		}
+	}
+	for listener, want := range map[string]float64{"credentials": 2, "admin": 2, "ops": 0} {
+		if got := testutil.ToFloat64(o.Metrics.refusals.WithLabelValues(listener, string(MalformedRequest))); got != want {
+			t.Errorf("%s counts %v malformed requests, want %v", listener, got, want)
+		}
+	}
+}
+
 // framings are heads after which it is not certain, or not visible to a handler, where the next request begins.
 var framings = []struct{ name, head string }{
 	{"HTTP/1.0 and chunks", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Transfer-Encoding: chunked"},
@@ -211,7 +243,7 @@ var framings = []struct{ name, head string }{
 // Whatever stands where a body could be is not answered as the next request, by any listener.
 func TestOnlyWhatIsCertainlyARequestIsAnsweredAsOne(t *testing.T) {
 	credentials := serveWarm(t, false)
-	ops := serveTCP(t, func(netip.AddrPort) http.Handler { return NewOps(warm(t), prometheus.NewRegistry()) })
+	ops := serveTCP(t, func(netip.AddrPort) Handler { return NewOps(warm(t), prometheus.NewRegistry()) })
 	for _, listener := range []struct{ name, address, path string }{{"credentials", credentials, "/v1/credentials"}, {"ops", ops, "/readyz"}} {
 		for _, row := range framings {
 			t.Run(listener.name+", "+row.name, func(t *testing.T) {
@@ -304,11 +336,15 @@ func TestHeadersOfNearlyEightKiBAreRead(t *testing.T) {
 func start(t *testing.T, h http.Handler, grace time.Duration) (l *pipes, stop context.CancelFunc, ended <-chan error) {
 	t.Helper()
 	l = newPipes()
+	served, ok := h.(Handler)
+	if !ok {
+		served = bare{h}
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	result, gone := make(chan error, 1), make(chan struct{})
 	go func() {
 		defer close(gone)
-		result <- Serve(ctx, l, h, MaxConnections, grace, slog.New(slog.DiscardHandler))
+		result <- Serve(ctx, l, served, MaxConnections, grace, slog.New(slog.DiscardHandler))
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -492,7 +528,7 @@ func TestAListenerThatFailsEndsServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	if err := Serve(t.Context(), l, http.NotFoundHandler(), MaxConnections, time.Second, slog.New(slog.DiscardHandler)); err == nil {
+	if err := Serve(t.Context(), l, bare{http.NotFoundHandler()}, MaxConnections, time.Second, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("Serve on a closed listener returned nil")
 	}
 }

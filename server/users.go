@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -60,14 +61,18 @@ func (u *Users) probe(ip netip.Addr) error {
 
 var errNoConnection = errors.New("the request came by no connection of this listener")
 
-// check returns why a request is refused, and what that is about, or "" where one of the users made its
-// connection. Where the kernel does not tell, nobody is let through: but it is not he who is wrong.
-//
-// His ID is told to whoever asks, who has made the connection or been given it by the user who has.
-func (u *Users) check(ctx context.Context) (Refusal, error) {
+// guard lets through what comes by a connection that one of the users has made; a nil *Users, everything.
+func (u *Users) guard() guard {
 	if u == nil {
-		return "", nil
+		return guard{check: func(*http.Request) (Refusal, error) { return "", nil }}
 	}
+	return guard{[]Refusal{UserNotAllowed, UserUnknown}, func(r *http.Request) (Refusal, error) { return u.check(r.Context()) }}
+}
+
+// check lets nobody through where the kernel does not tell, but that is not the caller's fault.
+//
+// The user's ID is told to the caller, who has made the connection or been given it by the user who has.
+func (u *Users) check(ctx context.Context) (Refusal, error) {
 	conn, ok := ctx.Value(connKey{}).(*plainspoken)
 	if !ok {
 		return UserUnknown, errNoConnection

@@ -65,7 +65,7 @@ const trimAfter = 5 * time.Second
 // nothing happens for half an hour. The runtime does give them back by itself, but takes some six
 // minutes, on every Pod that starts or wakes. The collector's own settings (GOGC, a memory limit) save
 // less, and make it slower when there is work. What little the probes leave is the runtime's affair.
-func trimmed(ctx context.Context, h http.Handler) http.Handler {
+func trimmed(ctx context.Context, h server.Handler) server.Handler {
 	var worked atomic.Bool
 	wake := make(chan struct{}, 1)
 	work := func() { // nearly always no more than a read
@@ -100,8 +100,16 @@ func trimmed(ctx context.Context, h http.Handler) http.Handler {
 			debug.FreeOSMemory()
 		}
 	}()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		work()
-		h.ServeHTTP(w, r)
-	})
+	return trimming{h, work}
+}
+
+// trimming is a handler that says first that it has work.
+type trimming struct {
+	server.Handler
+	work func()
+}
+
+func (t trimming) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	t.work()
+	t.Handler.ServeHTTP(w, r)
 }

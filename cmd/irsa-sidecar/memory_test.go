@@ -16,7 +16,7 @@ func TestMemoryIsGivenBackWhenNobodyAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		h := trimmed(ctx, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		h := trimmed(ctx, server.Credentials(server.Options{}))
 		request := httptest.NewRequest(http.MethodGet, "/", nil)
 		step := func(what string, d time.Duration, want uint32) {
 			t.Helper()

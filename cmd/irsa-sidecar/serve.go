@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -95,7 +94,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 	refresher.Go(func() { creds.Run(refreshing) })
 	failures := make(chan error, len(listeners))
 	for i, one := range []struct {
-		handler http.Handler
+		handler server.Handler
 		places  int
 	}{{trimmed(serving, server.Credentials(options)), places.credentials}, {ops, places.ops}, {admin, places.admin}} {
 		servers.Go(func() {

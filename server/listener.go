@@ -1,0 +1,89 @@
+package server
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// Handler is what [Serve] serves on one of the sidecar's listeners: what [Credentials], [NewOps] and [NewAdmin] return.
+type Handler interface {
+	http.Handler
+
+	// malformed notes a request that net/http cannot read, and so no handler sees. It returns the body of the answer,
+	// and its type.
+	malformed() (contentType string, body []byte)
+}
+
+// listener is what all handlers have in common: the guards that a request has to pass, and the account of what was
+// asked. The name is the metric label.
+type listener struct {
+	name    string
+	guards  []guard
+	answer  func(w http.ResponseWriter, r Refusal, why error) (code int)
+	metrics *Metrics
+	logger  *slog.Logger
+}
+
+// newListener returns a listener that answers a refusal by answer. Besides its guards, what it serves may refuse a
+// request with one of the others.
+func newListener(name string, o *Options, answer func(http.ResponseWriter, Refusal, error) int, guards []guard, others ...Refusal) listener {
+	for _, g := range guards {
+		o.Metrics.refusing(name, g.refusals)
+	}
+	o.Metrics.refusing(name, others)
+	return listener{name, guards, answer, o.Metrics, o.Logger}
+}
+
+// admit reports whether all guards let a request through. One that they do not has been answered.
+func (l *listener) admit(w http.ResponseWriter, r *http.Request, started time.Time) bool {
+	for i := range l.guards {
+		if refusal, why := l.guards[i].check(r); refusal != "" {
+			// A caller that may not ask holds no place, whatever else it has sent; and whatever a body is, it is not
+			// the next request.
+			closing(w, r)
+			l.account(r, "", "refused", l.refuse(w, refusal, why), started, refusal, why)
+			return false
+		}
+	}
+	return true
+}
+
+// refuse answers and counts a refusal. The error, if there is one, says more than the refusal.
+func (l *listener) refuse(w http.ResponseWriter, refusal Refusal, why error) (code int) {
+	l.metrics.refused(l.name, refusal)
+	return l.answer(w, refusal, why)
+}
+
+// account counts an answer, and logs it at debug.
+func (l *listener) account(r *http.Request, profile, route string, code int, started time.Time, refusal Refusal, why error) {
+	l.metrics.count(l.name, profile, route, code, started)
+	l.log(r, route, code, started, refusal, why)
+}
+
+// maxUserAgent is longer than those of the SDKs, in characters.
+const maxUserAgent = 500
+
+// log writes one line, at debug only: a busy application asks every few seconds, and a refused one as often as it
+// likes.
+func (l *listener) log(r *http.Request, route string, code int, started time.Time, refusal Refusal, why error) {
+	if !l.logger.Enabled(r.Context(), slog.LevelDebug) {
+		return
+	}
+	attrs := []slog.Attr{slog.String("listener", l.name), slog.String("route", route), slog.Int("code", code),
+		slog.String("took", time.Since(started).String()), slog.String("user_agent", userAgent(r))}
+	if refusal != "" {
+		attrs = append(attrs, slog.String("refusal", string(refusal)))
+	}
+	if why != nil {
+		attrs = append(attrs, slog.String("why", why.Error()))
+	}
+	l.logger.LogAttrs(r.Context(), slog.LevelDebug, "request", attrs...)
+}
+
+// userAgent is the request's User-Agent as it may be shown.
+func userAgent(r *http.Request) string {
+	return cache.Shorten(cache.Scrub(cache.OneLine(r.UserAgent())), maxUserAgent)
+}
