@@ -68,6 +68,6 @@ func (h *Admin) refusal(w http.ResponseWriter, r Refusal, _ error) int {
 }
 
 func (h *Admin) malformed() (contentType string, body []byte) {
-	h.metrics.refused(h.name, MalformedRequest)
+	h.trace(&http.Request{}, MalformedRequest, nil)
 	return malformedText()
 }

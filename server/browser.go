@@ -13,7 +13,7 @@ import (
 )
 
 // refetch puts the page's own next state in the place of what is shown, so that a reader's scrolling and
-// selection stay. Without scripts the page is loaded anew instead.
+// selection stay. Without scripts the page is loaded again instead.
 const refetch = `setInterval(async () => {
   try {
     const answer = await fetch(location.href, {cache: "no-store"});
@@ -45,7 +45,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 1rem 0 0; } dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
 .fix { border-left: 4px solid var(--low); padding: .1rem 0 .1rem .9rem; margin: 1rem 0 0; overflow-wrap: anywhere; } .fix p { margin: .15rem 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; } th { text-align: left; color: var(--dim); font-weight: normal; font-size: .85rem; }
-td, th { padding: .15rem 1rem .15rem 0; border-bottom: 1px solid var(--line); } tr:last-child td { border-bottom: 0; }
+td:last-child { overflow-wrap: anywhere; } td, th { vertical-align: top; padding: .15rem 1rem .15rem 0; border-bottom: 1px solid var(--line); } tr:last-child td { border-bottom: 0; }
 #lost { display: none; } .lost #lost { display: block; }
 `
 
@@ -63,11 +63,12 @@ func (h *Admin) page(w http.ResponseWriter, _ *http.Request) {
 	var body strings.Builder
 	worst := "good"
 	for _, p := range h.Profiles {
-		switch s := writeSection(&body, p, p.Cache.Status(), now); {
+		switch s := h.writeSection(&body, p, now); {
 		case s == "none", s == "low" && worst == "good":
 			worst = s
 		}
 	}
+	h.writeRefusals(&body, now)
 	header := w.Header()
 	header.Set("Content-Type", "text/html; charset=utf-8")
 	header.Set("Content-Security-Policy", browserPolicy)
@@ -101,8 +102,9 @@ var verdicts = map[string]struct{ word, title string }{
 	"none": {"no valid credentials", "✗"},
 }
 
-// writeSection is writeProfile for a browser. It returns the verdict.
-func writeSection(b *strings.Builder, p Profile, s cache.Status, now time.Time) (verdict string) {
+// writeSection writes what there is about a profile. It returns the verdict.
+func (h *Admin) writeSection(b *strings.Builder, p Profile, now time.Time) (verdict string) {
+	s := p.Cache.Status()
 	verdict = "good"
 	switch {
 	case s.Credentials == nil:
@@ -111,25 +113,38 @@ func writeSection(b *strings.Builder, p Profile, s cache.Status, now time.Time) 
 		verdict = "low"
 	}
 	fmt.Fprintf(b, "<section>\n<h2>%s <span class=%q>%s</span></h2>\n", html.EscapeString(s.Profile), verdict, verdicts[verdict].word)
-	if c := s.Credentials; c != nil {
-		used := percent(s.Lifetime-s.Remaining, s.Lifetime)
-		label, mark := fmt.Sprintf("%.0f %% of the lifetime is over", used), ""
-		if due := s.NextTry.Sub(s.LastSuccess); !s.NextTry.IsZero() && due < s.Lifetime {
-			at := percent(due, s.Lifetime)
-			label += fmt.Sprintf(", the next exchange is due at %.0f %%", at)
-			mark = fmt.Sprintf(`<b style="left:%.1f%%"></b>`, at)
-		}
-		fmt.Fprintf(b, "<div class=\"bar\" role=\"img\" aria-label=\"%s\"><i style=\"width:%.1f%%\"></i>%s</div>\n", label, used, mark)
-		fmt.Fprintf(b, "<div class=\"legend\"><span>issued %s ago, for %s</span><span>%s</span><span>expires in %s</span></div>\n",
-			spell(now.Sub(s.LastSuccess)), spell(s.Lifetime), nextTry(s, now), spell(s.Remaining))
-	} else {
-		fmt.Fprintf(b, "<div class=\"legend\"><span>%s</span></div>\n", nextTry(s, now))
-	}
+	writeBar(b, s, now)
 	if f := s.Failure; f != nil {
 		fmt.Fprintf(b, "<div class=\"fix\"><p><strong>%s</strong>, %s ago, %d in a row</p>\n", f.Reason, spell(now.Sub(s.FailedAt)), s.Failures)
 		fmt.Fprintf(b, "<p>%s</p>\n", html.EscapeString(f.Message))
 		fmt.Fprintf(b, "<p>What to do: %s</p></div>\n", html.EscapeString(f.Reason.Advice()))
 	}
+	writeIdentity(b, p, s, now)
+	writeAskers(b, h.Callers.askersOf(s.Profile), "http://"+h.Address.String(), now)
+	writeAttempts(b, s, now)
+	b.WriteString("</section>\n")
+	return verdict
+}
+
+// writeBar writes how much of the credentials' lifetime is over, and when the next exchange is due.
+func writeBar(b *strings.Builder, s cache.Status, now time.Time) {
+	if s.Credentials == nil {
+		fmt.Fprintf(b, "<div class=\"legend\"><span>%s</span></div>\n", nextTry(s, now))
+		return
+	}
+	used := percent(s.Lifetime-s.Remaining, s.Lifetime)
+	label, mark := fmt.Sprintf("%.0f %% of the lifetime is over", used), ""
+	if due := s.NextTry.Sub(s.LastSuccess); !s.NextTry.IsZero() && due < s.Lifetime {
+		at := percent(due, s.Lifetime)
+		label += fmt.Sprintf(", the next exchange is due at %.0f %%", at)
+		mark = fmt.Sprintf(`<b style="left:%.1f%%"></b>`, at)
+	}
+	fmt.Fprintf(b, "<div class=\"bar\" role=\"img\" aria-label=\"%s\"><i style=\"width:%.1f%%\"></i>%s</div>\n", label, used, mark)
+	fmt.Fprintf(b, "<div class=\"legend\"><span>issued %s ago, for %s</span><span>%s</span><span>expires in %s</span></div>\n",
+		spell(now.Sub(s.LastSuccess)), spell(s.Lifetime), nextTry(s, now), spell(s.Remaining))
+}
+
+func writeIdentity(b *strings.Builder, p Profile, s cache.Status, now time.Time) {
 	b.WriteString("<dl>\n")
 	row := func(name, value string) {
 		fmt.Fprintf(b, "<dt>%s</dt><dd>%s</dd>\n", name, html.EscapeString(value))
@@ -142,27 +157,63 @@ func writeSection(b *strings.Builder, p Profile, s cache.Status, now time.Time) 
 		row("access key", c.KeyHint())
 		row("expires", c.Expiration.UTC().Format(expirationLayout))
 		if !c.TokenExpiration.IsZero() {
-			row("web identity token", "it ends in "+spell(c.TokenExpiration.Sub(now)))
+			row("web identity token", "expires in "+spell(c.TokenExpiration.Sub(now)))
 		}
 	}
 	if skew := clockSkew(s); skew != "" {
 		row("clock", skew)
 	}
 	b.WriteString("</dl>\n")
-	if len(s.Attempts) > 0 {
-		b.WriteString("<h3>Last exchanges</h3>\n<table>\n<tr><th>when</th><th>outcome</th><th>took</th><th>good for</th></tr>\n")
-		for _, a := range s.Attempts {
-			class, outcome, lifetime := "good", "ok", spell(a.Lifetime)
-			if a.Reason != "" {
-				class, outcome, lifetime = "none", string(a.Reason), "–"
-			}
-			fmt.Fprintf(b, "<tr><td>%s ago</td><td class=%q>%s</td><td>%s</td><td>%s</td></tr>\n",
-				spell(now.Sub(a.Ended)), class, outcome, a.Took.Round(time.Millisecond), lifetime)
+}
+
+func writeAskers(b *strings.Builder, t *tally, address string, now time.Time) {
+	askers, requests := t.list()
+	if requests == 0 {
+		b.WriteString("<h3>Asked for</h3>\n<p>No program has asked for credentials yet. Check in the program's container:</p>\n<ul>\n")
+		for _, what := range whatToCheck(address + "/v1/credentials") {
+			fmt.Fprintf(b, "<li>%s</li>\n", html.EscapeString(what))
 		}
-		b.WriteString("</table>\n")
+		b.WriteString("</ul>\n")
+		return
+	}
+	fmt.Fprintf(b, "<h3>Asked for %s</h3>\n<table>\n<tr><th>last</th><th>requests</th><th>program</th></tr>\n", times(requests))
+	for _, a := range askers {
+		fmt.Fprintf(b, "<tr><td>%s ago</td><td>%d</td><td>%s</td></tr>\n", spell(now.Sub(a.last)), a.count, html.EscapeString(a.String()))
+	}
+	b.WriteString("</table>\n")
+}
+
+func writeAttempts(b *strings.Builder, s cache.Status, now time.Time) {
+	if len(s.Attempts) == 0 {
+		return
+	}
+	b.WriteString("<h3>Last exchanges</h3>\n<table>\n<tr><th>when</th><th>outcome</th><th>took</th><th>good for</th></tr>\n")
+	for _, a := range s.Attempts {
+		class, outcome, lifetime := "good", "ok", spell(a.Lifetime)
+		if a.Reason != "" {
+			class, outcome, lifetime = "none", string(a.Reason), "–"
+		}
+		fmt.Fprintf(b, "<tr><td>%s ago</td><td class=%q>%s</td><td>%s</td><td>%s</td></tr>\n",
+			spell(now.Sub(a.Ended)), class, outcome, a.Took.Round(time.Millisecond), lifetime)
+	}
+	b.WriteString("</table>\n")
+}
+
+func (h *Admin) writeRefusals(b *strings.Builder, now time.Time) {
+	last, total := h.Callers.lastRefusals()
+	if total == 0 {
+		return
+	}
+	fmt.Fprintf(b, "<section>\n<h2>Refused %s</h2>\n<table>\n<tr><th>last</th><th>requests</th><th>listener</th><th>refusal</th><th>program</th></tr>\n", times(total))
+	for _, r := range last {
+		fmt.Fprintf(b, "<tr><td>%s ago</td><td>%d</td><td>%s</td><td class=\"low\">%s</td><td>%s</td></tr>\n",
+			spell(now.Sub(r.last)), r.count, r.listener, r.refusal, html.EscapeString(r.String()))
+	}
+	b.WriteString("</table>\n")
+	for _, r := range hinted(last) {
+		fmt.Fprintf(b, "<p class=\"dim\">%s: %s</p>\n", r, html.EscapeString(h.Options.hint(r)))
 	}
 	b.WriteString("</section>\n")
-	return verdict
 }
 
 func percent(part, whole time.Duration) float64 {

@@ -37,8 +37,13 @@ type Options struct {
 	// AccountID adds AccountId to what is served.
 	AccountID bool
 
-	// Logger gets a line for each request, at debug. Nil discards them.
+	// Logger gets a line for each request, at debug, and a warning for each refusal of each listener, once a minute at
+	// most. Nil discards them.
 	Logger *slog.Logger
+
+	// Callers is the account of who asks and who is refused, for the pages of all handlers that share it. Nil gives the
+	// handler one of its own.
+	Callers *Callers
 
 	// Metrics count requests. Nil counts nothing.
 	Metrics *Metrics
@@ -51,8 +56,16 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Callers == nil {
+		o.Callers = new(Callers)
+	}
 	o.Address = netip.AddrPortFrom(o.Address.Addr().Unmap(), o.Address.Port())
 	return o
+}
+
+// hint is what to do about a refusal, with the address that is listened on.
+func (o *Options) hint(r Refusal) string {
+	return strings.NewReplacer("127.0.0.1:9911", o.Address.String(), "127.0.0.1", o.Address.Addr().String()).Replace(r.Hint())
 }
 
 // statuses of the error document. A failure that will pass is 503, which makes the SDKs ask again;
@@ -88,18 +101,21 @@ var statuses = map[cache.Reason]int{
 	cache.CredentialsUninitialized: 503,
 }
 
+// credentialsName is the name of the credentials listener in metrics and logs.
+const credentialsName = "credentials"
+
 // credentials is the handler of the credentials listener.
 type credentials struct {
 	Options
 	listener
 	direct map[string]*slot // by exact path
 	router *chi.Mux
-	hints  *strings.Replacer
 }
 
 // slot holds a profile with its credentials as they go over the wire.
 type slot struct {
 	Profile
+	askers   *tally
 	warm     *routeMetrics
 	rendered atomic.Pointer[rendered]
 }
@@ -124,14 +140,14 @@ func Credentials(o Options) Handler {
 		Options: o,
 		direct:  make(map[string]*slot),
 		router:  chi.NewMux(),
-		hints:   strings.NewReplacer("127.0.0.1:9911", o.Address.String(), "127.0.0.1", o.Address.Addr().String()),
 	}
-	h.listener = newListener("credentials", &o, h.refusal,
+	h.listener = newListener(credentialsName, &o, h.refusal,
 		[]guard{onThisMachine(o.Address.Port()), direct, withoutBody, o.Users.guard(), o.Authorization.guard()},
 		UnknownProfile, UnknownPath, MethodNotAllowed, MalformedRequest)
+	h.listener.hint = o.hint
 	o.Authorization.logTo(o.Logger)
 	for _, p := range o.Profiles {
-		s := &slot{Profile: p, warm: o.Metrics.route(h.name, p.Cache.Profile(), "/v1/credentials")}
+		s := &slot{Profile: p, askers: o.Callers.askersOf(p.Cache.Profile()), warm: o.Metrics.route(h.name, p.Cache.Profile(), "/v1/credentials")}
 		h.direct["/v1/credentials/"+p.Cache.Profile()] = s
 		if p.Cache.Profile() == o.Default {
 			h.direct["/v1/credentials"] = s
@@ -145,13 +161,13 @@ func Credentials(o Options) Handler {
 	h.router.NotFound(h.refusing(UnknownPath))
 	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", http.MethodGet)
-		h.refuse(w, MethodNotAllowed, nil)
+		h.refuse(w, r, MethodNotAllowed, nil)
 	})
 	return h
 }
 
-func (h *credentials) refusing(r Refusal) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { h.refuse(w, r, nil) }
+func (h *credentials) refusing(refusal Refusal) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { h.refuse(w, r, refusal, nil) }
 }
 
 // ServeHTTP answers requests for credentials itself, without the router: they are nearly all there
@@ -168,6 +184,11 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	const route = "/v1/credentials"
+	user := noUser
+	if h.Users != nil {
+		user = knownUser(r)
+	}
+	s.askers.note(r, user, started)
 	code := h.serve(w, r, s)
 	if code != http.StatusOK {
 		h.account(r, s.Cache.Profile(), route, code, started, "", nil)
@@ -233,11 +254,11 @@ func (h *credentials) refusal(w http.ResponseWriter, r Refusal, why error) int {
 	if why != nil {
 		message += ": " + why.Error()
 	}
-	return document(w, row.status, string(r), message, h.hints.Replace(row.hint))
+	return document(w, row.status, string(r), message, h.Options.hint(r))
 }
 
 func (h *credentials) malformed() (contentType string, body []byte) {
-	h.metrics.refused(h.name, MalformedRequest)
+	h.trace(&http.Request{}, MalformedRequest, nil)
 	row := refusals[MalformedRequest]
 	return typeJSON[0], append(encode(errorDocument{string(MalformedRequest), row.message, string(MalformedRequest), row.message, row.hint}), '\n')
 }

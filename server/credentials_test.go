@@ -403,7 +403,7 @@ func TestNewCredentialsAreServedAsSoonAsTheyAreThereAndOldOnesUntilThenInAnOutag
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func TestRequestsAreLoggedAtDebugOnlyAndWithoutSecrets(t *testing.T) {
-	for level, want := range map[slog.Level]int{slog.LevelInfo: 0, slog.LevelDebug: 3} {
+	for level, want := range map[slog.Level]int{slog.LevelWarn: 0, slog.LevelDebug: 3} {
 		var log lockedBuffer
 		o := withToken(t, warm(t))
 		o.Logger = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: level}))
@@ -411,7 +411,7 @@ func TestRequestsAreLoggedAtDebugOnlyAndWithoutSecrets(t *testing.T) {
 		ask(h, request("GET", "/v1/credentials", header("Authorization", testToken), header("User-Agent", "curl\n\"8\"")))
 		ask(h, request("GET", "/v1/credentials", header("Authorization", testToken+"x")))
 		ask(h, request("GET", "/v1/identity", header("Authorization", testToken)))
-		if got := strings.Count(log.String(), `"level":"DEBUG","msg":"request"`); got != want || strings.Count(log.String(), "\n") != want {
+		if got := strings.Count(log.String(), `"level":"DEBUG","msg":"request"`); got != want || strings.Count(log.String(), "\n") != want+1 || strings.Count(log.String(), `"level":"WARN","msg":"request refused"`) != 1 {
 			t.Errorf("at %s: %d lines, want %d:\n%s", level, got, want, log.String())
 		}
 		mustBeSecretFree(t, "the log", log.String())

@@ -25,16 +25,22 @@ type listener struct {
 	answer  func(w http.ResponseWriter, r Refusal, why error) (code int)
 	metrics *Metrics
 	logger  *slog.Logger
+	refused map[Refusal]*refused
+	hint    func(Refusal) string // nil where hints are not for those who ask here
 }
 
 // newListener returns a listener that answers a refusal by answer. Besides its guards, what it serves may refuse a
 // request with one of the others.
 func newListener(name string, o *Options, answer func(http.ResponseWriter, Refusal, error) int, guards []guard, others ...Refusal) listener {
+	l := listener{name: name, guards: guards, answer: answer, metrics: o.Metrics, logger: o.Logger, refused: make(map[Refusal]*refused)}
 	for _, g := range guards {
-		o.Metrics.refusing(name, g.refusals)
+		others = append(others, g.refusals...)
+	}
+	for _, r := range others {
+		l.refused[r] = o.Callers.refusing(name, r)
 	}
 	o.Metrics.refusing(name, others)
-	return listener{name, guards, answer, o.Metrics, o.Logger}
+	return l
 }
 
 // admit reports whether all guards let a request through. One that they do not has been answered.
@@ -44,17 +50,29 @@ func (l *listener) admit(w http.ResponseWriter, r *http.Request, started time.Ti
 			// A caller that may not ask holds no place, whatever else it has sent; and whatever a body is, it is not
 			// the next request.
 			closing(w, r)
-			l.account(r, "", "refused", l.refuse(w, refusal, why), started, refusal, why)
+			l.account(r, "", "refused", l.refuse(w, r, refusal, why), started, refusal, why)
 			return false
 		}
 	}
 	return true
 }
 
-// refuse answers and counts a refusal. The error, if there is one, says more than the refusal.
-func (l *listener) refuse(w http.ResponseWriter, refusal Refusal, why error) (code int) {
-	l.metrics.refused(l.name, refusal)
+// refuse answers a refusal, and leaves a trace of it. The error, if there is one, says more than the refusal.
+func (l *listener) refuse(w http.ResponseWriter, r *http.Request, refusal Refusal, why error) (code int) {
+	l.trace(r, refusal, why)
 	return l.answer(w, refusal, why)
+}
+
+// trace has a refusal counted, listed, and logged once a minute.
+func (l *listener) trace(r *http.Request, refusal Refusal, why error) {
+	l.metrics.refused(l.name, refusal)
+	account := l.refused[refusal]
+	account.note(r, knownUser(r), time.Now())
+	hint := ""
+	if l.hint != nil {
+		hint = l.hint(refusal)
+	}
+	account.warn(l.logger, r, hint, why)
 }
 
 // account counts an answer, and logs it at debug.

@@ -1,10 +1,12 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -15,56 +17,135 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// page is for people with curl.
+// page is for people with curl, and is what the command status prints.
 func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
+	now := time.Now()
 	var b strings.Builder
-	base := fmt.Sprintf("http://%s/v1/credentials", h.Address)
+	asked := false
 	fmt.Fprintf(&b, "irsa-sidecar %s: AWS credentials for this Pod\n\n", h.Version)
 	for _, p := range h.Profiles {
-		writeProfile(&b, p, p.Cache.Status(), time.Now())
+		s := p.Cache.Status()
+		askers, requests := h.Callers.askersOf(s.Profile).list()
+		asked = asked || requests > 0
+		fmt.Fprintf(&b, "profile %s\n", s.Profile)
+		t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		for _, f := range append(facts(p, s, now), askerFacts(askers, requests, now)...) {
+			fmt.Fprintf(t, "  %s\t%s\n", f.name, f.value)
+		}
+		t.Flush()
+		fmt.Fprintln(&b)
 	}
-	fmt.Fprintf(&b, "A program that uses an AWS SDK or the AWS CLI takes them from here with\n\n  export AWS_CONTAINER_CREDENTIALS_FULL_URI=%s\n", base)
+	h.writeRefusals(&b, now)
+	if !asked {
+		fmt.Fprintf(&b, "No program has asked for credentials yet. Check in the program's container:\n\n")
+		for _, what := range whatToCheck("http://" + h.Address.String() + "/v1/credentials") {
+			fmt.Fprintf(&b, "  - %s\n", what)
+		}
+		fmt.Fprintln(&b)
+	}
+	fmt.Fprintf(&b, "A program that uses an AWS SDK or the AWS CLI takes them from here with\n\n  export AWS_CONTAINER_CREDENTIALS_FULL_URI=http://%s/v1/credentials\n", h.Address)
 	if h.Authorization != nil {
 		fmt.Fprintf(&b, "  export AWS_CONTAINER_AUTHORIZATION_TOKEN=…   (what you sent to see this page)\n")
 	}
-	fmt.Fprintf(&b, "\nIf it also has AWS_WEB_IDENTITY_TOKEN_FILE, its SDK never asks here. This mends it:\n\n  unset AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN   (in a Pod's spec: AWS_WEB_IDENTITY_TOKEN_FILE with the value \"\")\n")
+	fmt.Fprintf(&b, "\nIf AWS_WEB_IDENTITY_TOKEN_FILE is also set, the SDK bypasses the sidecar. To fix that:\n\n  unset AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN   (in a Pod's spec: AWS_WEB_IDENTITY_TOKEN_FILE with the value \"\")\n")
 	writeText(w, http.StatusOK, b.String())
 }
 
-// writeProfile says everything about a profile but its secrets.
-func writeProfile(w io.Writer, p Profile, s cache.Status, now time.Time) {
-	fmt.Fprintf(w, "profile %s\n", s.Profile)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) {
-		fmt.Fprintf(t, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
+// whatToCheck is why a program may not ask here.
+func whatToCheck(address string) []string {
+	return []string{
+		"AWS_CONTAINER_CREDENTIALS_FULL_URI is " + address,
+		"AWS_WEB_IDENTITY_TOKEN_FILE is unset or empty, and so are AWS_ACCESS_KEY_ID and AWS_PROFILE: SDKs try them first",
+		"the program was restarted after that; most SDKs ask only once they need credentials",
 	}
-	row("role", "%s", p.RoleARN)
+}
+
+// fact is a row that a page shows.
+type fact struct{ name, value string }
+
+// facts are everything about a profile but its secrets.
+func facts(p Profile, s cache.Status, now time.Time) []fact {
+	rows := []fact{{"role", p.RoleARN}}
 	if c := s.Credentials; c != nil {
 		if c.Identity != "" {
-			row("identity", "%s", c.Identity)
+			rows = append(rows, fact{"identity", c.Identity})
 		}
-		row("access key", "%s", c.KeyHint())
-		row("expires", "%s, in %s", c.Expiration.UTC().Format(expirationLayout), spell(s.Remaining))
+		rows = append(rows, fact{"access key", c.KeyHint()},
+			fact{"expires", c.Expiration.UTC().Format(expirationLayout) + ", in " + spell(s.Remaining)})
 	} else {
-		row("expires", "there are no valid credentials")
+		rows = append(rows, fact{"expires", "there are no valid credentials"})
 	}
 	if s.Started() {
-		row("refreshed", "%s ago", spell(now.Sub(s.LastSuccess)))
+		rows = append(rows, fact{"refreshed", spell(now.Sub(s.LastSuccess)) + " ago"})
 	}
 	name, when, _ := strings.Cut(nextTry(s, now), ": ")
-	row(name, "%s", when)
+	rows = append(rows, fact{name, when})
 	if skew := clockSkew(s); skew != "" {
-		row("clock", "%s", skew)
+		rows = append(rows, fact{"clock", skew})
 	}
 	if f := s.Failure; f == nil {
-		row("last error", "none")
+		rows = append(rows, fact{"last error", "none"})
 	} else {
-		row("last error", "%s, %s ago, %d in a row", f.Reason, spell(now.Sub(s.FailedAt)), s.Failures)
-		row("", "%s", f.Message)
-		row("what to do", "%s", f.Reason.Advice())
+		rows = append(rows,
+			fact{"last error", fmt.Sprintf("%s, %s ago, %d in a row", f.Reason, spell(now.Sub(s.FailedAt)), s.Failures)},
+			fact{"", f.Message}, fact{"what to do", f.Reason.Advice()})
+	}
+	return rows
+}
+
+// askerFacts are how often a profile's credentials have been asked for, and by which programs.
+func askerFacts(askers []caller, requests uint64, now time.Time) []fact {
+	if requests == 0 {
+		return []fact{{"asked for", "never: no program has asked for these credentials yet"}}
+	}
+	rows := []fact{{"asked for", fmt.Sprintf("%s, last %s ago", times(requests), spell(now.Sub(askers[0].last)))}}
+	for _, a := range askers {
+		rows = append(rows, fact{"", fmt.Sprintf("%s: %s, last %s ago", a, times(a.count), spell(now.Sub(a.last)))})
+	}
+	return rows
+}
+
+// String names a caller to people.
+func (c caller) String() string {
+	name := cmp.Or(c.agent, "no User-Agent")
+	if c.user != noUser {
+		name += fmt.Sprintf(" (user %d)", c.user)
+	}
+	return name
+}
+
+func times(n uint64) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+func (h *credentials) writeRefusals(b *strings.Builder, now time.Time) {
+	last, total := h.Callers.lastRefusals()
+	if total == 0 {
+		return
+	}
+	fmt.Fprintf(b, "refused %s\n", times(total))
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	for _, r := range last {
+		fmt.Fprintf(t, "  %s\t%s\t%s: %s, last %s ago\n", r.listener, r.refusal, r, times(r.count), spell(now.Sub(r.last)))
 	}
 	t.Flush()
-	fmt.Fprintln(w)
+	for _, r := range hinted(last) {
+		fmt.Fprintf(b, "  what to do about %s: %s\n", r, h.Options.hint(r))
+	}
+	fmt.Fprintln(b)
+}
+
+// hinted are the refusals among the last ones that programs asking for credentials have met.
+func hinted(last []refusedCaller) (refusals []Refusal) {
+	for _, r := range last {
+		if r.listener == credentialsName && !slices.Contains(refusals, r.refusal) {
+			refusals = append(refusals, r.refusal)
+		}
+	}
+	return refusals
 }
 
 func nextTry(s cache.Status, now time.Time) string {
@@ -109,6 +190,18 @@ type identityDocument struct {
 	NextTry          string        `json:"nextTry,omitempty"`
 	TokenExpiration  string        `json:"tokenExpiration,omitempty"`
 	LastError        *errorSummary `json:"lastError,omitempty"`
+
+	// Requests are those for these credentials that the guards let through; Askers the programs that made them, the
+	// last first.
+	Requests uint64          `json:"requests"`
+	Askers   []askerDocument `json:"askers,omitempty"`
+}
+
+type askerDocument struct {
+	UserAgent string  `json:"userAgent"`
+	UID       *uint32 `json:"uid,omitempty"`
+	Requests  uint64  `json:"requests"`
+	Last      string  `json:"last"`
 }
 
 type errorSummary struct {
@@ -126,7 +219,7 @@ func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
 	}
 	s := h.direct["/v1/credentials/"+name]
 	if err != nil || s == nil {
-		h.refuse(w, UnknownProfile, nil)
+		h.refuse(w, r, UnknownProfile, nil)
 		return
 	}
 	if answer, ok := w.(*statusWriter); ok {
@@ -146,6 +239,16 @@ func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
 	}
 	if f := status.Failure; f != nil {
 		d.LastError = &errorSummary{string(f.Reason), f.Message, f.Reason.Advice(), stamp(status.FailedAt), status.Failures}
+	}
+	askers, requests := s.askers.list()
+	d.Requests = requests
+	for _, a := range askers {
+		asker := askerDocument{UserAgent: a.agent, Requests: a.count, Last: stamp(a.last)}
+		if a.user != noUser {
+			uid := uint32(a.user)
+			asker.UID = &uid
+		}
+		d.Askers = append(d.Askers, asker)
 	}
 	writeJSON(w, http.StatusOK, d)
 }

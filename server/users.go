@@ -87,6 +87,18 @@ func (u *Users) check(ctx context.Context) (Refusal, error) {
 	}
 }
 
+// knownUser returns who has made the connection of a request, if the kernel has been asked, and noUser otherwise.
+func knownUser(r *http.Request) int64 {
+	if conn, ok := r.Context().Value(connKey{}).(*plainspoken); ok {
+		conn.owner.mu.Lock()
+		defer conn.owner.mu.Unlock()
+		if conn.owner.known {
+			return int64(conn.owner.uid)
+		}
+	}
+	return noUser
+}
+
 // owner is who made the other end of a connection, once that is known: a socket does not change hands but by
 // the will of who made it.
 type owner struct {

@@ -71,6 +71,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 		Users:         c.users,
 		AccountID:     c.accountID,
 		Logger:        logger,
+		Callers:       new(server.Callers),
 		Metrics:       server.NewMetrics(registry),
 		Version:       version,
 	}

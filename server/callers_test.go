@@ -1,0 +1,231 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+func agent(name string) func(*http.Request) { return header("User-Agent", name) }
+
+// logLines are the lines in a log of JSON lines.
+func logLines(t *testing.T, log *lockedBuffer) (warnings []map[string]any) {
+	t.Helper()
+	for line := range strings.Lines(log.String()) {
+		var w map[string]any
+		if err := json.Unmarshal([]byte(line), &w); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		warnings = append(warnings, w)
+	}
+	return warnings
+}
+
+func TestARefusalIsLoggedOnceAMinuteAndTheRestCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lockedBuffer
+		o := withToken(t, warm(t))
+		o.Logger = slog.New(slog.NewJSONHandler(&log, nil))
+		h, admin := Credentials(o), NewAdmin(o, nil, nil)
+		refused := func() { ask(h, request("GET", "/v1/credentials", agent("app/1"))) }
+		step := func(d time.Duration, lines int, refusal Refusal, listener string, count int) {
+			t.Helper()
+			time.Sleep(time.Until(epoch.Add(d)))
+			got := logLines(t, &log)
+			if len(got) != lines {
+				t.Fatalf("after %v: %d lines, want %d:\n%s", d, len(got), lines, log.String())
+			}
+			if last := got[lines-1]; last["level"] != "WARN" || last["refusal"] != string(refusal) || last["listener"] != listener || last["count"] != float64(count) {
+				t.Errorf("after %v: %v, want %s on %s, %d times", d, last, refusal, listener, count)
+			}
+		}
+		refused()
+		step(0, 1, AuthorizationRequired, "credentials", 1)
+		for range 1000 {
+			refused()
+		}
+		step(time.Second, 1, AuthorizationRequired, "credentials", 1)
+		ask(h, request("GET", "/v1/credentials", host("evil.example")))
+		step(2*time.Second, 2, HostNotAllowed, "credentials", 1)
+		ask(admin, request("GET", "/", host("evil.example")))
+		step(3*time.Second, 3, HostNotAllowed, "admin", 1)
+		time.Sleep(time.Until(epoch.Add(time.Minute - 1)))
+		refused()
+		step(time.Minute-1, 3, HostNotAllowed, "admin", 1)
+		time.Sleep(1)
+		refused()
+		step(time.Minute, 4, AuthorizationRequired, "credentials", 1002)
+		step(time.Hour, 4, AuthorizationRequired, "credentials", 1002)
+		refused()
+		step(time.Hour, 5, AuthorizationRequired, "credentials", 1)
+	})
+}
+
+func TestARefusedProgramIsShownWithoutItsSecrets(t *testing.T) {
+	var log lockedBuffer
+	o := withToken(t, warm(t))
+	o.Logger, o.Callers = slog.New(slog.NewJSONHandler(&log, nil)), new(Callers)
+	h, admin := Credentials(o), NewAdmin(o, nil, nil)
+	for _, edit := range []func(*http.Request){
+		agent("curl\u202e\n\x1b[2J Bearer " + testToken), agent(strings.Repeat("long ", 1500)), header("Authorization", testToken+"x"), header("Authorization", "x", testToken),
+	} {
+		ask(h, request("GET", "/v1/credentials?token="+testToken, edit))
+	}
+	for _, text := range []string{
+		log.String(), ask(h, request("GET", "/", header("Authorization", testToken))).Body.String(), ask(admin, request("GET", "/")).Body.String(),
+	} {
+		mustBeSecretFree(t, "the trace", text)
+		for line := range strings.Lines(text) {
+			if line = strings.TrimSuffix(line, "\n"); cache.OneLine(line) != line && !strings.Contains(line, "\t") {
+				t.Errorf("%q does not print", line)
+			}
+		}
+		for _, want := range []string{"curl", "long", "AuthorizationRequired", "AuthorizationRejected", "AuthorizationRepeated"} {
+			if !strings.Contains(text, want) && (text != log.String() || want != "long") {
+				t.Errorf("%s is missing from %s", want, text)
+			}
+		}
+		if n := strings.Count(text, "long "); n > maxUserAgent/5 {
+			t.Errorf("a User-Agent of %d characters", 5*n)
+		}
+	}
+}
+
+// Whoever makes up User-Agents, be it with the token, costs a bounded list, and pushes out neither other refusals nor
+// the programs that ask most.
+func TestAFloodOfUserAgentsPushesOutNoOtherRefusalAndStaysBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := withToken(t, warm(t))
+		o.Callers = new(Callers)
+		h := Credentials(o)
+		right := header("Authorization", testToken)
+		ask(h, request("GET", "/v1/credentials", host("evil.example"), agent("the victim of a proxy")))
+		for range 3 {
+			ask(h, request("GET", "/v1/credentials", agent("the app without the token")))
+			ask(h, request("GET", "/v1/credentials", agent("the app"), right))
+		}
+		const flood = 10000
+		for i := range flood {
+			ask(h, request("GET", "/v1/credentials", agent(fmt.Sprint("made up ", i))))
+			ask(h, request("GET", "/v1/credentials", agent(fmt.Sprint("made up ", i)), right))
+			if i%100 == 0 {
+				time.Sleep(time.Second)
+			}
+		}
+		last, total := o.Callers.lastRefusals()
+		if len(last) > maxRefusals || total != flood+4 {
+			t.Errorf("%d refusals are listed, and %d counted", len(last), total)
+		}
+		askers, requests := o.Callers.askersOf(testProfile).list()
+		if len(askers) > maxAskers || requests != flood+3 {
+			t.Errorf("%d askers are listed, and %d requests counted", len(askers), requests)
+		}
+		page := ask(h, request("GET", "/", right)).Body.String()
+		for _, want := range []string{"the victim of a proxy: once", "the app without the token: 3 times", "the app: 3 times"} {
+			if !strings.Contains(page, want) {
+				t.Errorf("the page lacks %q:\n%s", want, page)
+			}
+		}
+	})
+}
+
+func TestWhoAsksIsShownOnlyWhoIsRefusedIsNotAmongThem(t *testing.T) {
+	failing := Options{Profiles: []Profile{profileOf(fails(cache.AccessDenied))}, Default: testProfile, Address: testAddress}
+	for name, o := range map[string]Options{"valid": warm(t), "failing": failing} {
+		o := withToken(t, o)
+		o.Callers = new(Callers)
+		h, right := Credentials(o), header("Authorization", testToken)
+		ask(h, request("GET", "/v1/credentials", agent("refused")))
+		ask(h, request("GET", "/v1/identity", agent("curious"), right))
+		page := func() string { return ask(h, request("GET", "/", right, agent("curious"))).Body.String() }
+		if text := page(); !strings.Contains(text, "No program has asked for credentials yet.") || !strings.Contains(text, "AWS_CONTAINER_CREDENTIALS_FULL_URI is http://127.0.0.1:9911/v1/credentials\n") {
+			t.Errorf("%s: before anybody has asked:\n%s", name, text)
+		}
+		ask(h, request("GET", "/v1/credentials/default", agent("app"), right))
+		ask(h, request("GET", "/v1/credentials", right, header("User-Agent")))
+		if text := page(); strings.Contains(text, "No program has asked") || !strings.Contains(text, "asked for   2 times") || !strings.Contains(text, " app: once") || !strings.Contains(text, " no User-Agent: once") {
+			t.Errorf("%s: after two have asked:\n%s", name, text)
+		}
+		var d identityDocument
+		if err := json.Unmarshal(ask(h, request("GET", "/v1/identity", right)).Body.Bytes(), &d); err != nil || d.Requests != 2 || len(d.Askers) != 2 || d.Askers[0].UserAgent != "" || d.Askers[1].UserAgent != "app" || d.Askers[0].UID != nil {
+			t.Errorf("%s: %+v, %v", name, d, err)
+		}
+		if strings.Contains(page(), "curious") {
+			t.Errorf("%s: who reads the page is said to ask for credentials", name)
+		}
+	}
+}
+
+func TestCallersAreCountedFromManyConnectionsAtOnce(t *testing.T) {
+	var tally tally
+	tally.init(4)
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			r := request("GET", "/", agent(fmt.Sprint("agent ", i%4)))
+			for range 1000 {
+				tally.note(r, noUser, time.Now())
+			}
+		})
+	}
+	all.Wait()
+	if callers, total := tally.list(); total != 8000 || len(callers) != 4 || callers[0].count != 2000 {
+		t.Errorf("%d in all, of %v", total, callers)
+	}
+}
+
+func TestAWarningSaysWhy(t *testing.T) {
+	var log lockedBuffer
+	o := warm(t)
+	o.Logger = slog.New(slog.NewJSONHandler(&log, nil))
+	o.Users = &Users{}
+	h := Credentials(o).(*credentials)
+	h.trace(request("GET", "/"), UserNotAllowed, errors.New("user 7 is not in the list"))
+	if w := logLines(t, &log); len(w) != 1 || w[0]["why"] != "user 7 is not in the list" || w[0]["advice"] == "" {
+		t.Errorf("%v", w)
+	}
+}
+
+// manyAgents returns requests by more programs than are listed.
+func manyAgents() (requests []*http.Request) {
+	for i := range 2 * maxAskers {
+		requests = append(requests, request("GET", "/v1/credentials", header("Authorization", testToken), agent(fmt.Sprint("aws-sdk-go-v2/1.41.0 app/", i))))
+	}
+	return requests
+}
+
+func TestServingManyProgramsAllocatesNothing(t *testing.T) {
+	h, _ := everythingOn(t)
+	w := &sink{header: http.Header{}}
+	requests, i := manyAgents(), 0
+	for _, r := range requests {
+		h.ServeHTTP(w, r)
+	}
+	n := testing.AllocsPerRun(1000, func() {
+		h.ServeHTTP(w, requests[i%len(requests)])
+		i++
+	})
+	if n > 0.5 { // a caller that is listed in the place of another, once a second, allocates
+		t.Errorf("%v allocations, want 0", n)
+	}
+}
+
+func BenchmarkWarmManyAgents(b *testing.B) {
+	h, _ := everythingOn(b)
+	w := &sink{header: http.Header{}}
+	requests, i := manyAgents(), 0
+	b.ReportAllocs()
+	for b.Loop() {
+		h.ServeHTTP(w, requests[i%len(requests)])
+		i++
+	}
+}
