@@ -370,7 +370,7 @@ func anAuthorizationToken(t *testing.T, cause string, spoil spoiler) {
 	r := run(t, w.with(variable))
 	wantCode(t, r, 2)
 	wanted := "irsa-sidecar: configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE " + file +
-		" does not exist and cannot be made: " + cause + "\n"
+		" does not exist and cannot be created: " + cause + "\n"
 	if r.stderr != wanted {
 		t.Errorf("said\n%s\nwant\n%s", r.stderr, wanted)
 	}

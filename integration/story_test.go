@@ -397,9 +397,9 @@ func TestKeepsServingDuringTheShutdownDelay(t *testing.T) {
 
 	s.terminate(t)
 	s.waitForLine(t, "ending")
-	eventually(t, soon, "/readyz says that the sidecar is ending", func() bool {
+	eventually(t, soon, "/readyz says that the sidecar is shutting down", func() bool {
 		status, body := s.health(t, "/readyz")
-		return status == http.StatusServiceUnavailable && strings.Contains(body, "the sidecar is ending")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "the sidecar is shutting down")
 	})
 	if a := s.ask(t); a.AccessKeyID != before.AccessKeyID {
 		t.Errorf("during the delay: %d %s, and not the credentials", a.status, a.Code)

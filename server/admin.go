@@ -33,7 +33,7 @@ func NewAdmin(o Options, reload, quit func()) *Admin {
 			h.router.Post(path, command(Obeyed[path], do))
 		}
 	}
-	h.router.NotFound(func(w http.ResponseWriter, _ *http.Request) { rebuff(w, http.StatusNotFound, NothingHere) })
+	h.router.NotFound(func(w http.ResponseWriter, _ *http.Request) { answerAndClose(w, http.StatusNotFound, NothingHere) })
 	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		allow := http.MethodPost
 		if r.URL.Path == "/" {

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// overlap is how long a replaced token still opens: an SDK that took it from a variable never sees
+	// overlap is how long a replaced token is still accepted: an SDK that took it from a variable never sees
 	// the new one, and one that reads the file reads it seldom.
 	overlap = time.Hour
 
@@ -33,7 +33,7 @@ const (
 
 	// standing is how long a token must have been the current one to open for another hour once it is replaced.
 	// What is read while somebody writes the file in place is the beginning of a token, easier to guess than all
-	// of it, and nobody has been given it. Such a write takes milliseconds, or seconds where the writer has to
+	// of it, and no program uses it. Such a write takes milliseconds, or seconds where the writer has to
 	// wait for its processor. A token of an operator's stands for longer, and one that does not is missed only by
 	// programs that started in those seconds and took it from a variable.
 	standing = 10 * time.Second
@@ -70,7 +70,7 @@ type retired struct {
 	until time.Time
 }
 
-// FixedAuthorization asks for one token, for ever.
+// FixedAuthorization asks for one token that never changes.
 func FixedAuthorization(token string) (*Authorization, error) {
 	if err := checkAuthorization(token); err != nil {
 		return nil, err
@@ -79,8 +79,8 @@ func FixedAuthorization(token string) (*Authorization, error) {
 }
 
 // AuthorizationFile asks for the token in a file, and follows the file when it is replaced; the
-// replaced token opens for another hour, if it had been there for ten seconds. A file that does not exist is
-// made, with mode 0440, a random token and no newline, which the SDKs refuse.
+// replaced token is accepted for another hour, if it had been there for ten seconds. A file that does not exist is
+// created, with mode 0440, a random token and no newline, which the SDKs refuse.
 func AuthorizationFile(path string) (*Authorization, error) {
 	a := &Authorization{path: path}
 	if err := a.open(); err != nil {
@@ -90,9 +90,9 @@ func AuthorizationFile(path string) (*Authorization, error) {
 }
 
 // Reload reads the token file now, and revokes all tokens but the one in it: the grace of those that have been
-// replaced ends, and the one that this call replaces has none. A file that does not exist is made, as at the
-// start; so to delete it and reload is to have another token made, which alone opens. A file that cannot be
-// used is an error that names it: then the current token goes on, and it alone. A fixed token, and a nil
+// replaced ends, and the one that this call replaces has none. A file that does not exist is created, as at the
+// start; so deleting it and reloading makes a new token, and only that is accepted. A file that cannot be
+// used is an error that names it: then only the current token is accepted. A fixed token, and a nil
 // Authorization, have no file to read, and the error is nil.
 func (a *Authorization) Reload() error {
 	if a == nil || a.path == "" {
@@ -111,7 +111,7 @@ func (a *Authorization) open() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		if failure := makeAuthorization(a.path); failure != nil {
 			a.checked, a.seen, a.fault = now, seen, faultOf(seen, err)
-			return fmt.Errorf("%s does not exist and cannot be made: %w", a.path, pathCause(failure))
+			return fmt.Errorf("%s does not exist and cannot be created: %w", a.path, pathCause(failure))
 		}
 		now = time.Now()
 		token, seen, err = readAuthorization(a.path)
@@ -132,13 +132,13 @@ func checkAuthorization(token string) error {
 	case len(token) > MaxAuthorization:
 		return fmt.Errorf("is longer than %d bytes", MaxAuthorization)
 	case strings.ContainsAny(token, "\r\n"):
-		return errors.New("holds a line break, which the AWS SDKs refuse: write it with printf %s")
+		return errors.New("contains a line break, which the AWS SDKs refuse: write it with printf %s")
 	case strings.TrimSpace(token) != token:
-		return errors.New("begins or ends with a blank, which HTTP does not carry")
+		return errors.New("begins or ends with a space, which HTTP headers drop")
 	}
 	for _, r := range token {
 		if r < ' ' || r > '~' {
-			return errors.New("holds a character that an HTTP header does not carry")
+			return errors.New("contains a character that an HTTP header cannot carry")
 		}
 	}
 	if len(token) < MinAuthorization {
@@ -287,10 +287,10 @@ func (a *Authorization) note(now time.Time, seen fs.FileInfo, err error) {
 // would choose the token.
 func faultOf(seen fs.FileInfo, err error) fault {
 	if err != nil {
-		return fault{"the authorization token file cannot be used: the last good token goes on", errors.Unwrap(err).Error()}
+		return fault{"cannot use the authorization token file; keeping the last good token", errors.Unwrap(err).Error()}
 	}
 	if mode := seen.Mode().Perm(); mode&0o022 != 0 {
-		return fault{"others than its owner can write the authorization token file, and so choose the token", fmt.Sprintf("its mode is %#o: take w from its group and from others", mode)}
+		return fault{"the authorization token file is writable by other users, who can choose the token", fmt.Sprintf("its mode is %#o; run chmod go-w", mode)}
 	}
 	return fault{}
 }
@@ -345,7 +345,7 @@ func (a *Authorization) follow(now time.Time) bool {
 	// earlier than we last looked has been moved here since, and does not.
 	replaced, written := now, seen.ModTime()
 	if written.After(last) && written.Before(now) {
-		replaced = now.Add(-now.Sub(written)) // on the monotonic clock, which nobody sets
+		replaced = now.Add(-now.Sub(written)) // on the monotonic clock, which cannot be set
 	}
 	if replaced.Sub(a.since) >= standing {
 		keep = append(keep, retired{a.current, replaced.Add(overlap)})

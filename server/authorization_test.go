@@ -97,7 +97,7 @@ func TestAnUnusableAuthorizationFileIsAnErrorThatNamesIt(t *testing.T) {
 		{"unicode", "tökén", "HTTP header"},
 		{"long", strings.Repeat("x", 4097), "longer than 4096 bytes"},
 		{"short", testToken[:MinAuthorization-1], "shorter than 16 characters, so it could be guessed: use a longer random one"},
-		{"no/such/parent", "", "cannot be made: no such file or directory"},
+		{"no/such/parent", "", "cannot be created: no such file or directory"},
 	} {
 		path := filepath.Join(dir, row.name)
 		if !strings.Contains(row.name, "/") {
@@ -480,7 +480,7 @@ func TestReloadRevokesWhatIsNotInTheFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines()
-		reload(a, "cannot be made: no such file or directory")
+		reload(a, "cannot be created: no such file or directory")
 		time.Sleep(time.Minute)
 		mustAccept(t, a, true, string(made))
 		if got := lines(); len(got) != 0 {

@@ -115,7 +115,7 @@ func (h *Admin) writeSection(b *strings.Builder, p Profile, now time.Time) (verd
 	fmt.Fprintf(b, "<section>\n<h2>%s <span class=%q>%s</span></h2>\n", html.EscapeString(s.Profile), verdict, verdicts[verdict].word)
 	writeBar(b, s, now)
 	if f := s.Failure; f != nil {
-		fmt.Fprintf(b, "<div class=\"fix\"><p><strong>%s</strong>, %s ago, %d in a row</p>\n", f.Reason, spell(now.Sub(s.FailedAt)), s.Failures)
+		fmt.Fprintf(b, "<div class=\"fix\"><p><strong>%s</strong>, %s ago, %d in a row</p>\n", f.Reason, rounded(now.Sub(s.FailedAt)), s.Failures)
 		fmt.Fprintf(b, "<p>%s</p>\n", html.EscapeString(f.Message))
 		fmt.Fprintf(b, "<p>What to do: %s</p></div>\n", html.EscapeString(f.Reason.Advice()))
 	}
@@ -141,7 +141,7 @@ func writeBar(b *strings.Builder, s cache.Status, now time.Time) {
 	}
 	fmt.Fprintf(b, "<div class=\"bar\" role=\"img\" aria-label=\"%s\"><i style=\"width:%.1f%%\"></i>%s</div>\n", label, used, mark)
 	fmt.Fprintf(b, "<div class=\"legend\"><span>issued %s ago, for %s</span><span>%s</span><span>expires in %s</span></div>\n",
-		spell(now.Sub(s.LastSuccess)), spell(s.Lifetime), nextTry(s, now), spell(s.Remaining))
+		rounded(now.Sub(s.LastSuccess)), rounded(s.Lifetime), nextTry(s, now), rounded(s.Remaining))
 }
 
 func writeIdentity(b *strings.Builder, p Profile, s cache.Status, now time.Time) {
@@ -157,7 +157,7 @@ func writeIdentity(b *strings.Builder, p Profile, s cache.Status, now time.Time)
 		row("access key", c.KeyHint())
 		row("expires", c.Expiration.UTC().Format(expirationLayout))
 		if !c.TokenExpiration.IsZero() {
-			row("web identity token", "expires in "+spell(c.TokenExpiration.Sub(now)))
+			row("web identity token", "expires in "+rounded(c.TokenExpiration.Sub(now)))
 		}
 	}
 	if skew := clockSkew(s); skew != "" {
@@ -178,7 +178,7 @@ func writeAskers(b *strings.Builder, t *tally, address string, now time.Time) {
 	}
 	fmt.Fprintf(b, "<h3>Asked for %s</h3>\n<table>\n<tr><th>last</th><th>requests</th><th>program</th></tr>\n", times(requests))
 	for _, a := range askers {
-		fmt.Fprintf(b, "<tr><td>%s ago</td><td>%d</td><td>%s</td></tr>\n", spell(now.Sub(a.last)), a.count, html.EscapeString(a.String()))
+		fmt.Fprintf(b, "<tr><td>%s ago</td><td>%d</td><td>%s</td></tr>\n", rounded(now.Sub(a.last)), a.count, html.EscapeString(a.String()))
 	}
 	b.WriteString("</table>\n")
 }
@@ -189,12 +189,12 @@ func writeAttempts(b *strings.Builder, s cache.Status, now time.Time) {
 	}
 	b.WriteString("<h3>Last exchanges</h3>\n<table>\n<tr><th>when</th><th>outcome</th><th>took</th><th>good for</th></tr>\n")
 	for _, a := range s.Attempts {
-		class, outcome, lifetime := "good", "ok", spell(a.Lifetime)
+		class, outcome, lifetime := "good", "ok", rounded(a.Lifetime)
 		if a.Reason != "" {
 			class, outcome, lifetime = "none", string(a.Reason), "–"
 		}
 		fmt.Fprintf(b, "<tr><td>%s ago</td><td class=%q>%s</td><td>%s</td><td>%s</td></tr>\n",
-			spell(now.Sub(a.Ended)), class, outcome, a.Took.Round(time.Millisecond), lifetime)
+			rounded(now.Sub(a.Ended)), class, outcome, a.Took.Round(time.Millisecond), lifetime)
 	}
 	b.WriteString("</table>\n")
 }
@@ -207,7 +207,7 @@ func (h *Admin) writeRefusals(b *strings.Builder, now time.Time) {
 	fmt.Fprintf(b, "<section>\n<h2>Refused %s</h2>\n<table>\n<tr><th>last</th><th>requests</th><th>listener</th><th>refusal</th><th>program</th></tr>\n", times(total))
 	for _, r := range last {
 		fmt.Fprintf(b, "<tr><td>%s ago</td><td>%d</td><td>%s</td><td class=\"low\">%s</td><td>%s</td></tr>\n",
-			spell(now.Sub(r.last)), r.count, r.listener, r.refusal, html.EscapeString(r.String()))
+			rounded(now.Sub(r.last)), r.count, r.listener, r.refusal, html.EscapeString(r.String()))
 	}
 	b.WriteString("</table>\n")
 	for _, r := range hinted(last) {

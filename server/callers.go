@@ -18,14 +18,14 @@ const (
 	maxRefusedAgents = 4
 	maxRefusals      = 16
 
-	// replacePause is the least time between two callers that are listed in the place of another: whoever makes up a
-	// User-Agent for each request costs next to nothing, and pushes out one at a time.
+	// replacePause is the least time between two evictions from a list: a caller that makes up a User-Agent for each
+	// request costs next to nothing, and pushes out one entry a second.
 	replacePause = time.Second
 
 	// warnPause is the least time between two warnings about the same refusal on the same listener.
 	warnPause = time.Minute
 
-	// noUser stands for a user that nobody has asked the kernel for.
+	// noUser is the user of a connection for which the kernel was not asked.
 	noUser = int64(-1)
 )
 

@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// patience is how long a connection may keep a full house waiting for the rest of its request's head. The SDKs
-	// send theirs as soon as they are connected, and give up on us after a second. In a crowd that goes on and on it
-	// halves, once a whole houseful has had to be sent away.
+	// patience is how long a connection may take to send its request's head while others wait for its place. The SDKs
+	// send theirs as soon as they are connected, and give up on us after a second. It halves once as many connections
+	// as there are places have been evicted in a row.
 	patience      = 100 * time.Millisecond
 	leastPatience = patience / 2
 
-	// readPatience is the same for a client to take what it has asked for. An answer with credentials fits into the
-	// kernel's buffer, so that only a client that asks for more than it reads ever stops us; others, elsewhere in the
-	// cluster, are as far away as a network is wide.
+	// readPatience is how long a client may take to read what it has asked for. An answer with credentials fits into the
+	// kernel's buffer, so only a client that asks for more than it reads ever blocks us; others, elsewhere in the
+	// cluster, have a network's latency.
 	readPatience = 25 * time.Millisecond
 
 	// secondLook is how long at least a connection has to look silent before it counts as that: a request that has just
@@ -33,8 +33,8 @@ const (
 	lingerFor   = time.Second
 	lingerCheck = 10 * time.Millisecond
 
-	// forgiving is how long after the last one was sent away patience is whole again.
-	forgiving = time.Second
+	// patienceReset is how long after the last eviction patience is whole again.
+	patienceReset = time.Second
 
 	// step is how much is written at a time, so that a client that reads slowly is told from one that does not
 	// read. An answer with credentials is one step.
@@ -51,17 +51,17 @@ type connections struct {
 
 	malformed func() (contentType string, body []byte) // the handler's
 
-	mu       sync.Mutex
-	open     map[net.Conn]*list.Element // nil where a request is being answered
-	idle     *list.List                 // of quiet, the longest idle first
-	waiting  *list.List                 // of quiet, the longest without a whole head first
-	sentAway int                        // one after the other, without a second in between
-	lastAway time.Time
+	mu          sync.Mutex
+	open        map[net.Conn]*list.Element // nil where a request is being answered
+	idle        *list.List                 // of silentConn, the longest idle first
+	waiting     *list.List                 // of silentConn, the longest without a whole head first
+	evicted     int                        // one after the other, without a second in between
+	lastEvicted time.Time
 
 	lingering atomic.Int64 // connections that are closed but for what their clients are still to take
 }
 
-type quiet struct {
+type silentConn struct {
 	conn      net.Conn
 	since     time.Time
 	idle      bool      // otherwise waiting
@@ -70,8 +70,8 @@ type quiet struct {
 
 // hasSpoken reports whether there is something of the client's that waits for us. That is not to be held against it,
 // unless it is the body of a request that has been answered, or whatever else comes after the last answer.
-func (q *quiet) hasSpoken() bool {
-	conn, ok := q.conn.(*plainspoken)
+func (q *silentConn) hasSpoken() bool {
+	conn, ok := q.conn.(*clientConn)
 	return ok && (conn.asked.Load() || !conn.last.Load() && hasUnread(conn.Conn))
 }
 
@@ -90,19 +90,19 @@ func (c *connections) stateChanged(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// Active means that some of a request has been read. One that has waited since it came goes on waiting.
-	if element := c.open[conn]; state == http.StateActive && element != nil && !element.Value.(*quiet).idle {
+	if element := c.open[conn]; state == http.StateActive && element != nil && !element.Value.(*silentConn).idle {
 		return
 	}
 	c.forget(conn)
 	switch state {
 	case http.StateNew, http.StateActive:
-		c.open[conn] = c.waiting.PushBack(&quiet{conn: conn, since: time.Now()})
+		c.open[conn] = c.waiting.PushBack(&silentConn{conn: conn, since: time.Now()})
 		return
 	case http.StateIdle:
-		if p, ok := conn.(*plainspoken); ok {
+		if p, ok := conn.(*clientConn); ok {
 			p.asked.Store(false)
 		}
-		c.open[conn] = c.idle.PushBack(&quiet{conn: conn, since: time.Now(), idle: true})
+		c.open[conn] = c.idle.PushBack(&silentConn{conn: conn, since: time.Now(), idle: true})
 	}
 	select {
 	case c.freed <- struct{}{}:
@@ -134,7 +134,7 @@ func (c *connections) answered(conn net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if element, open := c.open[conn]; open && element == nil {
-		c.open[conn] = c.waiting.PushBack(&quiet{conn: conn, since: time.Now()})
+		c.open[conn] = c.waiting.PushBack(&silentConn{conn: conn, since: time.Now()})
 	}
 }
 
@@ -142,7 +142,7 @@ func (c *connections) answered(conn net.Conn) {
 // the body of the request.
 func closing(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Connection", "close")
-	if conn, ok := r.Context().Value(connKey{}).(*plainspoken); ok {
+	if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
 		conn.last.Store(true)
 	}
 	if hasBody(r) { // otherwise net/http is reading already, to see the client go
@@ -195,46 +195,46 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 		return 0, true
 	}
 	for element := c.idle.Front(); element != nil; element = element.Next() {
-		if one := element.Value.(*quiet); !one.hasSpoken() {
-			c.sendAway(one.conn)
+		if one := element.Value.(*silentConn); !one.hasSpoken() {
+			c.evict(one.conn)
 			return 0, true
 		}
 	}
-	if now.Sub(c.lastAway) > forgiving {
-		c.sentAway = 0
+	if now.Sub(c.lastEvicted) > patienceReset {
+		c.evicted = 0
 	}
 	headPatience := patience
-	if c.sentAway >= c.limit {
+	if c.evicted >= c.limit {
 		headPatience = leastPatience
 	}
-	conn, due := c.hindmost(now, headPatience)
+	conn, due := c.nextToClose(now, headPatience)
 	if conn == nil {
 		return readPatience, false // one of those that are being answered may stop reading
 	}
 	if wait = due.Sub(now); wait > 0 {
 		return wait, false
 	}
-	c.sentAway++
-	c.lastAway = now
-	c.sendAway(conn)
+	c.evicted++
+	c.lastEvicted = now
+	c.evict(conn)
 	return 0, true
 }
 
-func (c *connections) sendAway(conn net.Conn) {
+func (c *connections) evict(conn net.Conn) {
 	c.forget(conn)
-	if p, ok := conn.(*plainspoken); ok {
+	if p, ok := conn.(*clientConn); ok {
 		p.abort()
 		return
 	}
 	conn.Close()
 }
 
-// hindmost returns the connection that goes next, and from when on: the one that has not read for longest, which the
+// nextToClose returns the connection that goes next, and from when on: the one that has not read for longest, which the
 // kernel vouches for; otherwise the one that has been silent for longest. Nil means that there is none that keeps us
 // waiting.
-func (c *connections) hindmost(now time.Time, headPatience time.Duration) (conn net.Conn, due time.Time) {
+func (c *connections) nextToClose(now time.Time, headPatience time.Duration) (conn net.Conn, due time.Time) {
 	for one := range c.open {
-		if stuck, ok := one.(*plainspoken); ok {
+		if stuck, ok := one.(*clientConn); ok {
 			after := stuck.writing.Load()
 			if after == 0 || !hasUntaken(stuck.Conn) {
 				continue
@@ -248,7 +248,7 @@ func (c *connections) hindmost(now time.Time, headPatience time.Duration) (conn 
 		return conn, due
 	}
 	for element := c.waiting.Front(); element != nil; element = element.Next() {
-		one := element.Value.(*quiet)
+		one := element.Value.(*silentConn)
 		if one.hasSpoken() {
 			one.suspected = time.Time{}
 			continue
@@ -292,7 +292,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.connections.admit(l.done)
-	return &plainspoken{Conn: conn, connections: l.connections, made: time.Now()}, nil
+	return &clientConn{Conn: conn, connections: l.connections, made: time.Now()}, nil
 }
 
 func (l *boundedListener) Close() error {
@@ -300,10 +300,10 @@ func (l *boundedListener) Close() error {
 	return l.Listener.Close()
 }
 
-// plainspoken puts our own answer in the place of what net/http itself says to a request that it
+// clientConn puts our own answer in the place of what net/http itself says to a request that it
 // cannot read, or whose Expect it does not know: plain text or nothing, with a 5xx among it, all of which
 // make one SDK or another try again.
-type plainspoken struct {
+type clientConn struct {
 	net.Conn
 	owner       owner
 	connections *connections // nil in tests
@@ -315,9 +315,9 @@ type plainspoken struct {
 	writing     atomic.Int64 // how long after that the step began that is being written, or could not be; zero where none is
 }
 
-// Read notes when a request's head is complete: that it is not answered yet is from then on our affair, however long the
-// machine takes to come to it.
-func (c *plainspoken) Read(p []byte) (n int, err error) {
+// Read notes when a request's head is complete: from then on we, not the client, are the cause of any
+// delay.
+func (c *clientConn) Read(p []byte) (n int, err error) {
 	n, err = c.framing.read(c.Conn, p)
 	if c.framing.whole {
 		c.framing.whole = false
@@ -328,7 +328,7 @@ func (c *plainspoken) Read(p []byte) (n int, err error) {
 
 // Close closes the connection, but not before its client has taken what was written, or has had a second for it. The
 // kernel would wait for minutes, and keep all that it has, of a connection that counts here no more.
-func (c *plainspoken) Close() error {
+func (c *clientConn) Close() error {
 	tcp, ok := c.Conn.(*net.TCPConn)
 	if !ok || c.closed.Swap(true) || !hasUntaken(tcp) || c.connections == nil || !c.connections.mayLinger() {
 		return c.abort()
@@ -349,7 +349,7 @@ func (c *plainspoken) Close() error {
 }
 
 // abort closes the connection at once, and has the kernel forget what the client has not taken.
-func (c *plainspoken) abort() error {
+func (c *clientConn) abort() error {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok && hasUntaken(tcp) {
 		tcp.SetLinger(0)
 	}
@@ -366,7 +366,7 @@ func (c *connections) mayLinger() bool {
 }
 
 // write writes step by step, and notes when each began.
-func (c *plainspoken) write(p []byte) (n int, err error) {
+func (c *clientConn) write(p []byte) (n int, err error) {
 	for len(p) > 0 && err == nil {
 		c.writing.Store(int64(max(1, time.Since(c.made))))
 		var some int
@@ -386,7 +386,7 @@ const (
 	netHTTPExpectationFailed = "417 Expectation Failed\r\n"
 )
 
-func (c *plainspoken) Write(p []byte) (int, error) {
+func (c *clientConn) Write(p []byte) (int, error) {
 	const statusAt = len("HTTP/1.1 ")
 	if len(p) < statusAt+3 || p[statusAt] < '4' ||
 		!bytes.Contains(p, []byte(netHTTPError)) && !bytes.HasPrefix(p[statusAt:], []byte(netHTTPExpectationFailed)) {

@@ -339,7 +339,7 @@ func TestACrowdThatGoesOnIsGivenLessAndLess(t *testing.T) {
 		houseful(patience)
 		houseful(leastPatience)
 		houseful(leastPatience)
-		time.Sleep(2 * forgiving)
+		time.Sleep(2 * patienceReset)
 		houseful(0) // they have been there for long enough
 		houseful(patience)
 		stop()
@@ -378,14 +378,14 @@ func TestARequestThatWaitsForUsIsNotSentAway(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		server = &plainspoken{Conn: conn, made: time.Now()}
+		server = &clientConn{Conn: conn, made: time.Now()}
 		t.Cleanup(func() { server.Close() })
 		c.stateChanged(server, http.StateNew)
 		return client, server
 	}
 	const request = "GET / HTTP/1.1\r\n\r\n"
 	_, unread := accept(request[:len(request)-1])
-	for !hasUnread(unread.(*plainspoken).Conn) { // it is on its way, on loopback
+	for !hasUnread(unread.(*clientConn).Conn) { // it is on its way, on loopback
 		runtime.Gosched()
 	}
 	_, read := accept(request)

@@ -69,7 +69,7 @@ func (o *Options) hint(r Refusal) string {
 }
 
 // statuses of the error document. A failure that will pass is 503, which makes the SDKs ask again;
-// one that a human must mend is what STS itself answered with it. Never 404: Java v1 drops valid
+// one that needs a fix is what STS itself answered with it. Never 404: Java v1 drops valid
 // credentials over it.
 var statuses = map[cache.Reason]int{
 	cache.TokenFileMissing:         503,
@@ -121,7 +121,7 @@ type slot struct {
 }
 
 type rendered struct {
-	of     *cache.Credentials
+	creds  *cache.Credentials
 	body   []byte
 	length []string
 }
@@ -206,7 +206,7 @@ func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot) int
 	}
 	// Two requests may both render new credentials; they render the same.
 	body := s.rendered.Load()
-	if body == nil || body.of != creds {
+	if body == nil || body.creds != creds {
 		b := ContainerCredentials(creds, h.AccountID)
 		body = &rendered{creds, b, []string{strconv.Itoa(len(b))}}
 		s.rendered.Store(body)

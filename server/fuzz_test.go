@@ -79,8 +79,8 @@ func FuzzCredentials(f *testing.F) {
 	})
 }
 
-// said is a connection on which all has been said: it reads what it was made with, and then the end.
-type said struct {
+// fedConn is a connection on which all has been said: it reads what it was made with, and then the end.
+type fedConn struct {
 	local
 	in     io.Reader
 	out    bytes.Buffer
@@ -88,13 +88,13 @@ type said struct {
 	closed chan struct{}
 }
 
-func (c *said) Read(p []byte) (int, error)     { return c.in.Read(p) }
-func (c *said) Write(p []byte) (int, error)    { return c.out.Write(p) }
-func (c *said) LocalAddr() net.Addr            { return c.RemoteAddr() }
-func (*said) SetDeadline(time.Time) error      { return nil }
-func (*said) SetReadDeadline(time.Time) error  { return nil }
-func (*said) SetWriteDeadline(time.Time) error { return nil }
-func (c *said) Close() error                   { c.once.Do(func() { close(c.closed) }); return nil }
+func (c *fedConn) Read(p []byte) (int, error)     { return c.in.Read(p) }
+func (c *fedConn) Write(p []byte) (int, error)    { return c.out.Write(p) }
+func (c *fedConn) LocalAddr() net.Addr            { return c.RemoteAddr() }
+func (*fedConn) SetDeadline(time.Time) error      { return nil }
+func (*fedConn) SetReadDeadline(time.Time) error  { return nil }
+func (*fedConn) SetWriteDeadline(time.Time) error { return nil }
+func (c *fedConn) Close() error                   { c.once.Do(func() { close(c.closed) }); return nil }
 
 // FuzzListener sends any bytes at all. Nothing is served without the token, every answer is HTTP with
 // a status and a body that README knows, and nothing breaks.
@@ -138,7 +138,7 @@ func FuzzListener(f *testing.F) {
 		if cold {
 			l = failing
 		}
-		conn := &said{in: bytes.NewReader(raw), closed: make(chan struct{})}
+		conn := &fedConn{in: bytes.NewReader(raw), closed: make(chan struct{})}
 		l.conns <- conn
 		<-conn.closed
 		if out := bugs.String(); out != "" {
@@ -205,8 +205,8 @@ var tokenShape = regexp.MustCompile(`^[!-~][ -~]{14,}[!-~]$`)
 
 // authorizationErrors are all that may be said of a token: nothing of it is out of the token.
 var authorizationErrors = []string{
-	"is empty", "is longer than 4096 bytes", "holds a line break, which the AWS SDKs refuse: write it with printf %s",
-	"begins or ends with a blank, which HTTP does not carry", "holds a character that an HTTP header does not carry",
+	"is empty", "is longer than 4096 bytes", "contains a line break, which the AWS SDKs refuse: write it with printf %s",
+	"begins or ends with a space, which HTTP headers drop", "contains a character that an HTTP header cannot carry",
 	"is shorter than 16 characters, so it could be guessed: use a longer random one, or the Pod's metadata.uid",
 }
 

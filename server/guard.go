@@ -149,7 +149,7 @@ type framing struct {
 	old     bool // a line since the last empty one has ended with http10
 	faulty  bool
 	begun   bool // a line that is not empty has come since the last head ended
-	whole   bool // a head has ended; whoever looks at it resets it
+	whole   bool // a head has ended; its reader resets it
 }
 
 const (

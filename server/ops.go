@@ -30,21 +30,21 @@ type Ops struct {
 func NewOps(o Options, metrics prometheus.Gatherer) *Ops {
 	o = o.withDefaults()
 	h := &Ops{Options: o, router: chi.NewMux()}
-	h.listener = newListener("ops", &o, nil, nil) // it refuses nobody: what it does not have, it does not have
+	h.listener = newListener("ops", &o, nil, nil) // the kubelet and Prometheus come from outside: there is no guard
 	h.router.Get("/livez", h.alive)
 	h.router.Get("/healthz", h.alive)
 	h.router.Get("/readyz", h.ready)
 	h.router.Get("/startupz", h.started)
 	h.router.Method(http.MethodGet, "/metrics", &scrape{handler: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{})})
 	h.router.NotFound(func(w http.ResponseWriter, _ *http.Request) {
-		rebuff(w, http.StatusNotFound, "there is nothing at this path; there is /livez, /readyz, /startupz and /metrics, and the status page is on IRSA_SIDECAR_ADMIN_LISTEN\n")
+		answerAndClose(w, http.StatusNotFound, "there is nothing at this path; there is /livez, /readyz, /startupz and /metrics, and the status page is on IRSA_SIDECAR_ADMIN_LISTEN\n")
 	})
 	h.router.MethodNotAllowed(methodNotAllowed(http.MethodGet))
 	return h
 }
 
-// rebuff answers a request that leads nowhere, and closes its connection.
-func rebuff(w http.ResponseWriter, status int, text string) {
+// answerAndClose answers a request that leads nowhere, and closes its connection.
+func answerAndClose(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Connection", "close")
 	writeText(w, status, text)
 }
@@ -52,7 +52,7 @@ func rebuff(w http.ResponseWriter, status int, text string) {
 func methodNotAllowed(allow string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Allow", allow)
-		rebuff(w, http.StatusMethodNotAllowed, "this path does not answer this method\n")
+		answerAndClose(w, http.StatusMethodNotAllowed, "this path does not answer this method\n")
 	}
 }
 
@@ -87,12 +87,12 @@ func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Reque
 	return status.profile, route, status.code
 }
 
-// alive says whether the process turns. It never asks AWS, and while there are valid credentials it says yes: a
-// restart could not keep them.
+// alive says whether the process makes progress. It never asks AWS, and while there are valid credentials it says yes:
+// a restart could not keep them.
 func (h *Ops) alive(w http.ResponseWriter, _ *http.Request) {
 	for _, p := range h.Profiles {
 		if p.Cache.Status().Stuck {
-			writeText(w, http.StatusServiceUnavailable, p.Cache.Profile()+": the refresh is stuck, and there are no valid credentials: a restart may help\n")
+			writeText(w, http.StatusServiceUnavailable, p.Cache.Profile()+": the refresh is stuck and there are no valid credentials; a restart may help\n")
 			return
 		}
 	}
@@ -103,10 +103,10 @@ func (h *Ops) alive(w http.ResponseWriter, _ *http.Request) {
 func (h *Ops) ready(w http.ResponseWriter, _ *http.Request) {
 	h.report(w, h.draining.Load(), func(s cache.Status) (bool, string) {
 		if s.Ready() {
-			return true, fmt.Sprintf("ready, for another %s", spell(s.Remaining))
+			return true, fmt.Sprintf("ready, for another %s", rounded(s.Remaining))
 		}
 		if s.Credentials != nil {
-			return false, fmt.Sprintf("not ready: the credentials expire in %s", spell(s.Remaining))
+			return false, fmt.Sprintf("not ready: the credentials expire in %s", rounded(s.Remaining))
 		}
 		return false, "not ready: there are no valid credentials"
 	})
@@ -127,7 +127,7 @@ func (h *Ops) report(w http.ResponseWriter, draining bool, judge func(cache.Stat
 	status := http.StatusOK
 	if draining {
 		status = http.StatusServiceUnavailable
-		b.WriteString("not ready: the sidecar is ending\n")
+		b.WriteString("not ready: the sidecar is shutting down\n")
 	}
 	for _, p := range h.Profiles {
 		s := p.Cache.Status()

@@ -48,7 +48,7 @@ func TestDrainingIsNotReadyButAliveAndStarted(t *testing.T) {
 	mustSay("/readyz", 200, "default: ready, for another ")
 	mustSay("/startupz", 200, "default: started\n")
 	h.Drain()
-	mustSay("/readyz", 503, "not ready: the sidecar is ending\n")
+	mustSay("/readyz", 503, "not ready: the sidecar is shutting down\n")
 	mustSay("/startupz", 200, "default: started\n")
 	mustSay("/livez", 200, "ok\n")
 	mustSay("/healthz", 200, "ok\n")

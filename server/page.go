@@ -71,12 +71,12 @@ func facts(p Profile, s cache.Status, now time.Time) []fact {
 			rows = append(rows, fact{"identity", c.Identity})
 		}
 		rows = append(rows, fact{"access key", c.KeyHint()},
-			fact{"expires", c.Expiration.UTC().Format(expirationLayout) + ", in " + spell(s.Remaining)})
+			fact{"expires", c.Expiration.UTC().Format(expirationLayout) + ", in " + rounded(s.Remaining)})
 	} else {
 		rows = append(rows, fact{"expires", "there are no valid credentials"})
 	}
 	if s.Started() {
-		rows = append(rows, fact{"refreshed", spell(now.Sub(s.LastSuccess)) + " ago"})
+		rows = append(rows, fact{"refreshed", rounded(now.Sub(s.LastSuccess)) + " ago"})
 	}
 	name, when, _ := strings.Cut(nextTry(s, now), ": ")
 	rows = append(rows, fact{name, when})
@@ -87,7 +87,7 @@ func facts(p Profile, s cache.Status, now time.Time) []fact {
 		rows = append(rows, fact{"last error", "none"})
 	} else {
 		rows = append(rows,
-			fact{"last error", fmt.Sprintf("%s, %s ago, %d in a row", f.Reason, spell(now.Sub(s.FailedAt)), s.Failures)},
+			fact{"last error", fmt.Sprintf("%s, %s ago, %d in a row", f.Reason, rounded(now.Sub(s.FailedAt)), s.Failures)},
 			fact{"", f.Message}, fact{"what to do", f.Reason.Advice()})
 	}
 	return rows
@@ -98,9 +98,9 @@ func askerFacts(askers []caller, requests uint64, now time.Time) []fact {
 	if requests == 0 {
 		return []fact{{"asked for", "never: no program has asked for these credentials yet"}}
 	}
-	rows := []fact{{"asked for", fmt.Sprintf("%s, last %s ago", times(requests), spell(now.Sub(askers[0].last)))}}
+	rows := []fact{{"asked for", fmt.Sprintf("%s, last %s ago", times(requests), rounded(now.Sub(askers[0].last)))}}
 	for _, a := range askers {
-		rows = append(rows, fact{"", fmt.Sprintf("%s: %s, last %s ago", a, times(a.count), spell(now.Sub(a.last)))})
+		rows = append(rows, fact{"", fmt.Sprintf("%s: %s, last %s ago", a, times(a.count), rounded(now.Sub(a.last)))})
 	}
 	return rows
 }
@@ -129,7 +129,7 @@ func (h *credentials) writeRefusals(b *strings.Builder, now time.Time) {
 	fmt.Fprintf(b, "refused %s\n", times(total))
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	for _, r := range last {
-		fmt.Fprintf(t, "  %s\t%s\t%s: %s, last %s ago\n", r.listener, r.refusal, r, times(r.count), spell(now.Sub(r.last)))
+		fmt.Fprintf(t, "  %s\t%s\t%s: %s, last %s ago\n", r.listener, r.refusal, r, times(r.count), rounded(now.Sub(r.last)))
 	}
 	t.Flush()
 	for _, r := range hinted(last) {
@@ -152,7 +152,7 @@ func nextTry(s cache.Status, now time.Time) string {
 	if s.NextTry.IsZero() {
 		return "next try: under way"
 	}
-	return "next try: in " + spell(max(0, s.NextTry.Sub(now)))
+	return "next try: in " + rounded(max(0, s.NextTry.Sub(now)))
 }
 
 // clockSkew says how wrong this node's clock is; nothing when it is not.
@@ -164,11 +164,11 @@ func clockSkew(s cache.Status) string {
 	if s.ClockSkew < 0 {
 		direction = "behind"
 	}
-	return fmt.Sprintf("this node's is %s %s STS's; AWS refuses what is signed more than 5 minutes off", spell(s.ClockSkew.Abs()), direction)
+	return fmt.Sprintf("this node's is %s %s STS's; AWS refuses what is signed more than 5 minutes off", rounded(s.ClockSkew.Abs()), direction)
 }
 
-// spell rounds to what a person wants to know.
-func spell(d time.Duration) string {
+// rounded rounds to what a person wants to know.
+func rounded(d time.Duration) string {
 	if d.Abs() >= time.Minute {
 		return d.Round(time.Second).String()
 	}

@@ -39,12 +39,12 @@ const MaxConnections = 256
 
 // Serve serves h on l until ctx ends, and then for at most grace the requests under way. It closes l. No more than
 // connections are open at once, each of which costs [ConnectionCost] at most.
-// What net/http has to say goes to logger at debug: it is about clients, not about us.
+// What net/http logs goes to logger at debug: it is about clients, not about us.
 func Serve(ctx context.Context, l net.Listener, h Handler, connections int, grace time.Duration, logger *slog.Logger) error {
 	limit := newConnections(connections)
 	limit.malformed = h.malformed
 	s := &http.Server{
-		Handler:           limit.handler(loudly(h, logger)),
+		Handler:           limit.handler(logPanics(h, logger)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -64,9 +64,9 @@ func Serve(ctx context.Context, l net.Listener, h Handler, connections int, grac
 		return err
 	case <-ctx.Done():
 	}
-	grave, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
-	err := s.Shutdown(grave)
+	err := s.Shutdown(draining)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = s.Close()
 	}
@@ -74,9 +74,9 @@ func Serve(ctx context.Context, l net.Listener, h Handler, connections int, grac
 	return err
 }
 
-// loudly lets a panic end its request alone, and says so: what net/http would say is among what
-// clients do, at debug.
-func loudly(h http.Handler, logger *slog.Logger) http.Handler {
+// logPanics lets a panic end its own request only, and logs it as an error: net/http would log it at debug, among what
+// clients do.
+func logPanics(h http.Handler, logger *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if p := recover(); p != nil {

@@ -52,7 +52,7 @@ func (u *Users) probe(ip netip.Addr) error {
 		return err
 	}
 	defer theirs.Close()
-	uid, err := new(owner).of(theirs, u.owners)
+	uid, err := new(owner).find(theirs, u.owners)
 	if err == nil && uid != uint32(os.Geteuid()) {
 		err = fmt.Errorf("it takes our own connection for one of user %d", uid)
 	}
@@ -69,15 +69,16 @@ func (u *Users) guard() guard {
 	return guard{[]Refusal{UserNotAllowed, UserUnknown}, func(r *http.Request) (Refusal, error) { return u.check(r.Context()) }}
 }
 
-// check lets nobody through where the kernel does not tell, but that is not the caller's fault.
+// check refuses everything where the kernel does not tell, with a status that makes SDKs retry: that is not the caller's
+// fault.
 //
 // The user's ID is told to the caller, who has made the connection or been given it by the user who has.
 func (u *Users) check(ctx context.Context) (Refusal, error) {
-	conn, ok := ctx.Value(connKey{}).(*plainspoken)
+	conn, ok := ctx.Value(connKey{}).(*clientConn)
 	if !ok {
 		return UserUnknown, errNoConnection
 	}
-	switch uid, err := conn.owner.of(conn.Conn, u.owners); {
+	switch uid, err := conn.owner.find(conn.Conn, u.owners); {
 	case err != nil:
 		return UserUnknown, err
 	case !slices.Contains(u.ids, uid):
@@ -89,7 +90,7 @@ func (u *Users) check(ctx context.Context) (Refusal, error) {
 
 // knownUser returns who has made the connection of a request, if the kernel has been asked, and noUser otherwise.
 func knownUser(r *http.Request) int64 {
-	if conn, ok := r.Context().Value(connKey{}).(*plainspoken); ok {
+	if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
 		conn.owner.mu.Lock()
 		defer conn.owner.mu.Unlock()
 		if conn.owner.known {
@@ -107,7 +108,7 @@ type owner struct {
 	uid   uint32
 }
 
-func (o *owner) of(conn net.Conn, owners *socketOwners) (uid uint32, err error) {
+func (o *owner) find(conn net.Conn, owners *socketOwners) (uid uint32, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.known {
@@ -121,7 +122,7 @@ func (o *owner) of(conn net.Conn, owners *socketOwners) (uid uint32, err error) 
 	if err != nil {
 		return 0, err
 	}
-	o.uid, err = owners.of(peer, own)
+	o.uid, err = owners.ask(peer, own)
 	o.known = err == nil
 	return o.uid, err
 }

@@ -55,12 +55,12 @@ func openSocketOwners() (*socketOwners, error) {
 
 func (s *socketOwners) close() { syscall.Close(s.fd) }
 
-// of asks the kernel for the user who owns the socket at the address peer that is connected to own. It is who
+// ask asks the kernel for the user who owns the socket at the address peer that is connected to own. It is who
 // made the socket, in numbers of our user namespace. An end that has been closed has no owner; the kernel gives
 // it to root, and so must not be believed.
 //
 // One question for one socket takes microseconds; /proc/net/tcp lists all there are, in milliseconds.
-func (s *socketOwners) of(peer, own netip.AddrPort) (uid uint32, err error) {
+func (s *socketOwners) ask(peer, own netip.AddrPort) (uid uint32, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.question++
@@ -68,8 +68,8 @@ func (s *socketOwners) of(peer, own netip.AddrPort) (uid uint32, err error) {
 	if err := syscall.Sendto(s.fd, request, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
 		return 0, err
 	}
-	// The kernel answers within the call that asks: what is not in the queue by now will never be, and nobody waits
-	// for it while others have questions. NewUsers has tried that it is so.
+	// The kernel answers within the call that asks: what is not in the queue by now will never be. Waiting for it would
+	// block other questions. NewUsers has tried that it is so.
 	buffer := make([]byte, 4<<10)
 	for range maxReceived {
 		n, from, err := syscall.Recvfrom(s.fd, buffer, syscall.MSG_DONTWAIT)

@@ -144,7 +144,7 @@ func TestTheOwnerOfASocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ask := func(c net.Conn) (uint32, error) { return new(owner).of(c, owners) }
+	ask := func(c net.Conn) (uint32, error) { return new(owner).find(c, owners) }
 
 	for _, row := range [][3]string{{"tcp4", "127.0.0.1:0", "127.0.0.1"}, {"tcp6", "[::1]:0", "::1"}, {"tcp", "[::]:0", "127.0.0.1"}} {
 		theirs, ours := socketPair(t, row[0], row[1], row[2])
@@ -165,7 +165,7 @@ func TestTheOwnerOfASocket(t *testing.T) {
 	}
 
 	nobody := netip.MustParseAddrPort("127.0.0.1:1")
-	if uid, err := owners.of(nobody, nobody); !errors.Is(err, syscall.ENOENT) {
+	if uid, err := owners.ask(nobody, nobody); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("of a socket that is not there: user %d, %v", uid, err)
 	}
 }
@@ -204,13 +204,13 @@ func TestALostAnswerHoldsNobodyUp(t *testing.T) {
 	}
 	_, ours := socketPair(t, "tcp4", "127.0.0.1:0", "127.0.0.1")
 	begun := time.Now()
-	if uid, err := new(owner).of(ours, owners); !errors.Is(err, errNoAnswer) {
+	if uid, err := new(owner).find(ours, owners); !errors.Is(err, errNoAnswer) {
 		t.Errorf("with a full queue: user %d, %v", uid, err)
 	}
 	if took := time.Since(begun); took > 100*time.Millisecond {
 		t.Errorf("a lost answer was waited for, for %s", took)
 	}
-	if uid, err := new(owner).of(ours, owners); err != nil || uid != uint32(os.Geteuid()) {
+	if uid, err := new(owner).find(ours, owners); err != nil || uid != uint32(os.Geteuid()) {
 		t.Errorf("after that: user %d, %v", uid, err)
 	}
 }
@@ -254,7 +254,7 @@ func TestTheLogSaysWhoIsRefused(t *testing.T) {
 			var log lockedBuffer
 			o.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			r := request("GET", "/v1/credentials")
-			w := ask(Credentials(o), r.WithContext(withConn(r.Context(), &plainspoken{Conn: row.conn})))
+			w := ask(Credentials(o), r.WithContext(withConn(r.Context(), &clientConn{Conn: row.conn})))
 			if row.refusal == "" {
 				if w.Code != row.status || strings.Contains(log.String(), "refusal") {
 					t.Errorf("%d, and logged %s", w.Code, log.String())

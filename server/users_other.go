@@ -13,6 +13,6 @@ type socketOwners struct{}
 
 func openSocketOwners() (*socketOwners, error) { return nil, errLinuxOnly }
 
-func (*socketOwners) of(peer, own netip.AddrPort) (uid uint32, err error) { return 0, errLinuxOnly }
+func (*socketOwners) ask(peer, own netip.AddrPort) (uid uint32, err error) { return 0, errLinuxOnly }
 
 func (*socketOwners) close() {}
