@@ -38,7 +38,15 @@ func TestBrowser(t *testing.T) {
 	calls := w.sts.Calls()
 	eventually(t, soon, "a refresh", func() bool { return w.sts.Calls() > calls })
 	w.sts.Change(func(o *ststest.Options) { o.Lifetime = time.Hour })
-	eventually(t, soon, "a session of an hour", func() bool { return strings.Contains(page(t, s), "expires in 59m5") })
+	eventually(t, soon, "a session of an hour", func() bool { return strings.Contains(page(t, s), "<span>expires in 59m") })
+
+	for agent, times := range map[string]int{"aws-sdk-go-v2/1.41.0 ua/2.1 os/linux lang/go#1.26.0 md/GOOS#linux md/GOARCH#amd64": 12, "Boto3/1.42.2 md/Botocore#1.42.2 ua/2.1 os/linux#6.8.0": 3} {
+		for range times {
+			askAs(t, s, "/v1/credentials", agent)
+		}
+	}
+	askAs(t, s, "/latest/meta-data/iam/security-credentials/", "aws-sdk-java/1.11.400 Linux OpenJDK_64-Bit_Server_VM/25.402")
+	askAs(t, s, "/v1/credentials", "curl/8.14.1", "X-Forwarded-For", "10.0.0.7")
 
 	show := func(name string, args ...string) (dom string) {
 		t.Helper()
@@ -46,7 +54,7 @@ func TestBrowser(t *testing.T) {
 		defer cancel()
 		cmd := exec.CommandContext(ctx, chromium, append([]string{
 			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-			"--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=960,640", "--user-data-dir=" + t.TempDir(),
+			"--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=960,1060", "--user-data-dir=" + t.TempDir(),
 			// Whatever is not on this machine is not found, which would be said on the console.
 			"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr", "--virtual-time-budget=7000",
 		}, append(args, "http://"+s.admin+"/")...)...)
@@ -67,7 +75,7 @@ func TestBrowser(t *testing.T) {
 	dom := show("live", "--dump-dom")
 	wantNoTrace(t, dom)
 	want(t, "the page, as it is after a while", dom, `<body class="live">`)
-	want(t, "the page", dom, roleARN, `<h2>default <span class="good">valid</span></h2>`, `<td class="good">ok</td>`)
+	want(t, "the page", dom, roleARN, `<h2>default <span class="good">valid</span></h2>`, `<td class="good">ok</td>`, `<td>12</td><td>aws-sdk-go-v2/`, `<td>3</td><td>`, "Boto3/1.42.2", "Refused twice", "ForwardedRequest", "UnknownPath")
 	if more := requests(t, s) - asked; more < 2 {
 		t.Errorf("the page was fetched %d times, and does not live", more)
 	}
@@ -78,6 +86,24 @@ func TestBrowser(t *testing.T) {
 	if bytes.Equal(light, dark) || len(light) < 10<<10 {
 		t.Errorf("in the dark the page looks the same, or there is nothing to see (%d and %d bytes)", len(light), len(dark))
 	}
+}
+
+// askAs makes a request as another program does, whatever the answer is.
+func askAs(t *testing.T, s *sidecar, path, agent string, header ...string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.base+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("User-Agent", agent)
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
 }
 
 func page(t *testing.T, s *sidecar) string {

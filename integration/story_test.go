@@ -159,7 +159,7 @@ func TestWaitIsToldToEnd(t *testing.T) {
 	s := w.serve(t)
 	p := start(t, program(t), s.beside(), "wait", "--timeout", "1h")
 	// Once it asks again, it has read an answer.
-	again := regexp.MustCompile(`requests_total\{code="503",route="/readyz"\} ([2-9]|\d\d)`)
+	again := regexp.MustCompile(`requests_total\{code="503",listener="ops",profile="",route="/readyz"\} ([2-9]|\d\d)`)
 	eventually(t, soon, "wait asks twice", func() bool {
 		_, metrics := s.health(t, "/metrics")
 		return again.MatchString(metrics)

@@ -45,7 +45,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 1rem 0 0; } dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
 .fix { border-left: 4px solid var(--low); padding: .1rem 0 .1rem .9rem; margin: 1rem 0 0; overflow-wrap: anywhere; } .fix p { margin: .15rem 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; } th { text-align: left; color: var(--dim); font-weight: normal; font-size: .85rem; }
-td:last-child { overflow-wrap: anywhere; } td, th { vertical-align: top; padding: .15rem 1rem .15rem 0; border-bottom: 1px solid var(--line); } tr:last-child td { border-bottom: 0; }
+td:first-child { white-space: nowrap; } td:last-child { overflow-wrap: anywhere; } td, th { vertical-align: top; padding: .15rem 1rem .15rem 0; border-bottom: 1px solid var(--line); } tr:last-child td { border-bottom: 0; }
 #lost { display: none; } .lost #lost { display: block; }
 `
 

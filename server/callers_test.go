@@ -152,7 +152,7 @@ func TestWhoAsksIsShownOnlyWhoIsRefusedIsNotAmongThem(t *testing.T) {
 		}
 		ask(h, request("GET", "/v1/credentials/default", agent("app"), right))
 		ask(h, request("GET", "/v1/credentials", right, header("User-Agent")))
-		if text := page(); strings.Contains(text, "No program has asked") || !strings.Contains(text, "asked for   2 times") || !strings.Contains(text, " app: once") || !strings.Contains(text, " no User-Agent: once") {
+		if text := page(); strings.Contains(text, "No program has asked") || !strings.Contains(text, "asked for   twice") || !strings.Contains(text, " app: once") || !strings.Contains(text, " no User-Agent: once") {
 			t.Errorf("%s: after two have asked:\n%s", name, text)
 		}
 		var d identityDocument
@@ -180,6 +180,25 @@ func TestCallersAreCountedFromManyConnectionsAtOnce(t *testing.T) {
 	all.Wait()
 	if callers, total := tally.list(); total != 8000 || len(callers) != 4 || callers[0].count != 2000 {
 		t.Errorf("%d in all, of %v", total, callers)
+	}
+}
+
+func TestTheSameProgramOfAnotherUserIsAnotherCaller(t *testing.T) {
+	o := warm(t)
+	o.Callers = new(Callers)
+	h := Credentials(o)
+	r := request("GET", "/", agent("app"))
+	for _, user := range []int64{1000, 1001, 1000, noUser} {
+		o.Callers.askersOf(testProfile).note(r, user, time.Now())
+	}
+	page := ask(h, request("GET", "/")).Body.String()
+	for _, want := range []string{" app (user 1000): twice", " app (user 1001): once", " app: once"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	if body := ask(h, request("GET", "/v1/identity")).Body.String(); strings.Count(body, `"uid":100`) != 2 {
+		t.Errorf("%s", body)
 	}
 }
 
