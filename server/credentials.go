@@ -20,8 +20,8 @@ type Options struct {
 	// Profiles to serve, each with a name of its own.
 	Profiles []Profile
 
-	// Default is the name of the profile that is served where a request names none. Empty means that there is none:
-	// such a request is answered like one for an unknown profile.
+	// Default is the name of the profile that is served where a request names none. If none has that name, such a
+	// request is answered like one for an unknown profile.
 	Default string
 
 	// Address of the credentials listener, for the pages. Its port is the only one that a Host header may name there.
