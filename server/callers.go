@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,7 +91,7 @@ func (c *Callers) lastRefusals() (last []refusedCaller, total uint64) {
 		}
 		total += n
 	}
-	slices.SortStableFunc(last, func(a, b refusedCaller) int { return b.last.Compare(a.last) })
+	sort.SliceStable(last, func(i, j int) bool { return last[i].last.After(last[j].last) })
 	return last[:min(len(last), maxRefusals)], total
 }
 
@@ -219,6 +220,6 @@ func (t *tally) list() (callers []caller, total uint64) {
 	for _, one := range *t.known.Load() {
 		callers = append(callers, caller{one.agent, one.user, one.count.Load(), now.Add(-time.Duration(max(0, elapsed-one.last.Load())))})
 	}
-	slices.SortStableFunc(callers, func(a, b caller) int { return b.last.Compare(a.last) })
+	sort.SliceStable(callers, func(i, j int) bool { return callers[i].last.After(callers[j].last) }) // slices.SortStableFunc is 13 KB larger
 	return callers, t.total()
 }
