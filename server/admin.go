@@ -54,7 +54,7 @@ func command(answer string, do func()) http.HandlerFunc {
 
 func (h *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	if h.admit(w, r, started) {
+	if h.permit(w, r, started) {
 		profile, route, code := dispatch(h.router, "", w, r)
 		h.account(r, profile, route, code, started, "", nil)
 	}

@@ -24,31 +24,29 @@ const (
 	// the new one, and one that reads the file reads it seldom.
 	overlap = time.Hour
 
-	// fileCheck is how old our view of the token file may be, but for a token that it does not know.
+	// fileCheck is how long the token file goes unread, except when a caller sends an unknown token.
 	fileCheck = time.Second
 
-	// settling is how long after it was written a file can be written again and look as before: the kernel's
-	// clock for files moves on every ten milliseconds at most, that of some file systems every two seconds.
+	// settling is how long a second write to a file may leave its times unchanged: the kernel's clock for files
+	// ticks at least every ten milliseconds, that of some file systems every two seconds.
 	settling = 2 * time.Second
 
-	// standing is how long a token must have been the current one to open for another hour once it is replaced.
-	// What is read while somebody writes the file in place is the beginning of a token, easier to guess than all
-	// of it, and no program uses it. Such a write takes milliseconds, or seconds where the writer has to
-	// wait for its processor. A token of an operator's stands for longer, and one that does not is missed only by
-	// programs that started in those seconds and took it from a variable.
+	// standing is how long a token must have been current to be accepted for another hour once it is replaced.
+	// A file that is read while it is written in place holds the beginning of a token, which is easier to guess
+	// than the whole. Such a write takes milliseconds, or seconds on a busy machine. Only programs that started in
+	// those seconds, and took the token from a variable, lose one that was replaced so soon.
 	standing = 10 * time.Second
 )
 
 // MinAuthorization and MaxAuthorization bound a token, in bytes. Sixteen random characters, if they are only
-// hexadecimal digits, are 64 bits: at a hundred thousand guesses a second, which is what loopback allows, somebody
-// finds them in three million years. A Pod's UID has 36. At the other end, the header has to fit into 8 KiB with all
-// others.
+// hexadecimal digits, are 64 bits: at a hundred thousand guesses a second, which is what loopback allows, guessing takes
+// three million years. A Pod's UID has 36 characters. At the other end, all headers together have to fit into 8 KiB.
 const (
 	MinAuthorization = 16
 	MaxAuthorization = 4096
 )
 
-// Authorization is what callers must send. Only sums of the tokens are kept.
+// Authorization is what callers must send. Only hashes of the tokens are kept.
 type Authorization struct {
 	path string // of the token file; empty for a fixed token
 
@@ -117,10 +115,10 @@ func (a *Authorization) open() error {
 		token, seen, err = readAuthorization(a.path)
 	}
 	if err != nil {
-		a.checked, a.seen, a.fault = now, seen, faultOf(seen, err) // which the caller is told of
+		a.checked, a.seen, a.fault = now, seen, faultOf(seen, err) // the caller reports it
 		return err
 	}
-	a.note(now, seen, nil)
+	a.record(now, seen, nil)
 	a.current, a.since = sumOf(token), now.Add(-min(max(0, now.Sub(seen.ModTime())), standing))
 	return nil
 }
@@ -147,8 +145,8 @@ func checkAuthorization(token string) error {
 	return nil
 }
 
-// readAuthorization returns what the file was as well wherever it could be read, be it unusable. An error is the
-// path, and wraps the rest.
+// readAuthorization also returns the file's metadata wherever the file could be read, even if its content is unusable. An
+// error begins with the path, and wraps the rest.
 func readAuthorization(path string) (token string, seen fs.FileInfo, err error) {
 	raw, seen, err := regular.Read(path, MaxAuthorization)
 	if err == nil {
@@ -160,8 +158,7 @@ func readAuthorization(path string) (token string, seen fs.FileInfo, err error) 
 	return string(raw), seen, nil
 }
 
-// makeAuthorization makes the file whole or not at all, and never over one that somebody else has
-// made meanwhile.
+// makeAuthorization creates the file whole or not at all, and never over one that appeared meanwhile.
 func makeAuthorization(path string) error {
 	raw := make([]byte, 32)
 	rand.Read(raw)
@@ -191,7 +188,7 @@ func pathCause(err error) error {
 	return err
 }
 
-// guard lets through what carries the token, and no other beside it; of a nil Authorization, what carries at most one.
+// guard requires the token in exactly one header; that of a nil Authorization, at most one header.
 func (a *Authorization) guard() guard {
 	refused := []Refusal{AuthorizationRepeated}
 	if a != nil {
@@ -215,8 +212,8 @@ func (a *Authorization) check(r *http.Request) Refusal {
 	return ""
 }
 
-// accepts compares sums, in constant time: neither where a wrong token differs nor how long the right
-// one is can be measured. Some clients put "Bearer " before the token.
+// accepts compares hashes in constant time, so that timing shows neither where a wrong token differs nor how long the
+// right one is. Some clients put "Bearer " before the token.
 func (a *Authorization) accepts(header string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -227,12 +224,12 @@ func (a *Authorization) accepts(header string) bool {
 	if a.matches(header, now) {
 		return true
 	}
-	// It may be what the file has held for less time than that.
+	// The file may have been replaced since it was last read.
 	return a.touched() && a.follow(now) && a.matches(header, now)
 }
 
-// touched reports whether the file may hold something else than what was last read. To look costs a tenth of
-// what reading costs, and anybody may send wrong tokens, while others wait.
+// touched reports whether the file may have changed since it was last read. It costs a tenth of reading the file, which
+// matters because any caller may send wrong tokens while others wait.
 func (a *Authorization) touched() bool {
 	if a.path == "" {
 		return false
@@ -241,7 +238,7 @@ func (a *Authorization) touched() bool {
 	return err != nil || a.seen == nil || changed(a.seen, info) || a.checked.Sub(a.seen.ModTime()) < settling
 }
 
-// changed reports whether a file is another one by now, or has been written. Nil is what cannot be read.
+// changed reports whether a file has been replaced or written. Nil stands for a file that could not be read.
 func changed(before, now fs.FileInfo) bool {
 	if before == nil || now == nil {
 		return before != now
@@ -250,7 +247,7 @@ func changed(before, now fs.FileInfo) bool {
 		!changeTime(now).Equal(changeTime(before))
 }
 
-// logTo has what is wrong with the token file from now on be a line in a log; also what is wrong already.
+// logTo logs faults of the token file from now on, and a present one at once.
 func (a *Authorization) logTo(logger *slog.Logger) {
 	if a == nil {
 		return
@@ -269,9 +266,8 @@ func (a *Authorization) log() {
 	}
 }
 
-// note takes down what the file was at its last reading. What is wrong with it is logged once for each change of
-// the file.
-func (a *Authorization) note(now time.Time, seen fs.FileInfo, err error) {
+// record keeps the file's metadata from the last read. A fault is logged once for each change of the file.
+func (a *Authorization) record(now time.Time, seen fs.FileInfo, err error) {
 	f, news := faultOf(seen, err), changed(a.seen, seen)
 	news = news || f != a.fault
 	a.checked, a.seen, a.fault = now, seen, f
@@ -282,9 +278,8 @@ func (a *Authorization) note(now time.Time, seen fs.FileInfo, err error) {
 
 // faultOf is what is wrong with a token file that has been read, or could not be.
 //
-// Others than its owner may read it: the app is another user as a rule, and the files of a Secret volume are
-// readable by all unless somebody says otherwise. That any of them could write it is never needed: such a one
-// would choose the token.
+// Users other than its owner may read it: the app usually runs as another user, and the files of a Secret volume are
+// readable by all by default. None of them needs to write it, and one that could would choose the token.
 func faultOf(seen fs.FileInfo, err error) fault {
 	if err != nil {
 		return fault{"cannot use the authorization token file; keeping the last good token", errors.Unwrap(err).Error()}
@@ -313,21 +308,20 @@ func (a *Authorization) matches(header string, now time.Time) bool {
 	return ok == 1
 }
 
-// sumOf makes the copy that the sum needs on the stack.
+// sumOf makes the copy that hashing needs on the stack.
 func sumOf(token string) [sha256.Size]byte {
 	var stack [128]byte
 	return sha256.Sum256(append(stack[:0], token...))
 }
 
-// follow takes in a replaced file, and reports whether it has been. One that is missing or unusable for the
-// moment changes nothing.
+// follow reads the file, and reports whether it holds another token. A file that is missing or unusable changes nothing.
 func (a *Authorization) follow(now time.Time) bool {
 	if a.path == "" {
 		return false
 	}
 	last := a.checked
 	token, seen, err := readAuthorization(a.path)
-	a.note(now, seen, err)
+	a.record(now, seen, err)
 	if err != nil {
 		return false
 	}
@@ -341,8 +335,8 @@ func (a *Authorization) follow(now time.Time) bool {
 			keep = append(keep, p)
 		}
 	}
-	// Nobody may have asked for long; then the file says when it was replaced. One that was written
-	// earlier than we last looked has been moved here since, and does not.
+	// The last read may be long ago; then the file's time says when it was replaced. A file that was written before
+	// the last read was moved here since, so its time does not say.
 	replaced, written := now, seen.ModTime()
 	if written.After(last) && written.Before(now) {
 		replaced = now.Add(-now.Sub(written)) // on the monotonic clock, which cannot be set

@@ -35,11 +35,11 @@ const (
 type Callers struct {
 	mu      sync.Mutex
 	asking  map[string]*tally // by profile
-	refused []*refused
+	refused []*refusalTally
 }
 
-// refused is how often a listener has answered with a refusal.
-type refused struct {
+// refusalTally is how often a listener has answered with a refusal.
+type refusalTally struct {
 	listener string
 	refusal  Refusal
 	tally
@@ -64,10 +64,10 @@ func (c *Callers) askersOf(profile string) *tally {
 }
 
 // refusing returns the account of a refusal by a listener.
-func (c *Callers) refusing(listener string, refusal Refusal) *refused {
+func (c *Callers) refusing(listener string, refusal Refusal) *refusalTally {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := &refused{listener: listener, refusal: refusal}
+	r := &refusalTally{listener: listener, refusal: refusal}
 	r.init(maxRefusedAgents)
 	c.refused = append(c.refused, r)
 	return r
@@ -96,7 +96,7 @@ func (c *Callers) lastRefusals() (last []refusedCaller, total uint64) {
 }
 
 // warn logs a refusal, unless that has been done within the last minute; then the next line counts it.
-func (r *refused) warn(logger *slog.Logger, request *http.Request, hint string, why error) {
+func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, hint string, why error) {
 	now := r.now()
 	before := r.warned.Load()
 	if before != 0 && now-before < int64(warnPause) || !r.warned.CompareAndSwap(before, now) {

@@ -25,11 +25,11 @@ const (
 	// cluster, have a network's latency.
 	readPatience = 25 * time.Millisecond
 
-	// secondLook is how long at least a connection has to look silent before it counts as that: a request that has just
-	// been read, on a machine that is slow, is on its way from the kernel to the handler.
+	// secondLook is the least time that a connection has to look silent before it counts as silent: on a slow machine, a
+	// request that has just been read is on its way from the kernel to the handler.
 	secondLook = 10 * time.Millisecond
 
-	// lingerFor is how long a client has for the rest of its last answer, lingerCheck how often that is looked at.
+	// lingerFor is how long a client has to read the rest of its last answer, lingerCheck how often that is checked.
 	lingerFor   = time.Second
 	lingerCheck = 10 * time.Millisecond
 
@@ -41,10 +41,10 @@ const (
 	step = 4 << 10
 )
 
-// connections bounds how many connections are open at once without letting those who do not ask, or do not
-// read, lock out those who do. At the bound a connection is closed: the one that has been idle longest; where none
-// is idle, the one that has not read its answer for longest; then the one whose request has been incomplete longest.
-// Only where every one has a request that is being worked on does the next one wait in the kernel's queue.
+// connections bounds how many connections are open at once, so that clients that do not ask, or do not read, cannot
+// lock out those that do. At the bound a connection is closed: the one that has been idle longest; if none is idle, the
+// one that has not read its answer for longest; then the one whose request has been incomplete longest. Only if all
+// have a request in progress does the next one wait in the kernel's queue.
 type connections struct {
 	limit int
 	freed chan struct{} // one may have become free, or idle
@@ -68,8 +68,8 @@ type silentConn struct {
 	suspected time.Time // when it first looked silent for longer than it may; zero before
 }
 
-// hasSpoken reports whether there is something of the client's that waits for us. That is not to be held against it,
-// unless it is the body of a request that has been answered, or whatever else comes after the last answer.
+// hasSpoken reports whether the client has sent something that we have not read, so that the delay is ours. A body of a
+// request that has been answered does not count, nor anything else after the last answer.
 func (q *silentConn) hasSpoken() bool {
 	conn, ok := q.conn.(*clientConn)
 	return ok && (conn.asked.Load() || !conn.last.Load() && hasUnread(conn.Conn))
@@ -89,7 +89,7 @@ func newConnections(limit int) *connections {
 func (c *connections) stateChanged(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// Active means that some of a request has been read. One that has waited since it came goes on waiting.
+	// Active means that part of a request has been read; the connection is still waiting for the rest.
 	if element := c.open[conn]; state == http.StateActive && element != nil && !element.Value.(*silentConn).idle {
 		return
 	}
@@ -326,14 +326,14 @@ func (c *clientConn) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// Close closes the connection, but not before its client has taken what was written, or has had a second for it. The
-// kernel would wait for minutes, and keep all that it has, of a connection that counts here no more.
+// Close closes the connection once its client has read what was written, or after a second. The kernel would wait for
+// minutes, and keep its buffers, for a connection that no longer counts here.
 func (c *clientConn) Close() error {
 	tcp, ok := c.Conn.(*net.TCPConn)
 	if !ok || c.closed.Swap(true) || !hasUntaken(tcp) || c.connections == nil || !c.connections.mayLinger() {
 		return c.abort()
 	}
-	tcp.SetReadDeadline(time.Now()) // who reads from it is to end now
+	tcp.SetReadDeadline(time.Now()) // a pending Read ends now
 	go func() {
 		defer c.connections.lingering.Add(-1)
 		tick := time.NewTicker(lingerCheck)
@@ -348,7 +348,7 @@ func (c *clientConn) Close() error {
 	return nil
 }
 
-// abort closes the connection at once, and has the kernel forget what the client has not taken.
+// abort closes the connection at once, and discards what the client has not read.
 func (c *clientConn) abort() error {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok && hasUntaken(tcp) {
 		tcp.SetLinger(0)
@@ -356,7 +356,7 @@ func (c *clientConn) abort() error {
 	return c.Conn.Close()
 }
 
-// mayLinger reports whether one more connection may be there that counts no more: a quarter of those that count.
+// mayLinger reports whether one more closed connection may linger: at most a quarter of those that count.
 func (c *connections) mayLinger() bool {
 	if int(c.lingering.Add(1)) <= max(1, c.limit/4) {
 		return true
@@ -380,7 +380,7 @@ func (c *clientConn) write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// net/http says these past all handlers, the whole answer in one Write.
+// net/http writes these itself, past all handlers, each answer in one Write.
 const (
 	netHTTPError             = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" // ends the head
 	netHTTPExpectationFailed = "417 Expectation Failed\r\n"

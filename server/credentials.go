@@ -174,7 +174,7 @@ func (h *credentials) refusing(refusal Refusal) http.HandlerFunc {
 // are, and cost no allocation.
 func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	if !h.admit(w, r, started) {
+	if !h.permit(w, r, started) {
 		return
 	}
 	s := h.direct[trimSlash(r.URL.Path)]

@@ -14,7 +14,7 @@ import (
 type Refusal string
 
 // The refusals. Those by a guard are 403 and never 401 or 404: both make one SDK or another drop the
-// message. UserUnknown is 503, for it may pass: the SDKs ask again.
+// message. UserUnknown is 503, because it may pass: the SDKs retry.
 const (
 	PeerNotAllowed        Refusal = "PeerNotAllowed"
 	HostNotAllowed        Refusal = "HostNotAllowed"
@@ -32,7 +32,7 @@ const (
 	MalformedRequest      Refusal = "MalformedRequest"
 )
 
-// refusals say 127.0.0.1:9911 and 127.0.0.1 where an answer names the address that is listened on.
+// refusals is the one table of refusals. In an answer, the true address replaces 127.0.0.1:9911 and 127.0.0.1.
 var refusals = map[Refusal]struct {
 	status        int
 	message, hint string

@@ -5,13 +5,12 @@ import (
 	"net"
 )
 
-// ConnectionCost is what one connection may cost, in bytes, at the worst: its goroutines and buffers, a head of 8 KiB,
-// the garbage that all that makes, and what the kernel keeps of it in both directions. Measured with crowds that
-// never read.
+// ConnectionCost is the most memory that one connection may cost, in bytes: its goroutines and buffers, a head of 8 KiB,
+// their garbage, and the kernel's buffers in both directions. Measured with many clients that never read.
 const ConnectionCost = 112 << 10
 
 // What the kernel may keep of a connection, in bytes; it doubles the numbers for its own bookkeeping. A client sends one
-// head at a time, and has one answer under way: left to itself, the kernel keeps megabytes of a client that pipelines and
+// head at a time, and has one answer under way: by default, the kernel keeps megabytes for a client that pipelines and
 // never reads.
 const (
 	receiveBuffer = 8 << 10

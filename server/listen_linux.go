@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// boundBuffers sets on a listening socket what every connection that it accepts inherits: socket(7). What a
-// sandbox does not know costs a bound and not the service.
+// boundBuffers sets on a listening socket what every connection that it accepts inherits: socket(7). A
+// sandbox that does not support them loses the bound, not the service.
 func boundBuffers(sendBuffer int) func(network, address string, c syscall.RawConn) error {
 	return func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {
@@ -27,8 +27,8 @@ func hasUnread(conn net.Conn) (unread bool) {
 	return unread
 }
 
-// hasUntaken reports whether we have written what a client's kernel has not taken yet, for the client does not read; of
-// a connection that is no socket it is not known, and taken to be so.
+// hasUntaken reports whether we have written something that the client's kernel has not accepted, because the client
+// does not read. For a connection that is not a socket, it assumes so.
 func hasUntaken(conn net.Conn) bool {
 	var bytes int32 = 1
 	withSocket(conn, func(fd uintptr) { // SIOCOUTQ, which is TIOCOUTQ: tcp(7)

@@ -25,14 +25,14 @@ type listener struct {
 	answer  func(w http.ResponseWriter, r Refusal, why error) (code int)
 	metrics *Metrics
 	logger  *slog.Logger
-	refused map[Refusal]*refused
+	refused map[Refusal]*refusalTally
 	hint    func(Refusal) string // nil where hints are not for those who ask here
 }
 
 // newListener returns a listener that answers a refusal by answer. Besides its guards, what it serves may refuse a
 // request with one of the others.
 func newListener(name string, o *Options, answer func(http.ResponseWriter, Refusal, error) int, guards []guard, others ...Refusal) listener {
-	l := listener{name: name, guards: guards, answer: answer, metrics: o.Metrics, logger: o.Logger, refused: make(map[Refusal]*refused)}
+	l := listener{name: name, guards: guards, answer: answer, metrics: o.Metrics, logger: o.Logger, refused: make(map[Refusal]*refusalTally)}
 	for _, g := range guards {
 		others = append(others, g.refusals...)
 	}
@@ -43,8 +43,8 @@ func newListener(name string, o *Options, answer func(http.ResponseWriter, Refus
 	return l
 }
 
-// admit reports whether all guards let a request through. One that they do not has been answered.
-func (l *listener) admit(w http.ResponseWriter, r *http.Request, started time.Time) bool {
+// permit reports whether all guards let a request through. One that they do not has been answered.
+func (l *listener) permit(w http.ResponseWriter, r *http.Request, started time.Time) bool {
 	for i := range l.guards {
 		if refusal, why := l.guards[i].check(r); refusal != "" {
 			// A caller that may not ask holds no place, whatever else it has sent; and whatever a body is, it is not

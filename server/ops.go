@@ -18,7 +18,7 @@ import (
 )
 
 // Ops is the handler of the ops listener: what the kubelet and Prometheus reach, and with them the
-// whole cluster. It serves no secret to anybody, and does not say who we are.
+// whole cluster. It serves no secret, and does not name the role.
 type Ops struct {
 	Options
 	listener
@@ -43,7 +43,7 @@ func NewOps(o Options, metrics prometheus.Gatherer) *Ops {
 	return h
 }
 
-// answerAndClose answers a request that leads nowhere, and closes its connection.
+// answerAndClose answers a request for something that is not served, and closes its connection.
 func answerAndClose(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Connection", "close")
 	writeText(w, status, text)
@@ -144,8 +144,8 @@ func (h *Ops) report(w http.ResponseWriter, draining bool, judge func(cache.Stat
 	writeText(w, status, b.String())
 }
 
-// scrape answers all who ask for the metrics at the same time with one text, made once. Made for each of them, and
-// compressed, they would be the most expensive answer that there is, for anybody in the cluster to ask for.
+// scrape answers all simultaneous requests for the metrics with one text, made once. Made and compressed for each, it
+// would be the most expensive answer, and the whole cluster can ask for it.
 type scrape struct {
 	handler http.Handler
 	group   singleflight.Group

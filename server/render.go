@@ -17,7 +17,7 @@ import (
 const expirationLayout = "2006-01-02T15:04:05Z"
 
 // containerDocument is the answer to a request for container credentials: these fields, in this
-// order, and no other, because old .NET SDKs die of a field that they do not know.
+// order, and no other, because old .NET SDKs fail on an unknown field.
 // https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
 type containerDocument struct {
 	RoleArn         string `json:",omitempty"` // an empty one breaks Fluent Bit

@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// Users are those whose programs are let through. A nil *Users lets everybody through.
+// Users are the users whose programs are answered. A nil *Users answers all.
 type Users struct {
 	ids    []uint32
 	owners *socketOwners
 }
 
 // NewUsers lets programs of the users with these IDs through: as in our user namespace, which in a Pod is every
-// container's, unless hostUsers is false. It finds out by a connection to itself, at a free port of the loopback
-// address ip, whether the kernel tells whose a connection is; the error says why it does not.
+// container's, unless hostUsers is false. It connects to itself, at a free port of the loopback address ip, to find out
+// whether the kernel says who owns a connection; the error says why it does not.
 func NewUsers(ids []uint32, ip netip.Addr) (*Users, error) {
 	owners, err := openSocketOwners()
 	if err != nil {
@@ -54,14 +54,14 @@ func (u *Users) probe(ip netip.Addr) error {
 	defer theirs.Close()
 	uid, err := new(owner).find(theirs, u.owners)
 	if err == nil && uid != uint32(os.Geteuid()) {
-		err = fmt.Errorf("it takes our own connection for one of user %d", uid)
+		err = fmt.Errorf("the kernel says that user %d owns our own connection", uid)
 	}
 	return err
 }
 
 var errNoConnection = errors.New("the request came by no connection of this listener")
 
-// guard lets through what comes by a connection that one of the users has made; a nil *Users, everything.
+// guard requires a connection that was made by one of the users; that of a nil *Users, nothing.
 func (u *Users) guard() guard {
 	if u == nil {
 		return guard{check: func(*http.Request) (Refusal, error) { return "", nil }}
@@ -88,7 +88,7 @@ func (u *Users) check(ctx context.Context) (Refusal, error) {
 	}
 }
 
-// knownUser returns who has made the connection of a request, if the kernel has been asked, and noUser otherwise.
+// knownUser returns the user who made the connection of a request, or noUser if the kernel has not been asked.
 func knownUser(r *http.Request) int64 {
 	if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
 		conn.owner.mu.Lock()
@@ -100,8 +100,7 @@ func knownUser(r *http.Request) int64 {
 	return noUser
 }
 
-// owner is who made the other end of a connection, once that is known: a socket does not change hands but by
-// the will of who made it.
+// owner is the user who made the other end of a connection, once that is known. Only that user can pass the socket on.
 type owner struct {
 	mu    sync.Mutex
 	known bool

@@ -22,8 +22,8 @@ const (
 	inetDiagInode    = inetDiagUID + 4
 )
 
-// maxReceived bounds how many messages of others are thrown away for an answer. The queue that the answer waits in
-// holds some hundreds.
+// maxReceived is how many messages of other processes are discarded while looking for an answer. The socket's queue holds
+// some hundreds.
 const maxReceived = 1024
 
 var (
@@ -31,8 +31,8 @@ var (
 	errNoAnswer = errors.New("the kernel has not answered")
 )
 
-// socketOwners is a socket of sock_diag. It stays open: where there are no file descriptors left, it must not be the
-// users who are refused.
+// socketOwners is a socket of sock_diag. It stays open, so that running out of file descriptors does not refuse the
+// users.
 type socketOwners struct {
 	mu       sync.Mutex // one question at a time
 	fd       int
@@ -69,7 +69,7 @@ func (s *socketOwners) ask(peer, own netip.AddrPort) (uid uint32, err error) {
 		return 0, err
 	}
 	// The kernel answers within the call that asks: what is not in the queue by now will never be. Waiting for it would
-	// block other questions. NewUsers has tried that it is so.
+	// block other questions. NewUsers has checked that.
 	buffer := make([]byte, 4<<10)
 	for range maxReceived {
 		n, from, err := syscall.Recvfrom(s.fd, buffer, syscall.MSG_DONTWAIT)
@@ -95,8 +95,8 @@ func (s *socketOwners) ask(peer, own netip.AddrPort) (uid uint32, err error) {
 	return 0, errNoAnswer
 }
 
-// diagAnswer takes the answer for the socket in question alone. Where the kernel finds none, it answers with one
-// that listens at the same address, be it another user's.
+// diagAnswer accepts only an answer about the socket in question. Where the kernel finds none, it answers with a socket
+// that listens at the same address, even another user's.
 func diagAnswer(m syscall.NetlinkMessage, request []byte) (uid uint32, err error) {
 	switch {
 	case m.Header.Type == syscall.NLMSG_ERROR && len(m.Data) >= 4:
