@@ -60,7 +60,7 @@ func TestAPodsWholeLife(t *testing.T) {
 		if status != http.StatusOK {
 			t.Errorf("%s answered %d", url, status)
 		}
-		want(t, url, page, "assumed-role/app/default.app-0")
+		want(t, url, page, "assumed-role/app/default.app-0", "Go-http-client/1.1") // who asked for credentials, too
 	}
 	status, metrics := s.health(t, "/metrics")
 	if status != http.StatusOK {
