@@ -82,7 +82,7 @@ func onThisMachine(port uint16) guard {
 		if !loopbackPeer(r) {
 			return PeerNotAllowed, nil
 		}
-		if named, ok := loopbackHost(r.Host); !ok || named != "" && port != 0 && !isPort(named, port) {
+		if named, ok := loopbackHost(r.Host); !ok || named != "" && port != 0 && parsePort(named) != int(port) {
 			return HostNotAllowed, nil
 		}
 		return "", nil
@@ -226,6 +226,10 @@ func (f *framing) scan(p []byte) int {
 func hasBody(r *http.Request) bool { return r.ContentLength != 0 || len(r.TransferEncoding) > 0 }
 
 func loopbackPeer(r *http.Request) bool {
+	// Nearly all callers; parsing takes a tenth of the time of an answer.
+	if port, ok := strings.CutPrefix(r.RemoteAddr, "127.0.0.1:"); ok && parsePort(port) >= 0 {
+		return true
+	}
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	return err == nil && peer.Addr().Unmap().IsLoopback()
 }
@@ -250,16 +254,18 @@ func loopbackHost(host string) (port string, ok bool) {
 	return port, err == nil && ip.Is4() && ip.IsLoopback()
 }
 
-// isPort compares without making a string of the port.
-func isPort(s string, port uint16) bool {
-	n := 0
+// parsePort returns -1 for what is not a port in digits.
+func parsePort(s string) (port int) {
 	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' || n > 65535 {
-			return false
+		if s[i] < '0' || s[i] > '9' || port > 65535 {
+			return -1
 		}
-		n = n*10 + int(s[i]-'0')
+		port = port*10 + int(s[i]-'0')
 	}
-	return s != "" && n == int(port)
+	if s == "" || port > 65535 {
+		return -1
+	}
+	return port
 }
 
 // Message says why the request is refused.
