@@ -438,6 +438,10 @@ func (c *Cache) failed(failure *FetchError, started, now time.Time) {
 	class := failure.Reason.Class()
 	held := c.lease.Load()
 	c.mu.Lock()
+	advice := failure.ShortAdvice()
+	if c.failure == nil || c.failure.Reason != failure.Reason {
+		advice = failure.Advice() // once in a row: the log should stay readable
+	}
 	if c.failure == nil || c.failure.Reason.Class() != class {
 		c.failures, c.firstFailure = 0, now // another fault, another patience
 	}
@@ -449,22 +453,27 @@ func (c *Cache) failed(failure *FetchError, started, now time.Time) {
 		delay = whileValid(delay, held.remaining(now))
 	}
 	c.due(now.Add(delay))
+	next := c.next
 	c.attempted(Attempt{Ended: now, Took: now.Sub(started), Reason: failure.Reason})
 	c.metrics.failed(failure, now.Sub(started))
 	c.mu.Unlock()
 
-	level, served := slog.LevelError, "nothing: there are no valid credentials"
+	level, serving := slog.LevelError, "nothing: there are no valid credentials"
 	if held.valid(now) {
-		level, served = slog.LevelWarn, fmt.Sprintf("the last good credentials, valid for another %s", held.remaining(now).Round(time.Second))
+		level, serving = slog.LevelWarn, fmt.Sprintf("the last good credentials, valid for another %s", held.remaining(now).Round(time.Second))
 	}
-	c.logger.LogAttrs(context.Background(), level, "exchange failed",
+	attrs := []slog.Attr{
 		slog.String("reason", string(failure.Reason)),
 		slog.String("message", failure.Message),
-		slog.String("advice", failure.Reason.Advice()),
-		slog.String("serving", served),
+		slog.String("hint", advice),
+		slog.String("serving", serving),
 		slog.Int("failures", failures),
-		slog.String("retry_in", delay.Round(time.Millisecond).String()),
-	)
+		slog.String("retry_in", next.Sub(now).Round(time.Millisecond).String()),
+	}
+	if failure.Changed != nil {
+		attrs = append(attrs, slog.String("retry_early", "when the token file changes"))
+	}
+	c.logger.LogAttrs(context.Background(), level, "exchange failed", attrs...)
 }
 
 // newLease checks what an exchange brought and measures it.
@@ -530,6 +539,10 @@ type Status struct {
 	// NextTry is when the next exchange is due; zero while one is under way.
 	NextTry time.Time
 
+	// Watching reports that a change of the token file brings the next exchange forward: it follows within two
+	// seconds.
+	Watching bool
+
 	// Failure is how the last exchange failed, FailedAt when; nil and zero when it succeeded or has
 	// not ended. Failures counts those in a row.
 	Failure  *FetchError
@@ -551,7 +564,7 @@ func (c *Cache) Status() Status {
 	defer c.mu.Unlock()
 	s := Status{Profile: c.profile, NextTry: c.next, Failure: c.failure, Failures: c.failures, Attempts: c.attempts}
 	if c.failure != nil {
-		s.FailedAt = c.failedAt
+		s.FailedAt, s.Watching = c.failedAt, c.failure.Changed != nil
 	}
 	if l := c.lease.Load(); l != nil {
 		s.LastSuccess, s.ClockSkew = l.issued, l.skew

@@ -269,18 +269,35 @@ func TestAGetAloneStartsAnExchange(t *testing.T) {
 
 func TestAReplacedTokenFileIsTriedWithinTwoSeconds(t *testing.T) {
 	var replaced atomic.Bool
+	var log bytes.Buffer
 	a := &authority{err: &FetchError{Reason: ExpiredTokenException, Message: "expired", Changed: replaced.Load}}
-	bubble(t, a, func(t *testing.T, c *Cache) {
+	bubbleWith(t, a, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, c *Cache) {
 		time.Sleep(10 * time.Minute)
 		if n := a.count(); n != 3 { // at 3m45s and 7m30s
 			t.Errorf("%d exchanges with the same expired token, want 3", n)
+		}
+		if !c.Status().Watching {
+			t.Error("the status does not say that a change of the file helps")
 		}
 		a.set(succeeds)
 		replaced.Store(true)
 		time.Sleep(changePoll)
 		synctest.Wait()
 		mustGet(t, c)
+		if c.Status().Watching {
+			t.Error("nothing has failed, and the status says that a change of the file helps")
+		}
 	})
+	for line := range strings.Lines(log.String()) {
+		if failed := strings.Contains(line, "exchange failed"); failed != strings.Contains(line, ` retry_early="when the token file changes"`) {
+			t.Error(line)
+		}
+		if _, after, found := strings.Cut(line, "retry_in="); found {
+			if _, err := time.ParseDuration(strings.Fields(after)[0]); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }
 
 func TestCredentialsThatCannotBeUsedReplaceNothing(t *testing.T) {
@@ -502,7 +519,8 @@ func TestOneLogLineForAnExchange(t *testing.T) {
 		time.Sleep(29 * time.Minute)
 	})
 	want := `time=2000-01-01T00:00:00.000Z level=INFO msg="credentials refreshed" profile=reports access_key=****0001 expiration=2000-01-01T01:00:00.000Z lifetime=1h0m0s refresh_in=28m48s took=0s
-time=2000-01-01T00:28:48.000Z level=WARN msg="exchange failed" profile=reports reason=AccessDenied message="so it was said" advice="` + AccessDenied.Advice() + `" serving="the last good credentials, valid for another 31m12s" failures=1 retry_in=500ms
+time=2000-01-01T00:28:48.000Z level=WARN msg="exchange failed" profile=reports reason=AccessDenied message="so it was said" hint="` + AccessDenied.Advice() + `" serving="the last good credentials, valid for another 31m12s" failures=1 retry_in=500ms
+time=2000-01-01T00:28:48.500Z level=WARN msg="exchange failed" profile=reports reason=AccessDenied message="so it was said" hint="allow the Pod's service account in the role's trust policy" serving="the last good credentials, valid for another 31m12s" failures=2 retry_in=1s
 `
 	if got := log.String(); !strings.HasPrefix(got, want) {
 		t.Errorf("log:\n%s\nwant first:\n%s", got, want)

@@ -59,5 +59,62 @@ func TestEveryReasonSaysWhatToDo(t *testing.T) {
 		if advice == "" || strings.HasSuffix(advice, ".") || strings.Contains(advice, "\n") {
 			t.Errorf("%s: the advice is to be one line without a full stop: %q", r, advice)
 		}
+		if e := (&FetchError{Reason: r}); e.Advice() != advice {
+			t.Errorf("%s: nothing is known, and the advice is %q", r, e.Advice())
+		}
+	}
+	if e := (&FetchError{Reason: "Unheard"}); e.Advice() != "" || e.ShortAdvice() != "" {
+		t.Errorf("advice for a reason that is not on the list: %q, %q", e.Advice(), e.ShortAdvice())
+	}
+}
+
+func TestTheAdviceIsFilledIn(t *testing.T) {
+	known := map[string]string{
+		"partition": "aws", "account": "111122223333", "issuer": "oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE",
+		"subject": "system:serviceaccount:shop:api", "audience": "sts.amazonaws.com",
+	}
+	for _, r := range Reasons() {
+		e := &FetchError{Reason: r, Names: known}
+		if advice := e.Advice(); strings.ContainsAny(advice, "<>") {
+			t.Errorf("%s: a placeholder is left in %q", r, advice)
+		}
+	}
+	e := &FetchError{Reason: AccessDenied, Names: known}
+	for _, want := range []string{
+		"Principal.Federated arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE,",
+		" oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE:sub = system:serviceaccount:shop:api ",
+		" oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE:aud = sts.amazonaws.com,",
+	} {
+		if !strings.Contains(e.Advice(), want) {
+			t.Errorf("%q is missing in %q", want, e.Advice())
+		}
+	}
+	// What is not known stays a placeholder, and a name is not filled in itself.
+	e.Names = map[string]string{"subject": "<audience>", "audience": "a"}
+	if advice := e.Advice(); !strings.Contains(advice, "<issuer>:sub = <audience> and <issuer>:aud = a,") {
+		t.Errorf("the advice is %q", advice)
+	}
+}
+
+func TestTheShortAdviceIsOneShortClause(t *testing.T) {
+	const long = "system:serviceaccount:" + "a-namespace-with-quite-a-long-name:and-a-service-account-with-a-long-one"
+	for _, subject := range []string{"", "system:serviceaccount:shop:api", long, "<issuer>"} {
+		var known map[string]string
+		if subject != "" {
+			known = map[string]string{"subject": subject}
+		}
+		for _, r := range Reasons() {
+			short := (&FetchError{Reason: r, Names: known}).ShortAdvice()
+			if short == "" || len(short) > maxShort || strings.ContainsAny(short, "\n<>") || strings.HasSuffix(short, ".") {
+				t.Errorf("%s: %q", r, short)
+			}
+		}
+		short, want := (&FetchError{Reason: AccessDenied, Names: known}).ShortAdvice(), "allow the Pod's service account in the role's trust policy"
+		if subject == "system:serviceaccount:shop:api" {
+			want = "allow system:serviceaccount:shop:api in the role's trust policy"
+		}
+		if short != want {
+			t.Errorf("with the subject %q: %q", subject, short)
+		}
 	}
 }

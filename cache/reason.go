@@ -3,7 +3,9 @@ package cache
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Reason is why an exchange failed, in one word from a closed list: AWS's own error code where STS
@@ -54,17 +56,17 @@ const (
 // CredentialsUninitialized says that there is no answer yet; the word is the ECS agent's.
 const CredentialsUninitialized Reason = "CredentialsUninitialized"
 
-// Class is what a failure needs before another try can end otherwise.
+// Class is what a failure needs before another exchange can succeed.
 type Class int
 
 const (
-	// Transient: time alone may mend it.
+	// Transient failures may clear with time alone.
 	Transient Class = iota
-	// Throttled: time, and less asking.
+	// Throttled failures clear with time and fewer requests.
 	Throttled
-	// StaleToken: another token file.
+	// StaleToken failures clear when the token file changes.
 	StaleToken
-	// Human: somebody has to change something.
+	// Human failures last until somebody changes something.
 	Human
 )
 
@@ -72,61 +74,89 @@ func (c Class) String() string {
 	return [...]string{"transient", "throttled", "stale-token", "human"}[c]
 }
 
-// reasons is the one table of failures. The advice is said to people who may never have heard of
-// this program: in the log, in the error document, on the pages and by the commands.
+// reasons is the one table of failures. Its texts reach people who may never have heard of this program: the
+// advice says all there is to do, the short form is one clause of at most maxShort characters that can follow
+// the message of a failure. <issuer> and the like are filled in where the failure knows them; see
+// [FetchError.Names].
 var reasons = map[Reason]struct {
-	class  Class
-	advice string
+	class         Class
+	short, advice string
 }{
-	TokenFileMissing: {StaleToken, "mount the projected service account token, or correct AWS_WEB_IDENTITY_TOKEN_FILE; " +
-		"on EKS, annotate the service account with eks.amazonaws.com/role-arn and recreate the Pod"},
-	TokenFileUnreadable: {StaleToken, "let this container's user read the token: set fsGroup in the Pod's securityContext, " +
-		"or run the container as the user that owns the file"},
-	TokenFileMalformed: {StaleToken, "the file must hold one projected service account token (a JWT of three parts) and nothing else; " +
-		"check that AWS_WEB_IDENTITY_TOKEN_FILE names the token itself"},
+	TokenFileMissing: {StaleToken, "mount the projected service account token, or correct AWS_WEB_IDENTITY_TOKEN_FILE",
+		"mount the projected service account token, or correct AWS_WEB_IDENTITY_TOKEN_FILE; " +
+			"on EKS, annotate the service account with eks.amazonaws.com/role-arn and recreate the Pod"},
+	TokenFileUnreadable: {StaleToken, "set fsGroup in the Pod's securityContext, so that this user may read the token",
+		"let this container's user read the token: set fsGroup in the Pod's securityContext, " +
+			"or run the container as the user that owns the file"},
+	TokenFileMalformed: {StaleToken, "point AWS_WEB_IDENTITY_TOKEN_FILE at the projected token itself",
+		"the file must contain one projected service account token (a JWT of three parts) and nothing else; " +
+			"check that AWS_WEB_IDENTITY_TOKEN_FILE names the token itself"},
 
-	RegionUnknown: {Human, "set AWS_REGION: the token's issuer names no region"},
-	EndpointNotFound: {Human, "no such host: check AWS_REGION and AWS_ENDPOINT_URL_STS for a typo, AWS_USE_FIPS_ENDPOINT for a region without FIPS, " +
-		"and the Pod's DNS or the STS VPC endpoint's private DNS"},
-	EndpointUnreachable: {Transient, "allow egress to STS on port 443, and to DNS: NetworkPolicy, security group, the STS VPC endpoint, HTTPS_PROXY and NO_PROXY"},
-	EndpointTimeout: {Transient, "STS did not answer in time: look for a firewall that drops packets, a VPC endpoint without a route, " +
-		"or an OIDC issuer that STS is slow to reach"},
-	EndpointNotTrusted: {Human, "the endpoint's certificate was not accepted: if a proxy inspects TLS, name its CA in AWS_CA_BUNDLE; " +
-		"otherwise check AWS_ENDPOINT_URL_STS and the node's clock"},
-	ProxyNotFound:    {Human, "no such host: check the proxy in HTTPS_PROXY for a typo, and the Pod's DNS, or add the STS host to NO_PROXY"},
-	ProxyRefused:     {Human, "the proxy refused: check HTTPS_PROXY's user and rules, or add the STS host to NO_PROXY"},
-	NotAnSTSEndpoint: {Human, "something other than STS answered: check AWS_ENDPOINT_URL_STS, AWS_ENDPOINT_URL, and any proxy or captive portal on the way"},
-	UnusableCredentials: {Transient, "STS answered with credentials that cannot be used; if it lasts, check what AWS_ENDPOINT_URL_STS points at " +
-		"and the clocks on both sides"},
+	RegionUnknown: {Human, "set AWS_REGION", "set AWS_REGION: the token's issuer does not name a region"},
+	EndpointNotFound: {Human, "check AWS_REGION and AWS_ENDPOINT_URL_STS for a typo, and the Pod's DNS",
+		"check AWS_REGION and AWS_ENDPOINT_URL_STS for a typo, AWS_USE_FIPS_ENDPOINT for a region without FIPS, " +
+			"and the Pod's DNS or the STS VPC endpoint's private DNS"},
+	EndpointUnreachable: {Transient, "allow egress to STS on port 443, and to DNS",
+		"allow egress to STS on port 443, and to DNS: check NetworkPolicy, security group, the STS VPC endpoint, HTTPS_PROXY and NO_PROXY"},
+	EndpointTimeout: {Transient, "look for a firewall that drops packets, or a VPC endpoint without a route",
+		"look for a firewall that drops packets, a VPC endpoint without a route, or an OIDC issuer that STS is slow to reach"},
+	EndpointNotTrusted: {Human, "set AWS_CA_BUNDLE to the proxy's CA, or check AWS_ENDPOINT_URL_STS and the node's clock",
+		"if a proxy inspects TLS, set AWS_CA_BUNDLE to a file with its CA; otherwise check AWS_ENDPOINT_URL_STS and the node's clock"},
+	ProxyNotFound: {Human, "check HTTPS_PROXY for a typo, and the Pod's DNS",
+		"check the proxy in HTTPS_PROXY for a typo, and the Pod's DNS, or add the STS host to NO_PROXY"},
+	ProxyRefused: {Human, "check the user and the rules of the proxy in HTTPS_PROXY",
+		"check the user in HTTPS_PROXY and the proxy's rules, or add the STS host to NO_PROXY"},
+	NotAnSTSEndpoint: {Human, "check AWS_ENDPOINT_URL_STS, AWS_ENDPOINT_URL, and any proxy on the way",
+		"something other than STS answered: check AWS_ENDPOINT_URL_STS, AWS_ENDPOINT_URL, and any proxy or captive portal on the way"},
+	UnusableCredentials: {Transient, "if it lasts, check AWS_ENDPOINT_URL_STS and the clocks on both sides",
+		"if it lasts, check what AWS_ENDPOINT_URL_STS points at, and the clocks on both sides"},
 
-	AccessDenied: {Human, "the token is valid but the role's trust policy does not let it in: Principal.Federated must be the cluster's OIDC provider in the role's account, " +
-		"Action sts:AssumeRoleWithWebIdentity, and the conditions <issuer>:sub = system:serviceaccount:<namespace>:<name> and <issuer>:aud = the token's audience, in that exact spelling"},
-	InvalidIdentityToken: {Human, "IAM in the role's account has no OIDC provider for the token's issuer, or the provider lacks the token's audience, " +
-		"or STS cannot fetch the issuer's keys: compare `aws iam list-open-id-connect-providers` with the token's iss and aud"},
-	ExpiredTokenException: {StaleToken, "the token in the file has expired and nobody has replaced it: check that the file is the kubelet's own projected volume, " +
-		"neither a copy nor a subPath mount, and that the node's kubelet is healthy"},
-	IDPCommunicationError: {Transient, "STS could not reach the cluster's OIDC issuer: its /.well-known/openid-configuration and keys must be public and answer within seconds"},
-	IDPRejectedClaim:      {Human, "the identity provider rejected the token: get a new one by recreating the Pod, and check the provider's own log"},
-	RegionDisabledException: {Human, "STS is switched off in this region for the account: switch it on in IAM, Account settings, " +
-		"or set AWS_REGION to another region"},
-	PackedPolicyTooLarge:    {Human, "shorten the session policy: IRSA_SIDECAR_POLICY_FILE, IRSA_SIDECAR_POLICY_ARNS"},
-	MalformedPolicyDocument: {Human, "correct the session policy in IRSA_SIDECAR_POLICY_FILE"},
-	ValidationError:         {Human, "correct the value that STS names: AWS_ROLE_ARN, AWS_ROLE_SESSION_NAME, IRSA_SIDECAR_DURATION, or a policy"},
-	InvalidParameterValue:   {Human, "correct the value that STS names; from an STS other than AWS's, this is also how it refuses a token"},
-	InvalidClientTokenId:    {Human, "the account and the endpoint do not belong together: check the partition in AWS_ROLE_ARN, and AWS_REGION"},
-	Throttling:              {Throttled, "the account's STS quota is used up: use longer sessions (IRSA_SIDECAR_DURATION) or fewer callers"},
-	ServiceUnavailable:      {Transient, "STS, or a proxy before it, has a fault of its own: it is tried again"},
-	UnknownError:            {Human, "STS refused with a code that this program does not know: its own message says why"},
+	AccessDenied: {Human, "allow <subject> in the role's trust policy",
+		"check that the role exists and that its trust policy allows the token: Action sts:AssumeRoleWithWebIdentity, " +
+			"Principal.Federated arn:<partition>:iam::<account>:oidc-provider/<issuer>, " +
+			"and conditions that are true for <issuer>:sub = <subject> and <issuer>:aud = <audience>, in exactly that spelling"},
+	InvalidIdentityToken: {Human, "register the cluster's OIDC provider for <audience> in the role's account",
+		"check that account <account> has an IAM OIDC provider for <issuer> with the client ID <audience> " +
+			"(`aws iam list-open-id-connect-providers`), and that STS can fetch the issuer's keys"},
+	ExpiredTokenException: {StaleToken, "mount the kubelet's own projected volume, neither a copy nor a subPath",
+		"the token in the file has expired and has not been replaced: check that the file is in the kubelet's own projected volume, " +
+			"neither a copy nor a subPath mount, and that the node's kubelet is healthy"},
+	IDPCommunicationError: {Transient, "make the cluster's OIDC issuer public and fast to answer",
+		"https://<issuer>/.well-known/openid-configuration and the keys it names must be public and answer within seconds"},
+	IDPRejectedClaim: {Human, "recreate the Pod for a new token, and check the identity provider's own log",
+		"the identity provider rejected the token: get a new one by recreating the Pod, and check the provider's own log"},
+	RegionDisabledException: {Human, "activate STS for this region in the account, or set AWS_REGION to another",
+		"STS is switched off in this region for the account: activate it in IAM, Account settings, or set AWS_REGION to another region"},
+	PackedPolicyTooLarge: {Human, "shorten the session policy",
+		"shorten the session policy: IRSA_SIDECAR_POLICY_FILE, IRSA_SIDECAR_POLICY_ARNS"},
+	MalformedPolicyDocument: {Human, "correct the session policy in IRSA_SIDECAR_POLICY_FILE",
+		"correct the session policy in IRSA_SIDECAR_POLICY_FILE"},
+	ValidationError: {Human, "correct the value that STS names",
+		"correct the value that STS names: AWS_ROLE_ARN, AWS_ROLE_SESSION_NAME, IRSA_SIDECAR_DURATION, or a policy"},
+	InvalidParameterValue: {Human, "correct the value that STS names, or the token",
+		"correct the value that STS names; an STS other than AWS's also refuses tokens with this code"},
+	InvalidClientTokenId: {Human, "check the partition in AWS_ROLE_ARN, and AWS_REGION",
+		"the account and the endpoint do not belong together: check the partition in AWS_ROLE_ARN, and AWS_REGION"},
+	Throttling: {Throttled, "use longer sessions or fewer callers",
+		"the account's STS quota is used up: use longer sessions (IRSA_SIDECAR_DURATION) or fewer callers"},
+	ServiceUnavailable: {Transient, "wait: the sidecar tries again",
+		"STS, or a proxy in front of it, has a fault of its own: the sidecar tries again"},
+	UnknownError: {Human, "see STS's own message",
+		"STS refused with a code that this program does not know: its own message says why"},
 
-	CredentialsUninitialized: {Transient, "the first exchange is under way: ask again"},
+	CredentialsUninitialized: {Transient, "ask again", "the first exchange is under way: ask again"},
 }
+
+// maxShort is the longest short advice, in characters: it follows a message on one line.
+const maxShort = 100
 
 // Class returns what the failure needs. A Reason that is not on the list is Transient: asking again
 // is the safe mistake.
 func (r Reason) Class() Class { return reasons[r].class }
 
-// Advice says what to do, in words for somebody who has never seen this program; empty for a Reason
-// that is not on the list.
+// Advice returns what to do, for somebody who has never seen this program, with placeholders such as <issuer> for
+// what differs from case to case, so it may be shown to anyone. It is empty for a Reason that is not on the list.
+// [FetchError.Advice] fills the placeholders in.
 func (r Reason) Advice() string { return reasons[r].advice }
 
 // Reasons lists every Reason, in no order.
@@ -142,26 +172,56 @@ func Reasons() []Reason {
 type FetchError struct {
 	Reason Reason
 
-	// Message says what happened. It may be shown to whoever may ask for the credentials, so it holds
-	// no secret.
+	// Message says what happened. It is shown to anyone who may ask for the credentials, so it must
+	// not contain a secret.
 	Message string
 
-	// TokenIssued is when the web identity token that was used was issued; zero as TokenExpiration is.
-	TokenIssued time.Time
+	// Names are what the placeholders in the Reason's advice stand for: Names["issuer"] replaces <issuer>. A
+	// placeholder without a name stays, and nil fills in nothing. Names are shown to the same people as Message,
+	// and must be as short and clean: one line, no secret.
+	Names map[string]string
 
-	// TokenExpiration is when the web identity token that was used expires; zero when there was none,
-	// or it does not say.
+	// TokenIssued and TokenExpiration are when the web identity token that was used was issued and when it
+	// expires. Each is zero when there was no token, or it does not say.
+	TokenIssued     time.Time
 	TokenExpiration time.Time
 
-	// Changed reports whether that which was refused has been replaced, so that another try can end
-	// otherwise. Run asks every two seconds, and tries at once. Nil means that only time can help.
+	// Changed reports whether what was refused has been replaced, so that another exchange may end
+	// differently. Run asks every two seconds, and then tries at once. Nil means that only time can help.
 	Changed func() bool
 }
 
 // Error returns the reason and the message, on one line.
 func (e *FetchError) Error() string { return fmt.Sprintf("%s: %s", e.Reason, e.Message) }
 
-// asFetchError makes any error speak the one vocabulary.
+// Advice returns what to do: the advice of the Reason, with the names filled in that the failure knows. It may
+// contain the account, the subject and the audience, so it is for those who may see the credentials; others get
+// [Reason.Advice].
+func (e *FetchError) Advice() string { return fill(e.Reason.Advice(), e.Names) }
+
+// ShortAdvice returns the most likely thing to do in one clause of at most 100 characters, to follow the message
+// on the same line. It is for the same people as [FetchError.Advice], and empty for a Reason that is not on the list.
+func (e *FetchError) ShortAdvice() string {
+	short := reasons[e.Reason].short
+	if filled := fill(short, e.Names); !strings.Contains(filled, "<") && utf8.RuneCountInString(filled) <= maxShort {
+		return filled
+	}
+	return fill(short, map[string]string{"subject": "the Pod's service account", "audience": "the token's audience"})
+}
+
+// fill replaces the placeholders in text that names knows.
+func fill(text string, names map[string]string) string {
+	if len(names) == 0 || !strings.Contains(text, "<") {
+		return text
+	}
+	pairs := make([]string, 0, 2*len(names))
+	for name, value := range names {
+		pairs = append(pairs, "<"+name+">", value)
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
+}
+
+// asFetchError returns err as a FetchError, of the reason UnknownError if it is none.
 func asFetchError(err error) *FetchError {
 	if fe, ok := errors.AsType[*FetchError](err); ok {
 		return fe

@@ -102,14 +102,15 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 	token, claims, err := ReadToken(p.options.TokenFile)
 	if err != nil {
 		failure := err.(*cache.FetchError)
-		failure.Message = cache.Shorten(cache.OneLine(failure.Message), maxMessage)
+		failure.Message = presentable(failure.Message, maxMessage)
 		failure.Changed = p.changedFrom("")
 		return cache.Credentials{}, failure
 	}
 	creds, failure := p.exchange(ctx, token, claims)
 	if failure != nil {
 		failure.TokenIssued, failure.TokenExpiration = claims.IssuedAt, claims.Expiration
-		failure.Message = cache.Shorten(cache.OneLine(mask(failure.Message, token)), maxMessage)
+		failure.Message = presentable(mask(failure.Message, token), maxMessage)
+		failure.Names = p.placeholders(claims, token)
 		switch failure.Reason {
 		case cache.ExpiredTokenException, cache.InvalidIdentityToken, cache.IDPRejectedClaim, cache.InvalidParameterValue, cache.RegionUnknown:
 			failure.Changed = p.changedFrom(token)
@@ -117,6 +118,33 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 		return cache.Credentials{}, failure
 	}
 	return creds, nil
+}
+
+// presentable makes text that others have written fit for a log line and an error document: one line, bounded.
+func presentable(text string, most int) string { return cache.Shorten(cache.OneLine(text), most) }
+
+// maxName bounds one name in an advice, in characters. The longest subject of a service account has 338; IAM takes
+// 255 for a provider's URL, and for a client ID.
+const maxName = 340
+
+// placeholders returns what the advice of a failure needs to name what a trust policy must contain for this token.
+func (p *Provider) placeholders(claims Claims, token string) map[string]string {
+	known := map[string]string{
+		"issuer":   strings.TrimPrefix(claims.Issuer, "https://"), // as IAM writes it
+		"subject":  claims.Subject,
+		"audience": strings.Join(claims.Audience, " or "),
+	}
+	if account := names.RoleAccount(p.options.RoleARN); account != "" {
+		known["partition"], known["account"] = names.RolePartition(p.options.RoleARN), account
+	}
+	for name, value := range known {
+		if value == "" {
+			delete(known, name)
+			continue
+		}
+		known[name] = presentable(cache.Scrub(mask(value, token)), maxName)
+	}
+	return known
 }
 
 // mask takes the token out of text, and its signature alone, without which the rest buys nothing.

@@ -550,6 +550,64 @@ func TestOtherRefusalsDoNotWaitForAToken(t *testing.T) {
 	}
 }
 
+// IAM's own evaluation is what the advice must agree with: a policy made of it lets the token in.
+func TestTheAdviceNamesWhatTheTrustPolicyNeeds(t *testing.T) {
+	claims := ststest.Claims{Namespace: "shop", ServiceAccount: "api"}
+	s := stage(t, tweak{claims: claims, sts: ststest.Options{TrustPolicy: `{"Statement":[]}`}})
+	failure := s.mustFail(t, cache.AccessDenied, "")
+	provider := strings.TrimPrefix(testIssuer, "https://")
+	for _, want := range []string{
+		" arn:aws:iam::111122223333:oidc-provider/" + provider + ",",
+		" " + provider + ":sub = system:serviceaccount:shop:api ", " " + provider + ":aud = sts.amazonaws.com,",
+	} {
+		if !strings.Contains(failure.Advice(), want) {
+			t.Errorf("%q is missing in %q", want, failure.Advice())
+		}
+	}
+	if got, want := failure.ShortAdvice(), "allow system:serviceaccount:shop:api in the role's trust policy"; got != want {
+		t.Errorf("in short: %q, want %q", got, want)
+	}
+	s.sts.Change(func(o *ststest.Options) {
+		n := failure.Names
+		o.TrustPolicy = fmt.Sprintf(`{"Statement":[{"Effect":"Allow","Principal":{"Federated":"arn:%[1]s:iam::%[2]s:oidc-provider/%[3]s"},
+			"Action":"sts:AssumeRoleWithWebIdentity","Condition":{"StringEquals":{"%[3]s:sub":"%[4]s","%[3]s:aud":"%[5]s"}}}]}`,
+			n["partition"], n["account"], n["issuer"], n["subject"], n["audience"])
+	})
+	s.mustFetch(t)
+}
+
+// Claims are whatever the file says.
+func TestHostileClaimsDoNotSpoilTheAdvice(t *testing.T) {
+	const secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+	long := strings.Repeat("a", 10000)
+	token := handMade(`{"iss":"https://a\nb` + "\x7f" + `","sub":"` + secret + `","aud":["` + long + `","<subject>"]}`)
+	signature := token[strings.LastIndexByte(token, '.')+1:]
+	for name, token := range map[string]string{
+		"secrets and control characters": token,
+		"its own signature":              handMade(`{"sub":"` + signature + `"}`),
+		"none":                           handMade(`{}`),
+	} {
+		s := stage(t, tweak{})
+		s.sts.Break(ststest.AccessDenied)
+		s.write(t, token)
+		failure := s.mustFail(t, cache.AccessDenied, "")
+		for _, advice := range []string{failure.Advice(), failure.ShortAdvice()} {
+			if len(advice) > 2000 || strings.ContainsAny(advice, "\n\x7f") || strings.Contains(advice, secret) || strings.Contains(advice, signature) {
+				t.Errorf("%s: %q", name, advice)
+			}
+		}
+	}
+}
+
+// Where the role has no account there is no IAM, and nothing to name in it.
+func TestARoleWithoutAnAccountLeavesItsPlaceholder(t *testing.T) {
+	s := stage(t, tweak{options: Options{RoleARN: "arn:minio:iam:::role/app"}})
+	s.sts.Break(ststest.AccessDenied)
+	if advice := s.mustFail(t, cache.AccessDenied, "").Advice(); !strings.Contains(advice, "arn:<partition>:iam::<account>:") {
+		t.Errorf("the advice is %q", advice)
+	}
+}
+
 func TestFailureSaysWhenItsTokenExpires(t *testing.T) {
 	issued := time.Now().Truncate(time.Second)
 	s := stage(t, tweak{claims: ststest.Claims{IssuedAt: issued, Lifetime: -10 * time.Minute}})

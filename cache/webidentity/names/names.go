@@ -68,6 +68,14 @@ func RolePartition(arn string) string {
 	return partition
 }
 
+// RoleAccount returns the account in the ARN of a role, or "": roles of MinIO and Ceph have none.
+func RoleAccount(arn string) string {
+	if m := roleShape.FindStringSubmatch(arn); m != nil {
+		return m[2]
+	}
+	return ""
+}
+
 // RegionOfIssuer returns the region in the issuer URL of an EKS cluster, or "".
 func RegionOfIssuer(issuer string) string {
 	if m := issuerRegion.FindStringSubmatch(issuer); m != nil && CheckRegion(m[1]) == nil {

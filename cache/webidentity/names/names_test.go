@@ -57,6 +57,22 @@ func TestPartition(t *testing.T) {
 	}
 }
 
+func TestRoleAccount(t *testing.T) {
+	for arn, want := range map[string]string{
+		"arn:aws:iam::111122223333:role/app":                 "111122223333",
+		"arn:aws-us-gov:iam::111122223333:role/a/b/app":      "111122223333",
+		"arn:aws:iam::111122223333:role/x:iam::444:role/app": "111122223333",
+		"arn:aws:iam:::role/ceph":                            "",
+		"arn:minio:iam:::role/app":                           "",
+		"app":                                                "",
+		"":                                                   "",
+	} {
+		if got := RoleAccount(arn); got != want {
+			t.Errorf("RoleAccount(%q) = %q, want %q", arn, got, want)
+		}
+	}
+}
+
 func TestRolePartition(t *testing.T) {
 	for arn, want := range map[string]string{
 		"arn:aws:iam::111122223333:role/app": "aws", "arn:aws-cn:iam::111122223333:role/app": "aws-cn", "arn:minio:iam:::role/app": "minio", "": "", "arn": "", "arn:": "",
