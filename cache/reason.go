@@ -122,7 +122,7 @@ var reasons = map[Reason]struct {
 		"the token in the file has expired and has not been replaced: check that the file is in the kubelet's own projected volume, " +
 			"neither a copy nor a subPath mount, and that the node's kubelet is healthy"},
 	IDPCommunicationError: {Transient, "make the cluster's OIDC issuer public and fast to answer",
-		"https://<issuer>/.well-known/openid-configuration and the keys it names must be public and answer within seconds"},
+		"STS could not reach the cluster's OIDC issuer: https://<issuer>/.well-known/openid-configuration and the keys it names must be public and answer within seconds"},
 	IDPRejectedClaim: {Human, "recreate the Pod for a new token, and check the identity provider's own log",
 		"the identity provider rejected the token: get a new one by recreating the Pod, and check the provider's own log"},
 	RegionDisabledException: {Human, "activate STS for this region in the account, or set AWS_REGION to another",

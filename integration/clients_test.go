@@ -29,7 +29,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/clients"
 )
@@ -608,7 +607,7 @@ func (p *pod) stsRefuses() string {
 	}
 	printed.said(p.ID()+" about a refusal", got.said)
 	p.said = got.said
-	ours := strings.Contains(got.said, ststest.AccessDenied.Message) && strings.Contains(got.said, cache.AccessDenied.Advice())
+	ours := strings.Contains(got.said, ststest.AccessDenied.Message) && strings.Contains(got.said, "in the role's trust policy")
 	if ours != p.Message {
 		p.Errorf("its error shows the sidecar's message: %v, want %v. It says: %s", ours, p.Message, got.said)
 	}

@@ -338,10 +338,10 @@ func (m mistake) wantAnswer(t *testing.T, w *world, env []string, fill func(stri
 		return
 	}
 	wantCode(t, r, 1)
-	want(t, "the last line on stderr", lastLine(r.stderr), "irsa-sidecar: "+m.code+": ", fill(m.message), "; hint: "+a.Hint)
+	want(t, "the last line on stderr", lastLine(r.stderr), "irsa-sidecar: "+m.code+": ", fill(m.message), "; hint: "+a.Message[strings.LastIndex(a.Message, "; ")+2:])
 	line := find(s.output(t), "exchange failed")
-	if line["reason"] != m.code || line["advice"] != a.Hint {
-		t.Errorf("the log gives %v and advises %v; the answer says %s and %s", line["reason"], line["advice"], a.Code, a.Hint)
+	if line["reason"] != m.code || line["hint"] != a.Hint {
+		t.Errorf("the log gives %v and advises %v; the answer says %s and %s", line["reason"], line["hint"], a.Code, a.Hint)
 	}
 }
 

@@ -244,13 +244,13 @@ func TestNoDNSAtTheStart(t *testing.T) {
 	s.untilRefused(t, "EndpointNotFound", "no such host: "+name, "the Pod's DNS or the STS VPC endpoint's private DNS")
 	r := run(t, s.beside(), "healthcheck")
 	wantCode(t, r, 1)
-	want(t, "healthcheck", r.stderr, "EndpointNotFound; hint: no such host: check AWS_REGION")
+	want(t, "healthcheck", r.stderr, "EndpointNotFound; hint: check AWS_REGION")
 
 	// The advice on an unknown proxy is about the proxy.
 	proxied := w.with("AWS_ENDPOINT_URL_STS", "HTTPS_PROXY=http://proxy.example:3128")
 	r = run(t, proxied, "credentials")
 	wantCode(t, r, 1)
-	want(t, "credentials", lastLine(r.stderr), "ProxyNotFound: no such host: proxy.example, the proxy on the way to STS in "+region+"; hint: no such host: check the proxy in HTTPS_PROXY")
+	want(t, "credentials", lastLine(r.stderr), "ProxyNotFound: no such host: proxy.example, the proxy on the way to STS in "+region+"; hint: check HTTPS_PROXY for a typo")
 	r = run(t, proxied, "doctor")
 	wantCode(t, r, 1)
 	want(t, "the doctor", r.stdout, "ProxyNotFound: the proxy proxy.example:3128 for "+name+": no such host", "export HTTPS_PROXY=")

@@ -132,7 +132,7 @@ func TestWaitGivesTheReasonAndTheHint(t *testing.T) {
 	wantCode(t, r, 1)
 	want(t, "wait", lastLine(r.stderr), "irsa-sidecar: no credentials after 1s: default: not ready: there are no valid credentials; ",
 		"; AccessDenied; ",
-		"hint: the token is valid but the role's trust policy does not let it in")
+		"hint: check that the role exists and that its trust policy allows the token")
 	if a := s.ask(t); a.status != http.StatusForbidden || a.Code != "AccessDenied" {
 		t.Errorf("refused by STS: %d %s, want 403 AccessDenied", a.status, a.Code)
 	}
@@ -343,8 +343,8 @@ func TestCredentialsRefused(t *testing.T) {
 		fault ststest.Fault
 		words []string
 	}{
-		{ststest.AccessDenied, []string{"irsa-sidecar: AccessDenied: STS refused (AccessDenied, HTTP 403): Not authorized", "; hint: the token is valid but"}},
-		{ststest.NoCredentials, []string{"irsa-sidecar: NotAnSTSEndpoint: ", "; hint: something other than STS answered"}},
+		{ststest.AccessDenied, []string{"irsa-sidecar: AccessDenied: STS refused (AccessDenied, HTTP 403): Not authorized", "; hint: allow system:serviceaccount:default:app in the role's trust policy"}},
+		{ststest.NoCredentials, []string{"irsa-sidecar: NotAnSTSEndpoint: ", "; hint: check AWS_ENDPOINT_URL_STS"}},
 		{halfCredentials, []string{"irsa-sidecar: UnusableCredentials: STS answered without SessionToken; hint: "}},
 	} {
 		w.sts.Break(refusal.fault)
@@ -715,7 +715,7 @@ func TestSTSWithTLS(t *testing.T) {
 	wantCode(t, run(t, w.with("AWS_ENDPOINT_URL_STS="+url, "AWS_CA_BUNDLE="+bundle), "credentials"), 0)
 	r := run(t, w.with("AWS_ENDPOINT_URL_STS="+url), "credentials")
 	wantCode(t, r, 1)
-	want(t, "the last line", lastLine(r.stderr), "EndpointNotTrusted: ", "name its CA in AWS_CA_BUNDLE")
+	want(t, "the last line", lastLine(r.stderr), "EndpointNotTrusted: ", "set AWS_CA_BUNDLE to the proxy's CA")
 }
 
 // A proxy sees where the program wants to go, without anybody going there.
@@ -750,7 +750,7 @@ func TestWhichSTSIsAsked(t *testing.T) {
 		r := run(t, env, "credentials")
 		proxy.Close()
 		wantCode(t, r, 1)
-		want(t, "the last line", lastLine(r.stderr), "ProxyRefused: ", "hint: the proxy refused: check HTTPS_PROXY's user and rules")
+		want(t, "the last line", lastLine(r.stderr), "ProxyRefused: ", "hint: check the user and the rules of the proxy in HTTPS_PROXY")
 		select {
 		case host := <-asked:
 			if host != "CONNECT "+row.host {

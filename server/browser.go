@@ -117,7 +117,7 @@ func (h *Admin) writeSection(b *strings.Builder, p Profile, now time.Time) (verd
 	if f := s.Failure; f != nil {
 		fmt.Fprintf(b, "<div class=\"fix\"><p><strong>%s</strong>, %s ago, %d in a row</p>\n", f.Reason, rounded(now.Sub(s.FailedAt)), s.Failures)
 		fmt.Fprintf(b, "<p>%s</p>\n", html.EscapeString(f.Message))
-		fmt.Fprintf(b, "<p>What to do: %s</p></div>\n", html.EscapeString(f.Reason.Advice()))
+		fmt.Fprintf(b, "<p>What to do: %s</p></div>\n", html.EscapeString(f.Advice()))
 	}
 	writeIdentity(b, p, s, now)
 	writeAskers(b, h.Callers.askersOf(s.Profile), "http://"+h.Address.String(), now)

@@ -239,12 +239,12 @@ func failure(w http.ResponseWriter, err error) int {
 	if !ok {
 		status = http.StatusServiceUnavailable
 	}
-	// The hint is repeated in the message: no SDK shows a field that it does not know.
+	// No SDK shows a field that it does not know, so the message has a short form of the hint.
 	message := fe.Message
-	if advice := fe.Reason.Advice(); advice != "" {
-		message += "; " + advice
+	if short := fe.ShortAdvice(); short != "" {
+		message += "; " + short
 	}
-	return document(w, status, string(fe.Reason), message, fe.Reason.Advice())
+	return document(w, status, string(fe.Reason), message, fe.Advice())
 }
 
 // refusal answers a request that is refused.

@@ -299,7 +299,10 @@ func TestEveryReasonHasItsErrorDocument(t *testing.T) {
 			}
 			h := Credentials(Options{Profiles: []Profile{profileOf(fails(reason))}, Default: testProfile, Address: testAddress})
 			w := ask(h, request("GET", "/v1/credentials"))
-			mustDocument(t, w, status, string(reason), testMessage+"; "+reason.Advice(), reason.Advice())
+			mustDocument(t, w, status, string(reason), testMessage+"; "+(&cache.FetchError{Reason: reason}).ShortAdvice(), reason.Advice())
+			if n := w.Body.Len(); n > 1<<10 {
+				t.Errorf("the document is %d bytes long: the advice is to be said once", n)
+			}
 			if strings.Contains(w.Body.String(), `\u`) {
 				t.Errorf("the document escapes what need not be: %s", w.Body)
 			}
@@ -308,6 +311,49 @@ func TestEveryReasonHasItsErrorDocument(t *testing.T) {
 	for reason := range statuses {
 		if !slices.Contains(cache.Reasons(), reason) {
 			t.Errorf("%s has a status and is no Reason", reason)
+		}
+	}
+}
+
+// What the failure knows is filled in for callers on this machine, and for nobody else.
+func TestTheAdviceNamesTheSubjectOnThisMachineOnly(t *testing.T) {
+	const subject = "system:serviceaccount:shop:api"
+	p := profileOf(func(context.Context) (cache.Credentials, error) {
+		return cache.Credentials{}, &cache.FetchError{Reason: cache.AccessDenied, Message: testMessage, Names: map[string]string{"subject": subject}}
+	})
+	o := Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress}
+	h, admin, ops := Credentials(o), NewAdmin(o, nil, nil), NewOps(o, prometheus.NewRegistry())
+	for _, path := range []string{"/v1/credentials", "/v1/identity", "/"} {
+		if w := ask(h, request("GET", path)); !strings.Contains(w.Body.String(), subject) {
+			t.Errorf("GET %s does not name the subject: %s", path, w.Body)
+		}
+	}
+	if w := ask(admin, request("GET", "/")); !strings.Contains(w.Body.String(), subject) {
+		t.Errorf("the page does not name the subject: %s", w.Body)
+	}
+	for _, path := range []string{"/readyz", "/startupz", "/livez", "/metrics"} {
+		if w := ask(ops, request("GET", path)); strings.Contains(w.Body.String(), subject) {
+			t.Errorf("the ops listener names the subject at %s: %s", path, w.Body)
+		}
+	}
+}
+
+func TestThePagesSayThatAChangeOfTheTokenFileHelps(t *testing.T) {
+	for _, watching := range []bool{false, true} {
+		p := profileOf(func(context.Context) (cache.Credentials, error) {
+			e := &cache.FetchError{Reason: cache.TokenFileMissing, Message: testMessage}
+			if watching {
+				e.Changed = func() bool { return false }
+			}
+			return cache.Credentials{}, e
+		})
+		o := Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress}
+		h, admin := Credentials(o), NewAdmin(o, nil, nil)
+		ask(h, request("GET", "/v1/credentials"))
+		for name, handler := range map[string]http.Handler{"GET /": h, "the page": admin} {
+			if w := ask(handler, request("GET", "/")); strings.Contains(w.Body.String(), ", or when the token file changes") != watching {
+				t.Errorf("%s, watching: %v: %s", name, watching, w.Body)
+			}
 		}
 	}
 }
@@ -342,7 +388,7 @@ func TestAColdRequestWaitsForTheExchangeAndNotForLong(t *testing.T) {
 				t.Errorf("an exchange of %v: %d after %v, want %d after %v", takes, w.Code, took, want.code, want.took)
 			}
 			if w.Code == 503 {
-				mustDocument(t, w, 503, "CredentialsUninitialized", "the exchange with STS has not ended yet; "+cache.CredentialsUninitialized.Advice(),
+				mustDocument(t, w, 503, "CredentialsUninitialized", "the exchange with STS has not ended yet; "+(&cache.FetchError{Reason: cache.CredentialsUninitialized}).ShortAdvice(),
 					cache.CredentialsUninitialized.Advice())
 			}
 			time.Sleep(takes)

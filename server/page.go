@@ -88,7 +88,7 @@ func facts(p Profile, s cache.Status, now time.Time) []fact {
 	} else {
 		rows = append(rows,
 			fact{"last error", fmt.Sprintf("%s, %s ago, %d in a row", f.Reason, rounded(now.Sub(s.FailedAt)), s.Failures)},
-			fact{"", f.Message}, fact{"what to do", f.Reason.Advice()})
+			fact{"", f.Message}, fact{"what to do", f.Advice()})
 	}
 	return rows
 }
@@ -155,7 +155,11 @@ func nextTry(s cache.Status, now time.Time) string {
 	if s.NextTry.IsZero() {
 		return "next try: under way"
 	}
-	return "next try: in " + rounded(max(0, s.NextTry.Sub(now)))
+	text := "next try: in " + rounded(max(0, s.NextTry.Sub(now)))
+	if s.Watching {
+		text += ", or when the token file changes"
+	}
+	return text
 }
 
 // clockSkew says how wrong this node's clock is; nothing when it is not.
@@ -241,7 +245,7 @@ func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
 		d.Expiration, d.TokenExpiration = stamp(c.Expiration), stamp(c.TokenExpiration)
 	}
 	if f := status.Failure; f != nil {
-		d.LastError = &errorSummary{string(f.Reason), f.Message, f.Reason.Advice(), stamp(status.FailedAt), status.Failures}
+		d.LastError = &errorSummary{string(f.Reason), f.Message, f.Advice(), stamp(status.FailedAt), status.Failures}
 	}
 	askers, requests := s.askers.list()
 	d.Requests = requests

@@ -193,7 +193,7 @@ func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (c
 		p.tooLong.Store(true)
 		p.options.Logger.Warn("the role does not allow sessions this long: from now on STS's default is asked for, one hour",
 			"duration", p.options.Duration.String(),
-			"advice", "raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION")
+			"hint", "raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION")
 		input.DurationSeconds = nil
 		output, failure = call(ctx, client, input, host)
 	}

@@ -438,7 +438,7 @@ func TestDurationAboveTheRolesMaximumIsGivenUpWithAWarning(t *testing.T) {
 		t.Errorf("sent %v", requests)
 	}
 	const want = `level=WARN msg="the role does not allow sessions this long: from now on STS's default is asked for, one hour" duration=2h0m0s ` +
-		`advice="raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION"` + "\n"
+		`hint="raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION"` + "\n"
 	if s.logs.String() != want {
 		t.Errorf("logged\n%swant\n%s", s.logs, want)
 	}

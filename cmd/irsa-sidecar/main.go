@@ -213,7 +213,7 @@ func printCredentials(ctx context.Context, c *Config, render func(*cache.Credent
 // what a Pod's status shows.
 func withHint(err error) error {
 	if fe, ok := errors.AsType[*cache.FetchError](err); ok {
-		return fmt.Errorf("%w; hint: %s", err, fe.Reason.Advice())
+		return fmt.Errorf("%w; hint: %s", err, fe.ShortAdvice())
 	}
 	return err
 }

@@ -27,7 +27,7 @@ func (e *examination) checkExchange(ctx context.Context) {
 		failed := fetchError(err)
 		key, fixes := e.cause(failed)
 		f := failure("sts", key, failed.Message, fixes...)
-		f.Advice = failed.Reason.Advice()
+		f.Advice = failed.Advice()
 		e.add(f)
 		return
 	}
