@@ -111,7 +111,7 @@ func TestTheDoctorsOwnMistakes(t *testing.T) {
 		{"no such policy file", w.env, []string{"--trust-policy", "/nowhere.json"}, 2, []string{"--trust-policy: /nowhere.json cannot be read: no such file or directory"}},
 		{"a policy that is not JSON", w.env, []string{"--trust-policy", file("Version: 2012-10-17\n")}, 1, []string{"PolicyMalformed", "line 1, column 1: not JSON", "ok    sts"}},
 		{"an empty policy", w.env, []string{"--trust-policy", file("")}, 1, []string{"line 1: the file is empty"}},
-		{"too much", w.env, []string{"now"}, 2, []string{`doctor does not take "now"`}},
+		{"too much", w.env, []string{"now"}, 2, []string{`unexpected argument "now"; usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`}},
 		{"an STS in the clear", w.with("AWS_ENDPOINT_URL_STS=http://sts.example"), nil, 1, []string{"ConfigurationMistake: AWS_ENDPOINT_URL_STS would send the token unencrypted", "unset AWS_ENDPOINT_URL_STS"}},
 		{"a misspelt variable", w.with("IRSA_SIDECAR_LISTN=127.0.0.1:1"), nil, 1, []string{"did you mean IRSA_SIDECAR_LISTEN?", "ok    sts"}},
 		{"a token for the path of one", w.with("AWS_WEB_IDENTITY_TOKEN_FILE=eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJlLXNpZ25hdHVyZQ"), nil, 1, []string{"holds a token instead of the path of one"}},

@@ -52,15 +52,15 @@ const (
 
 var mistakes = []mistake{
 	// The command line.
-	{name: "an unknown command", args: []string{"sevre"}, exit: 2, is: `there is no command "sevre": try irsa-sidecar help`},
-	{name: "an argument too many", args: []string{"serve", "now"}, exit: 2, is: `serve does not take "now"`},
-	{name: "an unknown flag", args: []string{"wait", "--timeot", "1s"}, exit: 2, is: `wait: flag provided but not defined: -timeot: try irsa-sidecar help`},
-	{name: "a time-out that is none", args: []string{"wait", "--timeout", "soon"}, exit: 2, is: `wait: invalid value "soon" for flag -timeout: parse error: try irsa-sidecar help`},
-	{name: "a time-out of nothing", args: []string{"wait", "--timeout", "0s"}, exit: 2, is: `wait: --timeout must be more than 0s, not 0s`},
-	{name: "an unknown format", args: []string{"credentials", "--format", "yaml"}, exit: 2, is: `credentials: --format is process or env, not "yaml"`},
+	{name: "an unknown command", args: []string{"sevre"}, exit: 2, is: `unknown command "sevre"; did you mean "serve"?`},
+	{name: "an argument too many", args: []string{"serve", "now"}, exit: 2, is: `unexpected argument "now"; usage: irsa-sidecar serve`},
+	{name: "an unknown flag", args: []string{"wait", "--timeot", "1s"}, exit: 2, is: `unknown flag --timeot; did you mean --timeout?`},
+	{name: "a time-out that is none", args: []string{"wait", "--timeout", "soon"}, exit: 2, is: `--timeout takes a duration, such as 30s or 2m, not "soon"`},
+	{name: "a time-out of nothing", args: []string{"wait", "--timeout", "0s"}, exit: 2, is: `--timeout must be more than 0s, not "0s"`},
+	{name: "an unknown format", args: []string{"credentials", "--format", "yaml"}, exit: 2, is: `--format takes process or env, not "yaml"`},
 	{name: "an unknown check", args: []string{"healthcheck", "healthz"}, exit: 2, is: `healthcheck takes livez, readyz or startupz, not "healthz"`},
-	{name: "nowhere to install", args: []string{"install"}, exit: 2, is: `install: say into which directory: irsa-sidecar install DIR`},
-	{name: "an empty place to install", args: []string{"install", ""}, exit: 2, is: `install: say into which directory: irsa-sidecar install DIR`},
+	{name: "nowhere to install", args: []string{"install"}, exit: 2, is: `DIR is missing; usage: irsa-sidecar install DIR`},
+	{name: "an empty place to install", args: []string{"install", ""}, exit: 2, is: `DIR is missing; usage: irsa-sidecar install DIR`},
 	{name: "a directory that is not there", args: []string{"install", "/nowhere"}, exit: 1,
 		is: `install: write into /nowhere: no such file or directory; it must be a directory, on a volume that this container's user may write to`},
 
@@ -201,8 +201,8 @@ var mistakes = []mistake{
 
 	// Names.
 	{name: "a name mistyped", env: []string{"IRSA_SIDECAR_LISTN=127.0.0.1:1"}, exit: 2, is: "configuration: IRSA_SIDECAR_LISTN is not a variable of this program: did you mean IRSA_SIDECAR_LISTEN?"},
-	{name: "a name made up", env: []string{"IRSA_SIDECAR_COLOUR=blue"}, exit: 2, is: "configuration: IRSA_SIDECAR_COLOUR is not a variable of this program: irsa-sidecar help lists them all"},
-	{name: "a port, which is part of an address", env: []string{"IRSA_SIDECAR_PORT=9911"}, exit: 2, is: "configuration: IRSA_SIDECAR_PORT is not a variable of this program: irsa-sidecar help lists them all"},
+	{name: "a name made up", env: []string{"IRSA_SIDECAR_COLOUR=blue"}, exit: 2, is: "configuration: IRSA_SIDECAR_COLOUR is not a variable of this program: irsa-sidecar help serve lists them all"},
+	{name: "a port, which is part of an address", env: []string{"IRSA_SIDECAR_PORT=9911"}, exit: 2, is: "configuration: IRSA_SIDECAR_PORT is not a variable of this program: irsa-sidecar help serve lists them all"},
 	{name: "what Kubernetes sets beside a Service", env: []string{
 		"IRSA_SIDECAR_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_SERVICE_PORT=9912", "IRSA_SIDECAR_SERVICE_PORT_METRICS=9912", "IRSA_SIDECAR_PORT=tcp://10.0.0.1:9912",
 		"IRSA_SIDECAR_PORT_9912_TCP=tcp://10.0.0.1:9912", "IRSA_SIDECAR_PORT_9912_TCP_PROTO=tcp", "IRSA_SIDECAR_PORT_9912_TCP_PORT=9912", "IRSA_SIDECAR_PORT_9912_TCP_ADDR=10.0.0.1",
@@ -390,8 +390,8 @@ func mistakenFiles(t *testing.T) (dir string) {
 // Of each variable that the program knows, the table has a mistake.
 func TestEveryVariableHasItsMistakes(t *testing.T) {
 	t.Parallel()
-	help := run(t, nil, "help").stdout
-	variables := regexp.MustCompile(`(?m)^  ([A-Z_]+) `).FindAllStringSubmatch(help, -1)
+	help := run(t, nil, "help", "serve").stdout
+	variables := regexp.MustCompile(`(?m)^  ([A-Z_]+)(?: |$)`).FindAllStringSubmatch(help, -1)
 	if len(variables) < 20 {
 		t.Fatalf("help lists %d variables:\n%s", len(variables), help)
 	}
@@ -409,7 +409,7 @@ func TestEmptyVariablesHaveTheirDefaults(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, ststest.Options{})
 	var empty []string
-	for _, v := range regexp.MustCompile(`(?m)^  ([A-Z_]+) `).FindAllStringSubmatch(run(t, nil, "help").stdout, -1) {
+	for _, v := range regexp.MustCompile(`(?m)^  ([A-Z_]+)(?: |$)`).FindAllStringSubmatch(run(t, nil, "help", "serve").stdout, -1) {
 		if !slices.Contains([]string{"AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ENDPOINT_URL_STS"}, v[1]) {
 			empty = append(empty, v[1]+"=")
 		}

@@ -169,7 +169,7 @@ func TestWaitIsToldToEnd(t *testing.T) {
 	if code := p.cmd.ProcessState.ExitCode(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	want(t, "wait", lastLine(p.output(t)), "told to end before there were credentials: default: not ready")
+	want(t, "wait", lastLine(p.output(t)), "interrupted before there were credentials: default: not ready")
 }
 
 func TestAskingSomethingElseThanASidecar(t *testing.T) {
@@ -376,13 +376,19 @@ func TestVersionAndHelp(t *testing.T) {
 			t.Errorf("%s printed %q and %q", args, r.stdout, r.stderr)
 		}
 	}
-	for _, args := range [][]string{{"help"}, {"--help"}, {"-h"}, {"wait", "--help"}, {"serve", "-h"}} {
-		r := run(t, nil, args...)
+	for _, test := range []struct{ args, words []string }{
+		{[]string{"help"}, []string{"Usage: irsa-sidecar [COMMAND]", "  wait ", "Exit codes: "}},
+		{[]string{"--help"}, []string{"Usage: irsa-sidecar [COMMAND]"}},
+		{[]string{"-h"}, []string{"Usage: irsa-sidecar [COMMAND]"}},
+		{[]string{"wait", "--help"}, []string{"Usage: irsa-sidecar wait [--timeout 30s]", "IRSA_SIDECAR_OPS_LISTEN (:9912)"}},
+		{[]string{"serve", "-h"}, []string{"AWS_WEB_IDENTITY_TOKEN_FILE", "IRSA_SIDECAR_LISTEN (127.0.0.1:9911)"}},
+	} {
+		r := run(t, nil, test.args...)
 		wantCode(t, r, 0)
 		if r.stderr != "" {
-			t.Errorf("%s printed on stderr: %q", args, r.stderr)
+			t.Errorf("%s printed on stderr: %q", test.args, r.stderr)
 		}
-		want(t, strings.Join(args, " "), r.stdout, "Usage: irsa-sidecar [command]", "--timeout", "AWS_WEB_IDENTITY_TOKEN_FILE", "127.0.0.1:9911")
+		want(t, strings.Join(test.args, " "), r.stdout, test.words...)
 	}
 }
 

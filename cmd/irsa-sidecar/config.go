@@ -140,7 +140,7 @@ func loadConfig() (*Config, problems) {
 	c.checkSTS(wrong)
 	c.checkServing(wrong)
 	for _, name := range mistyped(os.Environ()) {
-		hint := "irsa-sidecar help lists them all"
+		hint := "irsa-sidecar help serve lists them all"
 		if near := nearestVariable(name); near != "" {
 			hint = "did you mean " + near + "?"
 		}

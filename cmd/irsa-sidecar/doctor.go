@@ -13,8 +13,11 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
-// diagnose examines everything that an exchange needs, and prints what it finds.
-func diagnose(ctx context.Context, c *Config, mistakes problems, policyFile string, asJSON bool, stdout io.Writer) error {
+// runDoctor examines everything that an exchange needs, and prints what it finds. Mistakes in the configuration are
+// findings like others.
+func runDoctor(ctx context.Context, call *call) error {
+	c, mistakes := call.configuration()
+	mistakes = append(mistakes, c.checkStateDir()...)
 	o := doctor.Options{
 		Exchange:      c.exchange(nil),
 		Listen:        c.Listen,
@@ -31,10 +34,10 @@ func diagnose(ctx context.Context, c *Config, mistakes problems, policyFile stri
 			o.Authorization = strings.TrimSpace(string(raw))
 		}
 	}
-	if policyFile != "" {
+	if policyFile := call.given["trust-policy"]; policyFile != "" {
 		var err error
-		if o.Policy, err = readPolicy(policyFile); err != nil {
-			return usagef("doctor: --trust-policy: %w", err)
+		if o.Policy, err = readPolicy(policyFile, call.stdin); err != nil {
+			return usagef("--trust-policy: %w", err)
 		}
 		if o.PolicyName = policyFile; policyFile == "-" {
 			o.PolicyName = "the policy"
@@ -43,10 +46,10 @@ func diagnose(ctx context.Context, c *Config, mistakes problems, policyFile stri
 	report := doctor.Examine(ctx, o)
 	report.Version = version
 	var err error
-	if asJSON {
-		err = report.WriteJSON(stdout)
+	if call.on("json") {
+		err = report.WriteJSON(call.stdout)
 	} else {
-		err = report.WriteText(stdout, isTerminal(stdout))
+		err = report.WriteText(call.stdout, hasColors(call.stdout))
 	}
 	if err != nil {
 		return err
@@ -58,26 +61,31 @@ func diagnose(ctx context.Context, c *Config, mistakes problems, policyFile stri
 }
 
 // readPolicy reads a file, or standard input for "-", and never much of it.
-func readPolicy(name string) ([]byte, error) {
-	file := os.Stdin
+func readPolicy(name string, stdin io.Reader) ([]byte, error) {
+	from := stdin
 	if name != "-" {
-		var err error
-		if file, err = os.Open(name); err != nil {
+		file, err := os.Open(name)
+		if err != nil {
 			return nil, fmt.Errorf("%s cannot be read: %w", name, innermost(err))
 		}
 		defer file.Close()
+		from = file
 	}
-	raw, err := io.ReadAll(io.LimitReader(file, trustpolicy.MaxSize+1))
+	raw, err := io.ReadAll(io.LimitReader(from, trustpolicy.MaxSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be read: %w", name, innermost(err))
 	}
 	return raw, nil
 }
 
-// isTerminal reports whether colors are seen, and wanted: https://no-color.org
+// hasColors reports whether colors are seen, and wanted: https://no-color.org
+func hasColors(w io.Writer) bool {
+	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
 func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+	if !ok {
 		return false
 	}
 	info, err := file.Stat()

@@ -72,7 +72,7 @@ func TestWhatIsSaidOnTheOpsPortIsShownOnOneLine(t *testing.T) {
 			t.Setenv(variable, answering(t, answer))
 		}
 		for _, args := range [][]string{{"healthcheck"}, {"healthcheck", "livez"}, {"shutdown"}, {"reload"}, {"wait", "--timeout", "50ms"}} {
-			err := run(t.Context(), args, io.Discard, &output{to: io.Discard})
+			err := run(t.Context(), args, strings.NewReader(""), io.Discard, &output{to: io.Discard})
 			if err == nil {
 				t.Errorf("%s, %s: no error", name, args)
 				continue
@@ -93,7 +93,7 @@ func TestWhatASidecarSaysIsShownWhole(t *testing.T) {
 	for _, variable := range []string{opsVariable, adminVariable} {
 		t.Setenv(variable, answering(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"+body))
 	}
-	err := run(t.Context(), []string{"healthcheck"}, io.Discard, &output{to: io.Discard})
+	err := run(t.Context(), []string{"healthcheck"}, strings.NewReader(""), io.Discard, &output{to: io.Discard})
 	if want := strings.ReplaceAll(strings.TrimSuffix(body, "\n"), "\n", "; "); err == nil || lastWords(err) != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}
@@ -109,7 +109,7 @@ func TestARedirectOnTheOpsPortIsNotFollowed(t *testing.T) {
 			t.Setenv(variable, answering(t, fmt.Sprintf("HTTP/1.1 %d Moved\r\nLocation: %s\r\n\r\n", status, elsewhere.URL)))
 		}
 		for _, command := range []string{"healthcheck", "shutdown"} {
-			err := run(t.Context(), []string{command}, io.Discard, &output{to: io.Discard})
+			err := run(t.Context(), []string{command}, strings.NewReader(""), io.Discard, &output{to: io.Discard})
 			if err == nil || !strings.Contains(err.Error(), "is not this sidecar") {
 				t.Errorf("%s after %d: %v", command, status, err)
 			}
@@ -130,7 +130,7 @@ func TestArgumentsAreShownOnOneLine(t *testing.T) {
 			{given}, {"serve", given}, {"wait", "-" + given}, {"wait", "--timeout", given}, {"healthcheck", given}, {"install", "/nowhere/" + given},
 			{"credentials", "--format", given}, {"credentials"}, {"doctor", "--trust-policy", "/nowhere/" + given},
 		} {
-			err := run(ctx, args, io.Discard, &output{to: io.Discard})
+			err := run(ctx, args, strings.NewReader(""), io.Discard, &output{to: io.Discard})
 			if err == nil {
 				t.Fatalf("%.100q: no error", args)
 			}
@@ -147,7 +147,7 @@ func TestSomebodyElseDoesNotReloadAndDoesNotEnd(t *testing.T) {
 	} {
 		for _, command := range []string{"reload", "shutdown"} {
 			t.Setenv(adminVariable, answering(t, answer))
-			err := run(t.Context(), []string{command}, io.Discard, &output{to: io.Discard})
+			err := run(t.Context(), []string{command}, strings.NewReader(""), io.Discard, &output{to: io.Discard})
 			if err == nil || !strings.Contains(err.Error(), "(IRSA_SIDECAR_ADMIN_LISTEN) is not this sidecar") {
 				t.Errorf("%s, answered with %q: %v", command, answer, err)
 			}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
+)
+
+const (
+	// askTimeout is how long one answer may take. The kubelet gives a probe a few seconds.
+	askTimeout = 2 * time.Second
+
+	// maxPage is more than the longest page of a sidecar, in bytes; maxReason more than a reason with its hint, in
+	// characters. Another program may answer, and say anything.
+	maxPage   = 64 << 10
+	maxReason = 1500
+)
+
+// A peer is a listener of the sidecar in the same Pod. It is asked at each address until one does not refuse the
+// connection.
+type peer struct {
+	variable  string // which says where it listens
+	addresses []string
+}
+
+func (p peer) String() string {
+	return fmt.Sprintf("%s (%s)", strings.Join(p.addresses, " or "), p.variable)
+}
+
+// A reply is what a peer has answered.
+type reply struct {
+	code         int
+	status, body string
+}
+
+// text is the body on one line.
+func (r *reply) text() string {
+	var lines []string
+	for line := range strings.Lines(r.body) {
+		if line = strings.TrimSpace(cache.OneLine(line)); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return shown(strings.Join(lines, "; "), maxReason)
+}
+
+// ask sends one request.
+func (p peer) ask(ctx context.Context, method, path, authorization string) (*reply, error) {
+	var first error
+	for _, address := range p.addresses {
+		r, err := ask(ctx, method, "http://"+address+path, authorization)
+		switch {
+		case err == nil:
+			return r, nil
+		case first == nil:
+			first = err
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			break
+		}
+	}
+	if errors.Is(first, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("no sidecar answers at %s in time", p)
+	}
+	return nil, fmt.Errorf("no sidecar answers at %s: %s", p, shown(innermost(first).Error(), maxReason))
+}
+
+func ask(ctx context.Context, method, url, authorization string) (*reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("User-Agent", "irsa-sidecar/"+version)
+	if authorization != "" {
+		request.Header.Set("Authorization", authorization)
+	}
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10}, // never through a proxy
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxPage))
+	if err != nil && len(body) == 0 {
+		return nil, err
+	}
+	return &reply{response.StatusCode, response.Status, string(body)}, nil
+}
+
+// stranger is the error for an answer that a sidecar does not give.
+func (p peer) stranger(r *reply, path string) error {
+	return fmt.Errorf("what answers at %s is not this sidecar: %s to %s", p, shown(r.status, maxReason), path)
+}
+
+// opsPeer is the ops listener. One that listens on all addresses is asked on loopback.
+func (c *Config) opsPeer() peer {
+	host, port, _ := net.SplitHostPort(c.ops)
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		return peer{opsVariable, loopbacks(port)}
+	}
+	return peer{opsVariable, []string{c.ops}}
+}
+
+// adminPeer is the admin listener. An app's environment need not say where the sidecar listens; without any of the two
+// variables both loopback addresses are tried.
+func (c *Config) adminPeer() peer {
+	if c.AdminListen == "" && os.Getenv(listenVariable) == "" {
+		return peer{adminVariable, loopbacks(adminPort)}
+	}
+	return peer{adminVariable, []string{c.admin}}
+}
+
+// loopbacks are the addresses of this machine with a port, the one that this machine has first: a Pod with IPv6 alone
+// need not have 127.0.0.1.
+func loopbacks(port string) []string {
+	v4, v6 := net.JoinHostPort("127.0.0.1", port), net.JoinHostPort("::1", port)
+	if loopback() == "::1" {
+		return []string{v6}
+	}
+	return []string{v4, v6}
+}
+
+// loopback is the address of this machine: ::1 where there is no 127.0.0.1.
+func loopback() string {
+	probe, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return "::1"
+	}
+	if err == nil {
+		probe.Close()
+	}
+	return "127.0.0.1"
+}
+
+func runHealthcheck(ctx context.Context, c *call) error {
+	config, err := c.usable()
+	if err != nil {
+		return err
+	}
+	return checkHealth(ctx, config.opsPeer(), "/"+c.given[""])
+}
+
+// checkHealth returns nil if the ops listener answers that all is well.
+func checkHealth(ctx context.Context, ops peer, path string) error {
+	r, err := ops.ask(ctx, http.MethodGet, path, "")
+	if err != nil {
+		return err
+	}
+	switch text := r.text(); {
+	case r.code == http.StatusOK:
+		return nil
+	case text != "" && (r.code == http.StatusServiceUnavailable || r.code == http.StatusForbidden):
+		return errors.New(text)
+	}
+	return ops.stranger(r, path)
+}
+
+// shutdownPath exists only where the shutdown command is allowed.
+const shutdownPath = "/quitquitquit"
+
+func runReload(ctx context.Context, c *call) error   { return c.post(ctx, "/reload") }
+func runShutdown(ctx context.Context, c *call) error { return c.post(ctx, shutdownPath) }
+
+// post makes the sidecar do something. Only its own words for it are believed.
+func (c *call) post(ctx context.Context, path string) error {
+	config, err := c.usable()
+	if err != nil {
+		return err
+	}
+	admin := config.adminPeer()
+	r, err := admin.ask(ctx, http.MethodPost, path, "")
+	if err != nil {
+		return err
+	}
+	switch text := r.text(); {
+	case r.code == http.StatusOK && text+"\n" == server.Obeyed[path]:
+		return nil
+	case text != "" && (r.code == http.StatusServiceUnavailable || r.code == http.StatusForbidden):
+		return errors.New(text)
+	case r.code == http.StatusNotFound && path == shutdownPath && text+"\n" == server.NothingHere:
+		return errors.New("shutdown is disabled; start the sidecar with IRSA_SIDECAR_QUITQUITQUIT=true")
+	}
+	return admin.stranger(r, path)
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// helpWidth is what every terminal shows, in characters.
+const helpWidth = 80
+
+// overview is the help for the whole program.
+func overview() string {
+	var b strings.Builder
+	b.WriteString(`irsa-sidecar serves AWS credentials to the programs in a Kubernetes Pod. It
+exchanges the Pod's web identity token at AWS STS, keeps the result fresh, and
+serves it on localhost to every AWS SDK and to the AWS CLI.
+
+Usage: irsa-sidecar [COMMAND]
+
+`)
+	width := 0
+	for _, c := range commands() {
+		width = max(width, len(c.name))
+	}
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "  %-*s  %s\n", width, c.name, c.line)
+	}
+	b.WriteString(`
+irsa-sidecar help COMMAND prints its flags, an example, and the environment
+variables that it reads; irsa-sidecar help serve prints all variables.
+
+Exit codes: 0 done; 1 failed, and the reason is the last line on stderr;
+2 wrong usage or configuration.
+`)
+	return b.String()
+}
+
+// help is everything about a command.
+func (c *command) help() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Usage: %s\n\n%s", c.usage(), wrap(c.text, ""))
+	if c.flags != nil {
+		b.WriteString("\nFlags:\n")
+	}
+	for _, o := range c.flags {
+		b.WriteString("  --" + o.name)
+		if !o.isSwitch() {
+			b.WriteString(" " + (&value{name: o.value.name, words: o.words}).shown())
+		}
+		text := o.text
+		if o.initial != "" {
+			text += " (" + o.initial + ")"
+		}
+		b.WriteString("\n" + wrap(text, "      "))
+	}
+	b.WriteString("\nExample:\n" + indent(c.example, "  "))
+	if c.variables != nil {
+		b.WriteString("\nEnvironment variables:\n")
+	}
+	for _, name := range c.variables {
+		v := describe(name)
+		b.WriteString("  " + name)
+		if v.initial != "" {
+			b.WriteString(" (" + v.initial + ")")
+		}
+		b.WriteString("\n" + wrap(v.text, "      "))
+	}
+	return b.String()
+}
+
+// wrap breaks text into lines of helpWidth at most that begin with prefix.
+func wrap(text, prefix string) string {
+	var b strings.Builder
+	for line := range strings.SplitSeq(text, "\n") {
+		used := 0
+		for word := range strings.FieldsSeq(line) {
+			width := utf8.RuneCountInString(word)
+			switch {
+			case used == 0:
+				b.WriteString(prefix)
+				used = len(prefix)
+			case used+1+width > helpWidth:
+				b.WriteString("\n" + prefix)
+				used = len(prefix)
+			default:
+				b.WriteString(" ")
+				used++
+			}
+			b.WriteString(word)
+			used += width
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// indent puts prefix before each line.
+func indent(text, prefix string) string {
+	return prefix + strings.ReplaceAll(text, "\n", "\n"+prefix) + "\n"
+}
+
+// A variable is an environment variable, as help and README describe it.
+type variable struct{ name, initial, text string }
+
+// describe returns what help says about a variable.
+func describe(name string) variable {
+	for _, tag := range variables() {
+		if tag.Get("envconfig") == name {
+			return variable{name, tag.Get("default"), tag.Get("desc")}
+		}
+	}
+	panic("no variable " + name)
+}
+
+// configurationVariables are the names of all variables that configure the sidecar.
+func configurationVariables() (names []string) {
+	for _, tag := range variables() {
+		names = append(names, tag.Get("envconfig"))
+	}
+	return names
+}
+
+// exchangeVariables are the names of those that an exchange depends on, and how it is logged.
+func exchangeVariables() (names []string) {
+	for _, name := range configurationVariables() {
+		own, ok := strings.CutPrefix(name, prefix)
+		switch own {
+		case "DURATION", "POLICY_FILE", "POLICY_ARNS", "LOG_LEVEL", "LOG_FORMAT":
+			ok = false
+		}
+		if !ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+const (
+	// waitEvery is how often wait asks, waitReport how often it says what it waits for.
+	waitEvery  = 100 * time.Millisecond
+	waitReport = 5 * time.Second
+)
+
+func runWait(ctx context.Context, c *call) error {
+	config, err := c.usable()
+	if err != nil {
+		return err
+	}
+	ops := config.opsPeer()
+	w := waiter{
+		timeout: c.duration("timeout"),
+		ready:   func(ctx context.Context) error { return checkHealth(ctx, ops, "/readyz") },
+		report:  c.stderr,
+		quiet:   waitReport,
+	}
+	if isTerminal(c.stderr.to) {
+		w.quiet = 0
+	}
+	return w.wait(ctx)
+}
+
+// A waiter waits until ready returns nil.
+type waiter struct {
+	timeout time.Duration
+	ready   func(context.Context) error // what is missing
+	report  io.Writer                   // gets a line every waitReport
+	quiet   time.Duration               // and the first one after this
+}
+
+func (w *waiter) wait(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
+	tick := time.NewTicker(waitEvery)
+	defer tick.Stop()
+	began := time.Now()
+	next := began.Add(w.quiet)
+	var last error
+	for {
+		err := w.ready(waiting)
+		if err == nil {
+			return nil
+		}
+		if waiting.Err() == nil || (last == nil && ctx.Err() == nil) { // a question that a signal interrupted says nothing
+			last = err
+		}
+		if now := time.Now(); waiting.Err() == nil && !now.Before(next) {
+			fmt.Fprintf(w.report, "irsa-sidecar: waiting for credentials (%s of %s): %s\n", now.Sub(began).Round(time.Second), w.timeout, shown(last.Error(), maxReason))
+			next = now.Add(waitReport)
+		}
+		select {
+		case <-tick.C:
+		case <-waiting.Done():
+			if ctx.Err() != nil && last == nil {
+				return errors.New("interrupted before the sidecar answered")
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("interrupted before there were credentials: %w", last)
+			}
+			return fmt.Errorf("no credentials after %s: %w", w.timeout, last)
+		}
+	}
+}
