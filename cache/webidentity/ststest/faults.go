@@ -75,6 +75,21 @@ var (
 	// MalformedPolicyDocument is for a session policy that is not one.
 	MalformedPolicyDocument = Fault{Status: 400, Code: "MalformedPolicyDocument", Message: "Syntax errors in policy."}
 
+	// MissingAuthenticationToken is for a request that must be signed and is not, IncompleteSignature for one whose
+	// signature cannot be read.
+	MissingAuthenticationToken = Fault{Status: 403, Code: "MissingAuthenticationToken", Message: "Request is missing Authentication Token"}
+	IncompleteSignature        = Fault{Status: 400, Code: "IncompleteSignature", Message: "The request signature does not conform to AWS standards."}
+
+	// InvalidClientTokenID is for an access key that STS does not know, or that does not belong to the session token.
+	InvalidClientTokenID = Fault{Status: 403, Code: "InvalidClientTokenId", Message: "The security token included in the request is invalid."}
+
+	// ExpiredSession is for a request that is signed with credentials that have expired.
+	ExpiredSession = Fault{Status: 403, Code: "ExpiredToken", Message: "The security token included in the request is expired"}
+
+	// SignatureDoesNotMatch is for a request that was signed with another secret, or changed afterwards.
+	SignatureDoesNotMatch = wrongSignature("The request signature we calculated does not match the signature you provided. " +
+		"Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")
+
 	// InternalFailure and ServiceUnavailable are STS's own bad days.
 	InternalFailure    = Fault{Status: 500, Code: "InternalFailure", Message: "The request processing has failed because of an unknown error, exception or failure."}
 	ServiceUnavailable = Fault{Status: 503, Code: "ServiceUnavailable", Message: "The request has failed due to a temporary failure of the server."}
@@ -138,6 +153,21 @@ func TokenTooOld(age time.Duration) Fault {
 // NoSuchOperation is how an AWS service other than STS answers, and STS of another version.
 func NoSuchOperation(action, version string) Fault {
 	return Fault{Status: 400, Code: "InvalidAction", Message: fmt.Sprintf("Could not find operation %s for version %s", action, version)}
+}
+
+// SignatureExpired is for a request that was signed more than five minutes before, or after, STS's now.
+func SignatureExpired(now, signed time.Time) Fault {
+	format := func(t time.Time) string { return t.UTC().Format(amzDate) }
+	if signed.After(now) {
+		limit := now.Add(maxClockSkew)
+		return wrongSignature(fmt.Sprintf("Signature not yet current: %s is still later than %s (%s + 5 min.)", format(signed), format(limit), format(now)))
+	}
+	limit := now.Add(-maxClockSkew)
+	return wrongSignature(fmt.Sprintf("Signature expired: %s is now earlier than %s (%s - 5 min.)", format(signed), format(limit), format(now)))
+}
+
+func wrongSignature(message string) Fault {
+	return Fault{Status: 403, Code: "SignatureDoesNotMatch", Message: message}
 }
 
 func invalidToken(message string) Fault {

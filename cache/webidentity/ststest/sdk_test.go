@@ -1,7 +1,10 @@
 package ststest
 
 import (
+	"context"
 	"errors"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,3 +72,90 @@ func TestAWSClientReadsEveryAnswer(t *testing.T) {
 		}
 	}
 }
+
+func TestAWSClientIsToldWhoItIs(t *testing.T) {
+	s := New(Options{Region: "eu-west-1"}) // by the real clock, with which the client signs
+	url, err := s.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for range 2 {
+		ask(s, testForm(testToken(t, Claims{IssuedAt: time.Now()}), nil))
+	}
+	session, other := s.Issued()[0], s.Issued()[1]
+	call := func(change func(*sts.Options, *aws.Credentials)) (*sts.GetCallerIdentityOutput, error) {
+		c := aws.Credentials{AccessKeyID: session.AccessKeyID, SecretAccessKey: session.SecretAccessKey, SessionToken: session.SessionToken}
+		o := sts.Options{Region: "eu-west-1", BaseEndpoint: &url, Retryer: aws.NopRetryer{}}
+		change(&o, &c)
+		if c.AccessKeyID != "" {
+			o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return c, nil })
+		}
+		return sts.New(o).GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{})
+	}
+	header := func(o *sts.Options, name, value string) {
+		o.HTTPClient = client(func(r *http.Request) (*http.Response, error) {
+			r.Header.Set(name, value)
+			return http.DefaultTransport.RoundTrip(r)
+		})
+	}
+
+	caller, err := call(func(*sts.Options, *aws.Credentials) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *caller.Arn != "arn:aws:sts::123456789012:assumed-role/app/default.app-0" || *caller.Account != "123456789012" ||
+		*caller.UserId != "AROAEXAMPLEUO36WRQUPO:default.app-0" {
+		t.Errorf("told it is %s, %s, %s", *caller.Arn, *caller.Account, *caller.UserId)
+	}
+
+	for name, test := range map[string]struct {
+		change func(*sts.Options, *aws.Credentials)
+		want   Fault
+	}{
+		"an unknown access key":   {func(_ *sts.Options, c *aws.Credentials) { c.AccessKeyID = "ASIAEXAMPLE" }, InvalidClientTokenID},
+		"another secret":          {func(_ *sts.Options, c *aws.Credentials) { c.SecretAccessKey = other.SecretAccessKey }, SignatureDoesNotMatch},
+		"another session's token": {func(_ *sts.Options, c *aws.Credentials) { c.SessionToken = other.SessionToken }, InvalidClientTokenID},
+		"no session token":        {func(_ *sts.Options, c *aws.Credentials) { c.SessionToken = "" }, InvalidClientTokenID},
+		"nobody": {func(o *sts.Options, c *aws.Credentials) {
+			c.AccessKeyID, o.Credentials = "", aws.AnonymousCredentials{}
+		}, MissingAuthenticationToken},
+		"another region": {func(o *sts.Options, _ *aws.Credentials) { o.Region = "us-east-1" }, wrongSignature("Credential should be scoped to a valid region.")},
+		"a signed header changed": {func(o *sts.Options, _ *aws.Credentials) {
+			header(o, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+		}, SignatureDoesNotMatch},
+		"no Signature Version 4": {func(o *sts.Options, _ *aws.Credentials) { header(o, "Authorization", "Bearer abc") }, IncompleteSignature},
+	} {
+		_, err := call(test.change)
+		refused, ok := errors.AsType[smithy.APIError](err)
+		if !ok || refused.ErrorCode() != test.want.Code || refused.ErrorMessage() != test.want.Message {
+			t.Errorf("%s: the client reads %v, want %s: %s", name, err, test.want.Code, test.want.Message)
+		}
+	}
+
+	for _, test := range []struct {
+		now  time.Time
+		want string
+	}{
+		{session.Expiration, "ExpiredToken"},
+		{time.Now().Add(maxClockSkew + 2*time.Second), "Signature expired: "},
+		{time.Now().Add(-maxClockSkew - 2*time.Second), "Signature not yet current: "},
+	} {
+		s.Change(func(o *Options) { o.Now = func() time.Time { return test.now } })
+		if _, err := call(func(*sts.Options, *aws.Credentials) {}); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("when it is %s there: %v, want %s", test.now, err, test.want)
+		}
+	}
+	now := time.Now()
+	s.Change(func(o *Options) { o.Now, o.CallsPerSecond = func() time.Time { return now }, 1 })
+	for range 2 {
+		_, err = call(func(*sts.Options, *aws.Credentials) {})
+	}
+	if err == nil || !strings.Contains(err.Error(), "Throttling") {
+		t.Errorf("above the quota: %v", err)
+	}
+}
+
+type client func(*http.Request) (*http.Response, error)
+
+func (c client) Do(r *http.Request) (*http.Response, error) { return c(r) }

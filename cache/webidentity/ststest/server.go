@@ -1,13 +1,16 @@
 // Package ststest is an STS that behaves like AWS's, for tests and for the demo: it verifies what AWS's
 // verifies, answers in its XML, refuses in its words, and fails on request in every way in which the
-// real one has been seen to fail. The keys it hands out are fake and look it.
+// real one has been seen to fail. The keys it hands out are fake and look it. GetCallerIdentity, which people type
+// first, verifies the signature of what is signed with them.
 //
 // [Issuer] is the cluster that signs tokens, [TokenFile] the kubelet that writes them, [Server] the STS.
 package ststest
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base64"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -83,6 +86,9 @@ type Session struct {
 	Expiration      time.Time
 	SessionName     string
 	Policy          string // the session policy that was asked for; empty where there was none
+
+	// What GetCallerIdentity answers to a request that is signed with these credentials.
+	ARN, UserID, Account string
 }
 
 // New returns a Server that does not listen yet.
@@ -175,8 +181,11 @@ const maxBody = 128 << 10
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Read even when the answer is settled: net/http notices that a client has gone only once the body
 	// has been read.
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	formErr := r.ParseForm()
+	body, formErr := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if formErr == nil {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		formErr = r.ParseForm()
+	}
 	broken, options := s.received(r.PostForm)
 	broken.hold(r.Context())
 
@@ -194,6 +203,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "https://aws.amazon.com/iam", http.StatusFound)
 	case formErr != nil:
 		writeFault(w, validationError(formErr.Error()), requestID)
+	case r.PostForm.Get("Action") == identify && r.PostForm.Get("Version") == version:
+		s.callerIdentity(w, r, body, options, now, requestID)
 	default:
 		s.assumeRole(w, r.PostForm, options, now, requestID)
 	}
@@ -217,16 +228,17 @@ func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, o Options, n
 		lifetime = request.duration
 	}
 	session := newSession(request.sessionName, now.Add(lifetime))
+	role, claims := request.role, request.token.claims
 	session.Policy = request.policy
+	session.ARN, session.UserID, session.Account = role.sessionARN(session.SessionName), role.id()+":"+session.SessionName, role.account
 	s.mu.Lock()
 	s.issued = append(s.issued, session)
 	s.mu.Unlock()
 
-	role, claims := request.role, request.token.claims
 	writeXML(w, http.StatusOK, successXML, map[string]any{
 		"Audience":       audience,
-		"AssumedRoleID":  role.id() + ":" + session.SessionName,
-		"AssumedRoleARN": role.sessionARN(session.SessionName),
+		"AssumedRoleID":  session.UserID,
+		"AssumedRoleARN": session.ARN,
 		"Provider":       role.identity(claims, audience).ProviderARN(),
 		"Session":        session,
 		"Expiration":     session.Expiration.Format(time.RFC3339),

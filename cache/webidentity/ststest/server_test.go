@@ -172,7 +172,7 @@ func TestVerdicts(t *testing.T) {
 			want: validationError("2 validation errors detected: Value 'a' at 'roleSessionName' failed to satisfy constraint: Member must have length greater than or equal to 2; " +
 				"Value null at 'webIdentityToken' failed to satisfy constraint: Member must not be null"),
 		},
-		{name: "another action", change: change{"Action": "GetCallerIdentity"}, want: NoSuchOperation("GetCallerIdentity", version)},
+		{name: "another action", change: change{"Action": "GetSessionToken"}, want: NoSuchOperation("GetSessionToken", version)},
 		{name: "no version", change: change{"Version": ""}, want: NoSuchOperation(action, "NO_VERSION_SPECIFIED")},
 		{name: "a session policy", change: change{"Policy": `{"Version":"2012-10-17"}`, "PolicyArns.member.1.arn": "arn:aws:iam::aws:policy/ReadOnlyAccess"}},
 		{name: "a session policy that is no JSON", change: change{"Policy": `{"Version"`}, want: MalformedPolicyDocument},

@@ -35,6 +35,18 @@ var (
 </AssumeRoleWithWebIdentityResponse>
 `)
 
+	callerXML = newXML(`<GetCallerIdentityResponse xmlns="` + xmlNamespace + `">
+  <GetCallerIdentityResult>
+    <Arn>{{xml .Arn}}</Arn>
+    <UserId>{{xml .UserID}}</UserId>
+    <Account>{{xml .Account}}</Account>
+  </GetCallerIdentityResult>
+  <ResponseMetadata>
+    <RequestId>{{xml .RequestID}}</RequestId>
+  </ResponseMetadata>
+</GetCallerIdentityResponse>
+`)
+
 	errorXML = newXML(`<ErrorResponse xmlns="` + xmlNamespace + `">
   <Error>
     <Type>{{xml .Type}}</Type>
