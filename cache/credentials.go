@@ -45,6 +45,9 @@ type Credentials struct {
 	TokenExpiration time.Time
 }
 
+// ExpirationLayout is the one spelling of an expiration that every SDK reads: UTC, whole seconds, Z.
+const ExpirationLayout = "2006-01-02T15:04:05Z"
+
 // KeyHint is as much of the access key ID as a log may show: its last four characters.
 func (c *Credentials) KeyHint() string {
 	if c == nil || len(c.AccessKeyID) < 8 {
@@ -100,7 +103,7 @@ const redacted = "[redacted]"
 // NewSecret wraps s.
 func NewSecret(s string) Secret { return Secret{func() string { return s }} }
 
-// Reveal returns the secret. A test keeps its callers to the one file that writes credentials out.
+// Reveal returns the secret. A test keeps its callers to a short list of places that write credentials out.
 func (s Secret) Reveal() string {
 	if s.reveal == nil {
 		return ""

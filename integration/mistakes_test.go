@@ -300,7 +300,7 @@ func (m mistake) wantExit(t *testing.T, env []string, fill func(string) string) 
 	}
 	r := finish(t, cmd, env)
 	wantCode(t, r, m.exit)
-	if r.stdout != "" {
+	if r.stdout != "" && !(slices.Contains(m.args, "--format") && r.stdout == failingLine) {
 		t.Errorf("%d bytes on stdout", len(r.stdout))
 	}
 	if m.is != "" && r.stderr != "irsa-sidecar: "+fill(m.is)+"\n" {

@@ -348,11 +348,11 @@ func TestCredentialsRefused(t *testing.T) {
 		{halfCredentials, []string{"irsa-sidecar: UnusableCredentials: STS answered without SessionToken; hint: "}},
 	} {
 		w.sts.Break(refusal.fault)
-		for _, format := range []string{"process", "env"} {
+		for format, printed := range map[string]string{"process": "", "env": failingLine} {
 			r := run(t, w.env, "credentials", "--format", format)
 			wantCode(t, r, 1)
-			if r.stdout != "" {
-				t.Errorf("printed %d bytes of no credentials", len(r.stdout))
+			if r.stdout != printed {
+				t.Errorf("--format %s printed %d bytes, want %q", format, len(r.stdout), printed)
 			}
 			want(t, "the last line", lastLine(r.stderr), refusal.words...)
 		}

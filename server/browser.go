@@ -155,7 +155,7 @@ func writeIdentity(b *strings.Builder, p Profile, s cache.Status, now time.Time)
 			row("identity", c.Identity)
 		}
 		row("access key", c.KeyHint())
-		row("expires", c.Expiration.UTC().Format(expirationLayout))
+		row("expires", c.Expiration.UTC().Format(cache.ExpirationLayout))
 		if !c.TokenExpiration.IsZero() {
 			row("web identity token", "expires in "+rounded(c.TokenExpiration.Sub(now)))
 		}

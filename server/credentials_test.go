@@ -96,25 +96,6 @@ func TestExpirationIsCutToWholeSecondsInUTC(t *testing.T) {
 	}
 }
 
-func TestCredentialProcessAndShellForms(t *testing.T) {
-	c := testCredentials()
-	want := `{"Version":1,"AccessKeyId":"` + testKey + `","SecretAccessKey":"` + testSecretKey + `","SessionToken":"` + testSessionToken +
-		`","Expiration":"2099-12-31T23:59:59Z"}` + "\n"
-	if got := string(ProcessCredentials(&c)); got != want {
-		t.Errorf("credential_process: %q, want %q", got, want)
-	}
-
-	c.SessionToken = cache.NewSecret(`it's`)
-	want = `export AWS_ACCESS_KEY_ID='` + testKey + `'
-export AWS_SECRET_ACCESS_KEY='` + testSecretKey + `'
-export AWS_SESSION_TOKEN='it'\''s'
-export AWS_CREDENTIAL_EXPIRATION='2099-12-31T23:59:59Z'
-`
-	if got := string(ShellCredentials(&c)); got != want {
-		t.Errorf("shell: %s, want %s", got, want)
-	}
-}
-
 func TestEachProfileIsServedUnderItsName(t *testing.T) {
 	other := testCredentials()
 	other.RoleARN = "arn:aws:iam::123456789012:role/writer"

@@ -71,7 +71,7 @@ func facts(p Profile, s cache.Status, now time.Time) []fact {
 			rows = append(rows, fact{"identity", c.Identity})
 		}
 		rows = append(rows, fact{"access key", c.KeyHint()},
-			fact{"expires", c.Expiration.UTC().Format(expirationLayout) + ", in " + rounded(s.Remaining)})
+			fact{"expires", c.Expiration.UTC().Format(cache.ExpirationLayout) + ", in " + rounded(s.Remaining)})
 	} else {
 		rows = append(rows, fact{"expires", "there are no valid credentials"})
 	}
@@ -264,7 +264,7 @@ func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return t.UTC().Format(expirationLayout)
+	return t.UTC().Format(cache.ExpirationLayout)
 }
 
 const typeText = "text/plain; charset=utf-8"

@@ -4,17 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// This file writes credentials out, and is the only one that reveals a secret.
-
-// expirationLayout is the one spelling that every SDK reads: UTC, whole seconds, Z.
-const expirationLayout = "2006-01-02T15:04:05Z"
+// This file writes credentials out, and is the only one here that reveals a secret.
 
 // containerDocument is the answer to a request for container credentials: these fields, in this
 // order, and no other, because old .NET SDKs fail on an unknown field.
@@ -36,38 +31,12 @@ func ContainerCredentials(c *cache.Credentials, accountID bool) []byte {
 		AccessKeyId:     c.AccessKeyID,
 		SecretAccessKey: c.SecretAccessKey.Reveal(),
 		Token:           c.SessionToken.Reveal(),
-		Expiration:      c.Expiration.UTC().Format(expirationLayout),
+		Expiration:      c.Expiration.UTC().Format(cache.ExpirationLayout),
 	}
 	if accountID {
 		d.AccountId = c.AccountID
 	}
 	return encode(d)
-}
-
-// ProcessCredentials renders credentials as a credential_process prints them.
-// https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
-func ProcessCredentials(c *cache.Credentials) []byte {
-	return append(encode(struct {
-		Version         int
-		AccessKeyId     string
-		SecretAccessKey string
-		SessionToken    string
-		Expiration      string
-	}{1, c.AccessKeyID, c.SecretAccessKey.Reveal(), c.SessionToken.Reveal(), c.Expiration.UTC().Format(expirationLayout)}), '\n')
-}
-
-// ShellCredentials renders credentials as lines for a shell's eval.
-func ShellCredentials(c *cache.Credentials) []byte {
-	var b bytes.Buffer
-	for _, v := range []struct{ name, value string }{
-		{"AWS_ACCESS_KEY_ID", c.AccessKeyID},
-		{"AWS_SECRET_ACCESS_KEY", c.SecretAccessKey.Reveal()},
-		{"AWS_SESSION_TOKEN", c.SessionToken.Reveal()},
-		{"AWS_CREDENTIAL_EXPIRATION", c.Expiration.UTC().Format(time.RFC3339)},
-	} {
-		fmt.Fprintf(&b, "export %s='%s'\n", v.name, strings.ReplaceAll(v.value, "'", `'\''`))
-	}
-	return b.Bytes()
 }
 
 // stateCredentials is what a state file holds of credentials: all that a Cache serves.

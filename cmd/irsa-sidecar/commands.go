@@ -84,7 +84,7 @@ aws iam get-role --role-name app | irsa-sidecar doctor --trust-policy -`,
 			text:  "process: JSON, as a credential_process prints it; env: export lines for a shell",
 		}},
 		line:      "make one exchange and print the credentials",
-		text:      "Exchanges the token once and prints what STS returns. It needs no running sidecar.",
+		text:      "Exchanges the token once and prints what STS returns. It needs no running sidecar. When it fails, --format env prints a line that unsets the variables and makes eval fail, so that set -e ends a script.",
 		example:   `eval "$(irsa-sidecar credentials --format env)"`,
 		variables: exchangeVariables(),
 		run:       runCredentials,
@@ -106,6 +106,14 @@ aws iam get-role --role-name app | irsa-sidecar doctor --trust-policy -`,
 
 // run is the program. The error it returns is printed by main; everything else it prints itself.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, stderr *output) error {
+	err := runCommand(ctx, args, stdin, stdout, stderr)
+	if err != nil && isForShell(args) {
+		emit(stdout, failingLine)
+	}
+	return err
+}
+
+func runCommand(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, stderr *output) error {
 	name := "serve"
 	if len(args) > 0 {
 		switch first := args[0]; {

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
-	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
 // runCredentials makes one exchange, without a running sidecar.
@@ -26,12 +28,68 @@ func runCredentials(ctx context.Context, c *call) error {
 	if err != nil {
 		return withHint(err)
 	}
-	render := server.ProcessCredentials
 	if c.given["format"] == "env" {
-		render = server.ShellCredentials
+		return emit(c.stdout, exportLines(&creds))
 	}
-	_, err = c.stdout.Write(render(&creds))
-	return err
+	return writeProcess(c.stdout, &creds)
+}
+
+// writeProcess prints credentials as a credential_process does.
+// https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
+func writeProcess(w io.Writer, c *cache.Credentials) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false) // some readers take the bytes between the quotes as they are
+	return e.Encode(struct {
+		Version         int
+		AccessKeyId     string
+		SecretAccessKey string
+		SessionToken    string
+		Expiration      string
+	}{1, c.AccessKeyID, c.SecretAccessKey.Reveal(), c.SessionToken.Reveal(), c.Expiration.UTC().Format(cache.ExpirationLayout)})
+}
+
+// The variables that a shell gets.
+const (
+	keyVariable     = "AWS_ACCESS_KEY_ID"
+	secretVariable  = "AWS_SECRET_ACCESS_KEY"
+	sessionVariable = "AWS_SESSION_TOKEN"
+	expiryVariable  = "AWS_CREDENTIAL_EXPIRATION"
+)
+
+// exportLines are credentials as lines for a shell's eval.
+func exportLines(c *cache.Credentials) string {
+	var b strings.Builder
+	for _, v := range []struct{ name, value string }{
+		{keyVariable, c.AccessKeyID},
+		{secretVariable, c.SecretAccessKey.Reveal()},
+		{sessionVariable, c.SessionToken.Reveal()},
+		{expiryVariable, c.Expiration.UTC().Format(cache.ExpirationLayout)},
+	} {
+		fmt.Fprintf(&b, "export %s='%s'\n", v.name, strings.ReplaceAll(v.value, "'", `'\''`))
+	}
+	return b.String()
+}
+
+// failingLine makes a shell's eval fail: nothing at all would be a success. It takes the variables away, or what follows
+// in a script that goes on would run with credentials that were there before, of another role perhaps.
+const failingLine = "unset " + keyVariable + " " + secretVariable + " " + sessionVariable + " " + expiryVariable + "; false\n"
+
+// isForShell reports whether a shell may evaluate what these arguments make the program print. Of a --format that is not
+// right nobody knows.
+func isForShell(args []string) bool {
+	for i, arg := range args {
+		name, format, given := strings.Cut(arg, "=")
+		if name != "--format" && name != "-format" {
+			continue
+		}
+		if !given && i+1 < len(args) {
+			format = args[i+1]
+		}
+		if format != "process" {
+			return true
+		}
+	}
+	return false
 }
 
 // withHint adds what to do, on the same line: the last line on stderr is what a Pod's status shows.
