@@ -1,8 +1,12 @@
 package integration
 
 import (
+	"context"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -67,5 +71,137 @@ func TestAShellNoticesThatThereAreNoCredentials(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// completions are what is typed and what it becomes, or may become.
+var completions = []struct {
+	typed string
+	want  []string
+}{
+	{"irsa-sidecar wa", []string{"wait"}},
+	{"irsa-sidecar he", []string{"healthcheck", "help"}},
+	{"irsa-sidecar wait --t", []string{"--timeout"}},
+	{"irsa-sidecar wait --timeout ", nil},
+	{"irsa-sidecar healthcheck ", []string{"livez", "readyz", "startupz"}},
+	{"irsa-sidecar healthcheck s", []string{"startupz"}},
+	{"irsa-sidecar credentials --format ", []string{"env", "process"}},
+	{"irsa-sidecar credentials --format p", []string{"process"}},
+	{"irsa-sidecar credentials --format=p", []string{"process"}},
+	{"irsa-sidecar doctor --trust-policy tru", []string{"trust.json"}},
+	{"irsa-sidecar doctor --j", []string{"--json"}},
+	{"irsa-sidecar install tar", []string{"target"}},
+	{"irsa-sidecar help doc", []string{"doctor"}},
+	{"irsa-sidecar completion f", []string{"fish"}},
+	{"irsa-sidecar nothing ", nil},
+}
+
+// completing returns a shell's path, a directory with a file and a directory to complete, and the script for that shell.
+func completing(t *testing.T, name string) (path, dir, script string) {
+	t.Helper()
+	path, dir = shell(t, name), t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "trust.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "target"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, nil, "completion", name)
+	wantCode(t, r, 0)
+	return path, dir, r.stdout
+}
+
+func TestShellCompletionInBash(t *testing.T) {
+	t.Parallel()
+	path, dir, script := completing(t, "bash")
+	const complete = `
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+_irsa_sidecar
+printf '%s\n' "${COMPREPLY[@]}"`
+	for _, c := range completions {
+		words := strings.Split(c.typed, " ")
+		if last := words[len(words)-1]; strings.Contains(last, "=") { // as bash splits it
+			flag, value, _ := strings.Cut(last, "=")
+			words = append(words[:len(words)-1], flag, "=", value)
+		}
+		cmd := exec.CommandContext(t.Context(), path, append([]string{"-uc", script + complete, "bash"}, words...)...)
+		cmd.Dir = dir
+		r := finish(t, cmd, []string{"PATH=/usr/bin:/bin"})
+		got := strings.Fields(r.stdout)
+		slices.Sort(got)
+		if r.stderr != "" || r.code != 0 || !slices.Equal(got, c.want) {
+			t.Errorf("%q: offered %q, want %q (exit code %d) %s", c.typed, got, c.want, r.code, r.stderr)
+		}
+	}
+}
+
+func TestShellCompletionInFish(t *testing.T) {
+	t.Parallel()
+	path, dir, script := completing(t, "fish")
+	for _, c := range completions {
+		cmd := exec.CommandContext(t.Context(), path, "--no-config", "-c", script+"complete -C "+strconv.Quote(c.typed))
+		cmd.Dir = dir
+		r := finish(t, cmd, []string{"PATH=/usr/bin:/bin", "HOME=" + t.TempDir()})
+		var got []string
+		for line := range strings.Lines(r.stdout) {
+			word, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
+			got = append(got, strings.TrimSuffix(strings.TrimPrefix(word, "--format="), "/"))
+		}
+		slices.Sort(got)
+		if r.stderr != "" || !slices.Equal(got, c.want) {
+			t.Errorf("%q: offered %q, want %q %s", c.typed, got, c.want, r.stderr)
+		}
+	}
+}
+
+// zsh completes in its line editor alone, which wants a terminal.
+func TestShellCompletionInZsh(t *testing.T) {
+	t.Parallel()
+	path, dir, script := completing(t, "zsh")
+	if err := os.WriteFile(filepath.Join(dir, "script"), []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const setUp = `
+autoload -Uz compinit && compinit -D -u && source ./script
+probe() {
+  local typed
+  while IFS= read -r typed; do
+    BUFFER=$typed CURSOR=$#typed
+    zle complete-word
+    print -r -- "$BUFFER" >>completed
+  done <typed
+  exit
+}
+zle -N probe && bindkey '^P' probe
+`
+	const drive = `
+zmodload zsh/zpty
+zpty z 'ZDOTDIR=$PWD zsh -i'
+zpty -w -n z $'\C-p'
+while zpty -r z; do :; done >/dev/null
+`
+	var typed strings.Builder
+	for _, c := range completions {
+		typed.WriteString(c.typed + "\n")
+	}
+	for name, content := range map[string]string{".zshrc": setUp, "typed": typed.String()} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "-f", "-c", drive)
+	cmd.Dir = dir
+	r := finish(t, cmd, []string{"PATH=/usr/bin:/bin", "HOME=" + dir, "TERM=xterm"})
+	completed := strings.Split(string(read(t, filepath.Join(dir, "completed"))), "\n")
+	for i, c := range completions {
+		want := c.typed
+		if len(c.want) == 1 {
+			want = c.typed[:strings.LastIndexAny(c.typed, " =")+1] + c.want[0]
+		}
+		if got := strings.TrimRight(completed[i], " /="); got != strings.TrimRight(want, " ") {
+			t.Errorf("%q: became %q, want %q %s", c.typed, got, want, r.stderr)
+		}
 	}
 }

@@ -89,6 +89,15 @@ aws iam get-role --role-name app | irsa-sidecar doctor --trust-policy -`,
 		variables: exchangeVariables(),
 		run:       runCredentials,
 	}, {
+		name:     "completion",
+		argument: &argument{value: value{words: []string{"bash", "zsh", "fish"}}, required: true},
+		line:     "print a completion script for bash, zsh or fish",
+		text:     "Prints a script that completes commands, flags and their values in a shell.",
+		example: `echo 'source <(irsa-sidecar completion bash)' >>~/.bashrc
+echo 'source <(irsa-sidecar completion zsh)' >>~/.zshrc # after compinit
+irsa-sidecar completion fish >~/.config/fish/completions/irsa-sidecar.fish`,
+		run: runCompletion,
+	}, {
 		name:    "version",
 		line:    "print the version",
 		text:    "Prints the version, the Go version it was built with, and the platform.",

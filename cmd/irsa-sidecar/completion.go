@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+func runCompletion(_ context.Context, c *call) error {
+	scripts := map[string]func([]command) string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}
+	return emit(c.stdout, scripts[c.given[""]](commands()))
+}
+
+// candidates are the values to choose from, and what else a shell may offer: files, directories or nothing.
+func (c *command) candidates(v *value) (words []string, files, directories bool) {
+	if v.name == "COMMAND" {
+		return commandNames(), false, false
+	}
+	return v.words, v.name == "FILE", v.name == "DIR"
+}
+
+func bashCompletion(all []command) string {
+	compgen := func(c *command, v *value) string {
+		words, files, directories := c.candidates(v)
+		switch {
+		case files:
+			return `-f -- "$cur"`
+		case directories:
+			return `-d -- "$cur"`
+		}
+		return fmt.Sprintf(`-W %s -- "$cur"`, quoted(words...))
+	}
+	var values, arguments strings.Builder
+	for _, c := range all {
+		flags := []string{"--help"}
+		for _, o := range c.flags {
+			flags = append(flags, "--"+o.name)
+			if !o.isSwitch() {
+				fmt.Fprintf(&values, "    '%s --%s') COMPREPLY=($(compgen %s)); return ;;\n", c.name, o.name, compgen(&c, &o.value))
+			}
+		}
+		fmt.Fprintf(&arguments, "    '%s -'*) COMPREPLY=($(compgen -W %s -- \"$cur\")) ;;\n", c.name, quoted(flags...))
+		if c.argument != nil {
+			fmt.Fprintf(&arguments, "    '%s '*) COMPREPLY=($(compgen %s)) ;;\n", c.name, compgen(&c, &c.argument.value))
+		}
+	}
+	return `# Completion of irsa-sidecar for bash. In ~/.bashrc: source <(irsa-sidecar completion bash)
+_irsa_sidecar() {
+  local IFS=$' \t\n' cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]}
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -le 1 ]; then
+    COMPREPLY=($(compgen -W ` + quoted(commandNames()...) + ` -- "$cur"))
+    return
+  fi
+  # bash takes --flag=value for three words.
+  if [ "$cur" = = ]; then
+    cur=
+  elif [ "$prev" = = ]; then
+    prev=${COMP_WORDS[COMP_CWORD-2]}
+  fi
+  case "$command $prev" in
+` + values.String() + `  esac
+  case "$command $cur" in
+` + arguments.String() + `  esac
+}
+complete -o filenames -F _irsa_sidecar irsa-sidecar
+`
+}
+
+func zshCompletion(all []command) string {
+	action := func(c *command, v *value) string {
+		words, files, directories := c.candidates(v)
+		switch {
+		case files:
+			return "_files"
+		case directories:
+			return "_files -/"
+		}
+		return "(" + strings.Join(words, " ") + ")"
+	}
+	escape := strings.NewReplacer(`\`, `\\`, "[", `\[`, "]", `\]`, ":", `\:`).Replace
+	var lines, cases strings.Builder
+	for _, c := range all {
+		fmt.Fprintf(&lines, "    %s\n", quoted(c.name+":"+c.line))
+		specs := []string{quoted("--help[print the help of " + c.name + "]")}
+		for _, o := range c.flags {
+			spec := "--" + o.name + "[" + escape(o.text) + "]"
+			if !o.isSwitch() {
+				spec = "--" + o.name + "=[" + escape(o.text) + "]:value:" + action(&c, &o.value)
+			}
+			specs = append(specs, quoted(spec))
+		}
+		if c.argument != nil {
+			specs = append(specs, quoted("1:argument:"+action(&c, &c.argument.value)))
+		}
+		fmt.Fprintf(&cases, "    %s) _arguments %s ;;\n", c.name, strings.Join(specs, " "))
+	}
+	return `#compdef irsa-sidecar
+# Completion of irsa-sidecar for zsh. In ~/.zshrc, after compinit: source <(irsa-sidecar completion zsh)
+_irsa_sidecar() {
+  local -a commands
+  commands=(
+` + lines.String() + `  )
+  if (( CURRENT == 2 )); then
+    _describe command commands
+    return
+  fi
+  shift words
+  (( CURRENT-- ))
+  case $words[1] in
+` + cases.String() + `  esac
+}
+if [ "$funcstack[1]" = _irsa_sidecar ]; then
+  _irsa_sidecar "$@"
+else
+  compdef _irsa_sidecar irsa-sidecar
+fi
+`
+}
+
+func fishCompletion(all []command) string {
+	var b strings.Builder
+	b.WriteString("# Completion of irsa-sidecar for fish: irsa-sidecar completion fish > ~/.config/fish/completions/irsa-sidecar.fish\ncomplete -c irsa-sidecar -f\n")
+	takes := func(c *command, v *value) string {
+		words, files, directories := c.candidates(v)
+		switch {
+		case files:
+			return "-r -F"
+		case directories:
+			return "-x -a '(__fish_complete_directories)'"
+		case words == nil:
+			return "-x"
+		}
+		return "-x -a " + quoted(words...)
+	}
+	for _, c := range all {
+		fmt.Fprintf(&b, "complete -c irsa-sidecar -n __fish_use_subcommand -a %s -d %s\n", c.name, quoted(c.line))
+		seen := fmt.Sprintf("complete -c irsa-sidecar -n '__fish_seen_subcommand_from %s'", c.name)
+		for _, o := range c.flags {
+			if o.isSwitch() {
+				fmt.Fprintf(&b, "%s -l %s -d %s\n", seen, o.name, quoted(o.text))
+			} else {
+				fmt.Fprintf(&b, "%s -l %s %s -d %s\n", seen, o.name, takes(&c, &o.value), quoted(o.text))
+			}
+		}
+		if c.argument != nil {
+			fmt.Fprintf(&b, "%s %s\n", seen, takes(&c, &c.argument.value))
+		}
+	}
+	return b.String()
+}
+
+// quoted is words as one word of a shell.
+func quoted(words ...string) string {
+	return "'" + strings.ReplaceAll(strings.Join(words, " "), "'", `'\''`) + "'"
+}
