@@ -13,133 +13,132 @@ import (
 )
 
 const (
-	// coldWait is the longest that Get keeps a caller who finds nothing valid: Java, JavaScript, Ruby
-	// and PHP give up on the endpoint after one second.
+	// coldWait bounds how long Get waits when there are no valid credentials: the SDKs of Java, JavaScript, Ruby and
+	// PHP give up on the endpoint after one second.
 	coldWait = 700 * time.Millisecond
 
 	// exchangeTimeout bounds one exchange. STS itself may take five seconds to fetch an issuer's keys.
 	exchangeTimeout = 5 * time.Second
 
-	// changePoll is how often a refused token file is looked at.
+	// changePoll is how often a token file that was refused is checked for a change.
 	changePoll = 2 * time.Second
 
-	// longestSleep bounds the time after which a resumed node is noticed: timers run on the monotonic
-	// clock, which stands still while a node is suspended. Get looks at the wall clock itself, so this
-	// is for the refresh alone, and an idle process should sleep.
+	// longestSleep bounds how long it takes to notice that the node was suspended: timers run on the monotonic
+	// clock, which stops meanwhile. Get checks the wall clock itself, so only the refresh depends on this, and it is
+	// long because an idle process should sleep.
 	longestSleep = 5 * time.Minute
 
-	// askedPause is the least time between the starts of two exchanges of which somebody has asked for the
-	// second one.
+	// askedPause is the shortest time between the start of an exchange and that of the next if Refresh asks for it.
 	askedPause = time.Second
 
-	// stuckAfter is how much longer than it may take an exchange, or the pause before it, has to last for the
-	// refresh to count as stuck.
+	// stuckAfter is how far an exchange, or the pause before it, may exceed its limit before the refresh counts as
+	// stuck.
 	stuckAfter = 30 * time.Second
 
-	// clockNoise is as much as two good clocks may differ here: the Date header counts whole seconds,
-	// and the answer takes a moment to arrive.
+	// clockNoise is how much two correct clocks may seem to differ: the Date header has whole seconds, and the
+	// response takes a moment to arrive.
 	clockNoise = 2 * time.Second
 
-	// clockSkewWarning and clockSkewRefused grade a wrong local clock. From five minutes on, AWS refuses
-	// what the application signs.
+	// clockSkewWarning and clockSkewRefused grade a wrong local clock. At five minutes and more, AWS refuses what
+	// the application signs.
 	clockSkewWarning = time.Minute
 	clockSkewRefused = 5 * time.Minute
 
-	// keptSkew is the most that is believed of a recorded clock skew, because anyone who can write the file can claim any. A
-	// clock that shows local time as UTC is at most 14 hours off, and a date that is set wrong by one, a day; with one
-	// that is further ahead, a restart loses what was kept.
+	// keptSkew limits the clock skew that is accepted from a record, because anyone who can write the record can claim
+	// any. A clock that shows local time as UTC is at most 14 hours off, and a date that is wrong by one, a day. If the
+	// clock is further ahead, a restart loses the recorded credentials.
 	keptSkew = 24 * time.Hour
 )
 
-// Fetch makes one exchange. It returns when ctx ends, it does not retry, and it fails with a
-// [FetchError]. It is never called twice at once for the same Cache.
+// Fetch makes one exchange. It must return when ctx ends, must not retry, and must fail with a [*FetchError]. A Cache
+// never makes two calls at the same time.
 type Fetch func(ctx context.Context) (Credentials, error)
 
-// Options configure a Cache. The zero Options are usable.
+// Options configure a [Cache]. The zero Options are usable.
 type Options struct {
 	// Profile is the name of the credentials in logs, metrics and [Status]. Empty is a name like any other.
 	Profile string
 
-	// Logger gets one line for each exchange. Nil discards them.
+	// Logger receives one line for each exchange. Nil discards them.
 	Logger *slog.Logger
 
-	// Metrics count the exchanges. Nil counts nothing.
+	// Metrics count the exchanges. Nil disables counting.
 	Metrics *Metrics
 
-	// Restore returns what an earlier run of the program has kept; nil where there is nothing. It is called
-	// once, by New. Nil restores nothing.
+	// Restore returns what an earlier run of the program kept, or nil if there is nothing. New calls it once. Nil
+	// restores nothing.
 	Restore func() *Kept
 
-	// Keep is called with all credentials that are taken in: one call at a time, and before they have been
-	// answered with, so every moment that it takes is one that callers wait. Nil keeps nothing.
+	// Keep is called with all new credentials, one call at a time and before Get returns them, so callers without
+	// valid credentials wait while it runs. Nil keeps nothing.
 	Keep func(Kept)
 
-	// Luck draws a number in [0,1) for each refresh and each retry. Nil means math/rand/v2's.
-	Luck func() float64
+	// Random returns a number in [0,1) for each refresh and each retry. Nil means [rand.Float64].
+	Random func() float64
 }
 
-// Cache holds one role's credentials and keeps them fresh while Run runs. What it has obtained it
-// keeps until it expires, whatever goes wrong meanwhile; nothing replaces valid credentials but newer
-// valid ones.
+// Cache holds one role's credentials and keeps them fresh while Run runs. It keeps credentials until they expire,
+// whatever fails meanwhile; only newer valid ones replace them. A Cache may be used by many goroutines at once.
 type Cache struct {
 	fetch   Fetch
 	profile string
 	logger  *slog.Logger
 	metrics *profileMetrics
-	luck    func() float64
+	random  func() float64
 	keep    func(Kept)
-	jump    func(then, now time.Time) time.Duration // wallJump, but for a test
+	jump    func(then, now time.Time) time.Duration // wallJump, except in tests
 
 	flight singleflight.Group
-	ctx    context.Context // ends with Run, and every exchange with it
+	ctx    context.Context // of all exchanges; cancelled when Run ends
 	cancel context.CancelFunc
-	wake   chan struct{} // an exchange has ended; Run looks at its schedule again
+	wake   chan struct{} // has Run read the schedule again
 
-	lease atomic.Pointer[lease] // the last good credentials, expired or not; nil before the first
+	lease atomic.Pointer[lease] // the last good credentials, even if expired; nil before the first
 
-	mu           sync.Mutex
-	next         time.Time   // when to try again; zero while an exchange is under way, and before the first
-	began        time.Time   // when the last exchange did; when the Cache was made, before the first
-	asked        bool        // for another exchange, while one was under way
-	changed      bool        // what is asked for, since what is held was
-	failure      *FetchError // of the last exchange; nil when it succeeded
-	failedAt     time.Time
-	firstFailure time.Time // of the failures in a row
-	failures     int
-	attempts     []Attempt // newest first
+	mu             sync.Mutex
+	next           time.Time   // when the next exchange is due; zero during an exchange, and before the first
+	began          time.Time   // when the last exchange began; before the first, when the Cache was made
+	refreshAsked   bool        // Refresh was called during the exchange
+	requestChanged bool        // Refresh(true) was called since the held credentials were requested
+	failure        *FetchError // of the last exchange; nil if it succeeded
+	failedAt       time.Time
+	firstFailure   time.Time // in the current run of failures of one class
+	failures       int       // in that run
+	attempts       []Attempt // newest first
 }
 
 // Attempt is an exchange that has ended.
 type Attempt struct {
 	Ended    time.Time
 	Took     time.Duration
-	Reason   Reason        // of the failure; empty when it succeeded
-	Lifetime time.Duration // of what it brought; zero when it failed
+	Reason   Reason        // of the failure; empty if it succeeded
+	Lifetime time.Duration // of the new credentials; zero if it failed
 }
 
-// attemptsKept is how many a person looks back at.
+// attemptsKept is as many attempts as fit on a page.
 const attemptsKept = 10
 
-// attempted notes an exchange. The slice is a new one each time: a Status may hold the old.
-func (c *Cache) attempted(a Attempt) {
+// recordAttempt adds an attempt to a new slice, because a Status may hold the old one.
+func (c *Cache) recordAttempt(a Attempt) {
 	c.attempts = append([]Attempt{a}, c.attempts[:min(len(c.attempts), attemptsKept-1)]...)
 }
 
-// lease is one set of credentials with what this machine's clocks say about it.
+// lease is one set of credentials, measured by this machine's clocks.
 type lease struct {
 	Credentials
-	issued   time.Time     // when the exchange began, on both clocks
+	issued   time.Time     // when the exchange began, on the wall clock and the monotonic clock
 	lifetime time.Duration // from then on
-	skew     time.Duration // of the local wall clock, ahead of STS's; zero when it is but noise
+	skew     time.Duration // how far the local wall clock was ahead of STS's; zero within clockNoise
 }
 
-// New returns a Cache that is empty until Run, or the first Get, has made an exchange.
+// New returns a Cache that is empty, unless Options.Restore returns credentials, until Run or the first Get has made
+// an exchange.
 func New(fetch Fetch, o Options) *Cache {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Luck == nil {
-		o.Luck = rand.Float64
+	if o.Random == nil {
+		o.Random = rand.Float64
 	}
 	if o.Keep == nil {
 		o.Keep = func(Kept) {}
@@ -150,7 +149,7 @@ func New(fetch Fetch, o Options) *Cache {
 		profile: o.Profile,
 		logger:  o.Logger.With("profile", o.Profile),
 		metrics: o.Metrics.forProfile(o.Profile),
-		luck:    o.Luck,
+		random:  o.Random,
 		keep:    o.Keep,
 		jump:    wallJump,
 		ctx:     ctx,
@@ -167,31 +166,31 @@ func New(fetch Fetch, o Options) *Cache {
 // Profile returns the name that Options gave the credentials.
 func (c *Cache) Profile() string { return c.profile }
 
-// Kept is what outlives the program: credentials, and what its clocks said about them.
+// Kept is what one run of the program can hand to the next.
 type Kept struct {
-	Credentials *Credentials
+	Credentials *Credentials // never nil
 
-	// Remaining is how long they still work, by a clock that nobody sets: from the call of Keep on, or from
-	// that of Restore.
+	// Remaining is how long they still work, by a clock that nobody sets, counted from the call of Keep or of
+	// Restore.
 	Remaining time.Duration
 
-	// Skew is by how much the wall clock was ahead of STS's when they were issued; zero when they agreed.
+	// Skew is how far the wall clock was ahead of STS's when they were issued; zero if the two agreed.
 	Skew time.Duration
 }
 
-// Left is how long the credentials work from now on, when the wall clock says wall; zero or less when they do
-// not. A Cache that is given them to restore comes to the same, as long as the wall clock does not change.
+// Left returns how long the credentials still work if the wall clock shows wall; zero or less means that they have
+// expired. A Cache that restores them arrives at the same result, unless the wall clock is set.
 func (k *Kept) Left(wall time.Time) time.Duration {
 	return k.lease(wall).remainingAt(0, wall.Round(0))
 }
 
-// lease is what is left of an earlier one. It is judged by the same rule, so with Expiration and the wall clock
-// too: what has been kept may have been changed by others, who must not make expired credentials look valid.
+// lease returns the credentials as a lease that begins now. The same rule applies to it, with Expiration and the wall
+// clock: others may have changed the record, and must not be able to make expired credentials look valid.
 func (k *Kept) lease(now time.Time) *lease {
 	return &lease{Credentials: *k.Credentials, issued: now, lifetime: k.Remaining, skew: max(-keptSkew, min(k.Skew, keptSkew))}
 }
 
-// restore takes in what has been kept, if it still works. The next exchange is due at once all the same.
+// restore stores what was kept if it still works. The next exchange is due at once all the same.
 func (c *Cache) restore(k *Kept) {
 	if k == nil {
 		return
@@ -200,14 +199,13 @@ func (c *Cache) restore(k *Kept) {
 	if l := k.lease(now); l.valid(now) {
 		c.lease.Store(l)
 		c.metrics.restored(&l.Credentials)
-		c.changed = true // what STS itself says goes before what a file does, whichever lasts longer
+		c.requestChanged = true // the first session from STS replaces what a file contained, even if it expires earlier
 	}
 }
 
-// Get returns valid credentials. With some at hand it returns at once and never starts an exchange.
-// With none it joins the exchange under way or starts one, and waits for it at most 700 ms, unless
-// the last one failed just now: then that failure is returned until its retry is due. The error is
-// always a [*FetchError].
+// Get returns valid credentials. If the Cache has some, it returns at once and starts no exchange. If not, it joins the
+// current exchange or starts one, and waits for at most 700 ms. After a failure it returns that failure until the retry
+// is due. The error is always a [*FetchError]; its reason is CredentialsUninitialized if no exchange has ended yet.
 func (c *Cache) Get(ctx context.Context) (*Credentials, error) {
 	if l := c.lease.Load(); l.valid(time.Now()) {
 		return &l.Credentials, nil
@@ -230,10 +228,10 @@ func (c *Cache) Get(ctx context.Context) (*Credentials, error) {
 	if c.failure != nil {
 		return nil, c.failure
 	}
-	return nil, &FetchError{Reason: CredentialsUninitialized, Message: "the exchange with STS has not ended yet"}
+	return nil, &FetchError{Reason: CredentialsUninitialized, Message: "the exchange with STS has not finished yet"}
 }
 
-// remembered returns the last failure for as long as its retry is not due.
+// remembered returns the last failure until its retry is due.
 func (c *Cache) remembered() *FetchError {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -243,8 +241,8 @@ func (c *Cache) remembered() *FetchError {
 	return nil
 }
 
-// Run keeps the credentials fresh until ctx ends, the first exchange at once. It returns when the
-// exchange then under way has ended too. A Cache runs once.
+// Run keeps the credentials fresh until ctx ends; the first exchange is at once. It returns when the current exchange
+// has ended too. Run may be called only once.
 func (c *Cache) Run(ctx context.Context) {
 	defer func() {
 		c.cancel()
@@ -254,8 +252,8 @@ func (c *Cache) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		now := time.Now()
 		if jump := c.jump(clocks, now); jump.Abs() > clockNoise {
-			c.logger.Warn("the clock jumped: the node was suspended, or its clock was set", "by", jump.Round(time.Second).String())
-			c.hurry()
+			c.logger.Warn("the clock jumped: the node was suspended or its clock was set", "by", jump.Round(time.Second).String())
+			c.expedite()
 		}
 		clocks = now
 
@@ -278,7 +276,7 @@ func (c *Cache) Run(ctx context.Context) {
 	}
 }
 
-// schedule returns how long Run may sleep, and what to ask when it wakes.
+// schedule returns how long Run may sleep, and the check to make when it wakes; nil if there is none.
 func (c *Cache) schedule(now time.Time) (sleep time.Duration, changed func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -290,35 +288,35 @@ func (c *Cache) schedule(now time.Time) (sleep time.Duration, changed func() boo
 	return sleep, changed
 }
 
-// hurry makes the next exchange due.
-func (c *Cache) hurry() {
+// expedite makes the next exchange due now.
+func (c *Cache) expedite() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.next = time.Time{}
 }
 
-// Refresh has Run make an exchange at once; or a second after the last one began, whichever is later. What an
-// exchange under way has read may be what the caller knows to be old, so another follows it.
+// Refresh makes Run start an exchange now, or one second after the start of the last, whichever is later. If an
+// exchange is under way, another follows it: the first may have read what the caller knows to be out of date.
 //
-// changed says that Fetch asks for something else from now on, such as a session with another policy. What it then
-// brings replaces what is held even if it does not last longer.
+// changed says that Fetch now requests something else, such as a session with another policy. The result then replaces
+// the current credentials even if it expires earlier.
 func (c *Cache) Refresh(changed bool) {
 	c.mu.Lock()
-	c.changed = c.changed || changed
+	c.requestChanged = c.requestChanged || changed
 	if c.next.IsZero() {
-		c.asked = true
+		c.refreshAsked = true
 	} else {
 		c.next = c.soonest()
 	}
 	c.mu.Unlock()
-	c.look()
+	c.wakeRun()
 }
 
-// soonest is when an exchange that somebody has asked for may begin.
+// soonest returns when an exchange that Refresh asks for may begin.
 func (c *Cache) soonest() time.Time { return c.began.Add(askedPause) }
 
-// look has Run look at its schedule again.
-func (c *Cache) look() {
+// wakeRun makes Run read the schedule again.
+func (c *Cache) wakeRun() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -330,8 +328,8 @@ func wallJump(then, now time.Time) time.Duration {
 	return now.Round(0).Sub(then.Round(0)) - now.Sub(then)
 }
 
-// exchange joins the exchange under way, or starts one. It belongs to no caller: one who gives up
-// does not end it for the others.
+// exchange joins the current exchange or starts one. No caller's context applies to it, so a caller that gives up
+// does not cancel it for the others.
 func (c *Cache) exchange() <-chan singleflight.Result {
 	return c.flight.DoChan("", func() (any, error) {
 		if c.ctx.Err() != nil {
@@ -344,29 +342,29 @@ func (c *Cache) exchange() <-chan singleflight.Result {
 		if c.ctx.Err() == nil {
 			c.settle(creds, err, started)
 		}
-		c.look()
+		c.wakeRun()
 		return nil, nil
 	})
 }
 
-// begin notes that an exchange is under way: a failure that is remembered must not hide the one that may end it.
+// begin records that an exchange is under way. From then on Get waits for it instead of returning the last failure.
 func (c *Cache) begin() (now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now = time.Now()
-	c.next, c.began, c.asked = time.Time{}, now, false
+	c.next, c.began, c.refreshAsked = time.Time{}, now, false
 	return now
 }
 
-// due sets when the next exchange is: at the latest when somebody has asked for one.
+// due schedules the next exchange, earlier if Refresh was called during the last.
 func (c *Cache) due(at time.Time) {
-	if c.next = at; c.asked && c.soonest().Before(at) {
+	if c.next = at; c.refreshAsked && c.soonest().Before(at) {
 		c.next = c.soonest()
 	}
-	c.asked = false
+	c.refreshAsked = false
 }
 
-// settle takes in the outcome of an exchange that began at started.
+// settle records the outcome of an exchange that began at started.
 func (c *Cache) settle(creds Credentials, err error, started time.Time) {
 	now := time.Now()
 	var l *lease
@@ -374,50 +372,53 @@ func (c *Cache) settle(creds Credentials, err error, started time.Time) {
 		l, err = newLease(creds, started, now)
 	}
 	if err != nil {
-		c.failed(asFetchError(err), started, now)
+		c.failed(AsFetchError(err), started, now)
 		return
 	}
 	c.succeeded(l, started, now)
 }
 
-// succeeded takes in new credentials, if they last longer than what there is. They do not where the
-// session ends with the token, and the token is the same; or where the role's sessions have been made
-// shorter.
+// succeeded stores new credentials, unless they expire no later than the current ones. That happens if the session
+// ends with the token and the token is the same, or if the role's sessions were made shorter.
 func (c *Cache) succeeded(l *lease, started, now time.Time) {
 	message, lifetime := "credentials refreshed", l.lifetime
 	held := c.lease.Load()
 	c.mu.Lock()
-	// An exchange that began before the change may have asked for the old; another follows it.
-	changed := c.changed && !c.asked
+	// An exchange that began before the change may have requested the old; another follows it.
+	changed := c.requestChanged && !c.refreshAsked
 	c.mu.Unlock()
-	stays := held.valid(now) && !l.Expiration.After(held.Expiration) && !changed
-	if !stays {
-		// First, so that what anybody has been answered with survives a kill.
+	keepHeld := held.valid(now) && !l.Expiration.After(held.Expiration) && !changed
+	if !keepHeld {
+		// Before anyone gets them, so that credentials that were handed out survive a kill.
 		c.keep(Kept{Credentials: &l.Credentials, Remaining: l.remaining(now), Skew: l.skew})
 	}
 	c.mu.Lock()
-	if stays {
-		message = "the new credentials do not last longer: those at hand stay"
+	if keepHeld {
+		message = "new credentials expire no later; keeping the current ones"
 		l = held
-		c.due(now.Add(max(time.Second, refreshAfter(l.remaining(now), c.luck()))))
+		c.due(now.Add(max(time.Second, refreshAfter(l.remaining(now), c.random()))))
 	} else {
 		c.lease.Store(l)
-		c.due(l.issued.Add(refreshAfter(l.lifetime, c.luck())))
+		c.due(l.issued.Add(refreshAfter(l.lifetime, c.random())))
 	}
 	c.failure, c.failures = nil, 0
-	c.changed = c.changed && !changed
-	c.attempted(Attempt{Ended: now, Took: now.Sub(started), Lifetime: lifetime})
+	c.requestChanged = c.requestChanged && !changed
+	c.recordAttempt(Attempt{Ended: now, Took: now.Sub(started), Lifetime: lifetime})
 	c.metrics.succeeded(&l.Credentials, now, now.Sub(started))
 	next := c.next
 	c.mu.Unlock()
+	c.logSuccess(message, l, next.Sub(now), now.Sub(started))
+}
 
+// logSuccess logs a successful exchange, as a warning or an error if the node's clock is wrong.
+func (c *Cache) logSuccess(message string, l *lease, refreshIn, took time.Duration) {
 	level := slog.LevelInfo
 	attrs := []slog.Attr{
 		slog.String("access_key", l.KeyHint()),
 		slog.Time("expiration", l.Expiration),
 		slog.String("lifetime", l.lifetime.Round(time.Second).String()),
-		slog.String("refresh_in", next.Sub(now).Round(time.Second).String()),
-		slog.String("took", now.Sub(started).Round(time.Millisecond).String()),
+		slog.String("refresh_in", refreshIn.Round(time.Second).String()),
+		slog.String("took", took.Round(time.Millisecond).String()),
 	}
 	if l.Identity != "" {
 		attrs = append(attrs, slog.String("identity", l.Identity))
@@ -433,28 +434,28 @@ func (c *Cache) succeeded(l *lease, started, now time.Time) {
 	c.logger.LogAttrs(context.Background(), level, message, attrs...)
 }
 
-// failed notes a failure. What is still valid stays.
+// failed records a failure. Credentials that are still valid stay.
 func (c *Cache) failed(failure *FetchError, started, now time.Time) {
 	class := failure.Reason.Class()
 	held := c.lease.Load()
 	c.mu.Lock()
 	advice := failure.ShortAdvice()
 	if c.failure == nil || c.failure.Reason != failure.Reason {
-		advice = failure.Advice() // once in a row: the log should stay readable
+		advice = failure.Advice() // only the first time in a row, to keep the log readable
 	}
 	if c.failure == nil || c.failure.Reason.Class() != class {
-		c.failures, c.firstFailure = 0, now // another fault, another patience
+		c.failures, c.firstFailure = 0, now // another class has its own schedule
 	}
 	c.failure, c.failedAt = failure, now
 	c.failures++
 	failures := c.failures
-	delay := retryAfter(class, failures, now.Sub(c.firstFailure), c.luck())
+	delay := retryAfter(class, failures, now.Sub(c.firstFailure), c.random())
 	if held.valid(now) {
 		delay = whileValid(delay, held.remaining(now))
 	}
 	c.due(now.Add(delay))
 	next := c.next
-	c.attempted(Attempt{Ended: now, Took: now.Sub(started), Reason: failure.Reason})
+	c.recordAttempt(Attempt{Ended: now, Took: now.Sub(started), Reason: failure.Reason})
 	c.metrics.failed(failure, now.Sub(started))
 	c.mu.Unlock()
 
@@ -476,10 +477,10 @@ func (c *Cache) failed(failure *FetchError, started, now time.Time) {
 	c.logger.LogAttrs(context.Background(), level, "exchange failed", attrs...)
 }
 
-// newLease checks what an exchange brought and measures it.
+// newLease checks the result of an exchange and measures it. The error is always a [*FetchError].
 //
-// The lifetime is what is left by STS's clock, since this node's may be wrong; it is counted from
-// before the request, so that the time on the way is never served.
+// The lifetime is counted by STS's clock, because this node's may be wrong, and from before the request, so that the
+// time in transit is not added to it.
 func newLease(creds Credentials, started, now time.Time) (*lease, error) {
 	if err := creds.Check(); err != nil {
 		return nil, err
@@ -489,7 +490,7 @@ func newLease(creds Credentials, started, now time.Time) (*lease, error) {
 		byServer := creds.Expiration.Sub(creds.ServerTime)
 		if skew := now.Sub(creds.ServerTime); skew.Abs() > clockNoise+now.Sub(started) {
 			l.skew = skew
-			l.lifetime = byServer - time.Second // Date is rounded down
+			l.lifetime = byServer - time.Second // the Date header is rounded down
 		} else {
 			l.lifetime = min(l.lifetime, byServer)
 		}
@@ -500,64 +501,64 @@ func newLease(creds Credentials, started, now time.Time) (*lease, error) {
 	return l, nil
 }
 
-// valid reports whether the credentials still work. A nil lease does not.
+// valid reports whether the credentials still work. It is false for a nil lease.
 func (l *lease) valid(now time.Time) bool { return l != nil && l.remaining(now) > 0 }
 
-// remaining is how long the credentials will still work; zero or less when they do not.
+// remaining returns how long the credentials still work; zero or less means that they have expired.
 func (l *lease) remaining(now time.Time) time.Duration {
 	return l.remainingAt(now.Sub(l.issued), now.Round(0))
 }
 
-// remainingAt takes the reading of both clocks: the time elapsed since issued by the monotonic one,
-// and the wall clock's.
+// remainingAt is remaining for the given readings of both clocks: the time since issued by the monotonic clock, and the
+// wall clock.
 //
-// The monotonic clock is immune to somebody setting the time, but stands still while a node is
-// suspended; so the wall clock has a say too. It may end a lease only if it would also do so after
-// removing the skew measured at issue: a node whose clock has been put right since must not lose the
-// credentials.
+// Setting the time does not affect the monotonic clock, but it stops while a node is suspended, so the wall clock counts
+// too. The wall clock may end a lease only if it would also do so after removing the skew measured at issue: a node whose
+// clock has been corrected since must not lose its credentials.
 func (l *lease) remainingAt(elapsed time.Duration, wall time.Time) time.Duration {
 	return min(l.lifetime-elapsed, l.Expiration.Sub(wall.Add(-max(0, l.skew))))
 }
 
-// Status is what a Cache knows about itself at one moment.
+// Status is the state of a Cache at one moment.
 type Status struct {
 	// Profile is the name that Options gave the credentials.
 	Profile string
 
-	// Credentials are the valid ones, or nil.
+	// Credentials are the valid ones, or nil. They must not be changed.
 	Credentials *Credentials
 
-	// Remaining is how long they will still work, Lifetime how long they do in all.
+	// Remaining is how long they still work, Lifetime how long they work in all. Both are zero without Credentials.
 	Remaining, Lifetime time.Duration
 
-	// LastSuccess is when the last good exchange began; zero before the first.
+	// LastSuccess is when the last successful exchange began; zero before the first. Restored credentials count as
+	// one at the start.
 	LastSuccess time.Time
 
-	// ClockSkew is by how much this node's clock was ahead of STS's; zero when they agree.
+	// ClockSkew is how far this node's clock was ahead of STS's at the last successful exchange, negative if it was
+	// behind; zero if the two agreed.
 	ClockSkew time.Duration
 
 	// NextTry is when the next exchange is due; zero while one is under way.
 	NextTry time.Time
 
-	// Watching reports that a change of the token file brings the next exchange forward: it follows within two
-	// seconds.
+	// Watching reports that the next exchange comes sooner, within two seconds, if the token file changes.
 	Watching bool
 
-	// Failure is how the last exchange failed, FailedAt when; nil and zero when it succeeded or has
-	// not ended. Failures counts those in a row.
+	// Failure is how the last exchange failed, and FailedAt when; nil and zero if it succeeded or none has ended.
+	// Failures is how many failed in a row with its class.
 	Failure  *FetchError
 	FailedAt time.Time
 	Failures int
 
-	// Stuck reports that the refresh has come to a stand, though not for want of AWS, and that there are no valid
-	// credentials: an exchange should have ended, or begun, half a minute ago.
+	// Stuck reports that there are no valid credentials and that the refresh has stopped, though not because of AWS:
+	// an exchange should have ended, or begun, half a minute ago.
 	Stuck bool
 
-	// Attempts are the last ten exchanges, newest first. They are not to be changed.
+	// Attempts are the last ten exchanges, newest first. They must not be changed.
 	Attempts []Attempt
 }
 
-// Status describes the Cache.
+// Status returns the state of the Cache.
 func (c *Cache) Status() Status {
 	now := time.Now()
 	c.mu.Lock()
@@ -581,11 +582,11 @@ func (c *Cache) Status() Status {
 	return s
 }
 
-// Ready reports whether the credentials last long enough to be worth starting with: more than a
-// minute, or a tenth of a lifetime that is shorter than ten minutes.
+// Ready reports whether the credentials last long enough for a program to start with them: more than a minute, or more
+// than a tenth of a lifetime below ten minutes.
 func (s Status) Ready() bool {
 	return s.Credentials != nil && s.Remaining > min(time.Minute, s.Lifetime/10)
 }
 
-// Started reports whether an exchange has ever succeeded.
+// Started reports whether an exchange has succeeded, or credentials were restored.
 func (s Status) Started() bool { return !s.LastSuccess.IsZero() }

@@ -70,7 +70,7 @@ func fails(r Reason) func(*authority) {
 
 func succeeds(a *authority) { a.err = nil }
 
-// bubble runs f in fake time with a running Cache whose luck is pinned to a half.
+// bubble runs f in fake time with a running Cache whose Random is pinned to a half.
 func bubble(t *testing.T, a *authority, f func(t *testing.T, c *Cache)) {
 	t.Helper()
 	bubbleWith(t, a, Options{}, f)
@@ -82,7 +82,7 @@ func bubbleWith(t *testing.T, a *authority, o Options, f func(t *testing.T, c *C
 		if a.lifetime == 0 {
 			a.lifetime = time.Hour
 		}
-		o.Luck = func() float64 { return 0.5 }
+		o.Random = func() float64 { return 0.5 }
 		c := New(a.fetch, o)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
@@ -591,7 +591,7 @@ func TestTheLastTenExchangesAreRemembered(t *testing.T) {
 // restored is a Cache that an earlier life has left credentials, which still work for as long as remaining.
 func restored(a *authority, remaining time.Duration, kept *[]time.Duration) *Cache {
 	return New(a.fetch, Options{
-		Luck: func() float64 { return 0.5 },
+		Random: func() float64 { return 0.5 },
 		Restore: func() *Kept {
 			return &Kept{Remaining: remaining, Credentials: &Credentials{
 				AccessKeyID: "ASIARESTORED00000001", SecretAccessKey: NewSecret(testSecret), SessionToken: NewSecret("token"),
@@ -845,7 +845,7 @@ func TestRestoredCredentialsThatLastLongerAreReplaced(t *testing.T) {
 			AccessKeyID: "ASIARESTORED", SecretAccessKey: NewSecret(testSecret), SessionToken: NewSecret("token"),
 			Expiration: time.Now().Add(11 * time.Hour).UTC(),
 		}
-		c := New(a.fetch, Options{Luck: func() float64 { return 0.5 }, Restore: func() *Kept { return &Kept{Credentials: &kept, Remaining: 11 * time.Hour} }})
+		c := New(a.fetch, Options{Random: func() float64 { return 0.5 }, Restore: func() *Kept { return &Kept{Credentials: &kept, Remaining: 11 * time.Hour} }})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { c.Run(ctx); close(ended) }()

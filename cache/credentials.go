@@ -1,8 +1,9 @@
 // Package cache keeps one role's temporary credentials fresh.
 //
-// It knows time and nothing else: where credentials come from is a [Fetch], and who reads them is
-// somebody else's business. A [Cache] holds the credentials of one role; several roles are several
-// Caches.
+// It knows time: when to refresh, when to retry, what is still valid. It also holds what all layers must agree on when
+// something fails: the list of reasons with their advice ([Reason], [FetchError]) and what must not be shown ([Secret],
+// [Scrub]). It does not know how an exchange is made, which is a [Fetch], nor who reads the credentials, and it imports
+// neither HTTP nor AWS. A [Cache] holds the credentials of one role; several roles are several Caches.
 package cache
 
 import (
@@ -13,42 +14,38 @@ import (
 	"time"
 )
 
-// Credentials are one set of temporary credentials, as STS issued them. A Credentials that a Cache
-// has handed out is never changed; a refresh replaces it by another.
+// Credentials are one set of temporary credentials as STS issued them. A Cache never changes Credentials that it has
+// returned; a refresh replaces them with others.
 type Credentials struct {
 	AccessKeyID     string
 	SecretAccessKey Secret
 	SessionToken    Secret
 
-	// Expiration is the instant, by STS's clock and in UTC, at which the credentials stop working.
-	// It is never stretched.
+	// Expiration is when the credentials stop working, by STS's clock and in UTC. It is never extended.
 	Expiration time.Time
 
-	// ServerTime is STS's own clock when it answered. Zero means that STS did not say, and the local
-	// clock stands in for it.
+	// ServerTime is STS's own clock when it responded. Zero means that STS did not say; the local clock is used then.
 	ServerTime time.Time
 
-	// RoleARN is the role that was asked for.
+	// RoleARN is the role that was requested.
 	RoleARN string
 
-	// Identity is the ARN of the assumed-role session, AccountID its account. Both are empty where the
-	// STS does not say (MinIO's does not).
+	// Identity is the ARN of the assumed-role session, AccountID its account. Both are empty if STS does not say, as
+	// MinIO's does not.
 	Identity  string
 	AccountID string
 
-	// TokenIssued is when the web identity token that bought these credentials was issued; zero when the
-	// token does not say.
-	TokenIssued time.Time
-
-	// TokenExpiration is when the web identity token that bought these credentials expires; zero when
-	// the token does not say.
+	// TokenIssued and TokenExpiration are when the web identity token that was exchanged was issued and when it
+	// expires. Each is zero if the token does not say.
+	TokenIssued     time.Time
 	TokenExpiration time.Time
 }
 
-// ExpirationLayout is the one spelling of an expiration that every SDK reads: UTC, whole seconds, Z.
+// ExpirationLayout is the only format of an expiration that every SDK can read: UTC, whole seconds, Z.
 const ExpirationLayout = "2006-01-02T15:04:05Z"
 
-// KeyHint is as much of the access key ID as a log may show: its last four characters.
+// KeyHint returns as much of the access key ID as a log may show: "****" and its last four characters, or "****" alone if
+// there is no key.
 func (c *Credentials) KeyHint() string {
 	if c == nil || len(c.AccessKeyID) < 8 {
 		return "****"
@@ -56,8 +53,8 @@ func (c *Credentials) KeyHint() string {
 	return "****" + c.AccessKeyID[len(c.AccessKeyID)-4:]
 }
 
-// Check returns what makes credentials unusable, whoever issued them, or nil: a field that is not
-// there, or an expiration that has passed by STS's own clock. The error is always a [*FetchError].
+// Check returns why the credentials cannot be used, or nil: a field is missing, or they have expired by STS's own
+// clock. The error is always a [*FetchError] with the reason UnusableCredentials.
 func (c *Credentials) Check() error {
 	var missing []string
 	for _, field := range []struct {
@@ -90,12 +87,12 @@ func expired(at time.Time) error {
 	return &FetchError{Reason: UnusableCredentials, Message: fmt.Sprintf("STS answered with credentials that expired at %s", at.UTC().Format(time.RFC3339))}
 }
 
-// Secret holds a string that does not print itself: not through fmt in any verb, not through slog,
-// JSON or XML, and not from an unexported field of a struct that is printed with %+v, where fmt may
-// not call methods. The zero Secret is the empty string.
+// Secret holds a string that cannot be printed by accident: not with fmt and any verb, not with slog, JSON or XML, and not
+// from an unexported field of a struct that is printed with %+v, where fmt cannot call methods. The zero Secret is the
+// empty string.
 //
-// The value is behind a closure rather than a pointer, so that not even a dumper that follows
-// pointers by reflection reaches it.
+// The value is in a closure rather than behind a pointer, so that a dumper that follows pointers by reflection does not
+// reach it either.
 type Secret struct{ reveal func() string }
 
 const redacted = "[redacted]"

@@ -13,30 +13,29 @@ import (
 	"time"
 )
 
-var fleet = flag.Bool("fleet", false, "simulate all fleets, and write docs/fleet.md and docs/fleet.svg anew")
+var fleet = flag.Bool("fleet", false, "simulate all fleets, and write docs/fleet.md and docs/fleet.svg")
 
-// policy is a schedule. The real one is this package's; the others are what it was chosen from.
+// policy is a schedule: the one of this package, or an alternative to it.
 type policy struct {
 	name    string
-	refresh func(lifetime time.Duration, luck float64) time.Duration
-	retry   func(class Class, failures int, failing time.Duration, luck float64) time.Duration
+	refresh func(lifetime time.Duration, random float64) time.Duration
+	retry   func(class Class, failures int, failing time.Duration, random float64) time.Duration
 }
 
 var policies = []policy{
-	{"as it is", refreshAfter, retryAfter},
-	{"refresh at half of the life, without luck", func(l time.Duration, _ float64) time.Duration { return l / 2 }, retryAfter},
-	{"retry after a fixed second", refreshAfter, func(Class, int, time.Duration, float64) time.Duration { return time.Second }},
-	{"retry twice as long each time, without luck", refreshAfter, func(c Class, failures int, failing time.Duration, _ float64) time.Duration {
+	{"the sidecar's", refreshAfter, retryAfter},
+	{"refresh at exactly half of the lifetime", func(l time.Duration, _ float64) time.Duration { return l / 2 }, retryAfter},
+	{"retry every second", refreshAfter, func(Class, int, time.Duration, float64) time.Duration { return time.Second }},
+	{"double the retry delay, without jitter", refreshAfter, func(c Class, failures int, failing time.Duration, _ float64) time.Duration {
 		return retryAfter(c, failures, failing, 1)
 	}},
-	{"retry within five minutes at most", refreshAfter, func(_ Class, failures int, _ time.Duration, luck float64) time.Duration {
-		return max(minDelay, time.Duration(float64(min(5*time.Minute, time.Second<<min(failures-1, 9)))*luck))
+	{"retry within five minutes", refreshAfter, func(_ Class, failures int, _ time.Duration, random float64) time.Duration {
+		return max(minDelay, time.Duration(float64(min(5*time.Minute, time.Second<<min(failures-1, 9)))*random))
 	}},
 }
 
-// A day in the life of a fleet: it starts within ten seconds, an hour later STS is away for an hour, and
-// three hours after the start, for half an hour, the region takes only so many calls a second as are
-// throttleShare of what the fleet makes in peace.
+// The simulated hours of a fleet: it starts within ten seconds, an hour later STS is unreachable for an hour, and three
+// and a half hours after the start the region throttles for half an hour, to throttleShare of the fleet's usual calls.
 const (
 	startWithin   = 10 * time.Second
 	sessionLength = time.Hour
@@ -49,27 +48,27 @@ const (
 	throttleShare = 0.5
 )
 
-// report is what STS and the fleet went through.
+// report is what happened to STS and the fleet.
 type report struct {
 	fleet                  int
 	policy                 string
 	steady                 float64 // calls per second in the last hour
 	atStart, inOutage      int     // the most calls in one second
 	afterOutage, throttled int
-	recovered              time.Duration // from the outage's end until all have valid credentials
-	lost                   time.Duration // the longest that one was without
-	inStep                 int           // the most calls in one second, once all have failed to start for two minutes
+	recovered              time.Duration // from the end of the outage until all have valid credentials
+	lost                   time.Duration // the longest time that one had no valid credentials
+	inStep                 int           // the most calls in one second of a fleet that starts in an outage, after two minutes
 	perMinute              []float64     // the mean of calls per second
 }
 
-// sidecar is one of the fleet.
+// simulated is one sidecar of the fleet.
 type simulated struct {
 	due      time.Duration // of its next exchange
 	expires  time.Duration
 	failures int
-	failing  time.Duration // when the first of the failures in a row was
+	failing  time.Duration // time of the first failure in a row
 	class    Class
-	without  time.Duration // since when it has had no valid credentials; negative while it has
+	without  time.Duration // since when it has no valid credentials; negative if it has some
 }
 
 type queue []*simulated
@@ -85,28 +84,28 @@ func (q *queue) Pop() any {
 	return x
 }
 
-// simulate runs a fleet through its day, and another into an STS that is away from the start.
+// simulate runs a fleet for six hours, and another that starts while STS is unreachable.
 func simulate(n int, p policy) report {
-	r := live(n, p, outageBegin)
-	r.inStep = live(n, p, 0).inStep
+	r := run(n, p, outageBegin)
+	r.inStep = run(n, p, 0).inStep
 	return r
 }
 
-// live runs a fleet on a clock of its own.
-func live(n int, p policy, outageBegin time.Duration) report {
+// run simulates one fleet with a simulated clock.
+func run(n int, p policy, outageBegin time.Duration) report {
 	dayEnd := dayEnd
 	if outageBegin == 0 {
 		dayEnd = 10 * time.Minute
 	}
-	luck := rand.New(rand.NewPCG(uint64(n), 1)).Float64
+	random := rand.New(rand.NewPCG(uint64(n), 1)).Float64
 	q := make(queue, n)
 	for i := range q {
-		q[i] = &simulated{due: time.Duration(luck() * float64(startWithin)), without: 0}
+		q[i] = &simulated{due: time.Duration(random() * float64(startWithin)), without: 0}
 	}
 	heap.Init(&q)
 	r := report{fleet: n, policy: p.name, perMinute: make([]float64, dayEnd/time.Minute)}
 	calls := make([]int, dayEnd/time.Second)
-	took := make([]int, dayEnd/time.Second) // that were let through while the region throttles
+	took := make([]int, dayEnd/time.Second) // calls that were not throttled
 	quota := max(1, int(throttleShare*float64(n)/refreshAfter(sessionLength, 0.5).Seconds()))
 	for q[0].due < dayEnd {
 		s := q[0]
@@ -131,7 +130,7 @@ func live(n int, p policy, outageBegin time.Duration) report {
 				s.failures, s.failing, s.class = 0, now, class
 			}
 			s.failures++
-			delay := p.retry(class, s.failures, now-s.failing, luck())
+			delay := p.retry(class, s.failures, now-s.failing, random())
 			if s.without < 0 {
 				delay = whileValid(delay, s.expires-now)
 			}
@@ -144,7 +143,7 @@ func live(n int, p policy, outageBegin time.Duration) report {
 				}
 			}
 			s.failures, s.without, s.expires = 0, -1, now+sessionLength
-			s.due = now + p.refresh(sessionLength, luck())
+			s.due = now + p.refresh(sessionLength, random())
 		}
 		heap.Fix(&q, 0)
 	}
@@ -171,7 +170,7 @@ func (r report) row() string {
 		r.recovered.Round(time.Second), r.lost.Round(time.Second))
 }
 
-// The fleet of a thousand, which is simulated in a moment, keeps the promises that docs/fleet.md makes.
+// A fleet of a thousand, which takes a moment to simulate, keeps the promises of docs/fleet.md.
 func TestAFleetIsGentle(t *testing.T) {
 	text, err := os.ReadFile("../docs/fleet.md")
 	if err != nil {
@@ -180,23 +179,23 @@ func TestAFleetIsGentle(t *testing.T) {
 	for _, p := range policies {
 		r := simulate(1000, p)
 		if !strings.Contains(string(text), r.row()) && !*fleet {
-			t.Errorf("docs/fleet.md does not have this row; `make fleet` writes it anew:\n%s", r.row())
+			t.Errorf("docs/fleet.md lacks this row; run `make fleet`:\n%s", r.row())
 		}
 		if p.name != policies[0].name {
 			continue
 		}
-		// In an outage, a tenth of a call per second and sidecar.
+		// In an outage, about a tenth of a call per second and sidecar.
 		if perSidecar := float64(r.inOutage) / 1000; perSidecar > 0.15 {
-			t.Errorf("in the outage every sidecar calls %.2f times in a second", perSidecar)
+			t.Errorf("in the outage every sidecar calls %.2f times a second", perSidecar)
 		}
 		if r.recovered > time.Minute {
-			t.Errorf("after the outage the last has credentials after %v", r.recovered)
+			t.Errorf("the last sidecar has credentials %v after the outage", r.recovered)
 		}
 		if r.afterOutage > 2*r.inOutage {
-			t.Errorf("the outage's end is a wave: %d calls in a second, and %d in the outage", r.afterOutage, r.inOutage)
+			t.Errorf("%d calls in one second after the outage, and %d during it", r.afterOutage, r.inOutage)
 		}
 		if r.steady > 1000.0/(24*60) {
-			t.Errorf("in peace %.2f calls a second, more than every 24 minutes each", r.steady)
+			t.Errorf("%.2f calls a second in normal operation, more than one every 24 minutes each", r.steady)
 		}
 	}
 }
@@ -230,35 +229,35 @@ func TestFleetDocument(t *testing.T) {
 
 const fleetIntroduction = `# A fleet and its STS
 
-What many sidecars do to one STS, simulated with the schedule of ` + "`cache/schedule.go`" + ` on a clock of its own: ` + "`make fleet`" + ` makes this page, and
-` + "`make test`" + ` the rows of a thousand. Nothing here was measured on AWS.
+How many sidecars load one STS, simulated with the schedule in ` + "`cache/schedule.go`" + ` and a simulated clock. ` + "`make fleet`" + ` writes this page, and
+` + "`make test`" + ` checks the rows for 1,000 sidecars. Nothing here was measured on AWS.
 
-All start within 10 seconds, with sessions of an hour. After an hour STS is away for an hour. After three and a half, for half an hour, the
-region takes half as many calls a second as the fleet makes in peace, and throttles the rest.
+All sidecars start within 10 seconds, with sessions of one hour. After one hour STS is unreachable for one hour. After three and a half hours
+the region throttles for half an hour: it accepts half of the calls that the fleet usually makes.
 
 ![Calls per second of 10,000 sidecars over six hours](fleet.svg)
 
-The columns: calls per second in peace, the mean of the last hour; the most calls in any one second at the start, in the outage, after it,
-while throttled, and in another fleet that starts while STS is away, from its third minute on; how long after the outage the last sidecar has
-credentials again; and the longest that any was without. A session of an hour cannot bridge an outage of an hour, so that some are without
-for a while: a sidecar never has less than 26 minutes when it begins.
+The columns: mean calls per second in normal operation (the last hour); the most calls in any one second at the start, in the outage, after
+it and while throttled, and, as "cold", of another fleet that starts while STS is unreachable, from its third minute on; how long after the
+outage the last sidecar has credentials again; and the longest time that any sidecar had none. A session of one hour cannot always bridge an
+outage of one hour, because a sidecar has between 26 and 60 minutes left when the outage begins.
 
-| sidecars | schedule | in peace | start | outage | after it | throttled | cold | recovered | longest without |
+| sidecars | schedule | normal | start | outage | after it | throttled | cold | recovered | longest without |
 |---|---|---|---|---|---|---|---|---|---|
 `
 
 const fleetConclusion = `
 How the constants were chosen:
 
-- **Refresh at 40 to 56 % of the life, drawn anew each time.** Without luck the fleet that started together stays together: in an outage, and
-  when the region throttles, its calls come about ten times as many in one second. The lower end keeps the calls in peace near one in half an
-  hour; the upper end leaves more than 26 minutes, which no SDK's own refresh window reaches.
-- **Retry after half a minute at most, with full jitter.** A fixed second makes of an outage an attack: every sidecar calls once a second. With
-  five minutes at most STS is asked less, and the last sidecar is without credentials for five minutes after STS is back; half a minute is what
-  we let an app wait. Doubling without luck makes fewer calls, since its delays are not halved on average, as long as something else has spread
-  the fleet; one that starts while STS is away stays in step, and meets STS as one every half a minute. Luck costs a half more calls in an outage,
-  which is about a tenth of a call per second and sidecar, and does not depend on how the fleet came to be.
-- **A minute at most where STS throttles**, because it asks for less: then everybody's credentials have half an hour left.
+- **Refresh at a random 40 to 56 % of the lifetime.** With a fixed point, a fleet that started together stays together: in an outage, and
+  while throttled, about ten times as many of its calls fall into one second. The lower end keeps the normal rate near one call in half an
+  hour; the upper end leaves more than 26 minutes, which is outside every SDK's own refresh window.
+- **Retry within half a minute, with full jitter.** A fixed second makes every outage an attack on STS: each sidecar calls once a second. With
+  up to five minutes STS gets fewer calls, but the last sidecar has no credentials until five minutes after the outage; half a minute is what
+  an app can be expected to wait. Doubling without jitter makes fewer calls, because jitter halves the delays on average, but only if something
+  else has spread the fleet: a fleet that starts in an outage stays in step and calls all at once every half minute. Full jitter costs half as
+  many calls again in an outage, about a tenth of a call per second and sidecar, and does not depend on how the fleet started.
+- **Retry within a minute when STS throttles**, to reduce the load. All sidecars have about half an hour left then.
 `
 
 // plot draws the calls per second of one fleet, minute by minute, on a logarithmic scale.
@@ -275,7 +274,7 @@ func plot(r report) string {
 	for _, span := range []struct {
 		from, to time.Duration
 		name     string
-	}{{outageBegin, outageEnd, "STS is away"}, {throttleBegin, throttleEnd, "throttled"}} {
+	}{{outageBegin, outageEnd, "STS is unreachable"}, {throttleBegin, throttleEnd, "throttled"}} {
 		fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="#fbe9e7"/><text x="%.1f" y="%d" fill="#b33">%s</text>`+"\n",
 			x(span.from.Minutes()), bottom, x(span.to.Minutes())-x(span.from.Minutes()), height-2*bottom, x(span.from.Minutes())+4, bottom+14, span.name)
 	}

@@ -6,8 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are the collectors of all Caches of a process. Labels are the profile and the [Reason]: no
-// ARN, no path, nothing that a caller chooses.
+// Metrics are the collectors that all Caches of a process share. Their labels are the profile and the [Reason]: never an
+// ARN, a path or anything that a caller chooses.
 type Metrics struct {
 	expiry      *prometheus.GaugeVec
 	tokenIssued *prometheus.GaugeVec
@@ -17,7 +17,7 @@ type Metrics struct {
 	duration    *prometheus.HistogramVec
 }
 
-// NewMetrics returns Metrics that are registered with r, and panics if some already are.
+// NewMetrics returns Metrics that are registered with r. It panics if r already has metrics of the same names.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	profile := []string{"profile"}
 	m := &Metrics{
@@ -51,7 +51,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
-// profileMetrics are one Cache's. Its methods do nothing on nil.
+// profileMetrics are the metrics of one Cache. Its methods do nothing on nil.
 type profileMetrics struct {
 	*Metrics
 	profile string
@@ -76,7 +76,7 @@ func (m *profileMetrics) succeeded(creds *Credentials, now time.Time, took time.
 	m.token(creds.TokenIssued, creds.TokenExpiration)
 }
 
-// restored counts as no exchange: only what is served is told.
+// restored records which credentials are served, without counting an exchange.
 func (m *profileMetrics) restored(creds *Credentials) {
 	if m == nil {
 		return

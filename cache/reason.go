@@ -8,19 +8,19 @@ import (
 	"unicode/utf8"
 )
 
-// Reason is why an exchange failed, in one word from a closed list: AWS's own error code where STS
-// has one, and a word in the same style where the request never got that far. The same word is the
-// metric label, the log attribute, the code in the error document and the row in README.
+// Reason is why an exchange failed, in one word from a closed list: AWS's own error code if STS has one, and a word in
+// the same style if the request never got that far. The same word is the metric label, the log attribute, the code in the
+// error document and the row in the documentation.
 type Reason string
 
-// What the token file can do wrong.
+// What can be wrong with the token file.
 const (
 	TokenFileMissing    Reason = "TokenFileMissing"
 	TokenFileUnreadable Reason = "TokenFileUnreadable"
 	TokenFileMalformed  Reason = "TokenFileMalformed"
 )
 
-// What can happen between us and STS.
+// What can go wrong between the sidecar and STS.
 const (
 	RegionUnknown       Reason = "RegionUnknown"
 	EndpointNotFound    Reason = "EndpointNotFound"
@@ -33,7 +33,7 @@ const (
 	UnusableCredentials Reason = "UnusableCredentials"
 )
 
-// What STS answers, by its own codes.
+// What STS responds, in its own codes.
 // https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html#API_AssumeRoleWithWebIdentity_Errors
 // https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html
 const (
@@ -53,7 +53,7 @@ const (
 	UnknownError            Reason = "UnknownError"
 )
 
-// CredentialsUninitialized says that there is no answer yet; the word is the ECS agent's.
+// CredentialsUninitialized means that the first exchange has not ended; the word is the ECS agent's.
 const CredentialsUninitialized Reason = "CredentialsUninitialized"
 
 // Class is what a failure needs before another exchange can succeed.
@@ -221,8 +221,9 @@ func fill(text string, names map[string]string) string {
 	return strings.NewReplacer(pairs...).Replace(text)
 }
 
-// asFetchError returns err as a FetchError, of the reason UnknownError if it is none.
-func asFetchError(err error) *FetchError {
+// AsFetchError returns the FetchError in err's chain. For any other error it returns one with the reason [UnknownError]
+// and with what looks like a secret masked. err must not be nil.
+func AsFetchError(err error) *FetchError {
 	if fe, ok := errors.AsType[*FetchError](err); ok {
 		return fe
 	}

@@ -8,7 +8,7 @@ import (
 func TestRefreshIsDueBetweenFortyAndFiftySixHundredthsOfTheLifetime(t *testing.T) {
 	for _, row := range []struct {
 		lifetime time.Duration
-		luck     float64
+		random   float64
 		want     time.Duration
 	}{
 		{time.Hour, 0, 24 * time.Minute},
@@ -21,8 +21,8 @@ func TestRefreshIsDueBetweenFortyAndFiftySixHundredthsOfTheLifetime(t *testing.T
 		{0, 0, minDelay},
 		{-time.Hour, 1, minDelay},
 	} {
-		if got := refreshAfter(row.lifetime, row.luck); got.Round(time.Microsecond) != row.want {
-			t.Errorf("refreshAfter(%v, %v) = %v, want %v", row.lifetime, row.luck, got, row.want)
+		if got := refreshAfter(row.lifetime, row.random); got.Round(time.Microsecond) != row.want {
+			t.Errorf("refreshAfter(%v, %v) = %v, want %v", row.lifetime, row.random, got, row.want)
 		}
 	}
 	// What the README promises of a session of one hour.
@@ -37,7 +37,7 @@ func TestRetryBoundsByClass(t *testing.T) {
 		class    Class
 		failures int
 		failing  time.Duration
-		luck     float64
+		random   float64
 		want     time.Duration
 	}{
 		{Transient, 1, 0, most, time.Second},
@@ -53,16 +53,16 @@ func TestRetryBoundsByClass(t *testing.T) {
 		{Throttled, 6, 0, most, time.Minute},
 		{Throttled, 60, time.Hour, most, time.Minute},
 		{Human, 1, 0, most, time.Second},
-		{Human, 9, humanHaste - 1, most, 30 * time.Second},
-		{Human, 9, humanHaste, most, 256 * time.Second},
-		{Human, 10, humanHaste, most, 5 * time.Minute},
+		{Human, 9, humanFast - 1, most, 30 * time.Second},
+		{Human, 9, humanFast, most, 256 * time.Second},
+		{Human, 10, humanFast, most, 5 * time.Minute},
 		{Human, 500, 24 * time.Hour, most, 5 * time.Minute},
 		{StaleToken, 1, 0, most, 5 * time.Minute},
 		{StaleToken, 1, 0, 0, 150 * time.Second},
 		{StaleToken, 1000, 24 * time.Hour, most, 5 * time.Minute},
 	} {
-		if got := retryAfter(row.class, row.failures, row.failing, row.luck); got != row.want {
-			t.Errorf("retryAfter(%v, %d, %v, %v) = %v, want %v", row.class, row.failures, row.failing, row.luck, got, row.want)
+		if got := retryAfter(row.class, row.failures, row.failing, row.random); got != row.want {
+			t.Errorf("retryAfter(%v, %d, %v, %v) = %v, want %v", row.class, row.failures, row.failing, row.random, got, row.want)
 		}
 	}
 }

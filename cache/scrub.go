@@ -11,15 +11,15 @@ import (
 	"unicode/utf8"
 )
 
-// The shapes in which a secret could stand in somebody else's error text: STS, proxies and gateways quote requests,
-// headers and URLs, on pages, in JSON, in forms, and broken over several lines.
+// The forms in which a secret can appear in error texts of others: STS, proxies and gateways quote requests, headers and
+// URLs, in pages, JSON and forms, and broken over several lines.
 var (
-	// A JWT, or a session token of AWS's, which is base64 of a few bytes that say so; and the next line of either.
+	// A JWT, or an AWS session token, which is base64 with a known beginning; and the next line of either.
 	tokenShape = regexp.MustCompile(`(?:eyJ[A-Za-z0-9_-]{8}|(?:IQoJ|FwoG|FQo[DG]|AQoD|AgoJ)(?:` + base64Character + `){8})` + tokenRest + `*`)
 	lineShape  = regexp.MustCompile(`^(?:\s|\\[nrt]|%0[AaDd]|<br ?/?>)+(` + tokenRest + `+)`)
 
-	// The user and the password in a URL. A slash should be escaped in a password, and people forget it; but digits
-	// before a slash are a port.
+	// The user and the password in a URL. A slash in a password should be escaped, but often is not; digits before a
+	// slash are a port.
 	userShape = regexp.MustCompile(`(://)([^\s:/@?#"'<>\[\]]*)(:(?:[^\s/"'<>]*|[^\s"'<>0-9/][^\s"'<>]*))?@`)
 
 	schemeShape        = regexp.MustCompile(`(?i)(\b(?:basic|bearer|negotiate|ntlm)(?:\s|%20)+)([A-Za-z0-9+/=_.~-]+)`)
@@ -27,8 +27,8 @@ var (
 	fieldShape         = regexp.MustCompile(`(?i)((?:secret_?access_?key|(?:session|web_?identity|x-amz-security)[_-]?token)` + fieldIs + `)[^\s<>"'&\\]+`)
 	accessKeyShape     = regexp.MustCompile(`\b(A[KS]IA)[A-Z0-9]{8,}([A-Z0-9]{4})\b`)
 
-	// AWS makes a secret key of exactly 40 base64 characters; requiring both boundaries leaves file names and issuer
-	// URLs readable.
+	// An AWS secret key has exactly 40 base64 characters; requiring both boundaries leaves file names and issuer URLs
+	// readable.
 	secretKeyShape = regexp.MustCompile(`(^|[^A-Za-z0-9+/=_.-])([A-Za-z0-9+/]{40})($|[^A-Za-z0-9+/=_.-])`)
 )
 
@@ -38,10 +38,11 @@ const (
 	fieldIs         = `(?:\\?["']|&quot;|&#34;)?\s*(?:[>:=]|%3[Dd])\s*(?:\\?["']|&quot;|&#34;)?`
 )
 
-// Scrub masks whatever in text has the shape of a secret. It is the second lock: text that may hold
-// a secret should not be kept in the first place. It takes time in proportion to the length of the text.
+// Scrub masks everything in text that has the form of a secret: tokens, also broken over lines, keys, Authorization
+// headers, and passwords in URLs. It is a second line of defence: text that may contain a secret should not be kept at
+// all. It takes time in proportion to the length of the text.
 func Scrub(text string) string {
-	// Most texts have nothing of the kind, and to look for a word costs little.
+	// Most texts contain no secret, and searching for a word is cheap.
 	low := strings.ToLower(text)
 	has := func(words ...string) bool {
 		return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(low, word) })
@@ -95,7 +96,7 @@ func scrubTokens(text string) string {
 	}
 }
 
-// replace replaces what matches shape by what with makes of its groups.
+// replace replaces all matches of shape with the result of with, which is called with their groups.
 func replace(shape *regexp.Regexp, text string, with func(groups []string) string) string {
 	var b strings.Builder
 	end := 0
@@ -112,8 +113,8 @@ func replace(shape *regexp.Regexp, text string, with func(groups []string) strin
 	return b.String() + text[end:]
 }
 
-// continued returns how much of text is the rest of a token that was broken into lines, the first of them of width
-// bytes. A line of it looks random, or is as long as the one before. The last is what is left, and no word.
+// continued returns how many bytes of text belong to a token that was broken into lines, the first of width bytes. A full
+// line looks random, or is as long as the one before it. The last line has what is left, and is not a word.
 func continued(text string, width int) (length int) {
 	for lines := 1; ; lines++ {
 		at := lineShape.FindStringSubmatchIndex(text[length:])
@@ -135,7 +136,8 @@ func continued(text string, width int) (length int) {
 
 var wordShape = regexp.MustCompile(`^([A-Za-z]?[a-z]*\.?|[^A-Za-z0-9]*)$`)
 
-// OneLine puts a blank for whatever does not print: text of others must not break a line, or steer a terminal.
+// OneLine replaces every character that does not print with a blank: text of others must not break a line or control a
+// terminal.
 func OneLine(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\uFFFD' || !unicode.IsPrint(r) {
@@ -145,8 +147,9 @@ func OneLine(text string) string {
 	}, text)
 }
 
-// Shorten returns text, or its beginning and its end with how many characters are missing between, in at most so many
-// characters in all. What is wrong with a long value is said behind it. Scrub text first: half a secret has no shape.
+// Shorten returns text if it has at most most characters. Otherwise it returns the beginning and the end, and how many
+// characters are missing between them, in at most most characters; the end stays because errors quote a value first and
+// then say what is wrong with it. Call [Scrub] first: half a secret has no form.
 func Shorten(text string, most int) string {
 	runes := []rune(text)
 	if len(runes) <= most {
@@ -156,7 +159,7 @@ func Shorten(text string, most int) string {
 	return fmt.Sprintf("%s… (%d more) …%s", string(runes[:half]), len(runes)-2*half, string(runes[len(runes)-half:]))
 }
 
-// pathWord tells the beginning of a path, or of "role/" in an ARN, from that of a random key.
+// pathWord reports whether s is a directory of a path, or "role" in an ARN, rather than part of a random key.
 func pathWord(s string) bool {
 	return len(s) > 2 && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsLower(r) }) < 0
 }
@@ -166,7 +169,7 @@ func mixed(s string) bool {
 	return strings.ContainsFunc(s, unicode.IsUpper) && strings.ContainsFunc(s, unicode.IsLower) && strings.ContainsFunc(s, unicode.IsDigit)
 }
 
-// random tells what is generated from what is written: words, host names.
+// random reports whether s was generated, unlike words and host names.
 func random(s string) bool {
 	return len(s) >= 8 && mixed(s) || len(s) >= 16 && strings.ContainsFunc(s, unicode.IsDigit)
 }

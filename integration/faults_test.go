@@ -463,7 +463,7 @@ func (c *campaign) readLog(t *testing.T, s *step) {
 			if json.Unmarshal([]byte(text), &l) != nil {
 				continue
 			}
-			success := strings.HasPrefix(l.Msg, refreshed) || strings.HasPrefix(l.Msg, "the new credentials do not last longer")
+			success := strings.HasPrefix(l.Msg, refreshed) || strings.HasPrefix(l.Msg, "new credentials expire no later")
 			if l.Msg == "reloading" { // another exchange has been asked for
 				due = time.Time{}
 			}

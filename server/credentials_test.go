@@ -369,7 +369,7 @@ func TestAColdRequestWaitsForTheExchangeAndNotForLong(t *testing.T) {
 				t.Errorf("an exchange of %v: %d after %v, want %d after %v", takes, w.Code, took, want.code, want.took)
 			}
 			if w.Code == 503 {
-				mustDocument(t, w, 503, "CredentialsUninitialized", "the exchange with STS has not ended yet; "+(&cache.FetchError{Reason: cache.CredentialsUninitialized}).ShortAdvice(),
+				mustDocument(t, w, 503, "CredentialsUninitialized", "the exchange with STS has not finished yet; "+(&cache.FetchError{Reason: cache.CredentialsUninitialized}).ShortAdvice(),
 					cache.CredentialsUninitialized.Advice())
 			}
 			time.Sleep(takes)

@@ -60,7 +60,7 @@ func testCredentials() cache.Credentials {
 // profileOf returns the default profile with a cache that asks fetch.
 func profileOf(fetch cache.Fetch) Profile {
 	half := func() float64 { return 0.5 }
-	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: testProfile, Luck: half})}
+	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: testProfile, Random: half})}
 }
 
 // named is profileOf under a name.

@@ -1,5 +1,5 @@
-// Package regular reads small files at paths that a configuration names: a pipe or a device there must neither keep
-// the program waiting nor fill its memory. It does not know what the files are for.
+// Package regular reads small files at configured paths: a pipe or a device at such a path must neither block the program
+// nor fill its memory. It does not know what the files are for.
 package regular
 
 import (
@@ -11,21 +11,22 @@ import (
 	"syscall"
 )
 
-// openTries is how often a file that is not there is looked for. Each try takes microseconds.
+// openTries is how often Read tries to open a file that does not exist. Each try takes microseconds.
 const openTries = 10
 
-// TooLong is the error for a file of more than so many bytes.
+// TooLong is the error for a file that is longer than this limit, in bytes.
 type TooLong int
 
-// Error follows a path.
+// Error returns the end of a sentence that begins with the path.
 func (n TooLong) Error() string { return fmt.Sprintf("is longer than %d bytes", int(n)) }
 
-// Read returns what is in the file at path, and what the file was just before it was read. A link is followed: what
-// Kubernetes mounts is made of them. Neither a named pipe nor a device is read, nor anything of more than limit
-// bytes. An error continues a sentence that begins with the path.
+// Read returns the content of the file at path, and its description from just before it was read. It follows links, which
+// are what Kubernetes mounts. It does not read pipes, devices, or files of more than limit bytes, for which the error is a
+// [TooLong]. Other errors match [fs.ErrNotExist] and [fs.ErrPermission] where they apply. All errors continue a sentence
+// that begins with the path.
 //
-// The kubelet replaces a projected volume by renaming a directory link and then removes the old directory: a reader
-// in between finds nothing, once; on a machine that is busy enough, more than once.
+// The kubelet replaces a projected volume by renaming a link to a directory, and then removes the old directory. In
+// between, a reader finds no file: usually once, on a busy machine several times.
 func Read(path string, limit int) ([]byte, fs.FileInfo, error) {
 	var f *os.File
 	var err error
@@ -40,7 +41,7 @@ func Read(path string, limit int) ([]byte, fs.FileInfo, error) {
 		return nil, nil, unreadable(err)
 	}
 	defer f.Close()
-	// Of what has been opened: at the path there may be something else by now.
+	// Of the open file: there may be another at the path by now.
 	info, err := f.Stat()
 	switch {
 	case err != nil:
@@ -52,7 +53,7 @@ func Read(path string, limit int) ([]byte, fs.FileInfo, error) {
 	case info.Size() > int64(limit):
 		return nil, nil, TooLong(limit)
 	}
-	content, err := io.ReadAll(io.LimitReader(f, int64(limit)+1)) // it may have grown, and in /proc all have no size
+	content, err := io.ReadAll(io.LimitReader(f, int64(limit)+1)) // it may have grown, and files in /proc have the size 0
 	switch {
 	case err != nil:
 		return nil, nil, unreadable(err)
@@ -62,7 +63,7 @@ func Read(path string, limit int) ([]byte, fs.FileInfo, error) {
 	return content, info, nil
 }
 
-// Owner is the user and the group that a file belongs to, and the number of names (hard links) that it has.
+// Owner is the user and the group that own a file, and its number of hard links.
 type Owner struct {
 	UID, GID uint32
 	Links    uint64
