@@ -24,6 +24,15 @@ AWS_REGION=eu-west-1 irsa-sidecar serve`,
 		variables: configurationVariables(),
 		run:       runServe,
 	}, {
+		name:  "status",
+		flags: []option{{name: "json", text: "print JSON for programs: what GET /v1/identity answers"}},
+		line:  "show the credentials, their expiry, the last error, and who asks",
+		text:  "Prints what the sidecar in the same Pod answers to GET /: the role, when the credentials expire, the last error and what to do, and which programs have asked for credentials or were refused. It sends the authorization token that is set for an app, or for the sidecar. Fails where there are no valid credentials.",
+		example: `kubectl exec deploy/app -c irsa-sidecar -- /irsa-sidecar status
+irsa-sidecar status --json`,
+		variables: []string{listenVariable, appURI, appToken, appTokenFile, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"},
+		run:       runStatus,
+	}, {
 		name: "wait",
 		flags: []option{{
 			name:  "timeout",

@@ -326,8 +326,11 @@ const (
 	adminVariable  = "IRSA_SIDECAR_ADMIN_LISTEN"
 )
 
-// adminPort is the port of the admin listener where nobody says otherwise.
-const adminPort = "9913"
+// The ports of the credentials and the admin listener where nobody says otherwise.
+const (
+	credentialsPort = "9911"
+	adminPort       = "9913"
+)
 
 // checkPorts wants a port for each listener, unless the kernel chooses.
 func (c *Config) checkPorts(wrong complain) {

@@ -110,6 +110,11 @@ func describe(name string) variable {
 			return variable{name, tag.Get("default"), tag.Get("desc")}
 		}
 	}
+	for _, v := range appVariables {
+		if v.name == name {
+			return v
+		}
+	}
 	panic("no variable " + name)
 }
 

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
+)
+
+// The variables by which an app finds the sidecar.
+const (
+	appURI       = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+	appToken     = "AWS_CONTAINER_AUTHORIZATION_TOKEN"
+	appTokenFile = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
+)
+
+// appVariables describes them.
+var appVariables = []variable{
+	{appURI, "", "where an app finds the credentials; used if IRSA_SIDECAR_LISTEN is not set"},
+	{appToken, "", "what an app sends in the Authorization header"},
+	{appTokenFile, "", "the same, in a file"},
+}
+
+// The variables that may hold, or name, the authorization token, in the order in which status looks for it: what an app
+// sends comes first, for that is what is to be found out.
+var tokenVariables = []string{appTokenFile, appToken, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "IRSA_SIDECAR_AUTHORIZATION_TOKEN"}
+
+// runStatus prints what GET / of the credentials listener says. It fails where there are no valid credentials.
+func runStatus(ctx context.Context, c *call) error {
+	config, err := c.usable()
+	if err != nil {
+		return err
+	}
+	at, profile, wrong := config.credentialsPeer()
+	token, from, wrongToken := findToken()
+	if wrong = append(wrong, wrongToken...); len(wrong) > 0 {
+		return usageError{wrong}
+	}
+	get := func(path string) (*reply, error) {
+		r, err := at.ask(ctx, http.MethodGet, path, token)
+		if err == nil && r.code != http.StatusOK {
+			err = refusedStatus(at, path, r, from)
+		}
+		return r, err
+	}
+	identity, err := get(strings.TrimSuffix("/v1/identity/"+profile, "/"))
+	if err != nil {
+		return err
+	}
+	var found struct {
+		Profile   string
+		Valid     bool
+		LastError *struct{ Code, Message, Hint string }
+	}
+	if json.Unmarshal([]byte(identity.body), &found) != nil || found.Profile == "" {
+		return at.stranger(identity, "/v1/identity")
+	}
+	text := identity.body
+	if !c.on("json") {
+		page, err := get("/")
+		if err != nil {
+			return err
+		}
+		var lines strings.Builder
+		for line := range strings.Lines(page.body) {
+			lines.WriteString(shown(strings.TrimSuffix(line, "\n"), maxReason) + "\n")
+		}
+		text = lines.String()
+	}
+	if err := emit(c.stdout, text); err != nil {
+		return err
+	}
+	switch e := found.LastError; {
+	case found.Valid:
+		return nil
+	case e == nil:
+		return errors.New("the sidecar has no valid credentials yet")
+	default:
+		return fmt.Errorf("the sidecar has no valid credentials: %s: %s; hint: %s", e.Code, e.Message, e.Hint)
+	}
+}
+
+// credentialsPeer is the credentials listener, and the profile whose credentials an app with this environment gets;
+// empty is the default one.
+func (c *Config) credentialsPeer() (at peer, profile string, wrong problems) {
+	if os.Getenv(listenVariable) != "" {
+		return peer{listenVariable, []string{c.listen}}, "", nil
+	}
+	raw := os.Getenv(appURI)
+	if raw == "" {
+		return peer{listenVariable, loopbacks(credentialsPort)}, "", nil
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "http" {
+		return peer{}, "", problems{{appURI, "is not a URL such as http://127.0.0.1:9911/v1/credentials"}}
+	}
+	port := u.Port()
+	if port == "" {
+		port = "80"
+	}
+	profile, _ = strings.CutPrefix(strings.TrimSuffix(u.EscapedPath(), "/"), "/v1/credentials")
+	profile = strings.TrimPrefix(profile, "/")
+	address, err := netip.ParseAddr(u.Hostname())
+	switch {
+	case u.Hostname() == "localhost":
+		return peer{appURI, loopbacks(port)}, profile, nil
+	case err != nil || !address.IsLoopback():
+		return peer{}, "", problems{{appURI, fmt.Sprintf("%q is not on loopback: an SDK with this environment does not ask the sidecar; set it to http://127.0.0.1:9911/v1/credentials", u.Host)}}
+	}
+	return peer{appURI, []string{net.JoinHostPort(u.Hostname(), port)}}, profile, nil
+}
+
+// findToken returns the authorization token and the variable that it is from, or nothing where none is set.
+func findToken() (token, from string, wrong problems) {
+	for _, name := range tokenVariables {
+		value := os.Getenv(name)
+		if value == "" {
+			continue
+		}
+		if !strings.HasSuffix(name, "_FILE") {
+			if _, err := server.FixedAuthorization(value); err != nil {
+				return "", "", problems{{name, err.Error()}}
+			}
+			return value, name, nil
+		}
+		if !filepath.IsAbs(value) { // it may be the token itself
+			return "", "", problems{{name, "is not an absolute path; a token itself belongs in " + strings.TrimSuffix(name, "_FILE")}}
+		}
+		raw, _, err := regular.Read(value, server.MaxAuthorization)
+		if err == nil {
+			_, err = server.FixedAuthorization(string(raw))
+		}
+		if err != nil {
+			return "", "", problems{{name, value + " " + err.Error()}}
+		}
+		return string(raw), name, nil
+	}
+	return "", "", nil
+}
+
+// refusedStatus is the error for an answer other than 200.
+func refusedStatus(at peer, path string, r *reply, from string) error {
+	var document struct{ Code, Message, Hint string }
+	if json.Unmarshal([]byte(r.body), &document) != nil || document.Code == "" || document.Message == "" {
+		return at.stranger(r, path)
+	}
+	sent := "sent with the token in " + from
+	if from == "" {
+		sent = "sent without a token, for none is set in " + either(tokenVariables)
+	}
+	return fmt.Errorf("%s: %s (%s); hint: %s", document.Code, document.Message, sent, document.Hint)
+}

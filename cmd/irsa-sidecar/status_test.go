@@ -1,0 +1,200 @@
+package main
+
+import (
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// unset makes sure that no variable of the test's own environment is there.
+func unset(t *testing.T) {
+	t.Helper()
+	for _, name := range append(configurationVariables(), appURI, appToken, appTokenFile) {
+		t.Setenv(name, "")
+	}
+}
+
+func TestStatusAsksWhereAnAppAsks(t *testing.T) {
+	v4, v6 := "127.0.0.1:", "[::1]:"
+	both := func(port string) []string {
+		if loopback() == "::1" {
+			return []string{v6 + port}
+		}
+		return []string{v4 + port, v6 + port}
+	}
+	for _, row := range []struct {
+		listen, uri string
+		want        []string
+		profile     string
+		wrong       string
+	}{
+		{"", "", both("9911"), "", ""},
+		{"127.0.0.2:1", "http://127.0.0.1:2/v1/credentials", []string{"127.0.0.2:1"}, "", ""},
+		{"", "http://127.0.0.1:2/v1/credentials", []string{"127.0.0.1:2"}, "", ""},
+		{"", "http://127.0.0.1:2/v1/credentials/a%2Fb/", []string{"127.0.0.1:2"}, "a%2Fb", ""},
+		{"", "http://[::1]:2/v1/credentials", []string{"[::1]:2"}, "", ""},
+		{"", "http://localhost:2/v1/credentials", both("2"), "", ""},
+		{"", "http://127.0.0.1", []string{"127.0.0.1:80"}, "", ""},
+		{"", "http://169.254.170.23/v1/credentials", nil, "", `"169.254.170.23" is not on loopback`},
+		{"", "http://sidecar.example:9911/", nil, "", `"sidecar.example:9911" is not on loopback`},
+		{"", "https://127.0.0.1:2/", nil, "", "is not a URL such as http://127.0.0.1:9911/v1/credentials"},
+		{"", "127.0.0.1:9911", nil, "", "is not a URL such as"},
+	} {
+		unset(t)
+		t.Setenv(listenVariable, row.listen)
+		t.Setenv(appURI, row.uri)
+		c, _ := loadConfig()
+		at, profile, wrong := c.credentialsPeer()
+		if !slices.Equal(at.addresses, row.want) || profile != row.profile {
+			t.Errorf("%s, %s: %q and profile %q, want %q and %q", row.listen, row.uri, at.addresses, profile, row.want, row.profile)
+		}
+		if row.wrong == "" && len(wrong) > 0 || row.wrong != "" && (len(wrong) != 1 || wrong[0].variable != appURI || !strings.Contains(wrong[0].text, row.wrong)) {
+			t.Errorf("%s, %s: %v, want %q", row.listen, row.uri, wrong, row.wrong)
+		}
+	}
+}
+
+func TestStatusFindsTheTokenThatAnAppSends(t *testing.T) {
+	const app, sidecar, inAppsFile, inFile = "the token of an app", "the sidecar's token", "in the app's file", "in the sidecar's file"
+	dir := t.TempDir()
+	file := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	appFile, sidecarFile := file("app", inAppsFile), file("sidecar", inFile)
+	const fileVariable, variable = "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "IRSA_SIDECAR_AUTHORIZATION_TOKEN"
+	for _, row := range []struct {
+		env               map[string]string
+		token, from, says string
+	}{
+		{nil, "", "", ""},
+		{map[string]string{appTokenFile: appFile, appToken: app, fileVariable: sidecarFile}, inAppsFile, appTokenFile, ""},
+		{map[string]string{appToken: app, fileVariable: sidecarFile}, app, appToken, ""},
+		{map[string]string{fileVariable: sidecarFile}, inFile, fileVariable, ""},
+		{map[string]string{variable: sidecar}, sidecar, variable, ""},
+		{map[string]string{appTokenFile: dir + "/none"}, "", "", appTokenFile + " " + dir + "/none cannot be read: no such file or directory"},
+		{map[string]string{appTokenFile: password}, "", "", appTokenFile + " is not an absolute path; a token itself belongs in AWS_CONTAINER_AUTHORIZATION_TOKEN"},
+		{map[string]string{appTokenFile: file("line", password+"\n")}, "", "", appTokenFile + " " + dir + "/line contains a line break, which the AWS SDKs refuse: write it with printf %s"},
+		{map[string]string{appToken: "short"}, "", "", appToken + " is shorter than 16 characters"},
+		{map[string]string{appTokenFile: "/dev/zero"}, "", "", appTokenFile + " /dev/zero is not a regular file"},
+	} {
+		unset(t)
+		for name, value := range row.env {
+			t.Setenv(name, value)
+		}
+		token, from, wrong := findToken()
+		if token != row.token || from != row.from {
+			t.Errorf("%v: %q from %q, want %q from %q", row.env, token, from, row.token, row.from)
+		}
+		said := ""
+		if len(wrong) > 0 {
+			said = wrong[0].line()
+		}
+		if !strings.HasPrefix(said, row.says) || (row.says == "") != (said == "") || strings.Contains(said, password) {
+			t.Errorf("%v: says %q, want %q", row.env, said, row.says)
+		}
+	}
+	if _, err := os.Stat(dir + "/none"); err == nil {
+		t.Error("it made the file")
+	}
+}
+
+// Another program may listen there.
+func TestStatusOfSomethingElse(t *testing.T) {
+	for name, answer := range map[string]string{
+		"a page":              "HTTP/1.1 200 OK\r\n\r\n<html>" + hostile,
+		"JSON":                "HTTP/1.1 200 OK\r\n\r\n{}",
+		"a refusal":           "HTTP/1.1 403 Forbidden\r\n\r\n" + hostile,
+		"a refusal in JSON":   "HTTP/1.1 403 Forbidden\r\n\r\n{\"message\": \"no\"}",
+		"a redirect":          "HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\n\r\n",
+		"no HTTP":             hostile,
+		"nothing":             "",
+		"a status of others'": "HTTP/1.1 500 " + hostile + "\r\n\r\n",
+	} {
+		unset(t)
+		t.Setenv(appURI, "http://"+answering(t, answer)+"/v1/credentials")
+		for _, args := range [][]string{{"status"}, {"status", "--json"}} {
+			stdout, err := called(t, args...)
+			if err == nil || stdout != "" {
+				t.Fatalf("%s, %s: %v, and printed %q", name, args, err, stdout)
+			}
+			mustBeShown(t, name, lastWords(err), maxLastWords)
+			if !strings.Contains(err.Error(), " ("+appURI+")") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// What a page quotes steers no terminal and shows no secret.
+func TestStatusPrintsAPageLineByLine(t *testing.T) {
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			w.Write([]byte("irsa-sidecar test\n\n  role  one\n" + hostile + "\nlast"))
+			return
+		}
+		w.Write([]byte(`{"profile":"default","lastError":{"code":"AccessDenied","message":"no` + "\\n" + `way","hint":"do"}}` + "\n"))
+	}))
+	defer page.Close()
+	unset(t)
+	t.Setenv(appURI, page.URL)
+	stdout, err := called(t, "status")
+	if err == nil || lastWords(err) != "the sidecar has no valid credentials: AccessDenied: no way; hint: do" || exitCode(err) != 1 {
+		t.Errorf("without credentials: %v", err)
+	}
+	lines := strings.Split(strings.TrimSuffix(stdout, "\n"), "\n")
+	for _, line := range lines {
+		if cache.OneLine(line) != line || cache.Scrub(line) != line {
+			t.Errorf("not to be shown: %q", line)
+		}
+	}
+	if want := []string{"irsa-sidecar test", "", "  role  one"}; len(lines) < 5 || !slices.Equal(lines[:3], want) || lines[len(lines)-1] != "last" {
+		t.Errorf("printed %q", lines)
+	}
+}
+
+// Where nothing says where the sidecar listens, it may be on either loopback address.
+func TestTheOtherLoopbackAddressIsTriedAfterARefusal(t *testing.T) {
+	listener, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Skip("this machine has no IPv6:", err)
+	}
+	here := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("here")) }))
+	here.Listener.Close()
+	here.Listener = listener
+	here.Start()
+	defer here.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	if taken, err := net.Listen("tcp4", "127.0.0.1:"+port); err != nil {
+		t.Skip(err)
+	} else {
+		taken.Close()
+	}
+	r, err := peer{adminVariable, loopbacks(port)}.ask(t.Context(), http.MethodGet, "/", "")
+	if err != nil || r.body != "here" {
+		t.Errorf("%v, %v", r, err)
+	}
+
+	here.Close()
+	_, err = peer{adminVariable, []string{"127.0.0.1:" + port, "[::1]:" + port}}.ask(t.Context(), http.MethodGet, "/", "")
+	want := "no sidecar answers at 127.0.0.1:" + port + " or [::1]:" + port + " (" + adminVariable + "): connection refused"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+
+	// A program that answers at the first address is the one that was asked.
+	first := answering(t, "HTTP/1.1 500 No\r\n\r\n")
+	if r, err := (peer{adminVariable, []string{first, "[::1]:1"}}).ask(t.Context(), http.MethodGet, "/", ""); err != nil || r.code != 500 {
+		t.Errorf("%v, %v", r, err)
+	}
+}
