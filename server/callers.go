@@ -109,7 +109,7 @@ func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, hint str
 		attrs = append(attrs, "why", why.Error())
 	}
 	if hint != "" {
-		attrs = append(attrs, "advice", hint)
+		attrs = append(attrs, "hint", hint)
 	}
 	logger.Warn("request refused", attrs...)
 }

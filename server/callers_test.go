@@ -209,7 +209,7 @@ func TestAWarningSaysWhy(t *testing.T) {
 	o.Users = &Users{}
 	h := Credentials(o).(*credentials)
 	h.trace(request("GET", "/"), UserNotAllowed, errors.New("user 7 is not in the list"))
-	if w := logLines(t, &log); len(w) != 1 || w[0]["why"] != "user 7 is not in the list" || w[0]["advice"] == "" {
+	if w := logLines(t, &log); len(w) != 1 || w[0]["why"] != "user 7 is not in the list" || w[0]["hint"] == nil {
 		t.Errorf("%v", w)
 	}
 }

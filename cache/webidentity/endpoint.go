@@ -15,8 +15,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
-// CheckEndpoint returns what is wrong with an STS endpoint of one's own, or nil. The token goes there
-// in the clear, so plain http is taken for loopback only.
+// CheckEndpoint returns what is wrong with the URL of an STS endpoint, or nil. The token is sent there unencrypted with
+// plain http, which is accepted for loopback only. Errors continue a sentence that begins with where the URL came from.
 func CheckEndpoint(endpoint string) error {
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Hostname() == "" || (u.Scheme != "https" && u.Scheme != "http") {
@@ -36,12 +36,12 @@ func loopback(host string) bool {
 	return host == "localhost" || (err == nil && ip.IsLoopback())
 }
 
-var sessionUnfit = regexp.MustCompile(`[^\w+=,.@-]`)
+var sessionUnsafe = regexp.MustCompile(`[^\w+=,.@-]`)
 
-// SessionName makes a role session name of s: [\w+=,.@-], 2 to 64 characters. Of a longer name the
-// end is kept, where a Pod's name is unique.
+// SessionName returns s as a role session name, which STS limits to 2 to 64 characters of [\w+=,.@-]: other characters
+// become a hyphen, and a longer name is cut at the beginning, because the end is what makes a Pod's name unique.
 func SessionName(s string) string {
-	s = sessionUnfit.ReplaceAllString(s, "-")
+	s = sessionUnsafe.ReplaceAllString(s, "-")
 	if len(s) > 64 {
 		s = s[len(s)-64:]
 	}
@@ -51,12 +51,12 @@ func SessionName(s string) string {
 	return s
 }
 
-// maxCABundle is some ten times what operating systems trust; a ConfigMap has half of it.
+// maxCABundle is about ten times the size of the bundles of operating systems, and twice that of a ConfigMap, in bytes.
 const maxCABundle = 2 << 20
 
-// LoadCABundle returns the system's roots and the PEM certificates in the file, or nil, which stands
-// for the system's roots, when path is empty. Other than the SDKs it adds to the roots: a bundle of a
-// company's own CA should not cut off AWS.
+// LoadCABundle returns the system's roots and the PEM certificates in the file, or nil, which stands for the system's
+// roots, if path is empty. Unlike the SDKs it adds to the roots: a bundle with a company's own CA should not cut off AWS.
+// The error names the path.
 func LoadCABundle(path string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil
@@ -70,13 +70,13 @@ func LoadCABundle(path string) (*x509.CertPool, error) {
 		pool = x509.NewCertPool()
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no PEM certificate", path)
+		return nil, fmt.Errorf("%s contains no PEM certificate", path)
 	}
 	return pool, nil
 }
 
-// newHTTPClient returns a client for one purpose: a small POST every half hour, which must fail fast.
-// It follows no redirect, because the token would follow too.
+// newHTTPClient returns a client for a small POST every half hour, which must fail fast. It does not follow redirects,
+// because the token would follow too.
 func newHTTPClient(o Options) (*http.Client, *http.Transport) {
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{Timeout: 2 * time.Second}).DialContext
@@ -87,7 +87,7 @@ func newHTTPClient(o Options) (*http.Client, *http.Transport) {
 		TLSClientConfig:        &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    3 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
-		OnProxyConnectResponse: refusal,
+		OnProxyConnectResponse: proxyResponse,
 	}
 	return &http.Client{
 		Transport:     recorder{transport},

@@ -164,8 +164,8 @@ func TestCABundleIsAddedToTheSystemsRoots(t *testing.T) {
 	must(t, os.Truncate(huge, maxCABundle+1))
 	for path, want := range map[string]string{
 		"": "", good: "",
-		empty:                      empty + " holds no PEM certificate",
-		other:                      other + " holds no PEM certificate",
+		empty:                      empty + " contains no PEM certificate",
+		other:                      other + " contains no PEM certificate",
 		filepath.Join(dir, "none"): filepath.Join(dir, "none") + " cannot be read: no such file or directory",
 		dir:                        dir + " is a directory, not a file",
 		"/dev/zero":                "/dev/zero is not a regular file",

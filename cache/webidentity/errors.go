@@ -18,9 +18,9 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// codes says which Reason an error of STS is. The first row that fits counts: the code must be equal,
-// and the message must contain the words, if any. STS has reworded its messages before, so words
-// only ever refine what the code already says.
+// codes maps the errors of STS to Reasons. The first row that matches counts: the code must be equal, and the message
+// must contain the words, if there are any, in any case. STS has reworded its messages before, so the words only
+// distinguish causes that share a code.
 //
 // https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html#API_AssumeRoleWithWebIdentity_Errors
 // https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html
@@ -57,7 +57,7 @@ var codes = []struct {
 	{code: "ServiceUnavailableException", reason: cache.ServiceUnavailable},
 }
 
-// reasonOf looks a code up; ok is false for one that is not in the table.
+// reasonOf returns the Reason for a code; ok is false if the code is not in the table.
 func reasonOf(code, message string) (_ cache.Reason, ok bool) {
 	message = strings.ToLower(message)
 	for _, row := range codes {
@@ -68,113 +68,113 @@ func reasonOf(code, message string) (_ cache.Reason, ok bool) {
 	return cache.UnknownError, false
 }
 
-// answer is what came back from the endpoint, or from something before it.
-type answer struct {
+// response is what the endpoint, or something in front of it, sent back.
+type response struct {
 	status      int
 	contentType string
 	head        []byte
 }
 
-// recorder keeps the answer for whoever put an *answer into the context: the SDK's error says
-// nothing of a body that is not STS's. It also bounds what an endpoint can make us hold.
+// recorder copies the response into the *response in the request's context, because the SDK's error does not contain a
+// body that is not STS's. It also bounds how much of a body is held in memory.
 type recorder struct{ next http.RoundTripper }
 
-type answerKey struct{}
+type responseKey struct{}
 
-// maxAnswer is several times the largest answer: a session token has at most 4096 bytes.
-const maxAnswer = 64 << 10
+// maxResponse is several times the largest response: a session token has at most 4096 bytes.
+const maxResponse = 64 << 10
 
 func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := r.next.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse))
 	resp.Body.Close()
 	if err != nil {
 		return nil, err
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
-	if a, ok := req.Context().Value(answerKey{}).(*answer); ok {
-		*a = answer{resp.StatusCode, resp.Header.Get("Content-Type"), body[:min(len(body), 400)]}
+	if got, ok := req.Context().Value(responseKey{}).(*response); ok {
+		*got = response{resp.StatusCode, resp.Header.Get("Content-Type"), body[:min(len(body), 400)]}
 	}
 	return resp, nil
 }
 
-// describe says what answered, for people: the status, the type, and the first words. The words of a
-// success stay out: whatever it is, it may hold the credentials that we failed to find in it.
-func (a *answer) describe() string {
-	kind, _, _ := strings.Cut(a.contentType, ";")
+// describe describes the response to people: status, type and first words. The words of a success are left out, because
+// they may contain the credentials that could not be found in it.
+func (r *response) describe() string {
+	kind, _, _ := strings.Cut(r.contentType, ";")
 	if kind == "" {
 		kind = "of no type"
 	}
-	kind = fmt.Sprintf("HTTP %d, %s", a.status, kind)
-	if a.status < 300 {
+	kind = fmt.Sprintf("HTTP %d, %s", r.status, kind)
+	if r.status < 300 {
 		return kind
 	}
-	// Scrub must see the text before a cut or a quote spoils the shapes that it knows.
-	text := []rune(strings.Join(strings.Fields(cache.Scrub(cache.OneLine(string(a.head)))), " "))
+	// Scrub must come before a cut or a quote, which would hide the forms that it looks for.
+	text := []rune(strings.Join(strings.Fields(cache.Scrub(cache.OneLine(string(r.head)))), " "))
 	if len(text) == 0 {
 		return kind + ", empty"
 	}
-	if len(text) > 80 { // of a page, what it begins with says the most
+	if len(text) > 80 { // the beginning of a page says the most
 		text = append(text[:80], '…')
 	}
 	return fmt.Sprintf("%s: %q", kind, string(text))
 }
 
-// proxyRefusal is a proxy's no to CONNECT. The transport's own error has but the status text, which
-// every proxy words as it likes.
+// proxyRefusal is a proxy's refusal of CONNECT. The transport's own error has only the status text, which differs from
+// proxy to proxy.
 type proxyRefusal struct{ status int }
 
 func (e *proxyRefusal) Error() string { return fmt.Sprintf("HTTP %d", e.status) }
 
-// refusal is a Transport's OnProxyConnectResponse.
-func refusal(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+// proxyResponse is a Transport's OnProxyConnectResponse.
+func proxyResponse(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 	if resp.StatusCode != http.StatusOK {
 		return &proxyRefusal{resp.StatusCode}
 	}
 	return nil
 }
 
-// explain turns what the SDK returned into a FetchError. a is zero when nothing answered; host is
-// where the request went.
-func explain(err error, a *answer, host string) *cache.FetchError {
+// explain turns an error of the SDK into a FetchError. got is zero if there was no response; host is where the request
+// went.
+func explain(err error, got *response, host string) *cache.FetchError {
 	fail := func(reason cache.Reason, format string, args ...any) *cache.FetchError {
 		return &cache.FetchError{Reason: reason, Message: cache.Scrub(fmt.Sprintf(format, args...))}
 	}
-	if a.status == 0 {
+	if got.status == 0 {
 		return unreachable(err, host, fail)
 	}
-	if api, ok := errors.AsType[smithy.APIError](err); ok && bytes.Contains(a.head, []byte("<Error")) {
+	if api, ok := errors.AsType[smithy.APIError](err); ok && bytes.Contains(got.head, []byte("<Error")) {
 		if reason, known := reasonOf(api.ErrorCode(), api.ErrorMessage()); known {
-			return fail(reason, "STS refused (%s, HTTP %d): %s", api.ErrorCode(), a.status, api.ErrorMessage())
+			return fail(reason, "STS refused (%s, HTTP %d): %s", api.ErrorCode(), got.status, api.ErrorMessage())
 		}
-		if a.status == http.StatusTooManyRequests {
-			return fail(cache.Throttling, "STS refused (%s, HTTP %d): %s", api.ErrorCode(), a.status, api.ErrorMessage())
+		if got.status == http.StatusTooManyRequests {
+			return fail(cache.Throttling, "STS refused (%s, HTTP %d): %s", api.ErrorCode(), got.status, api.ErrorMessage())
 		}
-		if a.status >= 500 {
-			return fail(cache.ServiceUnavailable, "STS failed (%s, HTTP %d): %s", api.ErrorCode(), a.status, api.ErrorMessage())
+		if got.status >= 500 {
+			return fail(cache.ServiceUnavailable, "STS failed (%s, HTTP %d): %s", api.ErrorCode(), got.status, api.ErrorMessage())
 		}
 		if code := api.ErrorCode(); code != "" && code != "UnknownError" {
-			return fail(cache.UnknownError, "STS refused (%s, HTTP %d): %s", code, a.status, api.ErrorMessage())
+			return fail(cache.UnknownError, "STS refused (%s, HTTP %d): %s", code, got.status, api.ErrorMessage())
 		}
 	}
 	switch {
-	case a.status == http.StatusTooManyRequests:
-		return fail(cache.Throttling, "%s answered %s", host, a.describe())
-	case a.status >= 500:
-		return fail(cache.ServiceUnavailable, "%s answered %s", host, a.describe())
-	case a.status == http.StatusProxyAuthRequired:
-		return fail(cache.ProxyRefused, "%s answered %s", host, a.describe())
+	case got.status == http.StatusTooManyRequests:
+		return fail(cache.Throttling, "%s answered %s", host, got.describe())
+	case got.status >= 500:
+		return fail(cache.ServiceUnavailable, "%s answered %s", host, got.describe())
+	case got.status == http.StatusProxyAuthRequired:
+		return fail(cache.ProxyRefused, "%s answered %s", host, got.describe())
 	}
-	return fail(cache.NotAnSTSEndpoint, "%s did not answer as STS does: %s", host, a.describe())
+	return fail(cache.NotAnSTSEndpoint, "%s did not answer as STS does: %s", host, got.describe())
 }
 
-// unreachable explains an exchange that got no answer.
+// unreachable explains an exchange without a response.
 func unreachable(err error, host string, fail func(cache.Reason, string, ...any) *cache.FetchError) *cache.FetchError {
 	op, _ := errors.AsType[*net.OpError](err)
-	// So the transport and its SOCKS client mark whatever happens before the proxy lets us through.
+	// This is how the transport and its SOCKS client mark errors from before the proxy has connected.
 	throughProxy := op != nil && (op.Op == "proxyconnect" || op.Op == "socks connect")
 	if throughProxy {
 		host = "the proxy on the way to " + host
@@ -193,7 +193,7 @@ func unreachable(err error, host string, fail func(cache.Reason, string, ...any)
 	if proxy, ok := errors.AsType[*proxyRefusal](err); ok {
 		switch {
 		case proxy.status == http.StatusProxyAuthRequired:
-			return fail(cache.ProxyRefused, "the proxy on the way to %s wants a user and a password", host)
+			return fail(cache.ProxyRefused, "the proxy on the way to %s requires a user and a password", host)
 		case proxy.status < 500:
 			return fail(cache.ProxyRefused, "the proxy on the way to %s answered CONNECT with %v", host, proxy)
 		}
@@ -206,7 +206,7 @@ func unreachable(err error, host string, fail func(cache.Reason, string, ...any)
 		return fail(cache.EndpointNotTrusted, "%s: %v", host, hostname)
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
-		return fail(cache.NotAnSTSEndpoint, "%s does not speak TLS: is its URL to begin with http://?", host)
+		return fail(cache.NotAnSTSEndpoint, "%s does not speak TLS: should its URL begin with http://?", host)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fail(cache.EndpointTimeout, "%s did not answer in time", host)
@@ -220,7 +220,7 @@ func unreachable(err error, host string, fail func(cache.Reason, string, ...any)
 	return fail(cache.EndpointUnreachable, "%s: %v", host, innermost(err))
 }
 
-// innermost unwraps to the end: every layer of the SDK repeats the operation's name.
+// innermost returns the innermost error: every layer of the SDK repeats the operation's name.
 func innermost(err error) error {
 	for {
 		inner := errors.Unwrap(err)

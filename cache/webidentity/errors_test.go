@@ -236,8 +236,8 @@ func TestHugeAnswerIsNotHeld(t *testing.T) {
 			return &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {"text/xml"}}, Body: body, Request: r}, nil
 		})
 		s.mustFail(t, cache.NotAnSTSEndpoint, "")
-		if body.taken > maxAnswer {
-			t.Errorf("took %d bytes of an answer, want at most %d", body.taken, maxAnswer)
+		if body.taken > maxResponse {
+			t.Errorf("took %d bytes of an answer, want at most %d", body.taken, maxResponse)
 		}
 	}
 }
@@ -395,7 +395,7 @@ func TestCertificateMustBeTrusted(t *testing.T) {
 		plain := httptest.NewServer(http.NotFoundHandler())
 		defer plain.Close()
 		s := stage(t, tweak{endpoint: strings.Replace(plain.URL, "http:", "https:", 1)})
-		s.mustFail(t, cache.NotAnSTSEndpoint, "HOST does not speak TLS: is its URL to begin with http://?")
+		s.mustFail(t, cache.NotAnSTSEndpoint, "HOST does not speak TLS: should its URL begin with http://?")
 	})
 	t.Run("old TLS", func(t *testing.T) {
 		old := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -410,7 +410,7 @@ func TestCertificateMustBeTrusted(t *testing.T) {
 
 func TestHostnameErrorIsAMatterOfTrust(t *testing.T) {
 	err := fmt.Errorf("wrapped: %w", x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"a.example"}}, Host: "b.example"})
-	if failure := explain(err, &answer{}, "b.example"); failure.Reason != cache.EndpointNotTrusted {
+	if failure := explain(err, &response{}, "b.example"); failure.Reason != cache.EndpointNotTrusted {
 		t.Errorf("explained as %v", failure)
 	}
 }
@@ -421,7 +421,7 @@ func TestProxyOnTheWay(t *testing.T) {
 		reason  cache.Reason
 		message string
 	}{
-		{407, cache.ProxyRefused, "the proxy on the way to sts.example wants a user and a password"},
+		{407, cache.ProxyRefused, "the proxy on the way to sts.example requires a user and a password"},
 		{403, cache.ProxyRefused, "the proxy on the way to sts.example answered CONNECT with HTTP 403"},
 		{502, cache.EndpointUnreachable, "the proxy on the way to sts.example answered CONNECT with HTTP 502"},
 	} {
@@ -477,7 +477,7 @@ func TestProxyOnTheWay(t *testing.T) {
 		{"with a resolver that fails", "http://proxy.invalid:3128", &net.DNSError{Err: "server misbehaving", Name: "proxy.invalid", IsTemporary: true}, cache.EndpointUnreachable, "proxy.invalid, " + who + ", cannot be looked up: server misbehaving"},
 		{"that drops packets", "http://192.0.2.1:3128", os.ErrDeadlineExceeded, cache.EndpointTimeout, who + " did not answer in time"},
 		{"that is not trusted", secure.URL, nil, cache.EndpointNotTrusted, who + ": x509: certificate signed by unknown authority"},
-		{"without TLS", strings.Replace(plain.URL, "http:", "https:", 1), nil, cache.NotAnSTSEndpoint, who + " does not speak TLS: is its URL to begin with http://?"},
+		{"without TLS", strings.Replace(plain.URL, "http:", "https:", 1), nil, cache.NotAnSTSEndpoint, who + " does not speak TLS: should its URL begin with http://?"},
 		{"of SOCKS that hangs up", "socks5://" + socks.Addr().String(), nil, cache.EndpointUnreachable, who + ": EOF"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -544,7 +544,7 @@ func TestUnfamiliarErrorsAreExplainedOnOneLine(t *testing.T) {
 }
 
 func TestBytesBehindAnAnswerAreCutAtARune(t *testing.T) {
-	a := answer{status: 403, contentType: "text/plain; charset=utf-8", head: bytes.Repeat([]byte("ä"), 200)[:399]}
+	a := response{status: 403, contentType: "text/plain; charset=utf-8", head: bytes.Repeat([]byte("ä"), 200)[:399]}
 	if got, want := a.describe(), `HTTP 403, text/plain: "`+strings.Repeat("ä", 80)+`…"`; got != want {
 		t.Errorf("described as %s", got)
 	}

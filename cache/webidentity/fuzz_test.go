@@ -61,12 +61,12 @@ var tokenShape = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9
 var parseErrors = []*regexp.Regexp{
 	regexp.MustCompile(`^is empty$`),
 	regexp.MustCompile(`^is not signed$`),
-	regexp.MustCompile(`^is longer than the 20000 characters that STS takes$`),
-	regexp.MustCompile(`^holds more than the token: there is white space inside$`),
-	regexp.MustCompile(`^is not a JWT: it has \d+ parts and not three$`),
+	regexp.MustCompile(`^is longer than the 20000 characters that STS accepts$`),
+	regexp.MustCompile(`^contains more than the token: there is white space in it$`),
+	regexp.MustCompile(`^is not a JWT: expected 3 parts, found \d+$`),
 	regexp.MustCompile(`^is not a JWT: its (header|claims part) is not (base64url|the JSON of a token)$`),
 	regexp.MustCompile(`^is not a JWT: its signature is not base64url$`),
-	regexp.MustCompile(`^is signed with an algorithm that STS does not take: RS256 to RS512 and ES256 to ES512 are$`),
+	regexp.MustCompile(`^is signed with an algorithm that STS does not accept; it accepts RS256, RS384, RS512, ES256, ES384 and ES512$`),
 }
 
 // Whatever answers, the Provider ends in a failure that can be shown, or in credentials; and a Cache

@@ -15,32 +15,32 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
-// maxToken is the longest WebIdentityToken that STS takes.
+// maxToken is the length of the longest WebIdentityToken that STS accepts, in characters.
 // https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html
 const maxToken = 20000
 
-// maxTime is the last second of the year 9999, the last one that RFC 3339 and JSON can write.
+// maxTime is the last second of the year 9999, the last that RFC 3339, and so JSON, can express.
 const maxTime = 253402300799
 
-// Claims are the parts of a projected token that say who and for how long. They are read, not
-// verified: that is for STS to do, and a forged claim here can only spoil our own messages.
+// Claims are what a projected token says about its subject and its validity. They are not verified: STS does that, and a
+// forged claim can affect nothing but the sidecar's own messages. A claim that the token lacks is empty or zero.
 type Claims struct {
-	Algorithm string // of the header
-	KeyID     string // of the header
+	Algorithm string // alg, in the header
+	KeyID     string // kid, in the header
 
 	Issuer   string
 	Subject  string
 	Audience []string
 
-	Expiration, IssuedAt, NotBefore time.Time // each zero when the token has none
+	Expiration, IssuedAt, NotBefore time.Time // in UTC
 
 	Namespace      string
 	ServiceAccount string
 	Pod            string
 }
 
-// ReadToken reads the projected token at path and what it says. The error is always a
-// [*cache.FetchError] whose reason begins with TokenFile.
+// ReadToken returns the projected token at path, without the white space around it, and its claims. The error is always a
+// [*cache.FetchError] with the reason TokenFileMissing, TokenFileUnreadable or TokenFileMalformed.
 func ReadToken(path string) (string, Claims, error) {
 	raw, err := readFile(path)
 	if err != nil {
@@ -54,7 +54,8 @@ func ReadToken(path string) (string, Claims, error) {
 	return token, claims, nil
 }
 
-// readFile reads a little more than a token may have, for there may be white space around it.
+// readFile reads up to twice the length of a token, because there may be white space around it. The error is always a
+// [*cache.FetchError].
 func readFile(path string) ([]byte, error) {
 	raw, _, err := regular.Read(path, 2*maxToken)
 	if err == nil {
@@ -71,11 +72,11 @@ func readFile(path string) ([]byte, error) {
 	return nil, failure
 }
 
-var errTokenTooLong = fmt.Errorf("is longer than the %d characters that STS takes", maxToken)
+var errTokenTooLong = fmt.Errorf("is longer than the %d characters that STS accepts", maxToken)
 
-// ParseToken reads the claims of a compact JWT as STS will take it: three parts and one of the
-// algorithms RS256, RS384, RS512, ES256, ES384 and ES512. It does not verify the signature. No error
-// quotes the token.
+// ParseToken returns the claims of a token that STS would accept: a compact JWT of three parts, signed with one of the
+// algorithms RS256, RS384, RS512, ES256, ES384 and ES512. It does not verify the signature. Errors continue a sentence
+// that begins with the token's source, and never quote the token.
 func ParseToken(token string) (Claims, error) {
 	switch {
 	case token == "":
@@ -83,11 +84,11 @@ func ParseToken(token string) (Claims, error) {
 	case len(token) > maxToken:
 		return Claims{}, errTokenTooLong
 	case strings.ContainsAny(token, " \t\r\n"):
-		return Claims{}, errors.New("holds more than the token: there is white space inside")
+		return Claims{}, errors.New("contains more than the token: there is white space in it")
 	}
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return Claims{}, fmt.Errorf("is not a JWT: it has %d parts and not three", len(parts))
+		return Claims{}, fmt.Errorf("is not a JWT: expected 3 parts, found %d", len(parts))
 	}
 	var header struct {
 		Algorithm string `json:"alg"`
@@ -99,7 +100,7 @@ func ParseToken(token string) (Claims, error) {
 	switch header.Algorithm {
 	case "RS256", "RS384", "RS512", "ES256", "ES384", "ES512":
 	default:
-		return Claims{}, errors.New("is signed with an algorithm that STS does not take: RS256 to RS512 and ES256 to ES512 are")
+		return Claims{}, errors.New("is signed with an algorithm that STS does not accept; it accepts RS256, RS384, RS512, ES256, ES384 and ES512")
 	}
 	var body struct {
 		Issuer     string      `json:"iss"`
@@ -131,12 +132,12 @@ func ParseToken(token string) (Claims, error) {
 	}, nil
 }
 
-// object is a reference to one of Kubernetes' objects.
+// object is a reference to a Kubernetes object.
 type object struct {
 	Name string `json:"name"`
 }
 
-// timeOf reads a NumericDate. STS takes whole seconds only.
+// timeOf returns the time of a NumericDate, or zero if it is missing or invalid. STS accepts whole seconds only.
 func timeOf(n json.Number) time.Time {
 	seconds, err := n.Int64()
 	if err != nil || seconds <= 0 || seconds > maxTime {
@@ -145,7 +146,7 @@ func timeOf(n json.Number) time.Time {
 	return time.Unix(seconds, 0).UTC()
 }
 
-// decode reads one part of a JWT. Its errors follow the words "its header" or the like.
+// decode decodes one part of a JWT. Its errors continue a sentence that begins with the name of the part.
 func decode(part string, v any) error {
 	raw, err := base64.RawURLEncoding.DecodeString(part)
 	if err != nil {
@@ -157,7 +158,7 @@ func decode(part string, v any) error {
 	return nil
 }
 
-// audience is a string or a list of them: RFC 7519, section 4.1.3.
+// audience is a string or a list of strings: RFC 7519, section 4.1.3.
 type audience []string
 
 func (a *audience) UnmarshalJSON(b []byte) error {

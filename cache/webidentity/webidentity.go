@@ -1,7 +1,10 @@
-// Package webidentity exchanges a Pod's projected token for temporary credentials: token file and
-// STS AssumeRoleWithWebIdentity in, cache.Credentials out.
+// Package webidentity exchanges a Pod's projected token for temporary credentials: it reads the token file, calls
+// AssumeRoleWithWebIdentity of STS, and returns [cache.Credentials].
 //
-// It does not retry. One Fetch makes one exchange, and the cache decides when to make another.
+// It does not retry: the cache decides when to make another exchange. The only second request within a Fetch is the one
+// without a duration, after STS has refused the duration.
+//
+// Functions that can fail return an error; where it is always a [*cache.FetchError] they say so.
 package webidentity
 
 import (
@@ -28,45 +31,47 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
-// Options say which role, with which token, at which STS.
+// Options say which role to assume, with which token, at which STS. RoleARN and TokenFile are required.
 type Options struct {
 	RoleARN   string
 	TokenFile string
 
-	// SessionName is made fit by [SessionName]. Empty means <namespace>.<pod> as the first token that
-	// is read says, else the host name. It stays the same for the Provider's life, because policies
-	// and MSK tell sessions apart by it.
+	// SessionName is passed through [SessionName]. Empty means <namespace>.<pod> from the first token that is read, or
+	// the host name if the token lacks them. It is constant for a Provider, because policies and MSK distinguish
+	// sessions by name.
 	SessionName string
 
-	// Duration of the session, in whole seconds. Zero leaves it to STS: one hour.
+	// Duration is how long the session lasts, in whole seconds. Zero leaves it to STS: one hour.
 	Duration time.Duration
 
-	// Policy is a session policy, PolicyARNs are managed ones; both narrow what the role may do.
+	// Policy is a session policy in JSON, PolicyARNs are managed ones; both restrict what the role may do. Empty means
+	// none.
 	Policy     string
 	PolicyARNs []string
 
-	// Region of the STS endpoint. Empty means the region in the token's issuer, which EKS puts there.
+	// Region is the region of the STS endpoint. Empty means the region in the token's issuer, where EKS puts it.
 	Region string
 
-	// Endpoint is an STS of one's own. Empty means AWS's for the region, as FIPS and DualStack say.
+	// Endpoint is the URL of another STS than AWS's. Empty means AWS's in the region, of the kind that FIPS and
+	// DualStack select.
 	Endpoint        string
 	FIPS, DualStack bool
 
 	// Roots verify the endpoint's certificate. Nil means the system's.
 	Roots *x509.CertPool
 
-	// Dial opens connections, to the endpoint or to a proxy before it. Nil means a [net.Dialer]'s, which
-	// gives up after two seconds.
+	// Dial opens connections, to the endpoint or to a proxy in front of it. Nil means a [net.Dialer] with a timeout of
+	// two seconds.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// AppID is put into the User-Agent. Empty puts nothing there.
+	// AppID is added to the User-Agent. Empty adds nothing.
 	AppID string
 
-	// Logger gets warnings. Nil discards them.
+	// Logger receives warnings. Nil discards them.
 	Logger *slog.Logger
 }
 
-// Provider is a credential provider for one role. Its Fetch is a [cache.Fetch].
+// Provider gets credentials for one role. Its Fetch is a [cache.Fetch]. A Provider may be used by many goroutines at once.
 type Provider struct {
 	options   Options
 	client    *http.Client
@@ -75,10 +80,10 @@ type Provider struct {
 	naming      sync.Mutex
 	sessionName string
 
-	tooLong atomic.Bool // the role's maximum is below Options.Duration
+	tooLong atomic.Bool // STS has refused Options.Duration
 }
 
-// New returns a Provider. It reads no file and asks nobody.
+// New returns a Provider. It reads no file and makes no request.
 func New(o Options) *Provider {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -91,23 +96,25 @@ func New(o Options) *Provider {
 	return p
 }
 
-// maxMessage bounds what others may make us say, in characters: STS quotes the values that it refuses, in full.
+// maxMessage bounds a message, in characters: STS quotes the values that it refuses in full.
 const maxMessage = 1000
 
-// Fetch makes one exchange. The error is always a [*cache.FetchError].
+// Fetch makes one exchange. If STS refuses Options.Duration as longer than the role allows, it makes a second request
+// without one, and so do all further calls. The error is always a [*cache.FetchError].
 func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
-	// The next exchange is half an hour away: nothing is gained by holding the connection.
+	// The next exchange is half an hour away: keeping the connection open has no benefit.
 	defer p.transport.CloseIdleConnections()
 
 	token, claims, err := ReadToken(p.options.TokenFile)
 	if err != nil {
-		failure := err.(*cache.FetchError)
+		failure := cache.AsFetchError(err)
 		failure.Message = presentable(failure.Message, maxMessage)
 		failure.Changed = p.changedFrom("")
 		return cache.Credentials{}, failure
 	}
-	creds, failure := p.exchange(ctx, token, claims)
-	if failure != nil {
+	creds, err := p.exchange(ctx, token, claims)
+	if err != nil {
+		failure := cache.AsFetchError(err)
 		failure.TokenIssued, failure.TokenExpiration = claims.IssuedAt, claims.Expiration
 		failure.Message = presentable(mask(failure.Message, token), maxMessage)
 		failure.Names = p.placeholders(claims, token)
@@ -120,14 +127,15 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 	return creds, nil
 }
 
-// presentable makes text that others have written fit for a log line and an error document: one line, bounded.
+// presentable makes text of others fit for a log line and an error document: one line of at most most characters.
 func presentable(text string, most int) string { return cache.Shorten(cache.OneLine(text), most) }
 
-// maxName bounds one name in an advice, in characters. The longest subject of a service account has 338; IAM takes
-// 255 for a provider's URL, and for a client ID.
+// maxName bounds one name in an advice, in characters. The subject of a service account has at most 338; IAM accepts 255
+// for the URL and for a client ID of a provider.
 const maxName = 340
 
-// placeholders returns what the advice of a failure needs to name what a trust policy must contain for this token.
+// placeholders returns the names with which the advice of a failure says what the role's trust policy must contain for
+// this token.
 func (p *Provider) placeholders(claims Claims, token string) map[string]string {
 	known := map[string]string{
 		"issuer":   strings.TrimPrefix(claims.Issuer, "https://"), // as IAM writes it
@@ -147,7 +155,7 @@ func (p *Provider) placeholders(claims Claims, token string) map[string]string {
 	return known
 }
 
-// mask takes the token out of text, and its signature alone, without which the rest buys nothing.
+// mask removes the token from text, and its signature too: without the signature the rest is worthless.
 func mask(text, token string) string {
 	text = strings.ReplaceAll(text, token, "[token]")
 	if signature := token[strings.LastIndexByte(token, '.')+1:]; len(signature) >= 16 {
@@ -156,8 +164,7 @@ func mask(text, token string) string {
 	return text
 }
 
-// changedFrom reports whether the file now holds a token other than this one; of the token only the
-// sum is kept.
+// changedFrom returns a function that reports whether the file now has another token. It keeps the token's checksum alone.
 func (p *Provider) changedFrom(token string) func() bool {
 	path, sum := p.options.TokenFile, sha256.Sum256([]byte(token))
 	return func() bool {
@@ -166,13 +173,35 @@ func (p *Provider) changedFrom(token string) func() bool {
 	}
 }
 
-func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (cache.Credentials, *cache.FetchError) {
-	region, failure := p.options.region(claims.Issuer)
-	if failure != nil {
-		return cache.Credentials{}, failure
+// exchange calls STS. The error is always a [*cache.FetchError].
+func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (cache.Credentials, error) {
+	region, err := p.options.region(claims.Issuer)
+	if err != nil {
+		return cache.Credentials{}, err
 	}
 	client, host := p.newSTS(region)
+	input := p.request(token, claims)
+	output, err := call(ctx, client, input, host)
+	if err != nil && input.DurationSeconds != nil && strings.Contains(err.Error(), "MaxSessionDuration") {
+		p.tooLong.Store(true)
+		p.options.Logger.Warn("the role does not allow sessions this long; requesting STS's default of one hour from now on",
+			"duration", p.options.Duration.String(),
+			"hint", "raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION")
+		input.DurationSeconds = nil
+		output, err = call(ctx, client, input, host)
+	}
+	if err != nil {
+		return cache.Credentials{}, err
+	}
+	creds := p.credentials(output, claims)
+	if err := creds.Check(); err != nil {
+		return cache.Credentials{}, err
+	}
+	return creds, nil
+}
 
+// request returns what to send for this token.
+func (p *Provider) request(token string, claims Claims) *sts.AssumeRoleWithWebIdentityInput {
 	input := &sts.AssumeRoleWithWebIdentityInput{
 		RoleArn:          &p.options.RoleARN,
 		RoleSessionName:  new(p.session(claims)),
@@ -188,18 +217,11 @@ func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (c
 		input.DurationSeconds = new(int32(p.options.Duration / time.Second))
 	}
 
-	output, failure := call(ctx, client, input, host)
-	if failure != nil && input.DurationSeconds != nil && strings.Contains(failure.Message, "MaxSessionDuration") {
-		p.tooLong.Store(true)
-		p.options.Logger.Warn("the role does not allow sessions this long: from now on STS's default is asked for, one hour",
-			"duration", p.options.Duration.String(),
-			"hint", "raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION")
-		input.DurationSeconds = nil
-		output, failure = call(ctx, client, input, host)
-	}
-	if failure != nil {
-		return cache.Credentials{}, failure
-	}
+	return input
+}
+
+// credentials returns what STS has issued. Fields that it has left out are empty.
+func (p *Provider) credentials(output *sts.AssumeRoleWithWebIdentityOutput, claims Claims) cache.Credentials {
 	creds := cache.Credentials{
 		AccessKeyID:     aws.ToString(output.Credentials.AccessKeyId),
 		SecretAccessKey: cache.NewSecret(aws.ToString(output.Credentials.SecretAccessKey)),
@@ -216,35 +238,33 @@ func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (c
 			creds.AccountID = fields[4]
 		}
 	}
-	if err := creds.Check(); err != nil {
-		return cache.Credentials{}, err.(*cache.FetchError)
-	}
-	return creds, nil
+	return creds
 }
 
-// region returns the region of the STS for an issuer's tokens.
-func (o *Options) region(issuer string) (string, *cache.FetchError) {
+// region returns the region of the STS for an issuer's tokens. The error is a [*cache.FetchError] with the reason
+// RegionUnknown.
+func (o *Options) region(issuer string) (string, error) {
 	switch {
 	case o.Region != "":
 		return o.Region, nil
 	case names.RegionOfIssuer(issuer) != "":
 		return names.RegionOfIssuer(issuer), nil
 	case o.Endpoint != "":
-		return "us-east-1", nil // unsigned, and addressed by the endpoint: any region will do
+		return "us-east-1", nil // the request is not signed, and Endpoint is its address: any region will do
 	}
 	return "", &cache.FetchError{Reason: cache.RegionUnknown,
 		Message: fmt.Sprintf("AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer %q is not an EKS cluster's", cache.Scrub(issuer))}
 }
 
-// EndpointURL returns where a Provider with these options sends an issuer's tokens. The error is a
-// [*cache.FetchError] of the reason RegionUnknown, or the SDK's.
+// EndpointURL returns the URL to which a Provider with these options sends an issuer's tokens. The error is a
+// [*cache.FetchError] with the reason RegionUnknown, or comes from [url.Parse] or the SDK.
 func (o *Options) EndpointURL(ctx context.Context, issuer string) (*url.URL, error) {
 	if o.Endpoint != "" {
 		return url.Parse(o.Endpoint)
 	}
-	region, failure := o.region(issuer)
-	if failure != nil {
-		return nil, failure
+	region, err := o.region(issuer)
+	if err != nil {
+		return nil, err
 	}
 	endpoint, err := sts.NewDefaultEndpointResolverV2().ResolveEndpoint(ctx, sts.EndpointParameters{
 		Region: &region, UseFIPS: &o.FIPS, UseDualStack: &o.DualStack,
@@ -252,22 +272,22 @@ func (o *Options) EndpointURL(ctx context.Context, issuer string) (*url.URL, err
 	return &endpoint.URI, err
 }
 
-// call asks once. The SDK returns no error, and no credentials either, for a 200 that is empty or is
-// not STS's.
-func call(ctx context.Context, client *sts.Client, input *sts.AssumeRoleWithWebIdentityInput, host string) (*sts.AssumeRoleWithWebIdentityOutput, *cache.FetchError) {
-	var a answer
-	output, err := client.AssumeRoleWithWebIdentity(context.WithValue(ctx, answerKey{}, &a), input)
+// call makes one request. The error is always a [*cache.FetchError]. For a 200 that is empty or not STS's, the SDK returns
+// neither an error nor credentials.
+func call(ctx context.Context, client *sts.Client, input *sts.AssumeRoleWithWebIdentityInput, host string) (*sts.AssumeRoleWithWebIdentityOutput, error) {
+	var got response
+	output, err := client.AssumeRoleWithWebIdentity(context.WithValue(ctx, responseKey{}, &got), input)
 	if err != nil {
-		return nil, explain(err, &a, host)
+		return nil, explain(err, &got, host)
 	}
 	if output == nil || output.Credentials == nil {
 		return nil, &cache.FetchError{Reason: cache.NotAnSTSEndpoint,
-			Message: cache.Scrub(fmt.Sprintf("%s answered %s, without credentials in it", host, a.describe()))}
+			Message: cache.Scrub(fmt.Sprintf("%s answered %s, without credentials in it", host, got.describe()))}
 	}
 	return output, nil
 }
 
-// newSTS returns a client for the region, and the name of the endpoint for messages.
+// newSTS returns a client for the region, and what to call the endpoint in messages.
 func (p *Provider) newSTS(region string) (*sts.Client, string) {
 	options := sts.Options{
 		Region:     region,
@@ -291,7 +311,7 @@ func (p *Provider) newSTS(region string) (*sts.Client, string) {
 	return sts.New(options), host
 }
 
-// session returns the session name, chosen once.
+// session returns the session name, which the first call chooses.
 func (p *Provider) session(claims Claims) string {
 	p.naming.Lock()
 	defer p.naming.Unlock()

@@ -437,7 +437,7 @@ func TestDurationAboveTheRolesMaximumIsGivenUpWithAWarning(t *testing.T) {
 	if len(requests) != 2 || requests[0].Get("DurationSeconds") != "7200" || requests[1].Has("DurationSeconds") {
 		t.Errorf("sent %v", requests)
 	}
-	const want = `level=WARN msg="the role does not allow sessions this long: from now on STS's default is asked for, one hour" duration=2h0m0s ` +
+	const want = `level=WARN msg="the role does not allow sessions this long; requesting STS's default of one hour from now on" duration=2h0m0s ` +
 		`hint="raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION"` + "\n"
 	if s.logs.String() != want {
 		t.Errorf("logged\n%swant\n%s", s.logs, want)

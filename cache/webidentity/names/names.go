@@ -50,7 +50,7 @@ func Partition(region string) string {
 func CheckRoleARN(arn string) error {
 	switch {
 	case len(arn) > 2048:
-		return fmt.Errorf("is longer than the 2048 characters that STS takes")
+		return fmt.Errorf("is longer than the 2048 characters that STS accepts")
 	case roleShape.MatchString(arn), minioShape.MatchString(arn):
 		return nil
 	case strings.HasPrefix(arn, "arn:") && strings.Contains(arn, ":instance-profile/"):

@@ -96,7 +96,7 @@ func TestCheckRoleARN(t *testing.T) {
 		"arn:minio:iam:::role/idp-1":                "",
 		"arn:minio:iam::minio:role/idp":             no,
 		role + strings.Repeat("a", 2048-len(role)):  "",
-		role + strings.Repeat("a", 2049-len(role)):  "is longer than the 2048 characters that STS takes",
+		role + strings.Repeat("a", 2049-len(role)):  "is longer than the 2048 characters that STS accepts",
 
 		"arn:aws:iam::111122223333:instance-profile/app":  "%q is an instance profile: name the role in it",
 		"arn:aws:sts::111122223333:assumed-role/app/name": "%q is a session of a role: name the role itself, arn:aws:iam::<account>:role/<name>",
