@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -157,6 +158,15 @@ func Shorten(text string, most int) string {
 	}
 	half := (most - len("… (1234567 more) …")) / 2
 	return fmt.Sprintf("%s… (%d more) …%s", string(runes[:half]), len(runes)-2*half, string(runes[len(runes)-half:]))
+}
+
+// Innermost returns the error that err wraps last. It drops the operation, the address and the path, which the message
+// around it names already. Of joined errors it chooses none.
+func Innermost(err error) error {
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return err
 }
 
 // pathWord reports whether s is a directory of a path, or "role" in an ARN, rather than part of a random key.

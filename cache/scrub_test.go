@@ -2,7 +2,9 @@ package cache
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net/url"
 	"strings"
@@ -235,6 +237,17 @@ func TestShorten(t *testing.T) {
 	} {
 		if got := Shorten(row.in, row.most); got != row.want || len([]rune(got)) > row.most {
 			t.Errorf("Shorten of %d characters to %d = %q, want %q", len([]rune(row.in)), row.most, got, row.want)
+		}
+	}
+}
+
+func TestInnermostDropsWhatWraps(t *testing.T) {
+	end := errors.New("connection refused")
+	wrapped := fmt.Errorf("GET http://x: %w", &fs.PathError{Op: "dial", Path: "x", Err: end})
+	joined := errors.Join(end, end)
+	for _, row := range []struct{ err, want error }{{end, end}, {wrapped, end}, {fmt.Errorf("x: %w", joined), joined}} {
+		if got := Innermost(row.err); got != row.want {
+			t.Errorf("%v: %v, want %v", row.err, got, row.want)
 		}
 	}
 }

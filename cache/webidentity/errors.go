@@ -217,16 +217,5 @@ func unreachable(err error, host string, fail func(cache.Reason, string, ...any)
 	if op != nil {
 		return fail(cache.EndpointUnreachable, "%s: %v", host, op.Err)
 	}
-	return fail(cache.EndpointUnreachable, "%s: %v", host, innermost(err))
-}
-
-// innermost returns the innermost error: every layer of the SDK repeats the operation's name.
-func innermost(err error) error {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
-		}
-		err = inner
-	}
+	return fail(cache.EndpointUnreachable, "%s: %v", host, cache.Innermost(err))
 }

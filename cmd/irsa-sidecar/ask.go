@@ -72,7 +72,7 @@ func (p peer) ask(ctx context.Context, method, path, authorization string) (*rep
 	if errors.Is(first, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("no sidecar answers at %s in time", p)
 	}
-	return nil, fmt.Errorf("no sidecar answers at %s: %s", p, shown(innermost(first).Error(), maxReason))
+	return nil, fmt.Errorf("no sidecar answers at %s: %s", p, shown(cache.Innermost(first).Error(), maxReason))
 }
 
 func ask(ctx context.Context, method, url, authorization string) (*reply, error) {

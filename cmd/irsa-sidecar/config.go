@@ -538,7 +538,7 @@ func (c *Config) checkStateDir() problems {
 	case errors.Is(err, errOnDisk):
 		return wrong("%s would be on a disk, with credentials in it: mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", c.StateFile, path)
 	case err != nil:
-		return wrong("%s: the directory cannot be used: %v", c.StateFile, innermost(err))
+		return wrong("%s: the directory cannot be used: %v", c.StateFile, cache.Innermost(err))
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
@@ -66,14 +67,14 @@ func readPolicy(name string, stdin io.Reader) ([]byte, error) {
 	if name != "-" {
 		file, err := os.Open(name)
 		if err != nil {
-			return nil, fmt.Errorf("%s cannot be read: %w", name, innermost(err))
+			return nil, fmt.Errorf("%s cannot be read: %w", name, cache.Innermost(err))
 		}
 		defer file.Close()
 		from = file
 	}
 	raw, err := io.ReadAll(io.LimitReader(from, trustpolicy.MaxSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("%s cannot be read: %w", name, innermost(err))
+		return nil, fmt.Errorf("%s cannot be read: %w", name, cache.Innermost(err))
 	}
 	return raw, nil
 }

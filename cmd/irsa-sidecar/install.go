@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
@@ -30,7 +31,7 @@ func install(directory string) (err error) {
 	defer source.Close()
 	part, err := os.CreateTemp(directory, ".irsa-sidecar-*")
 	if err != nil {
-		return fmt.Errorf("install: write into %s: %w; it must be a directory, on a volume that this container's user may write to", directory, innermost(err))
+		return fmt.Errorf("install: write into %s: %w; it must be a directory, on a volume that this container's user may write to", directory, cache.Innermost(err))
 	}
 	defer func() {
 		if err != nil {
@@ -39,11 +40,11 @@ func install(directory string) (err error) {
 	}()
 	_, err = io.Copy(part, source)
 	if err = cmp.Or(err, part.Chmod(0o755), part.Close()); err != nil {
-		return fmt.Errorf("install: write into %s: %w", directory, innermost(err))
+		return fmt.Errorf("install: write into %s: %w", directory, cache.Innermost(err))
 	}
 	target := filepath.Join(directory, "irsa-sidecar")
 	if err = os.Rename(part.Name(), target); err != nil {
-		return fmt.Errorf("install: put the program at %s: %w", target, innermost(err))
+		return fmt.Errorf("install: put the program at %s: %w", target, cache.Innermost(err))
 	}
 	return nil
 }

@@ -260,7 +260,7 @@ func listen(variable, address string, sendBuffer int) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: %s is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port", variable, address)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: cannot listen on %s: %w%s", variable, address, innermost(err), otherLoopback(address, err))
+		return nil, fmt.Errorf("%s: cannot listen on %s: %w%s", variable, address, cache.Innermost(err), otherLoopback(address, err))
 	}
 	return l, nil
 }
@@ -286,14 +286,6 @@ func otherLoopback(address string, err error) string {
 		return ""
 	}
 	return fmt.Sprintf("; in a Pod with %s alone, choose %s here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI", kind, net.JoinHostPort(other, port))
-}
-
-// innermost drops what our own message already names: the operation, the address, the path.
-func innermost(err error) error {
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
-		err = inner
-	}
-	return err
 }
 
 // onHostNetwork tells whether this Pod shares the node's network, or guesses it where nobody has said

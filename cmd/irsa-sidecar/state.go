@@ -212,11 +212,11 @@ func (s *stateFile) writeFile(text []byte) error {
 	file := filepath.Join(pathOf(dir), filepath.Base(s.path))
 	part := filepath.Join(pathOf(dir), "."+filepath.Base(s.path)+".new")
 	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return innermost(err)
+		return cache.Innermost(err)
 	}
 	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, 0o600)
 	if err != nil {
-		return innermost(err)
+		return cache.Innermost(err)
 	}
 	_, err = f.Write(text)
 	if err = cmp.Or(err, f.Sync(), f.Close()); err == nil {
@@ -224,7 +224,7 @@ func (s *stateFile) writeFile(text []byte) error {
 	}
 	if err != nil {
 		os.Remove(part)
-		return innermost(err)
+		return cache.Innermost(err)
 	}
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
 // issuerVerdict is what the issuer's own documents say about the token.
@@ -117,7 +119,7 @@ func (e *examination) fetchDocument(ctx context.Context, url string, into any) b
 	why := ""
 	switch {
 	case err != nil:
-		why = innermost(err).Error()
+		why = cache.Innermost(err).Error()
 		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 			why = fmt.Sprintf("no answer within %s", issuerTimeout)
 		}

@@ -137,7 +137,7 @@ func (e *examination) connect(ctx context.Context, u *url.URL, name string, miss
 	begun := time.Now()
 	conn, err := e.Exchange.Dial(ctx, "tcp", hostPort(u))
 	if err != nil {
-		failed := &cache.FetchError{Reason: cache.EndpointUnreachable, Message: fmt.Sprintf("%s: %v", name, innermost(err))}
+		failed := &cache.FetchError{Reason: cache.EndpointUnreachable, Message: fmt.Sprintf("%s: %v", name, cache.Innermost(err))}
 		if timeout, ok := errors.AsType[net.Error](err); ctx.Err() != nil || (ok && timeout.Timeout()) {
 			failed = &cache.FetchError{Reason: cache.EndpointTimeout, Message: fmt.Sprintf("%s did not accept a connection within %s", name, connectTimeout)}
 		} else if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
@@ -160,13 +160,13 @@ func (e *examination) handshake(ctx context.Context, u *url.URL) bool {
 	defer cancel()
 	conn, err := e.Exchange.Dial(ctx, "tcp", hostPort(u))
 	if err != nil {
-		e.add(failure("tls", cache.EndpointUnreachable, fmt.Sprintf("%s accepted one connection but not a second one: %v", hostPort(u), innermost(err))))
+		e.add(failure("tls", cache.EndpointUnreachable, fmt.Sprintf("%s accepted one connection but not a second one: %v", hostPort(u), cache.Innermost(err))))
 		return false
 	}
 	defer conn.Close()
 	secure := tls.Client(conn, e.tlsConfig(u.Hostname()))
 	if err := secure.HandshakeContext(ctx); err != nil {
-		failed := &cache.FetchError{Reason: cache.EndpointNotTrusted, Message: fmt.Sprintf("%s: %v", u.Host, innermost(err))}
+		failed := &cache.FetchError{Reason: cache.EndpointNotTrusted, Message: fmt.Sprintf("%s: %v", u.Host, cache.Innermost(err))}
 		if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 			failed = &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: u.Host + " does not speak TLS"}
 		} else if ctx.Err() != nil {
@@ -220,14 +220,6 @@ func (e *examination) checkClock(ctx context.Context, u *url.URL) {
 	default:
 		e.ok("clock", "this node's clock is within a minute of STS's")
 	}
-}
-
-// innermost drops what our own message already names.
-func innermost(err error) error {
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
-		err = inner
-	}
-	return err
 }
 
 func isLoopback(rawURL string) bool {
