@@ -1,0 +1,78 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestWaitSaysWhatItWaitsFor(t *testing.T) {
+	missing := errors.New("no credentials yet\x1b[2J")
+	line := func(after string) string {
+		return "irsa-sidecar: waiting for credentials (" + after + " of 12s): no credentials yet [2J\n"
+	}
+	for _, row := range []struct {
+		name    string
+		quiet   time.Duration
+		ready   time.Duration // when credentials are there; zero is never
+		stopped time.Duration // when a signal comes; zero is never
+		took    time.Duration
+		report  string
+		err     string
+	}{
+		{"at once", waitReport, time.Nanosecond, 0, 100 * time.Millisecond, "", ""},
+		{"within the first seconds", waitReport, 4900 * time.Millisecond, 0, 4900 * time.Millisecond, "", ""},
+		{"after some", waitReport, 7 * time.Second, 0, 7 * time.Second, line("5s"), ""},
+		{"at once, in a terminal", 0, time.Nanosecond, 0, 100 * time.Millisecond, line("0s"), ""},
+		{"after some, in a terminal", 0, 7 * time.Second, 0, 7 * time.Second, line("0s") + line("5s"), ""},
+		{"never", waitReport, 0, 0, 12 * time.Second, line("5s") + line("10s"), "no credentials after 12s: no credentials yet\x1b[2J"},
+		{"interrupted", waitReport, 0, 6 * time.Second, 6 * time.Second, line("5s"), "interrupted before there were credentials: no credentials yet\x1b[2J"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			if row.stopped > 0 {
+				defer time.AfterFunc(row.stopped, stop).Stop()
+			}
+			began := time.Now()
+			var report bytes.Buffer
+			w := waiter{timeout: 12 * time.Second, quiet: row.quiet, report: &report, ready: func(context.Context) error {
+				if row.ready > 0 && time.Since(began) >= row.ready {
+					return nil
+				}
+				return missing
+			}}
+			err := w.wait(ctx)
+			if report.String() != row.report {
+				t.Errorf("%s: said %q, want %q", row.name, report.String(), row.report)
+			}
+			if took := time.Since(began); took != row.took {
+				t.Errorf("%s: took %s, want %s", row.name, took, row.took)
+			}
+			if row.err == "" && err != nil || row.err != "" && (err == nil || err.Error() != row.err) {
+				t.Errorf("%s: %v, want %s", row.name, err, row.err)
+			}
+		})
+	}
+}
+
+// An answer that the end cuts off says nothing, and the last whole one does.
+func TestWaitGivesTheLastWholeAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		w := waiter{timeout: time.Second, quiet: waitReport, report: &bytes.Buffer{}, ready: func(ctx context.Context) error {
+			if asked++; asked == 1 {
+				return errors.New("AccessDenied")
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		if err := w.wait(t.Context()); err == nil || !strings.HasSuffix(err.Error(), "no credentials after 1s: AccessDenied") {
+			t.Errorf("%v", err)
+		}
+	})
+}
