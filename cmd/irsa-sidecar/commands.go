@@ -132,17 +132,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, 
 }
 
 func runCommand(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, stderr *output) error {
-	name := "serve"
-	if len(args) > 0 {
-		switch first := args[0]; {
-		case isHelp(first):
-			name, args = "help", args[1:]
-		case first == "--version" || first == "-version":
-			name, args = "version", args[1:]
-		case !strings.HasPrefix(first, "-"):
-			name, args = first, args[1:]
-		}
-	}
+	name, args := split(args)
 	c := find(name)
 	if c == nil {
 		return unknownCommand(name)
@@ -155,6 +145,23 @@ func runCommand(ctx context.Context, args []string, stdin io.Reader, stdout io.W
 		return err
 	}
 	return c.run(ctx, &call{c, given, stdin, stdout, stderr})
+}
+
+// split returns the command's name and the arguments that follow it.
+func split(args []string) (name string, rest []string) {
+	if len(args) == 0 {
+		return "serve", nil
+	}
+	switch first := args[0]; {
+	case isHelp(first):
+		return "help", args[1:]
+	case first == "--version" || first == "-version":
+		return "version", args[1:]
+	case strings.HasPrefix(first, "-"):
+		return "serve", args
+	default:
+		return first, args[1:]
+	}
 }
 
 func isHelp(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }

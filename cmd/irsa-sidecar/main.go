@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
@@ -22,7 +24,11 @@ func main() {
 	stderr := &output{to: os.Stderr}
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, stderr)
 	if err != nil {
-		fmt.Fprintf(stderr, "irsa-sidecar: %s\n", lastWords(err))
+		text := "irsa-sidecar: " + lastWords(err) + "\n"
+		stderr.Write([]byte(text))
+		if endsContainer(os.Args[1:]) {
+			leaveMessage(terminationLog, text)
+		}
 	}
 	stderr.flush()
 	stop() // not before: a second signal must not change the exit code
@@ -37,6 +43,38 @@ func exitCode(err error) int {
 		return 1
 	}
 	return 0
+}
+
+// terminationLog is where Kubernetes reads why a container has ended, for kubectl describe pod; of more than
+// maxTerminationMessage bytes it shows the end.
+// https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
+const (
+	terminationLog        = "/dev/termination-log"
+	maxTerminationMessage = 4096
+)
+
+// endsContainer reports whether the failure of this command line is what a container ends with: of process 1, or of a
+// command that is run as one, be it by a shell. Others are run in a container that goes on.
+func endsContainer(args []string) bool {
+	name, _ := split(args)
+	return os.Getpid() == 1 || slices.Contains([]string{"serve", "wait", "install"}, name)
+}
+
+// leaveMessage replaces what is in the file at path, if it is there and may be written. It waits for no disk.
+func leaveMessage(path, text string) {
+	if len(text) > maxTerminationMessage {
+		text = strings.ToValidUTF8(text[:maxTerminationMessage], "")
+	}
+	within(flushWait, func() {
+		f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0) // a named pipe would wait for a reader
+		if err != nil {
+			return
+		}
+		defer f.Close()
+		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && f.Truncate(0) == nil {
+			f.WriteString(text)
+		}
+	})
 }
 
 // maxLastWords is how much of an error is shown, in characters: it may quote arguments, or what other programs answer.
