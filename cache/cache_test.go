@@ -17,7 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// authority issues credentials, or fails, as a test says.
+// authority issues credentials or fails, as a test decides.
 type authority struct {
 	mu       sync.Mutex
 	calls    []time.Time
@@ -65,12 +65,12 @@ func (a *authority) count() int {
 }
 
 func fails(r Reason) func(*authority) {
-	return func(a *authority) { a.err = &FetchError{Reason: r, Message: "so it was said"} }
+	return func(a *authority) { a.err = &FetchError{Reason: r, Message: "a message"} }
 }
 
 func succeeds(a *authority) { a.err = nil }
 
-// bubble runs f in fake time with a running Cache whose Random is pinned to a half.
+// bubble runs f in fake time with a running Cache whose Random always returns a half.
 func bubble(t *testing.T, a *authority, f func(t *testing.T, c *Cache)) {
 	t.Helper()
 	bubbleWith(t, a, Options{}, f)
@@ -186,7 +186,7 @@ func TestRefusedForAHumanTheLastGoodCredentialsStay(t *testing.T) {
 		a.set(fails(AccessDenied))
 		time.Sleep(55 * time.Minute)
 		mustGet(t, c)
-		// 26 minutes of failing: brisk for two, then about every 2m30s.
+		// 26 minutes of failures: quick retries for two, then about one every 2m30s.
 		if n := a.count() - 1; n < 10 || n > 30 {
 			t.Errorf("%d exchanges while STS refused", n)
 		}
@@ -519,8 +519,8 @@ func TestOneLogLineForAnExchange(t *testing.T) {
 		time.Sleep(29 * time.Minute)
 	})
 	want := `time=2000-01-01T00:00:00.000Z level=INFO msg="credentials refreshed" profile=reports access_key=****0001 expiration=2000-01-01T01:00:00.000Z lifetime=1h0m0s refresh_in=28m48s took=0s
-time=2000-01-01T00:28:48.000Z level=WARN msg="exchange failed" profile=reports reason=AccessDenied message="so it was said" hint="` + AccessDenied.Advice() + `" serving="the last good credentials, valid for another 31m12s" failures=1 retry_in=500ms
-time=2000-01-01T00:28:48.500Z level=WARN msg="exchange failed" profile=reports reason=AccessDenied message="so it was said" hint="allow the Pod's service account in the role's trust policy" serving="the last good credentials, valid for another 31m12s" failures=2 retry_in=1s
+time=2000-01-01T00:28:48.000Z level=WARN msg="exchange failed" profile=reports reason=AccessDenied message="a message" hint="` + AccessDenied.Advice() + `" serving="the last good credentials, valid for another 31m12s" failures=1 retry_in=500ms
+time=2000-01-01T00:28:48.500Z level=WARN msg="exchange failed" profile=reports reason=AccessDenied message="a message" hint="allow the Pod's service account in the role's trust policy" serving="the last good credentials, valid for another 31m12s" failures=2 retry_in=1s
 `
 	if got := log.String(); !strings.HasPrefix(got, want) {
 		t.Errorf("log:\n%s\nwant first:\n%s", got, want)
@@ -588,7 +588,7 @@ func TestTheLastTenExchangesAreRemembered(t *testing.T) {
 	})
 }
 
-// restored is a Cache that an earlier life has left credentials, which still work for as long as remaining.
+// restored returns a Cache with credentials from an earlier run, which work for as long as remaining.
 func restored(a *authority, remaining time.Duration, kept *[]time.Duration) *Cache {
 	return New(a.fetch, Options{
 		Random: func() float64 { return 0.5 },
@@ -652,8 +652,8 @@ func TestAnExchangeFollowsRestoredCredentialsAtOnceAndIsKept(t *testing.T) {
 	})
 }
 
-// What was recorded counts for as much as is plausible, and the wall clock ends the rest: a record that others
-// have changed does not make expired credentials valid.
+// A record counts as far as it is plausible, and the wall clock ends the rest: a record that others have changed does not
+// make expired credentials valid.
 func TestTheWallClockHasASayAboutRestoredCredentials(t *testing.T) {
 	const years = 6 * 365 * 24 * time.Hour
 	for _, row := range []struct {
@@ -781,7 +781,7 @@ func TestAnExchangeThatIsAskedForDoesNotWaitForTheRetry(t *testing.T) {
 	})
 }
 
-// Credentials of an old policy do not stay because those of the new one end earlier.
+// Credentials of the old policy do not stay because those of the new one expire earlier.
 func TestAnotherPolicyReplacesWhatLastsLonger(t *testing.T) {
 	a := &authority{}
 	bubble(t, a, func(t *testing.T, c *Cache) {
@@ -836,7 +836,7 @@ func TestAnExchangeThatBeganBeforeAChangeIsNotTakenForItsResult(t *testing.T) {
 	})
 }
 
-// A file may have been forged; the first session of STS's own goes before it.
+// A file may have been forged; the first session from STS replaces it.
 func TestRestoredCredentialsThatLastLongerAreReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &authority{lifetime: time.Hour}

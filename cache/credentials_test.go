@@ -89,7 +89,7 @@ func TestTheAdviceIsFilledIn(t *testing.T) {
 			t.Errorf("%q is missing in %q", want, e.Advice())
 		}
 	}
-	// What is not known stays a placeholder, and a name is not filled in itself.
+	// What is not known stays a placeholder, and placeholders in a name are not replaced.
 	e.Names = map[string]string{"subject": "<audience>", "audience": "a"}
 	if advice := e.Advice(); !strings.Contains(advice, "<issuer>:sub = <audience> and <issuer>:aud = a,") {
 		t.Errorf("the advice is %q", advice)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// testSession is a session token as AWS makes them, but for its length.
+// testSession is like an AWS session token, except for its length.
 const testSession = "IQoJb3JpZ2luX2VjEPT//////////wEaCXVzLWVhc3QtMSJHMEUCIQDnyL6+fZ0AbCdEfGhIjKlMnOpQrStUvWxYz0123456789+/=="
 
 func TestScrub(t *testing.T) {
@@ -33,7 +33,7 @@ func TestScrub(t *testing.T) {
 		{"&quot;SessionToken&quot;:&quot;abc&quot;", "&quot;SessionToken&quot;:&quot;[redacted]&quot;"},
 		{"X-Amz-Security-Token%3Dabc&X-Amz-Date=1", "X-Amz-Security-Token%3D[redacted]&X-Amz-Date=1"},
 
-		// Session tokens of AWS's, by whatever they begin with.
+		// AWS session tokens, with every known beginning.
 		{"the token " + testSession + " has expired", "the token [token] has expired"},
 		{"FwoGZXIvYXdzEBYaDHqa0AP", "[token]"}, {"FQoGZXIvYXdzEBYaDHqa0AP", "[token]"}, {"FQoDYXdzEBYaDHqa0AP", "[token]"},
 		{"AQoDYXdzEPT4VXFdRz", "[token]"}, {"AgoJb3JpZ2luX2VjEEYaCW", "[token]"},
@@ -43,7 +43,7 @@ func TestScrub(t *testing.T) {
 		{"x=" + url.QueryEscape(testSession) + "&y=1", "x=[token]&y=1"},
 		{"<i>" + strings.ReplaceAll(testSession, "+", "&#43;") + "</i>", "<i>[token]</i>"},
 
-		// The header Authorization, and what looks like one.
+		// The Authorization header, and what looks like one.
 		{basic, "Basic [redacted]"},
 		{"proxy-authorization: " + strings.ToLower(basic[:5]) + basic[5:] + "\r\nVia: 1.1 squid", "proxy-authorization: basic [redacted]\r\nVia: 1.1 squid"},
 		{strings.Replace(basic, " ", "%20", 1), "Basic%20[redacted]"},
@@ -102,7 +102,7 @@ func TestScrubLeavesWhatIsNoSecret(t *testing.T) {
 			t.Errorf("Scrub(%q) = %q", text, got)
 		}
 	}
-	// Nor does what stands beside a secret go with it.
+	// The text beside a secret stays too.
 	for _, beside := range []string{
 		" refused", " sts.eu-west-1.amazonaws.com refused it", "\nAssumeRoleWithWebIdentity failed", "\r\nEXAMPLED539D4633E53DE1B71EXAMPLE is the issuer",
 		" c6104cbe-af31-11e0-8154-cbc7ccf896c7", " 403 Forbidden", " MyRole2 refused", ": expired", "\nThe end.", " /var/run/secrets/eks.amazonaws.com/serviceaccount/token",
@@ -115,7 +115,7 @@ func TestScrubLeavesWhatIsNoSecret(t *testing.T) {
 	}
 }
 
-// However wide the lines are that a token was broken into, and whatever breaks them.
+// With lines of every width, and with everything that breaks them.
 func TestScrubFindsTokensInSeveralLines(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	bytes := func(n int) []byte {
@@ -147,7 +147,7 @@ func TestScrubFindsTokensInSeveralLines(t *testing.T) {
 	}
 }
 
-// FuzzScrub puts a token into any text, whole and in lines. What makes it a secret is gone, whatever stands beside it.
+// FuzzScrub puts a token into any text, whole and in lines. The secret part must be gone, whatever is beside it.
 func FuzzScrub(f *testing.F) {
 	for _, beside := range []string{"", " ", "the token ", "IQoJb3JpZ2lu", "eyJhbGciOiJ9.eyJ9.", "Authorization: Bearer ", "http://me:", "@", "FwoG", "\x1b[2J", ".", "=", "%", "/"} {
 		f.Add(beside, beside, uint8(0), uint8(64))
@@ -185,7 +185,7 @@ func wrap(text string, width int, separator string) string {
 	return strings.Join(append(lines, text), separator)
 }
 
-// Tens of milliseconds; were it quadratic, it would be many minutes.
+// This takes tens of milliseconds; quadratic time would be many minutes.
 func TestScrubTakesTimeInProportion(t *testing.T) {
 	const size = 1 << 15
 	for _, piece := range []string{

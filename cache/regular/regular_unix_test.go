@@ -58,7 +58,7 @@ func TestOnlyARegularFileOfTheRightSizeIsRead(t *testing.T) {
 	}
 }
 
-// What says that it is empty, and is not, is what /proc is full of.
+// Files in /proc have the size 0 and are not empty.
 func TestAFileWithoutASizeIsBoundedToo(t *testing.T) {
 	const path = "/proc/self/status"
 	if info, err := os.Stat(path); err != nil || info.Size() != 0 {

@@ -49,7 +49,7 @@ func TestEndpointOfTheRegion(t *testing.T) {
 		{name: "own, without a region", options: Options{Endpoint: "http://127.0.0.1:9000"}, issuer: "https://kubernetes.default.svc", want: "http://127.0.0.1:9000/"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			// For the SDK's other clients these say where STS is; here the Options alone do.
+			// These set the endpoint for the SDK's other clients; here only the Options do.
 			t.Setenv("AWS_REGION", "ap-south-1")
 			t.Setenv("AWS_ENDPOINT_URL", "https://elsewhere.example")
 			t.Setenv("AWS_ENDPOINT_URL_STS", "https://elsewhere.example")
@@ -83,7 +83,7 @@ func TestNoRegionAnywhere(t *testing.T) {
 	}
 }
 
-// Without an endpoint of one's own, messages name the region.
+// Without an Endpoint, messages name the region.
 func TestFailureNamesTheRegion(t *testing.T) {
 	s := stage(t, tweak{})
 	s.provider.options.Endpoint = ""

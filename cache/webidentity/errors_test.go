@@ -25,7 +25,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
 
-// refusals are what STS, AWS's and others, has been seen to answer, in the wordings of all years.
+// refusals are known responses of AWS's STS and of others, with the messages of all years.
 var refusals = []struct {
 	code, message string
 	status        int
@@ -110,10 +110,10 @@ func TestRefusalsOfSTS(t *testing.T) {
 	}
 }
 
-// modelled reports whether the SDK has a type of its own for the code.
+// modelled reports whether the SDK has an error type for the code.
 func modelled(code string) bool { return code == "InvalidIdentityToken" }
 
-// A row that nothing exercises is a row that nobody has checked.
+// A row that no test uses has never been checked.
 func TestEveryRowOfCodesIsExercised(t *testing.T) {
 	hit := make([]bool, len(codes))
 	for _, refusal := range refusals {
@@ -212,7 +212,7 @@ func TestTokenDoesNotFollowARedirect(t *testing.T) {
 	}
 }
 
-// endless is a body that counts how much of it was taken.
+// endless is a body that counts how many bytes of it were read.
 type endless struct{ taken, limit int }
 
 func (e *endless) Read(p []byte) (int, error) {
@@ -269,7 +269,7 @@ func TestNoAnswer(t *testing.T) {
 	})
 }
 
-// rawServer answers every connection with these bytes and closes it.
+// rawServer sends these bytes on every connection and closes it.
 func rawServer(t *testing.T, answer string) (endpoint string, stop func()) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -282,7 +282,7 @@ func rawServer(t *testing.T, answer string) (endpoint string, stop func()) {
 			if err != nil {
 				return
 			}
-			// Without the request read, closing would reset the connection, and the answer be lost.
+			// Closing before the request is read would reset the connection and lose the response.
 			if r, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 				io.Copy(io.Discard, r.Body)
 			}
@@ -525,7 +525,7 @@ func TestProxyOnTheWay(t *testing.T) {
 	})
 }
 
-// through sends what the Provider asks through a proxy, with a password that nobody is to see.
+// through sends the requests through a proxy, with a password that must not be shown.
 func (s *scene) through(t *testing.T, proxy string) {
 	t.Helper()
 	u, err := url.Parse(proxy)

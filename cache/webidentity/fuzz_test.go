@@ -20,8 +20,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
 
-// Whatever the text, no part of it that could be a secret is in the error, and what is taken can be
-// sent to STS as it is.
+// For any text, the error contains no part of it that could be a secret, and an accepted token can be sent to STS
+// unchanged.
 func FuzzParseToken(f *testing.F) {
 	for _, seed := range []string{
 		"", "a", "..", "a.b.c", "a b.c.d", jwt(`{"alg":"RS256"}`, `{}`), jwt(`{"alg":"none"}`, `{}`), jwt(`{"alg":"ES512"}`, `null`),
@@ -57,7 +57,7 @@ func FuzzParseToken(f *testing.F) {
 
 var tokenShape = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
 
-// parseErrors are all that ParseToken may say: nothing of it is out of the token.
+// parseErrors are all errors of ParseToken: they contain nothing from the token.
 var parseErrors = []*regexp.Regexp{
 	regexp.MustCompile(`^is empty$`),
 	regexp.MustCompile(`^is not signed$`),
@@ -69,8 +69,8 @@ var parseErrors = []*regexp.Regexp{
 	regexp.MustCompile(`^is signed with an algorithm that STS does not accept; it accepts RS256, RS384, RS512, ES256, ES384 and ES512$`),
 }
 
-// Whatever answers, the Provider ends in a failure that can be shown, or in credentials; and a Cache
-// serves complete and valid ones only.
+// With any response, the Provider returns a failure that can be shown, or credentials; and a Cache serves only complete
+// and valid ones.
 func FuzzAnswerOfSTS(f *testing.F) {
 	const head, tail = `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult>`, `</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`
 	for _, seed := range []struct {
@@ -155,7 +155,7 @@ func FuzzSessionName(f *testing.F) {
 	})
 }
 
-// What CheckEndpoint takes, the token can go to: encrypted, or to this machine.
+// The token can be sent to every endpoint that CheckEndpoint accepts: it is encrypted, or stays on this machine.
 func FuzzCheckEndpoint(f *testing.F) {
 	for _, seed := range []string{
 		"", "https://sts.example", "http://127.0.0.1:1/a", "http://[::1%25lo]:1", "http://localhost", "http://sts.example", "https://u:p@h", "https://h?q", "https://h#f", "https://:1", "http://127.0.0.1@h", "http://127.0.0.1\\@h",
@@ -181,7 +181,7 @@ func FuzzCheckEndpoint(f *testing.F) {
 		if u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 			t.Errorf("taken: %q", endpoint)
 		}
-		// The client must be able to make a request of it.
+		// The client must be able to make a request to it.
 		if _, err := http.NewRequest(http.MethodPost, endpoint, nil); err != nil {
 			t.Errorf("taken: %q: %v", endpoint, err)
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// Root may read everything, so the thread that reads is somebody else for the file system.
+// Root may read everything, so the reading thread uses another user for file access.
 func TestTokenFileOfAnotherUserIsUnreadable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	must(t, os.WriteFile(path, []byte("x"), 0o600))

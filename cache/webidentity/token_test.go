@@ -13,7 +13,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
 
-// jwt is a token with this header and these claims, both JSON, and a signature of nobody's.
+// jwt returns a token with this header and these claims, both JSON, and an invalid signature.
 func jwt(header, claims string) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return encode([]byte(header)) + "." + encode([]byte(claims)) + ".c2lnbmF0dXJl"
@@ -106,7 +106,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// longToken is a well-formed token of exactly n characters.
+// longToken returns a well-formed token of exactly n characters.
 func longToken(n int) string {
 	token := jwt(`{"alg":"ES256"}`, `{}`)
 	return token + strings.Repeat("A", n-len(token))
@@ -121,8 +121,7 @@ func TestFetchSaysWhatIsWrongWithTheFile(t *testing.T) {
 	}
 }
 
-// The kubelet replaces the directory under a reader's feet. A reader never sees a failure, nor a part
-// of a token.
+// The kubelet replaces the directory while it is read. A reader never sees a failure or a part of a token.
 func TestRotationIsNotNoticedByReaders(t *testing.T) {
 	file, err := ststest.NewTokenFile(t.TempDir())
 	must(t, err)

@@ -26,7 +26,7 @@ const (
 	testIssuer = "https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE"
 )
 
-// cluster is shared, because its key is what takes long.
+// cluster is shared, because generating its key takes long.
 var cluster = sync.OnceValue(func() *ststest.Issuer {
 	issuer, err := ststest.NewIssuer(testIssuer)
 	if err != nil {
@@ -44,8 +44,8 @@ func signedToken(t testing.TB, claims ststest.Claims) string {
 	return token
 }
 
-// scene is a Pod with a token, an STS, and a Provider between them. When the test ends it looks for
-// secrets in all that the Provider said.
+// scene is a Pod with a token, an STS, and a Provider between them. When the test ends, it looks for secrets in everything
+// that the Provider returned and logged.
 type scene struct {
 	sts      *ststest.Server
 	file     *ststest.TokenFile
@@ -54,7 +54,7 @@ type scene struct {
 	logs     *bytes.Buffer
 
 	secrets []string // besides those that the STS has issued
-	said    []string
+	output  []string
 }
 
 type tweak struct {
@@ -113,7 +113,7 @@ func (s *scene) write(t testing.TB, token string) {
 
 func (s *scene) fetch(ctx context.Context) (cache.Credentials, *cache.FetchError) {
 	creds, err := s.provider.Fetch(ctx)
-	s.said = append(s.said, fmt.Sprintf("%v %+v %#v %v %+v %#v", creds, creds, creds, err, err, err))
+	s.output = append(s.output, fmt.Sprintf("%v %+v %#v %v %+v %#v", creds, creds, creds, err, err, err))
 	if err == nil {
 		return creds, nil
 	}
@@ -133,8 +133,8 @@ func (s *scene) mustFetch(t *testing.T) cache.Credentials {
 	return creds
 }
 
-// mustFail wants a failure of this reason and, unless it is empty, with this message, in which HOST
-// stands for the endpoint's host and port.
+// mustFail requires a failure with this reason and, unless it is empty, this message, in which HOST stands for the
+// endpoint's host and port.
 func (s *scene) mustFail(t *testing.T, reason cache.Reason, message string) *cache.FetchError {
 	t.Helper()
 	return s.mustFailWithin(t, t.Context(), reason, message)
@@ -171,13 +171,13 @@ func (s *scene) checkNothingLeaked(t *testing.T) {
 			secrets = append(secrets, session.SecretAccessKey, session.SessionToken)
 		}
 	}
-	said := strings.Join(s.said, "\n") + s.logs.String()
+	output := strings.Join(s.output, "\n") + s.logs.String()
 	for _, secret := range secrets {
 		if i := strings.LastIndexByte(secret, '.'); i >= 0 { // of a token, the signature is the secret
 			secret = secret[i+1:]
 		}
-		if secret != "" && strings.Contains(said, secret) {
-			t.Errorf("%q was said in\n%s", secret, said)
+		if secret != "" && strings.Contains(output, secret) {
+			t.Errorf("%q is in\n%s", secret, output)
 		}
 	}
 }
@@ -194,7 +194,7 @@ func (s *scene) tap(f func(r *http.Request, next http.RoundTripper) (*http.Respo
 	})}
 }
 
-// handMade is a token with these claims, which are JSON, and a signature of nobody's.
+// handMade returns a token with these claims, which are JSON, and an invalid signature.
 func handMade(claims string) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return encode([]byte(`{"alg":"RS256"}`)) + "." + encode([]byte(claims)) + "." + encode([]byte("the signature of nobody"))
@@ -235,7 +235,7 @@ func TestExchangeFillsInEveryField(t *testing.T) {
 	}
 }
 
-// The whole request, as it goes over the wire.
+// The whole request on the wire.
 func TestRequestIsUnsignedAndSaysNoMoreThanItMust(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -258,7 +258,7 @@ func TestRequestIsUnsignedAndSaysNoMoreThanItMust(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			// What a Pod may well have in its environment, and what is not to go out with a token.
+			// A Pod may have these in its environment, and they must not be sent with a token.
 			t.Setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
 			t.Setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 			s := stage(t, tweak{options: test.options})
@@ -302,7 +302,7 @@ func TestRequestIsUnsignedAndSaysNoMoreThanItMust(t *testing.T) {
 	}
 }
 
-// The cache owns the retries: whatever the SDK's environment says, one Fetch is one request.
+// The cache owns the retries: one Fetch is one request, whatever the SDK's environment contains.
 func TestOneFetchIsOneRequest(t *testing.T) {
 	t.Setenv("AWS_MAX_ATTEMPTS", "5")
 	t.Setenv("AWS_RETRY_MODE", "adaptive")
@@ -407,7 +407,7 @@ func TestServerTimeIsZeroWithoutADate(t *testing.T) {
 	}
 }
 
-// An STS other than AWS's may leave out who we are.
+// An STS other than AWS's may omit the identity.
 func TestIdentityMayBeMissing(t *testing.T) {
 	for name, user := range map[string]string{
 		"none":        "",
@@ -537,7 +537,7 @@ func TestChangedOnceTheFileCanBeRead(t *testing.T) {
 	s.mustFetch(t)
 }
 
-// Time alone mends these, or a human: a new token file is no news.
+// These clear with time, or when somebody fixes them: a new token file does not help.
 func TestOtherRefusalsDoNotWaitForAToken(t *testing.T) {
 	for name, fault := range map[string]ststest.Fault{
 		"access denied": ststest.AccessDenied, "throttling": ststest.Throttling, "keys": ststest.KeysUnreachable, "503": ststest.ServiceUnavailable,
@@ -550,7 +550,7 @@ func TestOtherRefusalsDoNotWaitForAToken(t *testing.T) {
 	}
 }
 
-// IAM's own evaluation is what the advice must agree with: a policy made of it lets the token in.
+// The advice must agree with IAM's own evaluation: a policy made from it allows the token.
 func TestTheAdviceNamesWhatTheTrustPolicyNeeds(t *testing.T) {
 	claims := ststest.Claims{Namespace: "shop", ServiceAccount: "api"}
 	s := stage(t, tweak{claims: claims, sts: ststest.Options{TrustPolicy: `{"Statement":[]}`}})
@@ -576,7 +576,7 @@ func TestTheAdviceNamesWhatTheTrustPolicyNeeds(t *testing.T) {
 	s.mustFetch(t)
 }
 
-// Claims are whatever the file says.
+// The file may contain any claims.
 func TestHostileClaimsDoNotSpoilTheAdvice(t *testing.T) {
 	const secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 	long := strings.Repeat("a", 10000)
@@ -599,7 +599,7 @@ func TestHostileClaimsDoNotSpoilTheAdvice(t *testing.T) {
 	}
 }
 
-// Where the role has no account there is no IAM, and nothing to name in it.
+// Without an account there is no IAM, so there are no names for it.
 func TestARoleWithoutAnAccountLeavesItsPlaceholder(t *testing.T) {
 	s := stage(t, tweak{options: Options{RoleARN: "arn:minio:iam:::role/app"}})
 	s.sts.Break(ststest.AccessDenied)
@@ -617,7 +617,7 @@ func TestFailureSaysWhenItsTokenExpires(t *testing.T) {
 	}
 }
 
-// What a hostile or a merely chatty endpoint repeats of the request must not come out again.
+// An endpoint may repeat the request, out of malice or not. The token must not be shown.
 func TestEndpointThatRepeatsTheTokenIsNotQuoted(t *testing.T) {
 	xml := func(message string) string {
 		return "<ErrorResponse><Error><Type>Sender</Type><Code>Other</Code><Message>" + message + "</Message></Error></ErrorResponse>"
@@ -742,7 +742,7 @@ func TestProviderMayBeAskedByManyAtOnce(t *testing.T) {
 	}
 }
 
-// The cache is what will call Fetch.
+// In the program, a Cache calls Fetch.
 func TestFetchFeedsTheCache(t *testing.T) {
 	s := stage(t, tweak{})
 	c := cache.New(s.provider.Fetch, cache.Options{Logger: s.options.Logger})

@@ -24,7 +24,7 @@ const (
 var authorizationShape = regexp.MustCompile(
 	`^AWS4-HMAC-SHA256 Credential=([^/,\s]+)/\d{8}/([^/,\s]+)/([^/,\s]+)/aws4_request, ?SignedHeaders=([^,\s]+), ?Signature=([0-9a-f]{64})$`)
 
-// callerIdentity answers a request that is signed with credentials of a session.
+// callerIdentity responds to a request that is signed with the credentials of a session.
 func (s *Server) callerIdentity(w http.ResponseWriter, r *http.Request, body []byte, o Options, now time.Time, requestID string) {
 	session, refusal := s.signer(r, body, o.Region, now)
 	if s.throttled(now, o.CallsPerSecond) {
@@ -39,7 +39,7 @@ func (s *Server) callerIdentity(w http.ResponseWriter, r *http.Request, body []b
 	})
 }
 
-// signer returns the session whose credentials have signed the request, or why STS refuses it.
+// signer returns the session whose credentials signed the request, or why STS refuses the request.
 func (s *Server) signer(r *http.Request, body []byte, region string, now time.Time) (Session, *Fault) {
 	authorization := r.Header.Get("Authorization")
 	if authorization == "" {
@@ -72,7 +72,7 @@ func (s *Server) signer(r *http.Request, body []byte, region string, now time.Ti
 	return session, nil
 }
 
-// sign returns the signature that the session's credentials make of these headers and the body.
+// sign returns the signature of these headers and the body with the session's credentials.
 func sign(r *http.Request, body []byte, session Session, headers []string, region string, at time.Time) string {
 	again, err := http.NewRequest(r.Method, "http://"+r.Host+r.URL.RequestURI(), nil)
 	if err != nil {

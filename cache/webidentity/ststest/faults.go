@@ -7,39 +7,38 @@ import (
 	"time"
 )
 
-// Fault is an answer other than the right one. It is what [Server.Break] is given, and what the server
-// itself refuses with.
+// Fault is a response other than success, or none at all. [Server.Break] takes one, and the Server refuses with one.
 type Fault struct {
-	// Status is the HTTP status. Zero means 400 where there is a Code and 200 where there is a Body.
+	// Status is the HTTP status. Zero means 400 with a Code, and 200 with a Body.
 	Status int
 
-	// Code and Message make an error in AWS's XML.
+	// Code and Message are sent as an error in AWS's XML.
 	Code    string
 	Message string
 
-	// Body is sent as it stands instead, with ContentType, which is text/xml if empty.
+	// Body is sent unchanged instead, with ContentType, which is text/xml if empty.
 	Body        string
 	ContentType string
 
-	// Latency is waited before anything else happens, at most until the client has gone. A Fault that
-	// says nothing else ends in the normal answer.
+	// Latency delays the response, at most until the client has disconnected. If nothing else is set, the normal
+	// response follows.
 	Latency time.Duration
 
-	// Hang says nothing at all until the client has gone.
+	// Hang sends nothing until the client has disconnected.
 	Hang bool
 
-	// Drop closes the connection without an answer.
+	// Drop closes the connection without a response.
 	Drop bool
 }
 
-// What AWS's STS refuses with, in its own codes, statuses and words as far as they have been seen.
+// The refusals of AWS's STS, with its own codes, statuses and messages as far as they are known.
 var (
-	// AccessDenied is the trust policy's no, whatever the cause: STS does not tell a role that does not
-	// exist from one that does not want this subject.
+	// AccessDenied is for everything that the trust policy does not allow: STS does not distinguish a role that does not
+	// exist from one that does not allow this subject.
 	AccessDenied = Fault{Status: 403, Code: "AccessDenied", Message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"}
 
-	// NotValidated is what most bad tokens are told since 2026: an issuer without a provider in IAM, an
-	// unknown key, a wrong signature. NoProvider is an earlier wording of one of these.
+	// NotValidated is for most bad tokens since 2026: an issuer without a provider in IAM, an unknown key, a wrong
+	// signature. NoProvider is an earlier message for the first of these.
 	NotValidated = invalidToken("The web identity token provided could not be validated. See the AssumeRoleWithWebIdentity documentation for requirements.")
 
 	// WrongAudience is for a token whose aud is not among the provider's client IDs.
@@ -48,31 +47,31 @@ var (
 	// NoAudience is for a token without aud.
 	NoAudience = invalidToken("Missing a required claim: aud")
 
-	// NotAJWT is for anything that does not read as a token.
+	// NotAJWT is for everything that cannot be parsed as a token.
 	NotAJWT = invalidToken("The ID Token provided is not a valid JWT. (You may see this error if you sent an Access Token)")
 
-	// KeysUnreachable is for an issuer whose documents STS cannot fetch. The two blanks are AWS's.
+	// KeysUnreachable is for an issuer whose documents STS cannot fetch. The two blanks in a row are AWS's.
 	KeysUnreachable = invalidToken("Couldn't retrieve verification key from your identity provider,  please reference AssumeRoleWithWebIdentity documentation for requirements")
 
 	// WrongThumbprint is for an issuer whose certificate IAM does not trust.
 	WrongThumbprint = invalidToken("OpenIDConnect provider's HTTPS certificate doesn't match configured thumbprint")
 
-	// IDPCommunicationError has the text of AWS's service model; no real one is on record.
+	// IDPCommunicationError has the message from AWS's service model; no real one is known.
 	IDPCommunicationError = Fault{Status: 400, Code: "IDPCommunicationError", Message: "The request could not be fulfilled because the identity provider (IDP) that was asked to verify the incoming identity token could not be reached."}
 
-	// IDPRejectedClaim has the text of AWS's service model; the one on record is Facebook's.
+	// IDPRejectedClaim has the message from AWS's service model; the only known real one is Facebook's.
 	IDPRejectedClaim = Fault{Status: 403, Code: "IDPRejectedClaim", Message: "The identity provider (IdP) reported that authentication failed."}
 
-	// Throttling is a 400: a client that looks at the status alone takes it for a mistake of its own.
+	// Throttling has the status 400, so a client must check the code to know that it may retry.
 	Throttling = Fault{Status: 400, Code: "Throttling", Message: "Rate exceeded"}
 
-	// InvalidARN is for a role that is no role: a name alone, a policy's ARN.
+	// InvalidARN is for a role ARN that is not one: a name alone, the ARN of a policy.
 	InvalidARN = validationError("Request ARN is invalid")
 
-	// DurationTooLong is for a DurationSeconds above what the role allows. AWS does not clamp.
+	// DurationTooLong is for a DurationSeconds above what the role allows; AWS refuses it rather than shortening it.
 	DurationTooLong = validationError("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
 
-	// MalformedPolicyDocument is for a session policy that is not one.
+	// MalformedPolicyDocument is for a session policy that cannot be parsed.
 	MalformedPolicyDocument = Fault{Status: 400, Code: "MalformedPolicyDocument", Message: "Syntax errors in policy."}
 
 	// MissingAuthenticationToken is for a request that must be signed and is not, IncompleteSignature for one whose
@@ -90,29 +89,29 @@ var (
 	SignatureDoesNotMatch = wrongSignature("The request signature we calculated does not match the signature you provided. " +
 		"Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")
 
-	// InternalFailure and ServiceUnavailable are STS's own bad days.
+	// InternalFailure and ServiceUnavailable are STS's own failures.
 	InternalFailure    = Fault{Status: 500, Code: "InternalFailure", Message: "The request processing has failed because of an unknown error, exception or failure."}
 	ServiceUnavailable = Fault{Status: 503, Code: "ServiceUnavailable", Message: "The request has failed due to a temporary failure of the server."}
 )
 
-// What answers in the place of STS, or does not.
+// Responses of something other than STS, or none.
 var (
-	// EmptyOK is a 200 with nothing in it, which the SDK takes for a success without credentials.
+	// EmptyOK is an empty 200, which the SDK takes for a success without credentials.
 	EmptyOK = Fault{Status: 200}
 
-	// NoCredentials is a 200 in the right shape and without the one thing that matters.
+	// NoCredentials is a well-formed 200 without credentials.
 	NoCredentials = Fault{Status: 200, Body: `<AssumeRoleWithWebIdentityResponse xmlns="` + xmlNamespace + `">
   <AssumeRoleWithWebIdentityResult/>
 </AssumeRoleWithWebIdentityResponse>
 `}
 
-	// Hang and Drop are a firewall's two ways.
+	// Hang and Drop are what firewalls do.
 	Hang = Fault{Hang: true}
 	Drop = Fault{Drop: true}
 )
 
-// HTMLPage is a page for people: a captive portal with 200, a block page with 403, a proxy that wants a
-// password with 407, a load balancer without a backend with 503.
+// HTMLPage is a page for people: a captive portal with 200, a block page with 403, a proxy that requires a password with
+// 407, a load balancer without a backend with 503.
 func HTMLPage(status int) Fault {
 	text := fmt.Sprintf("%d %s", status, http.StatusText(status))
 	return Fault{
@@ -122,8 +121,7 @@ func HTMLPage(status int) Fault {
 	}
 }
 
-// NoProvider is what STS used to say of an issuer for which the role's account has no OIDC provider.
-// NotValidated has come in its place.
+// NoProvider is for an issuer without an OIDC provider in the role's account, until 2026. NotValidated has replaced it.
 func NoProvider(issuer string) Fault {
 	return invalidToken("No OpenIDConnect provider found in your account for " + issuer)
 }
@@ -139,18 +137,18 @@ func PackedPolicyTooLarge(percent int) Fault {
 	return Fault{Status: 400, Code: "PackedPolicyTooLarge", Message: fmt.Sprintf("Packed size of session tags consumes %d%% of allotted space.", percent)}
 }
 
-// ExpiredToken is for a token that ended at expires, by an STS whose clock says now.
+// ExpiredToken is for a token that expired at expires, from an STS whose clock shows now.
 func ExpiredToken(now, expires time.Time) Fault {
 	return Fault{Status: 400, Code: "ExpiredTokenException", Message: fmt.Sprintf(
 		"Token expired: current date/time %d must be before the expiration date/time %d", now.Unix(), expires.Unix())}
 }
 
-// TokenTooOld is for a token that STS finds too old although its exp is still to come.
+// TokenTooOld is for a token that STS finds too old although it has not expired.
 func TokenTooOld(age time.Duration) Fault {
 	return Fault{Status: 400, Code: "ExpiredTokenException", Message: fmt.Sprintf("Token too old: %d", int64(age.Seconds()))}
 }
 
-// NoSuchOperation is how an AWS service other than STS answers, and STS of another version.
+// NoSuchOperation is for an action or a version that STS does not have, and the response of other AWS services.
 func NoSuchOperation(action, version string) Fault {
 	return Fault{Status: 400, Code: "InvalidAction", Message: fmt.Sprintf("Could not find operation %s for version %s", action, version)}
 }
@@ -178,8 +176,8 @@ func validationError(message string) Fault {
 	return Fault{Status: 400, Code: "ValidationError", Message: message}
 }
 
-// answers reports whether the fault has an answer of its own, or only delays the normal one.
-func (f Fault) answers() bool { return f.Status != 0 || f.Code != "" || f.Body != "" }
+// responds reports whether the fault has a response, rather than only delaying the normal one.
+func (f Fault) responds() bool { return f.Status != 0 || f.Code != "" || f.Body != "" }
 
 func (f Fault) status() int {
 	switch {
@@ -192,7 +190,7 @@ func (f Fault) status() int {
 	}
 }
 
-// side says whose fault it is, in the words of AWS's query protocol.
+// side returns whose fault it is, in the terms of AWS's query protocol.
 func (f Fault) side() string {
 	if f.status() >= 500 {
 		return "Receiver"
@@ -200,8 +198,8 @@ func (f Fault) side() string {
 	return "Sender"
 }
 
-// hold does what the fault does instead of answering, and ends the request there if it must: the panic
-// is net/http's own way to close a connection without a word.
+// hold delays the response, and ends the request if the fault has none: the panic is how net/http closes a connection
+// without a response.
 func (f Fault) hold(ctx context.Context) {
 	if f.Latency > 0 {
 		select {

@@ -23,9 +23,8 @@ const (
 	keysPath      = "/openid/v1/jwks"
 )
 
-// Issuer signs projected service account tokens as a Kubernetes API server does. As an [http.Handler]
-// it serves the two public documents with which an STS verifies them. An Issuer may be used by many
-// goroutines at once.
+// Issuer signs projected service account tokens as a Kubernetes API server does. As an [http.Handler] it serves the two
+// public documents with which an STS verifies them. An Issuer may be used by many goroutines at once.
 type Issuer struct {
 	signing  atomic.Pointer[signingKey]
 	url      atomic.Pointer[string]
@@ -37,23 +36,22 @@ type signingKey struct {
 	jwk jwk
 }
 
-// NewIssuer returns an Issuer with a new key. Where the URL is known only after listening, url may be
-// empty and SetURL follows.
+// NewIssuer returns an Issuer with a new key. url may be empty until SetURL or Start sets it.
 func NewIssuer(url string) (*Issuer, error) {
 	i := new(Issuer)
 	i.SetURL(url)
 	return i, i.Rotate()
 }
 
-// ReadIssuer returns an Issuer that signs nothing and knows the keys of another, such as a real API server:
-// the first of its JWKS, which must be an RSA key.
+// ReadIssuer returns an Issuer with the public key of another, such as a real API server: the first key in jwks, which must
+// be an RSA key. It cannot sign.
 func ReadIssuer(url string, jwks []byte) (*Issuer, error) {
 	var set jwkSet
 	if err := json.Unmarshal(jwks, &set); err != nil {
 		return nil, fmt.Errorf("read the issuer's keys: %w", err)
 	}
 	if len(set.Keys) == 0 || set.Keys[0].Type != "RSA" {
-		return nil, errors.New("the issuer's first key is no RSA key")
+		return nil, errors.New("the issuer's first key is not an RSA key")
 	}
 	k := set.Keys[0]
 	n, err := base64.RawURLEncoding.DecodeString(k.Modulus)
@@ -71,7 +69,7 @@ func ReadIssuer(url string, jwks []byte) (*Issuer, error) {
 	return i, nil
 }
 
-// Rotate replaces the key. What it had signed is signed by nobody from now on.
+// Rotate replaces the key. Tokens that the old key signed are no longer valid.
 func (i *Issuer) Rotate() error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -81,7 +79,7 @@ func (i *Issuer) Rotate() error {
 	return nil
 }
 
-// Start listens on a free port of 127.0.0.1, which the issuer's URL then says.
+// Start listens on a free port of 127.0.0.1, and sets the issuer's URL to it.
 func (i *Issuer) Start() error {
 	l, err := listen(i, nil)
 	if err != nil {
@@ -95,8 +93,8 @@ func (i *Issuer) Start() error {
 // Close stops listening. It may be called more than once, and before Start.
 func (i *Issuer) Close() error { return i.listener.Swap(nil).close() }
 
-// SetURL changes the issuer's URL, which is the iss of the tokens that follow. It is used as it
-// stands: STS compares the issuer byte by byte, a trailing slash included.
+// SetURL changes the issuer's URL, which is the iss of the tokens that follow. It is used unchanged: STS compares the issuer
+// byte by byte, including a trailing slash.
 func (i *Issuer) SetURL(url string) { i.url.Store(&url) }
 
 // URL returns the issuer's URL.
@@ -120,8 +118,8 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// discovery is what an API server publishes. STS refuses an issuer that leaves out the response types
-// or the algorithms.
+// discovery is the document that an API server publishes. STS refuses an issuer that omits the response types or the
+// algorithms.
 type discovery struct {
 	Issuer        string   `json:"issuer"`
 	JWKSURI       string   `json:"jwks_uri"`
@@ -151,7 +149,7 @@ func publicJWK(key *rsa.PublicKey) jwk {
 		Modulus:   base64url(key.N.Bytes()),
 		Exponent:  base64url(big.NewInt(int64(key.E)).Bytes()),
 	}
-	// RFC 7638 hashes these members alone, in this order and without white space.
+	// RFC 7638 hashes only these members, in this order and without white space.
 	thumbprint := sha256.Sum256(fmt.Appendf(nil, `{"e":%q,"kty":%q,"n":%q}`, k.Exponent, k.Type, k.Modulus))
 	k.KeyID = base64url(thumbprint[:])
 	return k
@@ -159,7 +157,7 @@ func publicJWK(key *rsa.PublicKey) jwk {
 
 func writeJSON(w http.ResponseWriter, contentType string, document any) {
 	body, err := json.Marshal(document)
-	if err != nil { // the documents are this file's own
+	if err != nil { // all documents are from this file
 		panic(err)
 	}
 	w.Header().Set("Content-Type", contentType)
@@ -167,10 +165,10 @@ func writeJSON(w http.ResponseWriter, contentType string, document any) {
 	w.Write(body)
 }
 
-// Claims say what a token is to hold. The zero Claims make a token that STS takes.
+// Claims are the claims of a token. With the zero Claims, STS accepts the token.
 type Claims struct {
-	// Audience is sts.amazonaws.com if nil. If it is empty but not nil the token has no aud at all,
-	// which is what a legacy token out of a Secret looks like.
+	// Audience is sts.amazonaws.com if nil. If it is empty but not nil, the token has no aud, like a legacy token from a
+	// Secret.
 	Audience []string
 
 	// Namespace, ServiceAccount and Pod are "default", "app" and "app-0" if empty.
@@ -181,12 +179,11 @@ type Claims struct {
 	// IssuedAt is now if zero.
 	IssuedAt time.Time
 
-	// Lifetime is an hour if zero. A negative Lifetime makes a token that lived an hour and ended that
-	// long before IssuedAt.
+	// Lifetime is an hour if zero. With a negative Lifetime, the token is valid for an hour that ended that long before
+	// IssuedAt.
 	Lifetime time.Duration
 
-	// Issuer is the URL of the Issuer if empty. Another one is signed all the same: it is how a token of
-	// another cluster looks to STS.
+	// Issuer is the URL of the Issuer if empty. With another URL the token looks to STS like one from another cluster.
 	Issuer string
 }
 
@@ -271,11 +268,11 @@ func (i *Issuer) signed(t token) bool {
 	return rsa.VerifyPKCS1v15(&key.PublicKey, crypto.SHA256, sum[:], t.signature) == nil
 }
 
-// token is a JWT that has been read and not yet believed.
+// token is a JWT that has been parsed but not verified.
 type token struct {
 	header    tokenHeader
 	claims    tokenClaims
-	signed    string // what the signature is of
+	signed    string // the part that the signature covers
 	signature []byte
 }
 
@@ -284,8 +281,7 @@ type tokenHeader struct {
 	KeyID     string `json:"kid"`
 }
 
-// tokenClaims are in the order in which an API server writes them. The times are integers: STS refuses
-// fractions.
+// tokenClaims are in the order in which an API server writes them. The times are integers, because STS refuses fractions.
 type tokenClaims struct {
 	Audience   audience         `json:"aud,omitempty"`
 	Expires    int64            `json:"exp"`
@@ -309,7 +305,7 @@ type objectReference struct {
 	UID  string `json:"uid"`
 }
 
-// audience reads both forms that RFC 7519 allows; an API server always writes a list.
+// audience accepts both forms that RFC 7519 allows; an API server always writes a list.
 type audience []string
 
 // UnmarshalJSON implements [json.Unmarshaler].
@@ -322,8 +318,7 @@ func (a *audience) UnmarshalJSON(data []byte) error {
 }
 
 func parseToken(text string) (t token, ok bool) {
-	// The base64 decoder would pass over line breaks, and with them over a token file that was not
-	// trimmed.
+	// The base64 decoder would ignore line breaks, and so would accept a token file that was not trimmed.
 	parts := strings.Split(text, ".")
 	if len(parts) != 3 || strings.ContainsAny(text, "\r\n") {
 		return token{}, false
@@ -349,7 +344,7 @@ func newUUID() string {
 	return formatUUID(random)
 }
 
-// uidOf gives an object the same UID in all its tokens, as the API server does.
+// uidOf returns the UID of an object, which is the same in all its tokens, as it is with an API server.
 func uidOf(name ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(name, "/")))
 	return formatUUID([16]byte(sum[:16]))

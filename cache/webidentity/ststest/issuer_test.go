@@ -34,7 +34,7 @@ func TestKeyIDIsTheThumbprint(t *testing.T) {
 	}
 }
 
-// A verifier that knows nothing but the issuer's URL, as STS's.
+// A verifier that knows only the issuer's URL, like STS's.
 func TestTokenVerifiesByThePublishedKeys(t *testing.T) {
 	issuer, err := NewIssuer("")
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 type listener struct {
 	address string
 	server  *http.Server
-	served  chan error // the end of Serve
+	served  chan error // receives the result of Serve
 }
 
 // Start listens on a free port of 127.0.0.1 and returns the URL.
@@ -34,8 +34,7 @@ func (s *Server) Start() (string, error) {
 	return "http://" + address, nil
 }
 
-// StartTLS is Start with TLS, and a certificate that is its own authority. caPEM is what a client must
-// trust.
+// StartTLS is like Start, with TLS and a self-signed certificate, caPEM, which a client must trust.
 func (s *Server) StartTLS() (url string, caPEM []byte, err error) {
 	certificate, err := newCertificate()
 	if err != nil {
@@ -53,7 +52,7 @@ func (s *Server) listen(config *tls.Config) (address string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.listener != nil {
-		return "", errors.New("the STS listens already")
+		return "", errors.New("the STS is already listening")
 	}
 	if s.listener, err = listen(s, config); err != nil {
 		return "", err
@@ -61,8 +60,8 @@ func (s *Server) listen(config *tls.Config) (address string, err error) {
 	return s.listener.address, nil
 }
 
-// Close stops listening and closes all connections, whatever is being answered on them. It may be
-// called more than once, and before Start. What has been counted stays, and Start may follow.
+// Close stops listening and closes all connections, even during a response. It may be called more than once, and before
+// Start. What was recorded stays, and Start may be called again.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	l := s.listener
@@ -81,7 +80,7 @@ func listen(h http.Handler, config *tls.Config) (*listener, error) {
 		server: &http.Server{
 			Handler:           h,
 			ReadHeaderTimeout: 5 * time.Second,
-			// A client that does not trust the certificate is a test's intention, not news.
+			// Tests let clients connect that do not trust the certificate.
 			ErrorLog: log.New(io.Discard, "", 0),
 		},
 		served: make(chan error, 1),
@@ -93,7 +92,7 @@ func listen(h http.Handler, config *tls.Config) (*listener, error) {
 	return l, nil
 }
 
-// close ends a listener, if there is one.
+// close closes a listener; nil is allowed.
 func (l *listener) close() error {
 	if l == nil {
 		return nil
@@ -110,7 +109,7 @@ func newCertificate() (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	// By the real clock, whatever Options.Now says: it is the client that looks at these.
+	// By the real clock rather than Options.Now, because the client checks them.
 	now := time.Now()
 	description := &x509.Certificate{
 		SerialNumber:          big.NewInt(now.UnixNano()),

@@ -19,8 +19,8 @@ type request struct {
 	role        role
 	sessionName string
 	token       token
-	duration    time.Duration // zero: not asked for
-	policy      string        // of the session; empty: none
+	duration    time.Duration // zero if the request has none
+	policy      string        // the session policy; empty if the request has none
 }
 
 const (
@@ -33,8 +33,7 @@ var (
 	roleShape        = regexp.MustCompile(`^arn:(aws[a-z-]*):iam::(\d{12}):role/(?:[!-~]*/)?([\w+=,.@-]+)$`)
 )
 
-// parseRequest reads the parameters and refuses as AWS's request validation does: all violations at
-// once.
+// parseRequest reads the parameters and refuses as AWS's request validation does: with all violations at once.
 func parseRequest(form url.Values) (request, *Fault) {
 	given := form.Get("Version")
 	if given == "" {
@@ -70,15 +69,14 @@ func parseRequest(form url.Values) (request, *Fault) {
 	return request{role, sessionName, token, time.Duration(seconds) * time.Second, form.Get("Policy")}, nil
 }
 
-// maxPolicies is how many characters the session policies may have together, and maxPolicyARNs how many
-// managed ones there may be.
+// maxPolicies is how many characters all session policies together may have, maxPolicyARNs how many managed policies a
+// request may have.
 const (
 	maxPolicies   = 2048
 	maxPolicyARNs = 10
 )
 
-// checkPolicies looks at the session policies. AWS packs them and measures the result; this one measures
-// what it is given.
+// checkPolicies checks the session policies. AWS measures them in packed form; this STS measures them as they are.
 func checkPolicies(form url.Values) *Fault {
 	policy := form.Get("Policy")
 	size, n := len(policy), 0
@@ -99,7 +97,7 @@ func checkPolicies(form url.Values) *Fault {
 	return nil
 }
 
-// violations collects what is wrong with a form.
+// violations collects everything that is wrong with a form.
 type violations struct {
 	form  url.Values
 	found []string
@@ -109,7 +107,7 @@ func (v *violations) add(value, constraint string) {
 	v.found = append(v.found, "Value "+value+" failed to satisfy constraint: "+constraint)
 }
 
-// quoted names a parameter in AWS's error text, with its value if that is no secret.
+// quoted names a parameter as AWS's errors do, with its value unless it is a secret.
 func (v *violations) quoted(name string) string {
 	if name == "WebIdentityToken" {
 		return at(name)
@@ -120,7 +118,7 @@ func (v *violations) quoted(name string) string {
 // at names a parameter as AWS's errors do: in lower camel case, unlike the request itself.
 func at(name string) string { return "at '" + strings.ToLower(name[:1]) + name[1:] + "'" }
 
-// text reads a parameter that must be there.
+// text reads a required parameter.
 func (v *violations) text(name string, shortest, longest int) string {
 	value := v.form.Get(name)
 	switch {
@@ -134,7 +132,7 @@ func (v *violations) text(name string, shortest, longest int) string {
 	return value
 }
 
-// integer reads a parameter that may be left out.
+// integer reads an optional parameter.
 func (v *violations) integer(name string, least, most int) int {
 	if !v.form.Has(name) {
 		return 0
@@ -159,7 +157,7 @@ func (v *violations) fault() *Fault {
 	return new(validationError(fmt.Sprintf("%d validation %s detected: %s", len(v.found), errors, strings.Join(v.found, "; "))))
 }
 
-// role is a role's ARN in its parts. The name is without the path, as in the ARN of a session.
+// role is a role's ARN and its parts. The name is without the path, as in the ARN of a session.
 type role struct {
 	arn, partition, account, name string
 }
@@ -172,7 +170,7 @@ func parseRole(arn string) (role, bool) {
 	return role{arn: parts[0], partition: parts[1], account: parts[2], name: parts[3]}, true
 }
 
-// id is the role's unique ID, which is the same in all its sessions.
+// id returns the role's unique ID, which is the same in all its sessions.
 func (r role) id() string {
 	sum := sha256.Sum256([]byte(r.arn))
 	return "AROAEXAMPLE" + base32.StdEncoding.EncodeToString(sum[:])[:10]
@@ -182,7 +180,7 @@ func (r role) sessionARN(sessionName string) string {
 	return fmt.Sprintf("arn:%s:sts::%s:assumed-role/%s/%s", r.partition, r.account, r.name, sessionName)
 }
 
-// identity is who asks for the role with a token.
+// identity returns the identity that requests the role with a token.
 func (r role) identity(claims tokenClaims, audience string) trustpolicy.Identity {
 	return trustpolicy.Identity{
 		Partition: r.partition, Account: r.account,

@@ -14,7 +14,7 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// What the other tests hold against captures, AWS's own client reads here.
+// The other tests compare with captures; here AWS's own client reads the responses.
 func TestAWSClientReadsEveryAnswer(t *testing.T) {
 	s := testServer()
 	url, err := s.Start()
@@ -63,7 +63,7 @@ func TestAWSClientReadsEveryAnswer(t *testing.T) {
 		}
 	}
 
-	// The client's own trap: a success without credentials is no error to it.
+	// The client does not treat a success without credentials as an error.
 	for _, fault := range []Fault{EmptyOK, NoCredentials} {
 		s.Break(fault)
 		output, err := client.AssumeRoleWithWebIdentity(t.Context(), input)

@@ -1,7 +1,6 @@
-// Package ststest is an STS that behaves like AWS's, for tests and for the demo: it verifies what AWS's
-// verifies, answers in its XML, refuses in its words, and fails on request in every way in which the
-// real one has been seen to fail. The keys it hands out are fake and look it. GetCallerIdentity, which people type
-// first, verifies the signature of what is signed with them.
+// Package ststest is an STS that behaves like AWS's, for tests and for the demo: it verifies what AWS's verifies, responds
+// in its XML, refuses in its words, and fails on request in every way in which the real one has been seen to fail. The keys
+// that it issues are fake and look fake. GetCallerIdentity, which people try first, verifies signatures made with them.
 //
 // [Issuer] is the cluster that signs tokens, [TokenFile] the kubelet that writes them, [Server] the STS.
 package ststest
@@ -21,38 +20,39 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 )
 
-// Options configure a [Server]: what IAM holds in the account, and how the STS answers. The zero Options
-// make an STS that takes every well-formed token for sts.amazonaws.com and every role.
+// Options configure a [Server]: what IAM has in the account, and how the STS responds. The zero Options make an STS that
+// accepts every well-formed token for sts.amazonaws.com, and every role.
 type Options struct {
-	// Issuer has the keys that tokens are verified with. Nil means that no signature is verified: for
-	// tokens that were signed elsewhere.
+	// Issuer has the keys with which tokens are verified. Nil disables the check, for tokens that were signed
+	// elsewhere.
 	Issuer *Issuer
 
-	// Providers are the account's OIDC providers. Nil means one for the Issuer, or for every issuer if
-	// that is nil, with the client ID sts.amazonaws.com. Empty but not nil means that there is none.
+	// Providers are the account's OIDC providers. Nil means one with the client ID sts.amazonaws.com for the Issuer, or
+	// for every issuer if Issuer is nil. Empty but not nil means none.
 	Providers []Provider
 
 	// RoleARN is the only role that may be assumed. Empty means every role whose ARN is well formed.
 	RoleARN string
 
-	// TrustPolicy is the roles' trust policy, in JSON. Empty lets everybody in.
+	// TrustPolicy is the trust policy of all roles, in JSON. Empty allows every token.
 	TrustPolicy string
 
-	// Lifetime is how long a session lasts for which the request names no DurationSeconds; an hour if
-	// zero. Unlike AWS's it may be seconds.
+	// Lifetime is how long a session lasts if the request has no DurationSeconds; an hour if zero. Unlike AWS's it may
+	// be seconds.
 	Lifetime time.Duration
 
-	// MaxSessionDuration is the most that a request may ask for; an hour if zero, as for a new role.
+	// MaxSessionDuration is the longest DurationSeconds that the roles allow; an hour if zero, as for a new role.
 	MaxSessionDuration time.Duration
 
-	// Region is the endpoint's. DisabledRegions are those in which the account has switched STS off.
+	// Region is the endpoint's region; if empty, signatures may be for any. DisabledRegions are those in which the
+	// account has switched STS off.
 	Region          string
 	DisabledRegions []string
 
-	// CallsPerSecond is the account's quota; zero is no bound. What goes beyond it is throttled.
+	// CallsPerSecond is the account's quota, above which calls are throttled; zero means unlimited.
 	CallsPerSecond int
 
-	// OldWording refuses in the words of before 2026, where these are known.
+	// OldWording makes refusals use the messages from before 2026 if they are known.
 	OldWording bool
 
 	// Now is the server's clock, in its Date header too; time.Now if nil.
@@ -61,37 +61,37 @@ type Options struct {
 
 // Provider is an OIDC provider in IAM.
 type Provider struct {
-	Issuer    string   // its URL, which is the iss of the tokens it vouches for
-	ClientIDs []string // the audiences that it takes
+	Issuer    string   // its URL, which is the iss of its tokens
+	ClientIDs []string // the audiences that it accepts
 }
 
-// Server is the STS. It is an [http.Handler], and it can listen by itself, on loopback only. It may be
-// used by many goroutines at once.
+// Server is the STS. It is an [http.Handler] and can also listen itself, on loopback only. It may be used by many goroutines
+// at once.
 type Server struct {
 	mu       sync.Mutex
 	options  Options
 	fault    Fault
-	second   int64 // that calls were last counted in
+	second   int64 // for which calls are counted
 	calls    int   // in that second
 	requests []url.Values
 	issued   []Session
 	listener *listener
 }
 
-// Session is one set of credentials that the server has handed out.
+// Session is one set of credentials that the server has issued.
 type Session struct {
 	AccessKeyID     string
 	SecretAccessKey string
 	SessionToken    string
 	Expiration      time.Time
 	SessionName     string
-	Policy          string // the session policy that was asked for; empty where there was none
+	Policy          string // the session policy in the request; empty if there was none
 
-	// What GetCallerIdentity answers to a request that is signed with these credentials.
+	// What GetCallerIdentity returns for a request that is signed with these credentials.
 	ARN, UserID, Account string
 }
 
-// New returns a Server that does not listen yet.
+// New returns a Server that is not listening.
 func New(options Options) *Server {
 	if options.Lifetime == 0 {
 		options.Lifetime = time.Hour
@@ -105,15 +105,15 @@ func New(options Options) *Server {
 	return &Server{options: options}
 }
 
-// Change changes what IAM holds, for all requests that follow. change must not call the Server.
+// Change changes the options for all requests that follow. change must not call the Server.
 func (s *Server) Change(change func(*Options)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(&s.options)
 }
 
-// Break makes every request from now on end in f, until Mend or another Break. A request that is
-// already being held stays held.
+// Break makes every request from now on fail with f, until Mend or another Break. It does not affect a request that is
+// already being held.
 func (s *Server) Break(f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,14 +123,14 @@ func (s *Server) Break(f Fault) {
 // Mend undoes Break.
 func (s *Server) Mend() { s.Break(Fault{}) }
 
-// Calls returns how many requests have been received, the broken ones included.
+// Calls returns how many requests have been received, including those that failed.
 func (s *Server) Calls() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.requests)
 }
 
-// maskedToken stands for a web identity token in a form that is kept.
+// maskedToken replaces a web identity token in a recorded form.
 const maskedToken = "****"
 
 // Requests returns the forms of all requests received, oldest first, with the tokens masked.
@@ -144,15 +144,15 @@ func (s *Server) Requests() []url.Values {
 	return copies
 }
 
-// Issued returns the sessions handed out, oldest first.
+// Issued returns the sessions that were issued, oldest first.
 func (s *Server) Issued() []Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.issued)
 }
 
-// received notes a request, and returns what Break has set for it and the options that it is judged by.
-func (s *Server) received(form url.Values) (Fault, Options) {
+// record records a request, and returns the fault and the options that apply to it.
+func (s *Server) record(form url.Values) (Fault, Options) {
 	kept := maps.Clone(form)
 	if kept.Has("WebIdentityToken") {
 		kept.Set("WebIdentityToken", maskedToken)
@@ -163,7 +163,7 @@ func (s *Server) received(form url.Values) (Fault, Options) {
 	return s.fault, s.options
 }
 
-// throttled counts a call, and reports whether it is one too many for its second.
+// throttled counts a call, and reports whether it exceeds the quota for its second.
 func (s *Server) throttled(now time.Time, most int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,14 +179,14 @@ const maxBody = 128 << 10
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	// Read even when the answer is settled: net/http notices that a client has gone only once the body
+	// Even if the response does not depend on it: net/http notices that a client has disconnected only after the body
 	// has been read.
 	body, formErr := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if formErr == nil {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		formErr = r.ParseForm()
 	}
-	broken, options := s.received(r.PostForm)
+	broken, options := s.record(r.PostForm)
 	broken.hold(r.Context())
 
 	now := options.Now()
@@ -195,11 +195,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("x-amzn-RequestId", requestID)
 
 	switch {
-	case broken.answers():
+	case broken.responds():
 		writeFault(w, broken, requestID)
 	case r.Method != http.MethodPost:
-		// AWS's would take the parameters from the URL as well. A token does not belong into a URL, so
-		// this one always says what AWS's says to a browser.
+		// AWS's would accept the parameters in the URL as well. A token does not belong in a URL, so this one responds
+		// to all GETs as AWS's does to a browser.
 		http.Redirect(w, r, "https://aws.amazon.com/iam", http.StatusFound)
 	case formErr != nil:
 		writeFault(w, validationError(formErr.Error()), requestID)
@@ -247,7 +247,7 @@ func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, o Options, n
 	})
 }
 
-// judge says why a well-formed request is refused, or for which audience it is taken.
+// judge returns why a well-formed request is refused, or for which audience it is accepted.
 func (o *Options) judge(r request, now time.Time) (audience string, refusal *Fault) {
 	claims := r.token.claims
 	expires := time.Unix(claims.Expires, 0)
@@ -275,14 +275,14 @@ func (o *Options) judge(r request, now time.Time) (audience string, refusal *Fau
 	if (o.RoleARN != "" && o.RoleARN != r.role.arn) || !o.trusts(r.role.identity(claims, audience)) {
 		return "", &AccessDenied
 	}
-	// Only who may assume the role learns what it allows.
+	// Only callers that may assume the role learn what it allows.
 	if r.duration > o.MaxSessionDuration {
 		return "", &DurationTooLong
 	}
 	return audience, nil
 }
 
-// clientIDs returns the audiences for which an issuer's tokens are taken.
+// clientIDs returns the audiences for which an issuer's tokens are accepted.
 func (o *Options) clientIDs(issuer string) (clientIDs []string, found bool) {
 	if o.Providers == nil {
 		return []string{defaultAudience}, o.Issuer == nil || o.Issuer.URL() == issuer
@@ -295,8 +295,8 @@ func (o *Options) clientIDs(issuer string) (clientIDs []string, found bool) {
 	return nil, false
 }
 
-// trusts evaluates the trust policy. IAM takes none that cannot be read; here it lets nobody in, and so
-// does a condition on what this STS does not know.
+// trusts evaluates the trust policy. IAM does not accept a policy that cannot be parsed; here such a policy allows nothing,
+// and neither does a statement with a condition on a key that this STS does not know.
 func (o *Options) trusts(id trustpolicy.Identity) bool {
 	if o.TrustPolicy == "" {
 		return true
@@ -305,8 +305,8 @@ func (o *Options) trusts(id trustpolicy.Identity) bool {
 	return err == nil && policy.Decide(id) == trustpolicy.Allowed
 }
 
-// newSession makes credentials in the shape of AWS's, so that whatever looks for secrets by their shape
-// finds these, and with EXAMPLE in them, so that nobody takes them for real.
+// newSession makes credentials in the form of AWS's, so that scanners for secrets find them, and with EXAMPLE in them, so
+// that nobody takes them for real.
 func newSession(name string, expires time.Time) Session {
 	return Session{
 		AccessKeyID:     "ASIAEXAMPLE" + rand.Text()[:9],

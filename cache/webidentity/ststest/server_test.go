@@ -30,7 +30,7 @@ var testNow = time.Date(2026, 1, 2, 3, 4, 5, 600e6, time.UTC)
 
 func clock() time.Time { return testNow }
 
-// testIssuer is shared, because its key is what takes long.
+// testIssuer is shared, because generating its key takes long.
 var testIssuer = sync.OnceValue(func() *Issuer {
 	issuer, err := NewIssuer("https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE")
 	if err != nil {
@@ -62,7 +62,7 @@ func testToken(t *testing.T, claims Claims) string {
 	return token
 }
 
-// testForm is what the SDK sends, with changes; an empty value takes the parameter away.
+// testForm returns what the SDK sends, with changes; an empty value removes the parameter.
 func testForm(token string, changes map[string]string) url.Values {
 	form := url.Values{
 		"Action":           {action},
@@ -208,7 +208,7 @@ func swapClaims(token, other string) string {
 	return strings.Join(parts, ".")
 }
 
-// errorDocument spells out what the wire must hold for an error.
+// errorDocument returns the response to expect for an error.
 func errorDocument(f Fault, answer *httptest.ResponseRecorder) string {
 	return `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
   <Error>

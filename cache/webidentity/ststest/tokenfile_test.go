@@ -58,8 +58,8 @@ func TestTokenFileOutlivesAKilledWriter(t *testing.T) {
 	}
 }
 
-// A reader may find that the directory it has just resolved is gone, and then it finds the next one. It
-// never finds a part of a token.
+// A reader may find that the directory it has resolved no longer exists, and then it finds the next one. It never finds a
+// part of a token.
 func TestRotationKeepsReadersUnbroken(t *testing.T) {
 	file, err := NewTokenFile(t.TempDir())
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 
 const xmlNamespace = "https://sts.amazonaws.com/doc/2011-06-15/"
 
-// The answers are templates and not structs so that they can be held beside a capture, and because
-// encoding/xml would turn every quote in AWS's messages into an entity.
+// The responses are templates rather than structs, so that they can be compared with captures, and because encoding/xml
+// would turn every quote in AWS's messages into an entity.
 
 var (
 	successXML = newXML(`<AssumeRoleWithWebIdentityResponse xmlns="` + xmlNamespace + `">
@@ -67,7 +67,7 @@ func writeXML(w http.ResponseWriter, status int, document *template.Template, va
 	w.Header().Set("Content-Type", "text/xml")
 	w.WriteHeader(status)
 	if err := document.Execute(w, values); err != nil {
-		panic(http.ErrAbortHandler) // the client has gone
+		panic(http.ErrAbortHandler) // the client has disconnected
 	}
 }
 
