@@ -168,14 +168,6 @@ func (e *examination) failed(checks ...string) bool {
 	return slices.ContainsFunc(e.findings, func(f Finding) bool { return f.Status == Fail && slices.Contains(checks, f.Check) })
 }
 
-// fetchError returns the error of an exchange, or of one of its steps, with its reason.
-func fetchError(err error) *cache.FetchError {
-	if fe, ok := err.(*cache.FetchError); ok {
-		return fe
-	}
-	return &cache.FetchError{Reason: cache.UnknownError, Message: err.Error()}
-}
-
 // httpClient uses the same route and trusts the same certificates as the exchange. It follows no redirects.
 func (e *examination) httpClient() *http.Client {
 	return &http.Client{

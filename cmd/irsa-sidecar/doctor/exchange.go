@@ -24,7 +24,7 @@ func (e *examination) checkExchange(ctx context.Context) {
 	defer cancel()
 	creds, err := webidentity.New(e.Exchange).Fetch(ctx)
 	if err != nil {
-		failed := fetchError(err)
+		failed := cache.AsFetchError(err)
 		key, fixes := e.cause(failed)
 		f := failure("sts", key, failed.Message, fixes...)
 		f.Advice = failed.Advice()

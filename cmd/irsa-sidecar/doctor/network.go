@@ -47,7 +47,7 @@ func (e *examination) checkEndpoint(ctx context.Context) {
 	}
 	endpoint, err := e.Exchange.EndpointURL(ctx, e.claims.Issuer)
 	if err != nil {
-		failed := fetchError(err)
+		failed := cache.AsFetchError(err)
 		if e.token == "" && failed.Reason == cache.RegionUnknown { // the token may name it
 			skipFrom("dns")
 			return

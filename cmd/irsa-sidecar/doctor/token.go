@@ -29,7 +29,7 @@ func (e *examination) checkTokenFile() {
 	}
 	token, claims, err := webidentity.ReadToken(path)
 	if err != nil {
-		e.add(e.tokenFileFailure(path, fetchError(err)))
+		e.add(e.tokenFileFailure(path, cache.AsFetchError(err)))
 		e.skip("token", "audience", "subject", "issuer")
 		return
 	}
