@@ -102,8 +102,8 @@ func ask(ctx context.Context, method, url, authorization string) (*reply, error)
 	return &reply{response.StatusCode, response.Status, string(body)}, nil
 }
 
-// stranger is the error for an answer that a sidecar does not give.
-func (p peer) stranger(r *reply, path string) error {
+// notSidecar is the error for an answer that a sidecar does not give.
+func (p peer) notSidecar(r *reply, path string) error {
 	return fmt.Errorf("what answers at %s is not this sidecar: %s to %s", p, shown(r.status, maxReason), path)
 }
 
@@ -147,6 +147,18 @@ func loopback() string {
 	return "127.0.0.1"
 }
 
+func healthcheckCommand() command {
+	return command{
+		name:      "healthcheck",
+		argument:  &argument{value: value{words: []string{"livez", "readyz", "startupz"}, initial: "readyz"}},
+		line:      "check the health of the running sidecar",
+		text:      "Asks the sidecar in the same Pod once. livez: the process works. readyz: there are credentials with more than a minute left; this is what it asks without an argument. startupz: the first exchange has succeeded.",
+		example:   "irsa-sidecar healthcheck startupz",
+		variables: []string{opsVariable},
+		run:       runHealthcheck,
+	}
+}
+
 func runHealthcheck(ctx context.Context, c *call) error {
 	config, err := c.usable()
 	if err != nil {
@@ -167,11 +179,33 @@ func checkHealth(ctx context.Context, ops peer, path string) error {
 	case text != "" && (r.code == http.StatusServiceUnavailable || r.code == http.StatusForbidden):
 		return errors.New(text)
 	}
-	return ops.stranger(r, path)
+	return ops.notSidecar(r, path)
 }
 
 // shutdownPath exists only where the shutdown command is allowed.
 const shutdownPath = "/quitquitquit"
+
+func reloadCommand() command {
+	return command{
+		name:      "reload",
+		line:      "reload its configuration files and request new credentials",
+		text:      "Makes the sidecar in the same Pod read again the files that its variables name, and exchange the token now. Replaced authorization tokens stop working. SIGHUP does the same.",
+		example:   "irsa-sidecar reload",
+		variables: []string{adminVariable, listenVariable},
+		run:       runReload,
+	}
+}
+
+func shutdownCommand() command {
+	return command{
+		name:      "shutdown",
+		line:      "shut down the running sidecar, as the end of a Job does",
+		text:      "Asks the sidecar in the same Pod to shut down. It does so only if it was started with IRSA_SIDECAR_QUITQUITQUIT=true.",
+		example:   `trap "irsa-sidecar shutdown" EXIT`,
+		variables: []string{adminVariable, listenVariable},
+		run:       runShutdown,
+	}
+}
 
 func runReload(ctx context.Context, c *call) error   { return c.post(ctx, "/reload") }
 func runShutdown(ctx context.Context, c *call) error { return c.post(ctx, shutdownPath) }
@@ -195,5 +229,5 @@ func (c *call) post(ctx context.Context, path string) error {
 	case r.code == http.StatusNotFound && path == shutdownPath && text+"\n" == server.NothingHere:
 		return errors.New("shutdown is disabled; start the sidecar with IRSA_SIDECAR_QUITQUITQUIT=true")
 	}
-	return admin.stranger(r, path)
+	return admin.notSidecar(r, path)
 }

@@ -97,9 +97,23 @@ func TestUsageErrorsSayWhatWouldBeRight(t *testing.T) {
 		if exitCode(err) != 2 || stdout != "" && !isForShell(row.args) {
 			t.Errorf("%q: exit code %d, and on stdout %q", row.args, exitCode(err), stdout)
 		}
-		if err != nil && lastWords(err) != row.want {
-			t.Errorf("%q\nsays %s\nwant %s", row.args, lastWords(err), row.want)
+		if err != nil && errorText(err) != row.want {
+			t.Errorf("%q\nsays %s\nwant %s", row.args, errorText(err), row.want)
 		}
+	}
+}
+
+func TestArgumentsThatAreSecretsAreNotQuoted(t *testing.T) {
+	unset(t)
+	for _, name := range secretVariables {
+		t.Setenv(name, password)
+		for _, args := range [][]string{{password}, {"status", password}, {"wait", "--timeout", password}, {"wait", "--" + password}, {"install", "/nowhere/" + password}} {
+			_, err := called(t, args...)
+			if err == nil || strings.Contains(errorText(err), password) || !strings.Contains(errorText(err), "[the value of "+name+"]") {
+				t.Errorf("%s: %v", name, errorText(err))
+			}
+		}
+		t.Setenv(name, "")
 	}
 }
 

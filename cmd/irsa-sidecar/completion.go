@@ -6,6 +6,19 @@ import (
 	"strings"
 )
 
+func completionCommand() command {
+	return command{
+		name:     "completion",
+		argument: &argument{value: value{words: []string{"bash", "zsh", "fish"}}, required: true},
+		line:     "print a completion script for bash, zsh or fish",
+		text:     "Prints a script that completes commands, flags and their values in a shell.",
+		example: `echo 'source <(irsa-sidecar completion bash)' >>~/.bashrc
+echo 'source <(irsa-sidecar completion zsh)' >>~/.zshrc # after compinit
+irsa-sidecar completion fish >~/.config/fish/completions/irsa-sidecar.fish`,
+		run: runCompletion,
+	}
+}
+
 func runCompletion(_ context.Context, c *call) error {
 	scripts := map[string]func([]command) string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}
 	return emit(c.stdout, scripts[c.given[""]](commands()))

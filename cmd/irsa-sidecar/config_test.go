@@ -166,7 +166,7 @@ func TestLongValuesAreCut(t *testing.T) {
 	}
 	t.Setenv("IRSA_SIDECAR_"+strings.Repeat("A", size), "x")
 	_, p := loadConfig()
-	mustBeShown(t, "a name", lastWords(usageError{p.concerning("none")}), maxProblem+len("configuration: "))
+	mustBeShown(t, "a name", errorText(usageError{p.concerning("none")}), maxProblem+len("configuration: "))
 }
 
 func mustBeUsable(t *testing.T, c *Config) {

@@ -12,6 +12,22 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
+func credentialsCommand() command {
+	return command{
+		name: "credentials",
+		flags: []option{{
+			name:  "format",
+			value: value{words: []string{"process", "env"}, initial: "process"},
+			text:  "process: JSON, as a credential_process prints it; env: export lines for a shell",
+		}},
+		line:      "make one exchange and print the credentials",
+		text:      "Exchanges the token once and prints what STS returns. It needs no running sidecar. When it fails, --format env prints a line that unsets the variables and makes eval fail, so that set -e ends a script.",
+		example:   `eval "$(irsa-sidecar credentials --format env)"`,
+		variables: exchangeVariables(),
+		run:       runCredentials,
+	}
+}
+
 // runCredentials makes one exchange, without a running sidecar.
 func runCredentials(ctx context.Context, c *call) error {
 	config, err := c.usable()

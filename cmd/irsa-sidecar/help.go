@@ -1,13 +1,52 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"unicode/utf8"
 )
 
 // helpWidth is what every terminal shows, in characters.
 const helpWidth = 80
+
+func helpCommand() command {
+	return command{
+		name:     "help",
+		argument: &argument{value: value{name: "COMMAND"}},
+		line:     "print this, or everything about a command",
+		text:     "Prints the list of commands, or the flags, an example and the variables of one.",
+		example:  "irsa-sidecar help wait",
+		run:      runHelp,
+	}
+}
+
+func runHelp(_ context.Context, c *call) error {
+	name := c.given[""]
+	if name == "" {
+		return emit(c.stdout, overview())
+	}
+	about := find(name)
+	if about == nil {
+		return unknownCommand(name)
+	}
+	return emit(c.stdout, about.help())
+}
+
+func versionCommand() command {
+	return command{
+		name:    "version",
+		line:    "print the version",
+		text:    "Prints the version, the Go version it was built with, and the platform.",
+		example: "irsa-sidecar version",
+		run:     runVersion,
+	}
+}
+
+func runVersion(_ context.Context, c *call) error {
+	return emit(c.stdout, fmt.Sprintf("irsa-sidecar %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH))
+}
 
 // overview is the help for the whole program.
 func overview() string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,17 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
+
+func installCommand() command {
+	return command{
+		name:     "install",
+		argument: &argument{value: value{name: "DIR"}, required: true},
+		line:     "copy this program into a directory, for other containers",
+		text:     "Copies this program to DIR/irsa-sidecar. On a volume that an app's container mounts too, it gives the app the commands that ask the sidecar: wait, status, shutdown and so on.",
+		example:  "irsa-sidecar install /irsa-sidecar-bin",
+		run:      func(_ context.Context, c *call) error { return install(c.given[""]) },
+	}
+}
 
 // install copies this program into a directory: a volume that another container mounts, whose image has
 // neither wait nor shutdown, and which ours, without a shell, has no cp to fill. What is there is

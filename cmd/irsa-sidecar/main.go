@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
 // version is set by the linker.
@@ -24,7 +25,7 @@ func main() {
 	stderr := &output{to: os.Stderr}
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, stderr)
 	if err != nil {
-		text := "irsa-sidecar: " + lastWords(err) + "\n"
+		text := "irsa-sidecar: " + errorText(err) + "\n"
 		stderr.Write([]byte(text))
 		if endsContainer(os.Args[1:]) {
 			leaveMessage(terminationLog, text)
@@ -77,19 +78,28 @@ func leaveMessage(path, text string) {
 	})
 }
 
-// maxLastWords is how much of an error is shown, in characters: it may quote arguments, or what other programs answer.
-const maxLastWords = 2000
+// maxErrorText is how much of an error is shown, in characters: it may quote arguments, or what other programs answer.
+const maxErrorText = 2000
 
-// lastWords is the text of an error for people: on one line, for it may quote anything, and without secrets, for a
+// errorText is the text of an error for people: on one line, for it may quote anything, and without secrets, for a
 // mistaken value may be one. Only the problems of a configuration take several lines.
-func lastWords(err error) string {
+func errorText(err error) string {
 	if usage, ok := errors.AsType[usageError](err); ok {
 		if p, ok := errors.AsType[problems](usage.error); ok {
 			return p.Error()
 		}
 	}
-	return shown(err.Error(), maxLastWords)
+	text := err.Error()
+	for _, name := range secretVariables {
+		if secret := os.Getenv(name); len(secret) >= server.MinAuthorization { // given as an argument, perhaps
+			text = strings.ReplaceAll(text, secret, "[the value of "+name+"]")
+		}
+	}
+	return shown(text, maxErrorText)
 }
+
+// secretVariables hold what no error quotes. Their values need not look like secrets.
+var secretVariables = []string{appToken, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", secretVariable, sessionVariable}
 
 func shown(text string, most int) string {
 	return cache.Shorten(cache.Scrub(cache.OneLine(text)), most)

@@ -77,7 +77,7 @@ func TestWhatIsSaidOnTheOpsPortIsShownOnOneLine(t *testing.T) {
 				t.Errorf("%s, %s: no error", name, args)
 				continue
 			}
-			mustBeShown(t, name, lastWords(err), maxLastWords)
+			mustBeShown(t, name, errorText(err), maxErrorText)
 		}
 	}
 }
@@ -94,7 +94,7 @@ func TestWhatASidecarSaysIsShownWhole(t *testing.T) {
 		t.Setenv(variable, answering(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"+body))
 	}
 	err := run(t.Context(), []string{"healthcheck"}, strings.NewReader(""), io.Discard, &output{to: io.Discard})
-	if want := strings.ReplaceAll(strings.TrimSuffix(body, "\n"), "\n", "; "); err == nil || lastWords(err) != want {
+	if want := strings.ReplaceAll(strings.TrimSuffix(body, "\n"), "\n", "; "); err == nil || errorText(err) != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}
 }
@@ -134,7 +134,7 @@ func TestArgumentsAreShownOnOneLine(t *testing.T) {
 			if err == nil {
 				t.Fatalf("%.100q: no error", args)
 			}
-			mustBeShown(t, args[0], lastWords(err), maxLastWords)
+			mustBeShown(t, args[0], errorText(err), maxErrorText)
 		}
 	}
 }

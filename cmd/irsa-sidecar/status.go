@@ -35,6 +35,19 @@ var appVariables = []variable{
 // sends comes first, for that is what is to be found out.
 var tokenVariables = []string{appTokenFile, appToken, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "IRSA_SIDECAR_AUTHORIZATION_TOKEN"}
 
+func statusCommand() command {
+	return command{
+		name:  "status",
+		flags: []option{{name: "json", text: "print JSON for programs: what GET /v1/identity answers"}},
+		line:  "show the credentials, their expiry, the last error, and who asks",
+		text:  "Prints what the sidecar in the same Pod answers to GET /: the role, when the credentials expire, the last error and what to do, and which programs have asked for credentials or were refused. It sends the authorization token that is set for an app, or for the sidecar. Fails where there are no valid credentials.",
+		example: `kubectl exec deploy/app -c irsa-sidecar -- /irsa-sidecar status
+irsa-sidecar status --json`,
+		variables: []string{listenVariable, appURI, appToken, appTokenFile, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"},
+		run:       runStatus,
+	}
+}
+
 // runStatus prints what GET / of the credentials listener says. It fails where there are no valid credentials.
 func runStatus(ctx context.Context, c *call) error {
 	config, err := c.usable()
@@ -63,7 +76,7 @@ func runStatus(ctx context.Context, c *call) error {
 		LastError *struct{ Code, Message, Hint string }
 	}
 	if json.Unmarshal([]byte(identity.body), &found) != nil || found.Profile == "" {
-		return at.stranger(identity, "/v1/identity")
+		return at.notSidecar(identity, "/v1/identity")
 	}
 	text := identity.body
 	if !c.on("json") {
@@ -152,7 +165,7 @@ func findToken() (token, from string, wrong problems) {
 func refusedStatus(at peer, path string, r *reply, from string) error {
 	var document struct{ Code, Message, Hint string }
 	if json.Unmarshal([]byte(r.body), &document) != nil || document.Code == "" || document.Message == "" {
-		return at.stranger(r, path)
+		return at.notSidecar(r, path)
 	}
 	sent := "sent with the token in " + from
 	if from == "" {

@@ -128,7 +128,7 @@ func TestStatusOfSomethingElse(t *testing.T) {
 			if err == nil || stdout != "" {
 				t.Fatalf("%s, %s: %v, and printed %q", name, args, err, stdout)
 			}
-			mustBeShown(t, name, lastWords(err), maxLastWords)
+			mustBeShown(t, name, errorText(err), maxErrorText)
 			if !strings.Contains(err.Error(), " ("+appURI+")") {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -149,7 +149,7 @@ func TestStatusPrintsAPageLineByLine(t *testing.T) {
 	unset(t)
 	t.Setenv(appURI, page.URL)
 	stdout, err := called(t, "status")
-	if err == nil || lastWords(err) != "the sidecar has no valid credentials: AccessDenied: no way; hint: do" || exitCode(err) != 1 {
+	if err == nil || errorText(err) != "the sidecar has no valid credentials: AccessDenied: no way; hint: do" || exitCode(err) != 1 {
 		t.Errorf("without credentials: %v", err)
 	}
 	lines := strings.Split(strings.TrimSuffix(stdout, "\n"), "\n")

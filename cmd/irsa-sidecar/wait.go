@@ -14,6 +14,22 @@ const (
 	waitReport = 5 * time.Second
 )
 
+func waitCommand() command {
+	return command{
+		name: "wait",
+		flags: []option{{
+			name:  "timeout",
+			value: value{name: "DURATION", initial: "30s", check: checkTimeout},
+			text:  "how long to wait; a number without a unit is in seconds",
+		}},
+		line:      "wait until the running sidecar has credentials",
+		text:      "Asks the sidecar in the same Pod until it is ready. Fails when the time is over, with what the sidecar says is missing.",
+		example:   "irsa-sidecar wait --timeout 2m && exec app",
+		variables: []string{opsVariable},
+		run:       runWait,
+	}
+}
+
 func runWait(ctx context.Context, c *call) error {
 	config, err := c.usable()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -43,7 +44,11 @@ func TestTheLastWordsAreLeftForKubernetes(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	leaveMessage(pipe, "x") // nobody reads
+	began := time.Now()
+	leaveMessage(pipe, "x") // which nobody reads
+	if took := time.Since(began); took >= flushWait {
+		t.Errorf("it waited %s for a reader", took)
+	}
 	reader, err := os.OpenFile(pipe, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
