@@ -322,7 +322,7 @@ func (m mistake) wantAnswer(t *testing.T, w *world, env []string, fill func(stri
 	if a.status != m.status || a.Code != m.code {
 		t.Errorf("answered %d %q, want %d %q: %s", a.status, a.Code, m.status, m.code, a.Message)
 	}
-	want(t, "the answer", a.Message, fill(m.message))
+	want(t, "the answer", a.Message, strings.TrimSuffix(fill(m.message), "."))
 	s.wantRunning(t)
 	if status, _ := s.health(t, "/livez"); status != http.StatusOK {
 		t.Errorf("/livez answered %d: a restart mends nothing of this", status)

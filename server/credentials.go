@@ -242,7 +242,7 @@ func failure(w http.ResponseWriter, err error) int {
 	// No SDK shows a field that it does not know, so the message has a short form of the hint.
 	message := fe.Message
 	if short := fe.ShortAdvice(); short != "" {
-		message += "; " + short
+		message = strings.TrimSuffix(message, ".") + "; " + short
 	}
 	return document(w, status, string(fe.Reason), message, fe.Advice())
 }
