@@ -96,12 +96,14 @@ var completions = []struct {
 	{"irsa-sidecar nothing ", nil},
 }
 
-// completing returns a shell's path, a directory with a file and a directory to complete, and the script for that shell.
+// completing returns a shell's path, a directory with files and a directory to complete, and the script for that shell.
 func completing(t *testing.T, name string) (path, dir, script string) {
 	t.Helper()
 	path, dir = shell(t, name), t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "trust.json"), nil, 0o600); err != nil {
-		t.Fatal(err)
+	for _, file := range []string{"trust.json", "tar.gz"} {
+		if err := os.WriteFile(filepath.Join(dir, file), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.Mkdir(filepath.Join(dir, "target"), 0o700); err != nil {
 		t.Fatal(err)

@@ -76,3 +76,25 @@ func TestWaitGivesTheLastWholeAnswer(t *testing.T) {
 		}
 	})
 }
+
+func TestWaitWithoutAnyAnswer(t *testing.T) {
+	for _, row := range []struct {
+		stopped time.Duration // when a signal comes; zero is never
+		err     string
+	}{{0, "no credentials after 1s: context deadline exceeded"}, {500 * time.Millisecond, "interrupted before the sidecar answered"}} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			if row.stopped > 0 {
+				defer time.AfterFunc(row.stopped, stop).Stop()
+			}
+			w := waiter{timeout: time.Second, quiet: waitReport, report: &bytes.Buffer{}, ready: func(ctx context.Context) error {
+				<-ctx.Done()
+				return ctx.Err()
+			}}
+			if err := w.wait(ctx); err == nil || err.Error() != row.err {
+				t.Errorf("%v, want %s", err, row.err)
+			}
+		})
+	}
+}
