@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/kelseyhightower/envconfig"
@@ -451,20 +450,6 @@ func variables() (all []reflect.StructTag) {
 		}
 	}
 	return all
-}
-
-func configurationHelp() string {
-	var b strings.Builder
-	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, tag := range variables() {
-		value := ""
-		if d := tag.Get("default"); d != "" {
-			value = " (" + d + ")"
-		}
-		fmt.Fprintf(t, "  %s\t%s%s\n", tag.Get("envconfig"), tag.Get("desc"), value)
-	}
-	t.Flush()
-	return b.String()
 }
 
 const prefix = "IRSA_SIDECAR_"
