@@ -32,7 +32,7 @@ ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
 	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) -run 'AlertRules|Chart|AllWays|Kustomize' ./integration
-	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish && go test -count=1 $(GOTESTFLAGS) -run Shell ./integration
+	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish || :; go test -count=1 $(GOTESTFLAGS) -run Shell ./integration
 	go test -tags faults -count=1 -v -timeout 8m -run '^($(FAULTS))$$' ./integration
 	go test -tags faults -count=1 -v -timeout 10m -run '^TestFaults$$' ./integration
 	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) -run '^TestBrowser$$' ./integration
