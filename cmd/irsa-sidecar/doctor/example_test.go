@@ -1,0 +1,27 @@
+package doctor_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
+)
+
+// A Pod whose service account names no role: the webhook has set nothing.
+func Example() {
+	report := doctor.Examine(context.Background(), doctor.Options{
+		Getenv: func(string) string { return "" }, // nil examines this process's own environment
+		Listen: "127.0.0.1:9911",
+	})
+	for _, finding := range report.Findings {
+		if finding.Status != doctor.Fail {
+			continue
+		}
+		fmt.Println(finding.Check, finding.Key)
+		fmt.Println(finding.Fixes[0].Text)
+	}
+	// Output:
+	// environment NotAnnotated
+	// kubectl annotate serviceaccount -n NAMESPACE SERVICE_ACCOUNT eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/ROLE --overwrite
+	// kubectl rollout restart -n NAMESPACE deployment DEPLOYMENT
+}
