@@ -586,7 +586,7 @@ func (c *cluster) drainsInOrder(t *testing.T) {
 		t.Fatalf("follow the logs: %v\n%s", err, &logs)
 	}
 	fmt.Printf("\n$ kubectl logs -n shop %s --all-containers --follow\n%s", p.Metadata.Name, &logs)
-	for _, wanted := range []string{`ending: "Expiration":"`, "bye\n", `"msg":"ending"`, `"msg":"ended"`} {
+	for _, wanted := range []string{`ending: "Expiration":"`, "bye\n", `"msg":"shutting down"`, `"msg":"stopped"`} {
 		want(t, "the logs of the end", logs.String(), wanted)
 	}
 	if strings.Count(logs.String(), `ending: "Expiration":"`) != 3 {
@@ -603,7 +603,7 @@ func (c *cluster) drainsInOrder(t *testing.T) {
 		}
 		return at
 	}
-	if app, sidecar := moment("bye"), moment(`"msg":"ending"`); !sidecar.After(app) {
+	if app, sidecar := moment("bye"), moment(`"msg":"shutting down"`); !sidecar.After(app) {
 		t.Errorf("the sidecar was told to end at %s, and the app had ended at %s", sidecar, app)
 	}
 }

@@ -230,7 +230,7 @@ func (w *world) rotateToLong(t *testing.T) {
 	w.rotate(t, ststest.Claims{ServiceAccount: strings.Repeat("x", pageSize)})
 }
 
-const unwritten = "the state file could not be written: a restart without STS would not have the new credentials"
+const unwritten = "cannot write the state file; a restart during an STS outage would not have the new credentials"
 
 // wantUnwritten waits for the line that says so, and then holds the file and the cause in it.
 func (s *sidecar) wantUnwritten(t *testing.T, file, cause string) {
@@ -339,7 +339,7 @@ func aStuckDisk(t *testing.T) {
 	release := d.stick(t, ".state.new")
 	first := w.serve(t, state)
 	a := first.untilValid(t)
-	first.waitForLine(t, "the state file takes long to write: until it is written, a restart without STS would not have the new credentials")
+	first.waitForLine(t, "writing the state file is slow; until it is written, a restart during an STS outage would not have the new credentials")
 	if status, body := first.health(t, "/livez"); status != 200 {
 		t.Errorf("/livez: %d %s", status, body)
 	}
@@ -347,7 +347,7 @@ func aStuckDisk(t *testing.T) {
 		t.Errorf("the disk is not stuck: %v", err)
 	}
 	release()
-	first.waitForLine(t, "the state file is written")
+	first.waitForLine(t, "the state file has been written")
 	first.killed(t)
 	d.wantFiles(t, "state")
 	w.wantRestored(t, a.AccessKeyID, state)
@@ -369,7 +369,7 @@ func anAuthorizationToken(t *testing.T, cause string, spoil spoiler) {
 	spoil(t, d, 0)
 	r := run(t, w.with(variable))
 	wantCode(t, r, 2)
-	wanted := "irsa-sidecar: configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE " + file +
+	wanted := "irsa-sidecar: invalid configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE " + file +
 		" does not exist and cannot be created: " + cause + "\n"
 	if r.stderr != wanted {
 		t.Errorf("said\n%s\nwant\n%s", r.stderr, wanted)

@@ -230,7 +230,7 @@ var faultKinds = []faultKind{
 			t.Fatal(err)
 		}
 	}},
-	{name: stuck, says: "the state file takes long to write", play: func(c *campaign, t *testing.T, hold func()) {
+	{name: stuck, says: "writing the state file is slow", play: func(c *campaign, t *testing.T, hold func()) {
 		defer disk{dir: c.volume}.stick(t, ".state.new")()
 		hold()
 	}},
@@ -333,7 +333,7 @@ func logStuck(c *campaign, _ *step) bool { return c.dropped > 0 }
 func cameAgain(c *campaign, _ *step) bool { return c.seen.Load() > 256+mostConnections }
 
 // notKept is in the log when the state file cannot be written.
-const notKept = "the state file could not be written"
+const notKept = "cannot write the state file"
 
 func leads(s faults.State) play {
 	return func(c *campaign, _ *testing.T, hold func()) {

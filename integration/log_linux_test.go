@@ -210,7 +210,7 @@ func TestReload(t *testing.T) {
 		// While it ends, neither is it cut short.
 		s.terminate(t)
 		begun = time.Now()
-		s.waitForLine(t, "ending")
+		s.waitForLine(t, "shutting down")
 		s.cmd.Process.Signal(syscall.SIGHUP)
 		s.wantEnd(t)
 		if took := time.Since(begun); took < 2*time.Second {

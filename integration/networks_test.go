@@ -135,7 +135,7 @@ func TestAPodWithOneKindOfAddress(t *testing.T) {
 			r := run(t, w.with("IRSA_SIDECAR_LISTEN="+row.lacks+":9911"))
 			wantCode(t, r, 1)
 			wanted := "irsa-sidecar: IRSA_SIDECAR_LISTEN: cannot listen on " + row.lacks + ":9911: cannot assign requested address; " +
-				"in a Pod with " + row.name + " alone, choose " + row.has + ":9911 here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI\n"
+				"in an " + row.name + "-only Pod, use " + row.has + ":9911 here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI\n"
 			if r.stderr != wanted {
 				t.Errorf("said\n%s\nwant\n%s", r.stderr, wanted)
 			}
@@ -195,7 +195,7 @@ func TestAPortStolenBetweenRestarts(t *testing.T) {
 		thief.Close()
 		wantCode(t, r, 1)
 		wanted := "irsa-sidecar: " + row.variable + ": " + row.address +
-			" is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port\n"
+			" is in use by another program in this Pod, or by another irsa-sidecar; stop it, or choose another port\n"
 		if r.stderr != wanted {
 			t.Errorf("with a thief at %s, said\n%s\nwant\n%s", row.thief, r.stderr, wanted)
 		}

@@ -95,5 +95,5 @@ func TestStatusFailsWithoutCredentials(t *testing.T) {
 	}
 	r = run(t, []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI=http://169.254.170.23/v1/credentials"}, "status")
 	wantCode(t, r, 2)
-	want(t, "status", r.stderr, `configuration: AWS_CONTAINER_CREDENTIALS_FULL_URI "169.254.170.23" is not on loopback`)
+	want(t, "status", r.stderr, `invalid configuration: AWS_CONTAINER_CREDENTIALS_FULL_URI "169.254.170.23" is not on loopback`)
 }

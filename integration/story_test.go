@@ -84,7 +84,7 @@ func TestAPodsWholeLife(t *testing.T) {
 
 	s.terminate(t)
 	s.wantEnd(t)
-	if cause := find(s.output(t), "ending")["cause"]; cause != "terminated signal received" {
+	if cause := find(s.output(t), "shutting down")["cause"]; cause != "terminated signal received" {
 		t.Errorf("the log gives %q as the cause of the end", cause)
 	}
 }
@@ -204,7 +204,7 @@ func TestShutdownEndsTheSidecar(t *testing.T) {
 		t.Errorf("shutdown: exit code %d and not in silence: %s%s", r.code, r.stdout, r.stderr)
 	}
 	s.wantEnd(t)
-	if cause := find(s.output(t), "ending")["cause"]; cause != "asked to by /quitquitquit" {
+	if cause := find(s.output(t), "shutting down")["cause"]; cause != "requested by /quitquitquit" {
 		t.Errorf("the log gives %q as the cause of the end", cause)
 	}
 }
@@ -215,7 +215,7 @@ func TestShutdownEndsTheDelay(t *testing.T) {
 	w := newWorld(t, ststest.Options{})
 	s := w.serve(t, "IRSA_SIDECAR_QUITQUITQUIT=true", "IRSA_SIDECAR_SHUTDOWN_DELAY=1h")
 	s.terminate(t)
-	s.waitForLine(t, "ending")
+	s.waitForLine(t, "shutting down")
 	if r := run(t, s.beside(), "shutdown"); r != (result{}) {
 		t.Errorf("shutdown: exit code %d: %s", r.code, r.stderr)
 	}
@@ -402,7 +402,7 @@ func TestKeepsServingDuringTheShutdownDelay(t *testing.T) {
 	}
 
 	s.terminate(t)
-	s.waitForLine(t, "ending")
+	s.waitForLine(t, "shutting down")
 	eventually(t, soon, "/readyz says that the sidecar is shutting down", func() bool {
 		status, body := s.health(t, "/readyz")
 		return status == http.StatusServiceUnavailable && strings.Contains(body, "the sidecar is shutting down")
@@ -459,7 +459,7 @@ func TestRefreshesGoOnDuringTheShutdownDelay(t *testing.T) {
 	s := w.serve(t, "IRSA_SIDECAR_SHUTDOWN_DELAY=1h")
 	before := s.untilValid(t)
 	s.terminate(t)
-	s.waitForLine(t, "ending")
+	s.waitForLine(t, "shutting down")
 	eventually(t, soon, "new credentials during the delay", func() bool {
 		a := s.ask(t)
 		if !a.valid() {
@@ -1059,7 +1059,7 @@ func TestSIGTERMAtAnyMomentOfTheStart(t *testing.T) {
 		if p.err != nil && stage != "before its first line" {
 			t.Errorf("told to end after %s, %s, it ended with %v:\n%s", moment, stage, p.err, log)
 		}
-		if p.err == nil && stage != "before its first line" && find(log, "ended") == nil {
+		if p.err == nil && stage != "before its first line" && find(log, "stopped") == nil {
 			t.Errorf("told to end after %s, %s, it did not say that it has ended:\n%s", moment, stage, log)
 		}
 		for _, word := range []string{"panic", "goroutine ", "fatal error"} {

@@ -210,7 +210,7 @@ func (p *process) terminate(t *testing.T) {
 	}
 }
 
-// wantEnd waits for the end: exit code 0, and "ended" as the last word.
+// wantEnd waits for the end: exit code 0, and "stopped" as the last line.
 func (p *process) wantEnd(t *testing.T) {
 	t.Helper()
 	select {
@@ -222,8 +222,8 @@ func (p *process) wantEnd(t *testing.T) {
 		t.Errorf("%s ended with %v, want exit code 0", p.name, p.err)
 	}
 	lines := strings.Split(strings.TrimSpace(p.output(t)), "\n")
-	if last := find(lines[len(lines)-1], "ended"); last == nil {
-		t.Errorf(`the last line of the log is not "ended" but %s`, lines[len(lines)-1])
+	if last := find(lines[len(lines)-1], "stopped"); last == nil {
+		t.Errorf(`the last line of the log is not "stopped" but %s`, lines[len(lines)-1])
 	}
 }
 

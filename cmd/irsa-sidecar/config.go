@@ -32,40 +32,40 @@ import (
 // none.
 type Config struct {
 	RoleARN     string `envconfig:"AWS_ROLE_ARN" desc:"the role to assume; required"`
-	TokenFile   string `envconfig:"AWS_WEB_IDENTITY_TOKEN_FILE" desc:"the projected service account token; required"`
-	SessionName string `envconfig:"AWS_ROLE_SESSION_NAME" desc:"name of the session in CloudTrail; otherwise <namespace>.<pod> as the token says, or the host name"`
+	TokenFile   string `envconfig:"AWS_WEB_IDENTITY_TOKEN_FILE" desc:"file with the projected service account token; required"`
+	SessionName string `envconfig:"AWS_ROLE_SESSION_NAME" desc:"session name in CloudTrail; otherwise <namespace>.<pod> from the token, or the host name"`
 
 	Region          string `envconfig:"AWS_REGION" desc:"region of the STS endpoint; otherwise AWS_DEFAULT_REGION, otherwise the region in the token's issuer"`
-	DefaultRegion   string `envconfig:"AWS_DEFAULT_REGION" desc:"see AWS_REGION"`
-	EndpointSTS     string `envconfig:"AWS_ENDPOINT_URL_STS" desc:"an STS endpoint of your own; http:// only on loopback"`
-	Endpoint        string `envconfig:"AWS_ENDPOINT_URL" desc:"the same, for all services; AWS_ENDPOINT_URL_STS goes first"`
-	IgnoreEndpoints string `envconfig:"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" desc:"true: the two above count for nothing"`
-	FIPS            string `envconfig:"AWS_USE_FIPS_ENDPOINT" desc:"true: the region's FIPS endpoint"`
-	DualStack       string `envconfig:"AWS_USE_DUALSTACK_ENDPOINT" desc:"true: the region's dual-stack endpoint"`
-	Regional        string `envconfig:"AWS_STS_REGIONAL_ENDPOINTS" desc:"regional, or legacy, which is taken as regional too, with a warning"`
-	CABundle        string `envconfig:"AWS_CA_BUNDLE" desc:"PEM file of CA certificates, trusted besides the system's"`
-	HTTPSProxy      string `envconfig:"HTTPS_PROXY" desc:"proxy on the way to STS"`
-	NoProxy         string `envconfig:"NO_PROXY" desc:"hosts that are reached without the proxy"`
+	DefaultRegion   string `envconfig:"AWS_DEFAULT_REGION" desc:"used if AWS_REGION is not set"`
+	EndpointSTS     string `envconfig:"AWS_ENDPOINT_URL_STS" desc:"your own STS endpoint; http:// only on loopback"`
+	Endpoint        string `envconfig:"AWS_ENDPOINT_URL" desc:"the same for all services; AWS_ENDPOINT_URL_STS takes precedence"`
+	IgnoreEndpoints string `envconfig:"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" desc:"true: ignore the two variables above"`
+	FIPS            string `envconfig:"AWS_USE_FIPS_ENDPOINT" desc:"true: use the region's FIPS endpoint"`
+	DualStack       string `envconfig:"AWS_USE_DUALSTACK_ENDPOINT" desc:"true: use the region's dual-stack endpoint"`
+	Regional        string `envconfig:"AWS_STS_REGIONAL_ENDPOINTS" desc:"regional; legacy is ignored, with a warning"`
+	CABundle        string `envconfig:"AWS_CA_BUNDLE" desc:"PEM file of CA certificates to trust in addition to the system's"`
+	HTTPSProxy      string `envconfig:"HTTPS_PROXY" desc:"proxy for requests to STS"`
+	NoProxy         string `envconfig:"NO_PROXY" desc:"hosts to reach without the proxy"`
 
-	Listen            string `envconfig:"IRSA_SIDECAR_LISTEN" default:"127.0.0.1:9911" desc:"where credentials are served: a loopback address and a port"`
-	OpsListen         string `envconfig:"IRSA_SIDECAR_OPS_LISTEN" default:":9912" desc:"where health and metrics are served"`
-	AdminListen       string `envconfig:"IRSA_SIDECAR_ADMIN_LISTEN" desc:"where the status page, reload and shutdown are served: a loopback address and a port; otherwise port 9913 of the address in IRSA_SIDECAR_LISTEN"`
-	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header; 16 characters or more"`
-	AuthorizationFile string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE" desc:"the same, in a file, which is made with a random token where it does not exist"`
-	AllowedUIDs       string `envconfig:"IRSA_SIDECAR_ALLOWED_UIDS" desc:"user IDs whose programs get credentials, separated by commas; otherwise all"`
-	Duration          string `envconfig:"IRSA_SIDECAR_DURATION" desc:"length of a session, 15m to 12h; otherwise STS's default, 1h"`
-	PolicyFile        string `envconfig:"IRSA_SIDECAR_POLICY_FILE" desc:"a session policy, in JSON"`
-	PolicyARNs        string `envconfig:"IRSA_SIDECAR_POLICY_ARNS" desc:"managed policies as session policies, at most 10, separated by commas"`
-	StateFile         string `envconfig:"IRSA_SIDECAR_STATE_FILE" desc:"where to keep the last good credentials, on a volume in memory: a restart then survives an outage of STS"`
+	Listen            string `envconfig:"IRSA_SIDECAR_LISTEN" default:"127.0.0.1:9911" desc:"where to serve credentials: a loopback address and a port"`
+	OpsListen         string `envconfig:"IRSA_SIDECAR_OPS_LISTEN" default:":9912" desc:"where to serve health and metrics"`
+	AdminListen       string `envconfig:"IRSA_SIDECAR_ADMIN_LISTEN" desc:"where to serve the status page, reload and shutdown: a loopback address and a port; otherwise port 9913 of the address in IRSA_SIDECAR_LISTEN"`
+	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header; at least 16 characters"`
+	AuthorizationFile string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE" desc:"the same, in a file; a missing file is created with a random token"`
+	AllowedUIDs       string `envconfig:"IRSA_SIDECAR_ALLOWED_UIDS" desc:"user IDs that may get credentials, separated by commas; otherwise all"`
+	Duration          string `envconfig:"IRSA_SIDECAR_DURATION" desc:"session length, 15m to 12h; otherwise STS's default, 1h"`
+	PolicyFile        string `envconfig:"IRSA_SIDECAR_POLICY_FILE" desc:"file with a session policy in JSON"`
+	PolicyARNs        string `envconfig:"IRSA_SIDECAR_POLICY_ARNS" desc:"managed policies to use as session policies, at most 10, separated by commas"`
+	StateFile         string `envconfig:"IRSA_SIDECAR_STATE_FILE" desc:"where to keep the last good credentials, on a memory-backed volume, so that a restart survives an STS outage"`
 	StateOnDisk       string `envconfig:"IRSA_SIDECAR_STATE_FILE_ON_DISK" default:"false" desc:"true: the state file may be on a disk"`
-	HostIP            string `envconfig:"IRSA_SIDECAR_HOST_IP" desc:"the downward API's status.hostIP; equal to IRSA_SIDECAR_POD_IP it tells of hostNetwork, otherwise interface names do"`
-	PodIP             string `envconfig:"IRSA_SIDECAR_POD_IP" desc:"the downward API's status.podIP"`
-	AccountID         string `envconfig:"IRSA_SIDECAR_ACCOUNT_ID" default:"false" desc:"true: AccountId is served too, which old .NET SDKs do not survive"`
+	HostIP            string `envconfig:"IRSA_SIDECAR_HOST_IP" desc:"status.hostIP from the downward API; if equal to IRSA_SIDECAR_POD_IP, the Pod uses hostNetwork; if unset, guessed from interface names"`
+	PodIP             string `envconfig:"IRSA_SIDECAR_POD_IP" desc:"status.podIP from the downward API"`
+	AccountID         string `envconfig:"IRSA_SIDECAR_ACCOUNT_ID" default:"false" desc:"true: include AccountId (breaks old .NET SDKs)"`
 	LogLevel          string `envconfig:"IRSA_SIDECAR_LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
-	LogFormat         string `envconfig:"IRSA_SIDECAR_LOG_FORMAT" default:"json" desc:"json, or text for people"`
-	ShutdownDelay     string `envconfig:"IRSA_SIDECAR_SHUTDOWN_DELAY" default:"0s" desc:"how long to go on serving after SIGTERM"`
-	ShutdownGrace     string `envconfig:"IRSA_SIDECAR_SHUTDOWN_GRACE" default:"5s" desc:"how long requests under way may then take"`
-	QuitQuitQuit      string `envconfig:"IRSA_SIDECAR_QUITQUITQUIT" default:"false" desc:"true: the shutdown command may end the sidecar"`
+	LogFormat         string `envconfig:"IRSA_SIDECAR_LOG_FORMAT" default:"json" desc:"json, or text for people to read"`
+	ShutdownDelay     string `envconfig:"IRSA_SIDECAR_SHUTDOWN_DELAY" default:"0s" desc:"how long to keep serving after SIGTERM"`
+	ShutdownGrace     string `envconfig:"IRSA_SIDECAR_SHUTDOWN_GRACE" default:"5s" desc:"how long requests in progress may then take"`
+	QuitQuitQuit      string `envconfig:"IRSA_SIDECAR_QUITQUITQUIT" default:"false" desc:"true: allow the shutdown command to stop the sidecar"`
 
 	// What the variables mean, once they have been checked.
 	region, endpoint string
@@ -104,10 +104,10 @@ func (p problem) line() string {
 
 func (p problems) Error() string {
 	if len(p) == 1 {
-		return "configuration: " + p[0].line()
+		return "invalid configuration: " + p[0].line()
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "configuration: %d mistakes", len(p))
+	fmt.Fprintf(&b, "invalid configuration (%d errors):", len(p))
 	for _, one := range p {
 		b.WriteString("\n  " + one.line())
 	}
@@ -139,11 +139,11 @@ func loadConfig() (*Config, problems) {
 	c.checkSTS(wrong)
 	c.checkServing(wrong)
 	for _, name := range mistyped(os.Environ()) {
-		hint := "irsa-sidecar help serve lists them all"
+		hint := "irsa-sidecar help serve lists all variables"
 		if near := nearestVariable(name); near != "" {
 			hint = "did you mean " + near + "?"
 		}
-		wrong(name, "is not a variable of this program: %s", hint)
+		wrong(name, "is not a known variable; %s", hint)
 	}
 	return &c, p
 }
@@ -163,14 +163,14 @@ type complain func(variable, format string, args ...any)
 
 func (c *Config) checkIdentity(wrong complain) {
 	if c.RoleARN == "" {
-		wrong("AWS_ROLE_ARN", "is not set: the role to assume, arn:aws:iam::<account>:role/<name>; on EKS, annotate the service account with eks.amazonaws.com/role-arn and recreate the Pod")
+		wrong("AWS_ROLE_ARN", "is not set; set it to the role to assume, arn:aws:iam::<account>:role/<name>; on EKS, annotate the service account with eks.amazonaws.com/role-arn and recreate the Pod")
 	} else if err := names.CheckRoleARN(c.RoleARN); err != nil {
 		wrong("AWS_ROLE_ARN", "%v", err)
 	}
 	if c.TokenFile == "" {
-		wrong("AWS_WEB_IDENTITY_TOKEN_FILE", "is not set: the path of the projected service account token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token")
+		wrong("AWS_WEB_IDENTITY_TOKEN_FILE", "is not set; set it to the path of the projected service account token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token")
 	} else if strings.HasPrefix(c.TokenFile, "eyJ") && !strings.Contains(c.TokenFile, "/") {
-		wrong("AWS_WEB_IDENTITY_TOKEN_FILE", "holds a token: set it to the path of the file that the token is in")
+		wrong("AWS_WEB_IDENTITY_TOKEN_FILE", "contains a token; set it to the path of the token file")
 	}
 	if c.Duration != "" {
 		d, err := time.ParseDuration(c.Duration)
@@ -180,7 +180,7 @@ func (c *Config) checkIdentity(wrong complain) {
 		if err != nil || d < 15*time.Minute || d > 12*time.Hour || d%time.Second != 0 {
 			wrong("IRSA_SIDECAR_DURATION", "%q is not a duration from 15m to 12h in whole seconds", c.Duration)
 		} else if d < 45*time.Minute {
-			c.warnings = append(c.warnings, "IRSA_SIDECAR_DURATION is below 45m: SDKs that refresh 15 minutes ahead will ask for every request they sign")
+			c.warnings = append(c.warnings, "IRSA_SIDECAR_DURATION is below 45m: SDKs that refresh 15 minutes before expiry will ask for credentials with every request they sign")
 		}
 		c.duration = d
 	}
@@ -188,11 +188,11 @@ func (c *Config) checkIdentity(wrong complain) {
 		raw, _, err := regular.Read(c.PolicyFile, maxPolicyFile)
 		switch policy := strings.TrimSpace(string(raw)); {
 		case errors.Is(err, regular.TooLong(maxPolicyFile)):
-			wrong("IRSA_SIDECAR_POLICY_FILE", "%s %v, and a session policy has 1 to 2048 characters", c.PolicyFile, err)
+			wrong("IRSA_SIDECAR_POLICY_FILE", "%s %v; a session policy has 1 to 2048 characters", c.PolicyFile, err)
 		case err != nil:
 			wrong("IRSA_SIDECAR_POLICY_FILE", "%s %v", c.PolicyFile, err)
 		case policy == "" || len(policy) > 2048:
-			wrong("IRSA_SIDECAR_POLICY_FILE", "%s has %d characters: a session policy has 1 to 2048", c.PolicyFile, len(policy))
+			wrong("IRSA_SIDECAR_POLICY_FILE", "%s has %d characters; a session policy has 1 to 2048", c.PolicyFile, len(policy))
 		case policy[0] != '{' || !json.Valid([]byte(policy)):
 			wrong("IRSA_SIDECAR_POLICY_FILE", "%s is not a policy in JSON", c.PolicyFile)
 		default:
@@ -204,12 +204,12 @@ func (c *Config) checkIdentity(wrong complain) {
 			continue
 		}
 		if !policyARN.MatchString(arn) {
-			wrong("IRSA_SIDECAR_POLICY_ARNS", "%q is not a policy's ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess", arn)
+			wrong("IRSA_SIDECAR_POLICY_ARNS", "%q is not a policy ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess", arn)
 		}
 		c.policyARNs = append(c.policyARNs, arn)
 	}
 	if len(c.policyARNs) > 10 {
-		wrong("IRSA_SIDECAR_POLICY_ARNS", "has %d policies: STS takes at most 10", len(c.policyARNs))
+		wrong("IRSA_SIDECAR_POLICY_ARNS", "lists %d policies; STS accepts at most 10", len(c.policyARNs))
 	}
 }
 
@@ -245,15 +245,15 @@ func (c *Config) checkSTS(wrong complain) {
 			wrong(name, "%v", err)
 		}
 		if c.fips || c.dualStack {
-			wrong(name, "cannot go with AWS_USE_FIPS_ENDPOINT or AWS_USE_DUALSTACK_ENDPOINT: name the endpoint you mean, and unset those")
+			wrong(name, "cannot be combined with AWS_USE_FIPS_ENDPOINT or AWS_USE_DUALSTACK_ENDPOINT; set the endpoint you want, and unset those")
 		}
 	}
 	switch c.Regional {
 	case "", "regional":
 	case "legacy":
-		c.warnings = append(c.warnings, "AWS_STS_REGIONAL_ENDPOINTS=legacy: the regional endpoint is used all the same")
+		c.warnings = append(c.warnings, "AWS_STS_REGIONAL_ENDPOINTS=legacy is ignored; using the regional endpoint")
 	default:
-		wrong("AWS_STS_REGIONAL_ENDPOINTS", "%q is neither regional nor legacy", c.Regional)
+		wrong("AWS_STS_REGIONAL_ENDPOINTS", "%q is not supported; use regional, or unset it", c.Regional)
 	}
 	var err error
 	if c.roots, err = webidentity.LoadCABundle(c.CABundle); err != nil {
@@ -273,7 +273,7 @@ func (c *Config) checkServing(wrong complain) {
 	if isLoopback(c.Listen) {
 		c.listen = c.Listen
 	} else {
-		wrong(listenVariable, "%q is not a loopback address and a port, such as 127.0.0.1:9911 or [::1]:9911: credentials are never served to other machines", c.Listen)
+		wrong(listenVariable, "%q is not a loopback address and a port, such as 127.0.0.1:9911 or [::1]:9911; credentials are never served to other machines", c.Listen)
 	}
 	if host, port, err := net.SplitHostPort(c.OpsListen); err != nil || !isPort(port) || (host != "" && net.ParseIP(host) == nil) {
 		wrong(opsVariable, "%q is not an address and a port, such as :9912 or 127.0.0.1:9912", c.OpsListen)
@@ -287,12 +287,12 @@ func (c *Config) checkServing(wrong complain) {
 		host, _, _ := net.SplitHostPort(c.listen)
 		c.admin = net.JoinHostPort(host, adminPort)
 	default:
-		wrong(adminVariable, "%q is not a loopback address and a port, such as 127.0.0.1:9913 or [::1]:9913: what it serves is for this Pod alone", c.AdminListen)
+		wrong(adminVariable, "%q is not a loopback address and a port, such as 127.0.0.1:9913 or [::1]:9913; the status page and commands are only for this Pod", c.AdminListen)
 	}
 	c.checkPorts(wrong)
 	switch {
 	case c.Authorization != "" && c.AuthorizationFile != "":
-		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN", "and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set: choose one")
+		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN", "and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set; use one of them")
 	case c.AuthorizationFile != "" && !filepath.IsAbs(c.AuthorizationFile):
 		// It may be the token itself: neither quote it nor make a file of that name.
 		wrong("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "is not an absolute path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN")
@@ -301,7 +301,7 @@ func (c *Config) checkServing(wrong complain) {
 	c.checkUsers(wrong)
 	c.checkStateFile(wrong)
 	if (c.HostIP == "") != (c.PodIP == "") {
-		wrong("IRSA_SIDECAR_HOST_IP", "and IRSA_SIDECAR_POD_IP tell something only together: set both, from status.hostIP and status.podIP")
+		wrong("IRSA_SIDECAR_HOST_IP", "and IRSA_SIDECAR_POD_IP must be set together, from status.hostIP and status.podIP")
 	}
 	c.accountID = flagOf("IRSA_SIDECAR_ACCOUNT_ID", c.AccountID, wrong)
 	c.quit = flagOf("IRSA_SIDECAR_QUITQUITQUIT", c.QuitQuitQuit, wrong)
@@ -311,10 +311,10 @@ func (c *Config) checkServing(wrong complain) {
 	case "debug", "info", "warn", "error", "":
 		c.level.UnmarshalText([]byte(c.LogLevel))
 	default:
-		wrong("IRSA_SIDECAR_LOG_LEVEL", "%q is none of debug, info, warn and error", c.LogLevel)
+		wrong("IRSA_SIDECAR_LOG_LEVEL", "%q is not a log level; use debug, info, warn or error", c.LogLevel)
 	}
 	if c.LogFormat != "json" && c.LogFormat != "text" && c.LogFormat != "" {
-		wrong("IRSA_SIDECAR_LOG_FORMAT", "%q is neither json nor text", c.LogFormat)
+		wrong("IRSA_SIDECAR_LOG_FORMAT", "%q is not a log format; use json or text", c.LogFormat)
 	}
 }
 
@@ -340,7 +340,7 @@ func (c *Config) checkPorts(wrong complain) {
 			continue
 		}
 		if other := taken[port]; other != "" {
-			wrong(l.variable, "%q has the port of %s: each needs its own", l.address, other)
+			wrong(l.variable, "%q uses the same port as %s; each listener needs its own", l.address, other)
 			continue
 		}
 		taken[port] = l.variable
@@ -359,7 +359,7 @@ func (c *Config) checkUsers(wrong complain) {
 	for entry := range strings.SplitSeq(c.AllowedUIDs, ",") {
 		uid, err := strconv.ParseUint(strings.TrimSpace(entry), 10, 32)
 		if err != nil || uid == 1<<32-1 { // which is nobody's: chown(2) and its like mean "none" by it
-			wrong("IRSA_SIDECAR_ALLOWED_UIDS", "has %q, which is not a user ID, such as 1000: give numbers, separated by commas; id -u tells one", strings.TrimSpace(entry))
+			wrong("IRSA_SIDECAR_ALLOWED_UIDS", "contains %q, which is not a user ID; list numbers such as 1000, separated by commas (id -u prints yours)", strings.TrimSpace(entry))
 			continue
 		}
 		c.allowedUIDs = append(c.allowedUIDs, uint32(uid))
@@ -386,7 +386,7 @@ func flagOf(variable, value string, wrong complain) bool {
 	case "false", "":
 		return false
 	}
-	wrong(variable, "%q is neither true nor false", value)
+	wrong(variable, "%q is not a boolean; use true or false", value)
 	return false
 }
 
@@ -422,7 +422,7 @@ func (c *Config) authorize() problems {
 	}
 	if c.allowedUIDs != nil && c.listen != "" {
 		if c.users, err = server.NewUsers(c.allowedUIDs, netip.MustParseAddrPort(c.listen).Addr()); err != nil {
-			p = append(p, problem{"IRSA_SIDECAR_ALLOWED_UIDS", "cannot be kept, for the kernel does not tell whose a connection is: " + err.Error()})
+			p = append(p, problem{"IRSA_SIDECAR_ALLOWED_UIDS", "cannot be enforced, because the kernel does not tell which user a connection belongs to: " + err.Error()})
 		}
 	}
 	return p
@@ -519,16 +519,16 @@ func (c *Config) checkStateDir() problems {
 	})
 	switch {
 	case !inTime:
-		return wrong("%s: the directory did not answer within %s", c.StateFile, startWait)
+		return wrong("%s: its directory did not respond within %s", c.StateFile, startWait)
 	case errors.Is(err, errOnDisk):
-		return wrong("%s would be on a disk, with credentials in it: mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", c.StateFile, path)
+		return wrong("%s would put credentials on a disk; mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", c.StateFile, path)
 	case err != nil:
-		return wrong("%s: the directory cannot be used: %v", c.StateFile, cache.Innermost(err))
+		return wrong("%s: its directory cannot be used: %v", c.StateFile, cache.Innermost(err))
 	}
 	return nil
 }
 
 var (
-	errHostNetwork = errors.New("is not set, and neither is IRSA_SIDECAR_AUTHORIZATION_TOKEN, and this Pod uses the node's network, where everybody on the node reaches 127.0.0.1: set one of them, the Pod's metadata.uid will do, or take hostNetwork away")
-	errMaybeHost   = errors.New(errHostNetwork.Error() + "; if it does not use the node's network, say so with IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP")
+	errHostNetwork = errors.New("is not set, nor is IRSA_SIDECAR_AUTHORIZATION_TOKEN, and this Pod uses the node's network, where every program on the node can reach the credentials; set one of them (the Pod's metadata.uid will do as a token), or remove hostNetwork")
+	errMaybeHost   = errors.New(errHostNetwork.Error() + "; if it does not use the node's network, set IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP")
 )

@@ -108,7 +108,7 @@ func FuzzEnvironment(f *testing.F) {
 			t.Errorf("%q: %d problems in %d lines: %q", environ, len(p), len(lines), lines)
 		}
 		for _, line := range lines {
-			if cache.OneLine(line) != line || len([]rune(line)) > maxProblem+len("configuration: ") {
+			if cache.OneLine(line) != line || len([]rune(line)) > maxProblem+len("invalid configuration: ") {
 				t.Errorf("%q: not to be shown: %q", environ, line)
 			}
 			if asSecret && strings.Contains(line, password) {
@@ -166,7 +166,7 @@ func TestLongValuesAreCut(t *testing.T) {
 	}
 	t.Setenv("IRSA_SIDECAR_"+strings.Repeat("A", size), "x")
 	_, p := loadConfig()
-	mustBeShown(t, "a name", errorText(usageError{p.concerning("none")}), maxProblem+len("configuration: "))
+	mustBeShown(t, "a name", errorText(usageError{p.concerning("none")}), maxProblem+len("invalid configuration: "))
 }
 
 func mustBeUsable(t *testing.T, c *Config) {

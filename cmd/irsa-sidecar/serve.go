@@ -114,7 +114,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 				return
 			case <-hangups:
 			case <-reloads:
-				cause = "asked to by /reload"
+				cause = "requested by /reload"
 			}
 			logger.Info("reloading", "cause", cause)
 			creds.Refresh(c.reload(&asking, logger))
@@ -140,7 +140,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger, stderr *output, 
 	if err != nil {
 		return fmt.Errorf("a listener failed: %w", err)
 	}
-	logger.Info("ended")
+	logger.Info("stopped")
 	return nil
 }
 
@@ -209,7 +209,7 @@ func drain(ctx context.Context, c *Config, ops *server.Ops, quitting <-chan stru
 	if errors.Is(context.Cause(ctx), errQuit) {
 		delay = 0 // whoever asks for the end needs us no longer, and a Job waits for it
 	}
-	logger.Info("ending", "cause", context.Cause(ctx).Error(), "delay", delay.String(), "grace", c.grace.String())
+	logger.Info("shutting down", "cause", context.Cause(ctx).Error(), "delay", delay.String(), "grace", c.grace.String())
 	ops.Drain()
 	hold(delay, again.Done(), quitting)
 }
@@ -244,7 +244,7 @@ func hold(delay time.Duration, again, quitting <-chan struct{}) {
 }
 
 // errQuit is why serve ends when the shutdown command has asked for it.
-var errQuit = errors.New("asked to by /quitquitquit")
+var errQuit = errors.New("requested by /quitquitquit")
 
 func quitter(allowed bool, quit func()) func() {
 	if !allowed {
@@ -257,7 +257,7 @@ func quitter(allowed bool, quit func()) func() {
 func listen(variable, address string, sendBuffer int) (net.Listener, error) {
 	l, err := bind(address, sendBuffer)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s: %s is taken: another program in this Pod, or another irsa-sidecar, listens there; end it, or choose another port", variable, address)
+		return nil, fmt.Errorf("%s: %s is in use by another program in this Pod, or by another irsa-sidecar; stop it, or choose another port", variable, address)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: cannot listen on %s: %w%s", variable, address, cache.Innermost(err), otherLoopback(address, err))
@@ -285,7 +285,7 @@ func otherLoopback(address string, err error) string {
 	if (host != "127.0.0.1" && host != "::1") || !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		return ""
 	}
-	return fmt.Sprintf("; in a Pod with %s alone, choose %s here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI", kind, net.JoinHostPort(other, port))
+	return fmt.Sprintf("; in an %s-only Pod, use %s here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI", kind, net.JoinHostPort(other, port))
 }
 
 // onHostNetwork tells whether this Pod shares the node's network, or guesses it where nobody has said

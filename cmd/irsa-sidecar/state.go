@@ -159,7 +159,7 @@ func (s *stateFile) keep(k cache.Kept) {
 		case <-timer.C:
 		}
 	}
-	s.logger.Warn("the state file takes long to write: until it is written, a restart without STS would not have the new credentials", "file", s.path)
+	s.logger.Warn("writing the state file is slow; until it is written, a restart during an STS outage would not have the new credentials", "file", s.path)
 }
 
 // writeAll writes w, and then what has come meanwhile, until there is nothing more.
@@ -170,7 +170,7 @@ func (s *stateFile) writeAll(w *stateWrite) {
 		if took := time.Since(began); err != nil {
 			s.failed(err)
 		} else if took >= stateWait {
-			s.logger.Info("the state file is written", "file", s.path, "took", took.Round(time.Millisecond).String())
+			s.logger.Info("the state file has been written", "file", s.path, "took", took.Round(time.Millisecond).String())
 		}
 		s.mu.Lock()
 		next := s.next
@@ -182,7 +182,7 @@ func (s *stateFile) writeAll(w *stateWrite) {
 }
 
 func (s *stateFile) failed(err error) {
-	s.logger.Warn("the state file could not be written: a restart without STS would not have the new credentials", "file", s.path, "error", err)
+	s.logger.Warn("cannot write the state file; a restart during an STS outage would not have the new credentials", "file", s.path, "error", err)
 }
 
 // document is the file's content.
@@ -272,7 +272,7 @@ func (s *stateFile) restore() *cache.Kept {
 	case errors.Is(o.err, fs.ErrNotExist):
 		s.logger.Info("no state file yet", "file", s.path)
 	case o.err != nil:
-		s.logger.Warn("the state file is ignored", "file", s.path, "error", o.err)
+		s.logger.Warn("ignoring the state file", "file", s.path, "error", o.err)
 	default:
 		s.logger.Info("credentials restored from the state file", "file", s.path, "access_key", o.kept.Credentials.KeyHint(),
 			"expiration", o.kept.Credentials.Expiration, "remaining", o.left.Round(time.Second).String())
@@ -296,7 +296,7 @@ func (s *stateFile) read() (*cache.Kept, time.Duration, error) {
 func (s *stateFile) readFile() ([]byte, error) {
 	f, err := os.OpenFile(s.path, os.O_RDONLY|noFollow|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {
-		return nil, errors.New("it is a symbolic link, which this program never makes")
+		return nil, errors.New("it is a symbolic link, which this program never creates")
 	}
 	if err != nil {
 		return nil, err
@@ -311,11 +311,11 @@ func (s *stateFile) readFile() ([]byte, error) {
 	case !info.Mode().IsRegular():
 		return nil, errors.New("it is not a regular file")
 	case info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("others than its owner may use it: its mode is %#o, and not 0600", info.Mode().Perm())
+		return nil, fmt.Errorf("users other than its owner may access it: its mode is %#o, not 0600", info.Mode().Perm())
 	case !ok || int(owner.UID) != os.Geteuid():
-		return nil, errors.New("it is another user's")
+		return nil, errors.New("it belongs to another user")
 	case owner.Links > 1:
-		return nil, errors.New("it has a second name, a hard link, which this program never makes")
+		return nil, errors.New("it has a second hard link, which this program never creates")
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxState+1))
 	if err == nil && len(text) > maxState {
@@ -337,10 +337,10 @@ func parseState(text []byte, want stateBinding, boot string, now time.Duration, 
 	line, body, _ := bytes.Cut(text, []byte("\n"))
 	sum, ok := strings.CutPrefix(string(line), stateHeader)
 	if !ok {
-		return nil, 0, errors.New("it is no state file of this version")
+		return nil, 0, errors.New("it is not a state file of this version")
 	}
 	if have := sha256.Sum256(body); hex.EncodeToString(have[:]) != sum {
-		return nil, 0, errors.New("it is damaged: its sum is wrong")
+		return nil, 0, errors.New("it is damaged: the checksum does not match")
 	}
 	var d stateDocument
 	if err := json.Unmarshal(body, &d); err != nil {
@@ -363,7 +363,7 @@ func parseState(text []byte, want stateBinding, boot string, now time.Duration, 
 		d.Binding.Issuer, d.Binding.Subject = want.Issuer, want.Subject
 	}
 	if d.Binding.Issuer != want.Issuer || d.Binding.Subject != want.Subject {
-		return nil, 0, errors.New("it is for another service account, or another cluster, than the token's")
+		return nil, 0, errors.New("it is for another service account or cluster than the token")
 	}
 	if d.Boot != boot || d.Saved < 0 || now < d.Saved {
 		return nil, 0, errors.New("it was written before the machine started")
@@ -377,9 +377,9 @@ func parseState(text []byte, want stateBinding, boot string, now time.Duration, 
 	left := k.Left(wall)
 	switch {
 	case k.Remaining <= 0:
-		return nil, 0, fmt.Errorf("its credentials have expired, %s ago", (-k.Remaining).Round(time.Second))
+		return nil, 0, fmt.Errorf("its credentials expired %s ago", (-k.Remaining).Round(time.Second))
 	case left <= 0:
-		return nil, 0, fmt.Errorf("its credentials have expired by this node's clock, at %s", c.Expiration.UTC().Format(time.RFC3339))
+		return nil, 0, fmt.Errorf("by this node's clock, its credentials expired at %s", c.Expiration.UTC().Format(time.RFC3339))
 	}
 	return k, left, nil
 }

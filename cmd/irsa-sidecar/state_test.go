@@ -139,17 +139,17 @@ func TestForeignStateIsIgnored(t *testing.T) {
 		"other policies":   {rebind(func(b *stateBinding) { b.PolicyARNs = b.PolicyARNs[:1] }), "another list of policies"},
 		"another endpoint": {rebind(func(b *stateBinding) { b.Endpoint = "" }), "another STS endpoint"},
 		"another subject":  {rebind(func(b *stateBinding) { b.Subject = "system:serviceaccount:shop:other" }), "another service account"},
-		"another issuer":   {rebind(func(b *stateBinding) { b.Issuer = "https://other.example" }), "another cluster"},
+		"another issuer":   {rebind(func(b *stateBinding) { b.Issuer = "https://other.example" }), "another service account or cluster"},
 		"another start of the machine": {func(_ *testing.T, s *stateFile) {
 			s.clock = func() (string, time.Duration, error) { return "boot-2", 2 * time.Hour, nil }
 		}, "before the machine started"},
 		"from the future": {func(_ *testing.T, s *stateFile) {
 			s.clock = func() (string, time.Duration, error) { return "boot-1", time.Minute, nil }
 		}, "before the machine started"},
-		"empty":             {content(func([]byte) []byte { return nil }), "no state file of this version"},
-		"an older version":  {content(func(b []byte) []byte { return bytes.Replace(b, []byte("state 2"), []byte("state 1"), 1) }), "no state file of this version"},
-		"cut short":         {content(func(b []byte) []byte { return b[:len(b)-1] }), "its sum is wrong"},
-		"one bit flipped":   {content(func(b []byte) []byte { b[len(b)/2] ^= 1; return b }), "its sum is wrong"},
+		"empty":             {content(func([]byte) []byte { return nil }), "not a state file of this version"},
+		"an older version":  {content(func(b []byte) []byte { return bytes.Replace(b, []byte("state 2"), []byte("state 1"), 1) }), "not a state file of this version"},
+		"cut short":         {content(func(b []byte) []byte { return b[:len(b)-1] }), "the checksum does not match"},
+		"one bit flipped":   {content(func(b []byte) []byte { b[len(b)/2] ^= 1; return b }), "the checksum does not match"},
 		"no JSON":           {content(func([]byte) []byte { return signedState([]byte("{")) }), "not JSON"},
 		"JSON of something": {content(func([]byte) []byte { return signedState([]byte("{}")) }), "another profile"},
 		"too large":         {content(func([]byte) []byte { return make([]byte, maxState+1) }), "too large"},
@@ -180,7 +180,7 @@ func TestForeignStateIsIgnored(t *testing.T) {
 			if k := s.restore(); k != nil {
 				t.Error("it was restored")
 			}
-			if !strings.Contains(log.String(), "the state file is ignored") || !strings.Contains(log.String(), test.says) {
+			if !strings.Contains(log.String(), "ignoring the state file") || !strings.Contains(log.String(), test.says) {
 				t.Errorf("the log says %s, want … %s …", &log, test.says)
 			}
 		})
@@ -256,7 +256,7 @@ func TestAStateFileThatCannotBeWrittenIsALineInTheLog(t *testing.T) {
 	s := newTestState(t, &log)
 	s.path = filepath.Join(filepath.Dir(s.path), "nowhere", "state")
 	s.keep(testKept(time.Minute))
-	if !strings.Contains(log.String(), "the state file could not be written") {
+	if !strings.Contains(log.String(), "cannot write the state file") {
 		t.Errorf("the log says %s", &log)
 	}
 }
@@ -471,7 +471,7 @@ func TestAStuckDiskKeepsNobodyWaiting(t *testing.T) {
 		if after := runtime.NumGoroutine(); after > before {
 			t.Errorf("%d goroutines more", after-before)
 		}
-		if n := strings.Count(log.String(), "takes long to write"); n != 1001 {
+		if n := strings.Count(log.String(), "writing the state file is slow"); n != 1001 {
 			t.Errorf("%d lines in the log", n)
 		}
 		close(d.released)
@@ -480,7 +480,7 @@ func TestAStuckDiskKeepsNobodyWaiting(t *testing.T) {
 			!strings.Contains(d.texts[1], fmt.Sprintf(`"Remaining":%d,`, 1001*time.Minute)) {
 			t.Errorf("%d at once, written: %.200q, want the first and the newest", d.atOnce, d.texts)
 		}
-		if !strings.Contains(log.String(), "the state file is written") {
+		if !strings.Contains(log.String(), "the state file has been written") {
 			t.Errorf("and the log does not say that it has been: %s", log.String()[log.Len()-300:])
 		}
 		// It works again, and is waited for again.
@@ -525,7 +525,7 @@ func TestAWriteThatFailsLateIsALineInTheLog(t *testing.T) {
 		s.keep(testKept(time.Minute))
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if !strings.Contains(log.String(), "could not be written") || !strings.Contains(log.String(), syscall.EIO.Error()) {
+		if !strings.Contains(log.String(), "cannot write the state file") || !strings.Contains(log.String(), syscall.EIO.Error()) {
 			t.Errorf("the log says %s", &log)
 		}
 	})
@@ -586,8 +586,8 @@ func TestWhatTheClocksSayAboutAStateFile(t *testing.T) {
 		{"just written", now, 40 * time.Minute, 0, 40 * time.Minute, 40 * time.Minute, ""},
 		{"ten minutes ago", now - 10*time.Minute, 40 * time.Minute, 0, 30 * time.Minute, 30 * time.Minute, ""},
 		{"in their last moment", now - 40*time.Minute + 1, 40 * time.Minute, 0, 1, 1, ""},
-		{"ended just now", now - 40*time.Minute, 40 * time.Minute, 0, 0, 0, "have expired, 0s ago"},
-		{"ended long ago, and the clock was set back", 0, 40 * time.Minute, 0, time.Hour, 0, "have expired, 49h20m0s ago"},
+		{"ended just now", now - 40*time.Minute, 40 * time.Minute, 0, 0, 0, "expired 0s ago"},
+		{"ended long ago, and the clock was set back", 0, 40 * time.Minute, 0, time.Hour, 0, "expired 49h20m0s ago"},
 
 		{"a clock that was ahead, and is", now, 40 * time.Minute, 3 * time.Hour, 40*time.Minute - 3*time.Hour, 40 * time.Minute, ""},
 		{"a clock that was ahead, and has been put right", now, 40 * time.Minute, 3 * time.Hour, 40 * time.Minute, 40 * time.Minute, ""},
@@ -602,8 +602,8 @@ func TestWhatTheClocksSayAboutAStateFile(t *testing.T) {
 		{"an endless one, an hour ago", now - time.Hour, math.MaxInt64, 0, 1000 * time.Hour, 11 * time.Hour, ""},
 		{"longer than Expiration", now, 12 * time.Hour, 0, 10 * time.Minute, 10 * time.Minute, ""},
 		{"longer than Expiration, in the last moment", now, 12 * time.Hour, 0, 1, 1, ""},
-		{"longer than Expiration, which is now", now, 12 * time.Hour, 0, 0, 0, "by this node's clock, at 2026-03-01T12:00:00Z"},
-		{"expired for years", now, 12 * time.Hour, 0, -6 * 8766 * time.Hour, 0, "by this node's clock, at 2020-"},
+		{"longer than Expiration, which is now", now, 12 * time.Hour, 0, 0, 0, "by this node's clock, its credentials expired at 2026-03-01T12:00:00Z"},
+		{"expired for years", now, 12 * time.Hour, 0, -6 * 8766 * time.Hour, 0, "by this node's clock, its credentials expired at 2020-"},
 		{"expired for years, with a skew to match", now, 12 * time.Hour, 6 * 8766 * time.Hour, -6 * 8766 * time.Hour, 0, "by this node's clock"},
 		{"expired for a day, with a skew without bounds", now, 12 * time.Hour, math.MaxInt64, -24 * time.Hour, 0, "by this node's clock"},
 		{"expired for a moment less", now, 12 * time.Hour, math.MaxInt64, 1 - 24*time.Hour, 1, ""},
@@ -612,7 +612,7 @@ func TestWhatTheClocksSayAboutAStateFile(t *testing.T) {
 		{"before the machine's start", -1, 40 * time.Minute, 0, 40 * time.Minute, 0, "before the machine started"},
 		{"ages before the machine's start", none, 40 * time.Minute, 0, 40 * time.Minute, 0, "before the machine started"},
 		{"from the future", now + 1, 40 * time.Minute, 0, 40 * time.Minute, 0, "before the machine started"},
-		{"less than nothing left", now - 1, none, 0, 40 * time.Minute, 0, "have expired"},
+		{"less than nothing left", now - 1, none, 0, 40 * time.Minute, 0, "expired"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			c := testCredentials()
