@@ -33,7 +33,7 @@ func TestBrowser(t *testing.T) {
 	w.sts.Break(ststest.Fault{Status: http.StatusForbidden, Code: "AccessDenied", Message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"})
 	s := w.serve(t)
 	eventually(t, soon, "a refusal", func() bool { return w.sts.Calls() >= 2 })
-	w.sts.Mend()
+	w.sts.Repair()
 	s.untilValid(t)
 	calls := w.sts.Calls()
 	eventually(t, soon, "a refresh", func() bool { return w.sts.Calls() > calls })

@@ -93,7 +93,7 @@ func (c *cluster) breakSTS(f ststest.Fault) (mend func()) {
 	from := time.Now()
 	c.sts.Break(f)
 	return func() {
-		c.sts.Mend()
+		c.sts.Repair()
 		c.outages = append(c.outages, [2]time.Time{from, time.Now()})
 	}
 }

@@ -251,7 +251,7 @@ func (w *world) sessionsOf(lifetime time.Duration) {
 func (w *world) wantRestored(t *testing.T, key string, changes ...string) {
 	t.Helper()
 	w.sts.Break(ststest.Drop)
-	defer w.sts.Mend()
+	defer w.sts.Repair()
 	s := w.serve(t, changes...)
 	if a := s.ask(t); a.AccessKeyID != key {
 		t.Errorf("after a restart without STS: %d %s, and not the credentials from before", a.status, a.Code)

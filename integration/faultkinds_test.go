@@ -129,7 +129,7 @@ var faultKinds = []faultKind{
 		c.sts.Break(ststest.Drop)
 		c.restart(t, syscall.SIGKILL)
 		hold()
-		c.sts.Mend()
+		c.sts.Repair()
 	}},
 	{name: "killed at any moment, again and again", ends: true, play: func(c *campaign, t *testing.T, _ func()) {
 		c.whileAway(func() {
@@ -288,7 +288,7 @@ func answers(f ststest.Fault) play {
 	return func(c *campaign, _ *testing.T, hold func()) {
 		c.sts.Break(f)
 		hold()
-		c.sts.Mend()
+		c.sts.Repair()
 	}
 }
 

@@ -106,7 +106,7 @@ func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
 	w.sts.Break(ststest.Fault{Status: 503})
 	s := w.serve(t)
 	eventually(t, soon, "a failure", func() bool { return w.sts.Calls() > 0 })
-	w.sts.Mend()
+	w.sts.Repair()
 	s.untilValid(t)
 	_, text := s.health(t, "/metrics")
 	var families, series []string

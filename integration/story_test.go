@@ -109,7 +109,7 @@ func TestStartsWithoutSTSAndRecovers(t *testing.T) {
 
 	waiting := start(t, program(t), s.beside(), "wait", "--timeout", soon.String())
 	waiting.wantRunning(t)
-	w.sts.Mend()
+	w.sts.Repair()
 	select {
 	case <-waiting.ended:
 		if waiting.err != nil {
@@ -893,7 +893,7 @@ func TestARestartSurvivesAnOutageOfSTS(t *testing.T) {
 	if now := time.Now(); now.Before(before.Expiration.Add(-2 * time.Second)) {
 		t.Errorf("they ended at %s, and were good until %s", now, before.Expiration)
 	}
-	w.sts.Mend()
+	w.sts.Repair()
 	fourth.untilValid(t)
 }
 

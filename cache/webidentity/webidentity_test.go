@@ -469,7 +469,7 @@ func TestDurationThatTheRoleAllowsIsKept(t *testing.T) {
 			s := stage(t, tweak{options: options})
 			s.sts.Break(ststest.AccessDenied) // another refusal is no reason to ask again
 			s.mustFail(t, cache.AccessDenied, "")
-			s.sts.Mend()
+			s.sts.Repair()
 			s.mustFetch(t)
 			if s.sts.Calls() != 2 || s.logs.Len() > 0 {
 				t.Errorf("%d requests, want 2; logged %q", s.sts.Calls(), s.logs)

@@ -293,7 +293,7 @@ func (b *bench) cold() *step {
 		},
 		round: func(ctx context.Context, _ int) ([]pair[float64], error) {
 			b.sts.Break(ststest.Fault{Latency: coldLatency})
-			defer b.sts.Mend()
+			defer b.sts.Repair()
 			before := b.sts.Calls()
 			both, err := b.both(ctx)
 			if err != nil {

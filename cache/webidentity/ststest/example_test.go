@@ -44,7 +44,7 @@ func Example() {
 	exchange()
 	sts.Break(ststest.AccessDenied)
 	exchange()
-	sts.Mend()
+	sts.Repair()
 	exchange()
 
 	fmt.Println(sts.Calls(), "calls,", len(sts.Issued()), "sessions, as", sts.Issued()[0].ARN)

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-func TestBreakLastsUntilMend(t *testing.T) {
+func TestBreakLastsUntilRepair(t *testing.T) {
 	s := testServer()
 	form := testForm(testToken(t, Claims{}), nil)
 	for _, step := range []struct {
@@ -22,7 +22,7 @@ func TestBreakLastsUntilMend(t *testing.T) {
 		{"whole", func() {}, []int{200}},
 		{"broken", func() { s.Break(AccessDenied) }, []int{403, 403}},
 		{"broken otherwise", func() { s.Break(ServiceUnavailable) }, []int{503}},
-		{"mended", s.Mend, []int{200, 200}},
+		{"repaired", s.Repair, []int{200, 200}},
 	} {
 		step.do()
 		for _, want := range step.wants {

@@ -112,7 +112,7 @@ func (s *Server) Change(change func(*Options)) {
 	change(&s.options)
 }
 
-// Break makes every request from now on fail with f, until Mend or another Break. It does not affect a request that is
+// Break makes every request from now on fail with f, until Repair or another Break. It does not affect a request that is
 // already being held.
 func (s *Server) Break(f Fault) {
 	s.mu.Lock()
@@ -120,8 +120,8 @@ func (s *Server) Break(f Fault) {
 	s.fault = f
 }
 
-// Mend undoes Break.
-func (s *Server) Mend() { s.Break(Fault{}) }
+// Repair undoes Break.
+func (s *Server) Repair() { s.Break(Fault{}) }
 
 // Calls returns how many requests have been received, including those that failed.
 func (s *Server) Calls() int {

@@ -459,7 +459,7 @@ func TestManyAtOnce(t *testing.T) {
 				ask(s, form)
 				s.Break(Throttling)
 				s.Requests()
-				s.Mend()
+				s.Repair()
 				s.Issued()
 			}
 		})

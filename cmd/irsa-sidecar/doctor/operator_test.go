@@ -126,7 +126,7 @@ func (w *world) run(words []string) {
 		})
 	case command == "aws iam delete-open-id-connect-provider":
 		w.sts.Change(func(o *ststest.Options) { o.Providers = []ststest.Provider{} })
-		w.sts.Mend()
+		w.sts.Repair()
 	case command == "aws iam update-role":
 		w.mustBeTheRole(option("--role-name"))
 		seconds, err := strconv.Atoi(option("--max-session-duration"))
