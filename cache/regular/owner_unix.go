@@ -7,12 +7,12 @@ import (
 	"syscall"
 )
 
-// OwnerOf returns whom a file belongs to. It is not ok for a file that is in no file system, such as one of fstest's,
-// and on systems whose users have no numbers.
+// OwnerOf returns the owner of a file. It is not ok on systems whose users have no numbers, and for a file that is not on
+// a file system, such as one of fstest's.
 func OwnerOf(info fs.FileInfo) (o Owner, ok bool) {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return Owner{}, false
 	}
-	return Owner{UID: stat.Uid, GID: stat.Gid, Links: uint64(stat.Nlink)}, true
+	return Owner{UID: stat.Uid, GID: stat.Gid, Linked: stat.Nlink > 1}, true
 }

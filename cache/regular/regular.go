@@ -63,10 +63,10 @@ func Read(path string, limit int) ([]byte, fs.FileInfo, error) {
 	return content, info, nil
 }
 
-// Owner is the user and the group that own a file, and its number of hard links.
+// Owner is the user and the group that own a file. Linked reports that the file has more than one name (hard links).
 type Owner struct {
 	UID, GID uint32
-	Links    uint64
+	Linked   bool
 }
 
 // unreadable drops the operation and the path, which the caller's message names.

@@ -314,7 +314,7 @@ func (s *stateFile) readFile() ([]byte, error) {
 		return nil, fmt.Errorf("users other than its owner may access it: its mode is %#o, not 0600", info.Mode().Perm())
 	case !ok || int(owner.UID) != os.Geteuid():
 		return nil, errors.New("it belongs to another user")
-	case owner.Links > 1:
+	case owner.Linked:
 		return nil, errors.New("it has a second hard link, which this program never creates")
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxState+1))
