@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -35,9 +36,10 @@ aws iam get-role --role-name app | irsa-sidecar doctor --trust-policy -`,
 func runDoctor(ctx context.Context, call *call) error {
 	c, mistakes := call.configuration()
 	mistakes = append(mistakes, c.checkStateDir()...)
+	listen, _ := netip.ParseAddrPort(c.listen)
 	o := doctor.Options{
 		Exchange:      c.exchange(nil),
-		Listen:        c.Listen,
+		Listen:        listen,
 		OnHostNetwork: c.onHostNetwork(),
 		Authorization: c.Authorization,
 	}

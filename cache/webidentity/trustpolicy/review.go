@@ -166,7 +166,7 @@ func compareProvider(got string, id Identity) (Kind, string) {
 	partition, provider := parts[1], parts[3]
 	switch {
 	case strings.EqualFold(got, want):
-		return WrongCase, must + ", in this spelling"
+		return WrongCase, must + ", in exactly this case"
 	case strings.TrimSuffix(provider, "/") == id.Provider():
 		if provider != id.Provider() {
 			return WrongProvider, must + ", without the slash at the end"
@@ -229,7 +229,7 @@ func (c *condition) explain(id Identity) (Kind, string) {
 		case strings.HasPrefix(c.operator.text, "StringEquals") && strings.ContainsAny(v.text, "*?") && like(v.text, want):
 			return LiteralWildcard, fmt.Sprintf("%s has %q, and %s takes * and ? literally: write %q, or use StringLike", c.key.text, v.text, c.operator.text, want)
 		case strings.EqualFold(v.text, want):
-			return WrongCase, fmt.Sprintf("%s is %q: it must be %q, in this spelling", c.key.text, v.text, want)
+			return WrongCase, fmt.Sprintf("%s is %q: it must be %q, in exactly this case", c.key.text, v.text, want)
 		}
 	}
 	if (strings.HasPrefix(got[0], "system:serviceaccount:") && claim == "aud") || (slices.Contains(got, id.Audience) && claim == "sub") {

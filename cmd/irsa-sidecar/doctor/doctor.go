@@ -32,9 +32,9 @@ type Options struct {
 	// none is made.
 	Mistakes []Mistake
 
-	// Listen is the address and port of the sidecar's credentials listener. Authorization is what callers must send
-	// there; empty if nothing is required. OnHostNetwork reports that the Pod seems to use the node's network.
-	Listen        string
+	// Listen is the sidecar's credentials listener; the zero value if a mistake hides it. Authorization is what callers
+	// must send there; empty if nothing is required. OnHostNetwork reports that the Pod seems to use the node's network.
+	Listen        netip.AddrPort
 	Authorization string
 	OnHostNetwork bool
 

@@ -56,7 +56,7 @@ var faults = []struct {
 	}, "KeyPairBroken", fixed},
 	{"profile", func(w *world) { w.env["AWS_PROFILE"] = "dev" }, "ProfileSet", fixed},
 	{"shadowed", func(w *world) {
-		w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://" + w.options.Listen + "/v1/credentials"
+		w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://" + w.options.Listen.String() + "/v1/credentials"
 	}, "Shadowed", inTheApp},
 	{"other-endpoint", func(w *world) {
 		w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://localhost:80/"
@@ -114,10 +114,10 @@ var faults = []struct {
 	}, "RegionUnknown", forPeople},
 	{"region-typo", func(w *world) { w.env["AWS_REGION"] = "eu-wset-1" }, "EndpointNotFound", fixed},
 	{"fips-elsewhere", func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "true" }, "EndpointNotFound", fixed},
-	{"refused", func(w *world) { w.hosts[stsHost+":443"] = silentAddress(w.t) }, "EndpointUnreachable", forPeople},
+	{"refused", func(w *world) { w.hosts[stsHost+":443"] = silentAddress(w.t).String() }, "EndpointUnreachable", forPeople},
 	{"dropped", func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
 	{"tls-not-trusted", func(w *world) { w.options.Exchange.Roots, _ = authority(w.t) }, "EndpointNotTrusted", forPeople},
-	{"no-tls", func(w *world) { w.hosts[stsHost+":443"] = w.plain(w.sts) }, "NotAnSTSEndpoint", forPeople},
+	{"no-tls", func(w *world) { w.hosts[stsHost+":443"] = w.plain(w.sts).String() }, "NotAnSTSEndpoint", forPeople},
 	{"clock-behind", func(w *world) { w.skew(7*time.Minute + 20*time.Second) }, "ClockSkew", forPeople},
 	{"clock-ahead-a-little", func(w *world) { w.skew(-2*time.Minute - 20*time.Second) }, "ClockSkew", forPeople},
 
@@ -320,7 +320,7 @@ func TestAFindingDoesNotSteerATerminal(t *testing.T) {
 // A role's path may contain any printable character, and an unverified token anything.
 func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 	e := &examination{
-		Options: Options{Exchange: webidentity.Options{RoleARN: "arn:aws:iam::111122223333:role/$(id)/app"}, Listen: "[::1]:9911"},
+		Options: Options{Exchange: webidentity.Options{RoleARN: "arn:aws:iam::111122223333:role/$(id)/app"}, Listen: netip.MustParseAddrPort("[::1]:9911")},
 		claims:  webidentity.Claims{Namespace: "a;b", ServiceAccount: "c\nd", Pod: "--all", Audience: []string{"`e`"}},
 	}
 	for _, row := range []struct {
@@ -333,7 +333,7 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 		{e.fixProvider()[1], "aws iam create-open-id-connect-provider --url ISSUER --client-id-list '`e`'"},
 		{e.fixURI(), "export AWS_CONTAINER_CREDENTIALS_FULL_URI='http://[::1]:9911/v1/credentials'"},
 		{e.fixPort(), "export IRSA_SIDECAR_LISTEN='[::1]:9921'"},
-		{(&examination{Options: Options{Listen: "127.0.0.1:9921"}}).fixPort(), "export IRSA_SIDECAR_LISTEN=127.0.0.1:9931"},
+		{(&examination{Options: Options{Listen: netip.MustParseAddrPort("127.0.0.1:9921")}}).fixPort(), "export IRSA_SIDECAR_LISTEN=127.0.0.1:9931"},
 	} {
 		if row.fix.Text != row.want {
 			t.Errorf("%s, want %s", row.fix.Text, row.want)
@@ -350,7 +350,7 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 		strings.Repeat("long", 1025),
 	} {
 		e := &examination{
-			Options: Options{Exchange: webidentity.Options{RoleARN: bad, TokenFile: bad}, Listen: bad, Getenv: func(string) string { return bad }},
+			Options: Options{Exchange: webidentity.Options{RoleARN: bad, TokenFile: bad}, Getenv: func(string) string { return bad }},
 			claims:  webidentity.Claims{Issuer: bad, Audience: []string{bad}},
 		}
 		want := map[string]string{
@@ -363,7 +363,7 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 		if bad[0] != '-' { // with something before it, it is no option
 			want[e.fixAnnotation()[0].Text] = "kubectl annotate serviceaccount -n NAMESPACE SERVICE_ACCOUNT eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/ROLE --overwrite\n" +
 				"kubectl rollout restart -n NAMESPACE deployment DEPLOYMENT"
-			want[e.fixURI().Text] = "export AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:PORT/v1/credentials"
+			want[e.fixURI().Text] = "export AWS_CONTAINER_CREDENTIALS_FULL_URI=http://ADDRESS:PORT/v1/credentials"
 			want[e.fixReason(&cache.FetchError{Reason: cache.ProxyRefused})[0].Text] = "export NO_PROXY=HOSTS,STS"
 		}
 		for got, want := range want {
@@ -403,7 +403,7 @@ func TestOnlyTheSidecarsOwnAddressIsItsOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := (&examination{Options: Options{Listen: row.listen}}).isOurs(uri); got != row.want {
+		if got := (&examination{Options: Options{Listen: netip.MustParseAddrPort(row.listen)}}).isOurs(uri); got != row.want {
 			t.Errorf("%s at %s: %v", row.uri, row.listen, got)
 		}
 	}
@@ -558,7 +558,7 @@ func unsigned(w *world, change func(map[string]any)) string {
 }
 
 // plain listens in the clear.
-func (w *world) plain(h http.Handler) (address string) {
+func (w *world) plain(h http.Handler) netip.AddrPort {
 	w.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -567,7 +567,7 @@ func (w *world) plain(h http.Handler) (address string) {
 	s := &http.Server{Handler: h}
 	go s.Serve(l)
 	w.t.Cleanup(func() { s.Close() })
-	return l.Addr().String()
+	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
 func (w *world) skew(by time.Duration) {

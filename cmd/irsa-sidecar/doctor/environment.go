@@ -104,12 +104,11 @@ func (e *examination) checkApp() {
 // isOurs reports whether a URI points to the credentials listener. Host names do not count: some SDKs look them up and
 // others refuse them.
 func (e *examination) isOurs(u *url.URL) bool {
-	listen, err := netip.ParseAddrPort(e.Listen)
-	if err != nil {
+	if !e.Listen.IsValid() {
 		return true // reported as a mistake in the configuration
 	}
-	host, err := netip.ParseAddr(u.Hostname())
-	return err == nil && host == listen.Addr() && u.Scheme == "http" && u.Port() == fmt.Sprint(listen.Port()) && strings.HasPrefix(u.Path, "/v1/credentials")
+	address, err := netip.ParseAddrPort(u.Host)
+	return err == nil && address == e.Listen && u.Scheme == "http" && strings.HasPrefix(u.Path, "/v1/credentials")
 }
 
 func (e *examination) checkRole() {

@@ -3,6 +3,7 @@ package doctor_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 )
@@ -11,7 +12,7 @@ import (
 func Example() {
 	report := doctor.Examine(context.Background(), doctor.Options{
 		Getenv: func(string) string { return "" }, // nil examines this process's own environment
-		Listen: "127.0.0.1:9911",
+		Listen: netip.MustParseAddrPort("127.0.0.1:9911"),
 	})
 	for _, finding := range report.Findings {
 		if finding.Status != doctor.Fail {

@@ -97,7 +97,7 @@ func (e *examination) checkPolicy() {
 		e.ok("trust-policy", "%s allows %s with the audience %s", e.PolicyName, e.identity.Subject, e.identity.Audience)
 		if e.failed("sts") && slices.ContainsFunc(e.findings, func(f Finding) bool { return f.Key == string(cache.AccessDenied) }) {
 			e.add(warning("trust-policy", trustpolicy.OtherCondition,
-				"yet STS refuses: the role in AWS_ROLE_ARN does not exist or has another trust policy, or an SCP, an RCP or the VPC endpoint's policy denies it",
+				"STS refuses anyway: the role in AWS_ROLE_ARN does not exist or has another trust policy, or an SCP, an RCP or the VPC endpoint's policy denies it",
 				e.fixReadPolicy("compare it with the role's trust policy in IAM now")))
 		}
 		return

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"flag"
+	"fmt"
 	"io"
 	"log"
 	"math/big"
@@ -236,21 +237,22 @@ func listen(t testing.TB, h http.Handler, certificate tls.Certificate) (address 
 
 // silentAddress returns an address that refuses connections until the end of the test: its socket is bound, so that no
 // other test gets it, but does not listen.
-func silentAddress(t testing.TB) string {
+func silentAddress(t testing.TB) netip.AddrPort {
 	t.Helper()
 	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Close(socket) })
-	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	loopback := [4]byte{127, 0, 0, 1}
+	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Addr: loopback}); err != nil {
 		t.Fatal(err)
 	}
 	address, err := syscall.Getsockname(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(address.(*syscall.SockaddrInet4).Port))
+	return netip.AddrPortFrom(netip.AddrFrom4(loopback), uint16(address.(*syscall.SockaddrInet4).Port))
 }
 
 // changing is what differs between runs.
@@ -270,10 +272,9 @@ func golden(t *testing.T, w *world, name string, r *Report) {
 	if err := r.WriteText(&b, false); err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := net.SplitHostPort(w.options.Listen)
 	got := strings.NewReplacer(
 		filepath.Dir(w.file.Path()), "/var/run/secrets/eks.amazonaws.com/serviceaccount",
-		w.dir, "DIR", ":"+port, ":9911",
+		w.dir, "DIR", fmt.Sprint(":", w.options.Listen.Port()), ":9911",
 		"owner "+strconv.Itoa(os.Geteuid())+":"+strconv.Itoa(os.Getegid()), "owner 0:0",
 	).Replace(b.String())
 	for _, c := range changing {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -74,13 +75,14 @@ func FuzzFindings(f *testing.F) {
 				asSecret = asSecret && !strings.Contains(value, password)
 			}
 		}
+		address, _ := netip.ParseAddrPort(env["IRSA_SIDECAR_LISTEN"])
 		e := &examination{
 			Options: Options{
 				Exchange: webidentity.Options{
 					RoleARN: role, TokenFile: env["AWS_WEB_IDENTITY_TOKEN_FILE"],
 					Region: env["AWS_REGION"], Endpoint: env["AWS_ENDPOINT_URL"], Duration: time.Hour,
 				},
-				Listen:     env["IRSA_SIDECAR_LISTEN"],
+				Listen:     address,
 				PolicyName: "the policy",
 				Root:       "/nowhere",
 				Getenv:     func(name string) string { return env[name] },

@@ -77,24 +77,20 @@ func (e *examination) fixPodIdentity() Fix {
 }
 
 func (e *examination) fixURI() Fix {
-	listen := "127.0.0.1:PORT"
-	if presentable(e.Listen) {
-		listen = e.Listen
+	listen := "ADDRESS:PORT"
+	if e.Listen.IsValid() {
+		listen = e.Listen.String()
 	}
 	return Fix{"use the sidecar's address", shell, "export AWS_CONTAINER_CREDENTIALS_FULL_URI=" + shellQuote("http://"+listen+"/v1/credentials")}
 }
 
 func (e *examination) fixPort() Fix {
-	other := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 9921)
-	if listen, err := netip.ParseAddrPort(e.Listen); err == nil {
-		address, port := listen.Addr().WithZone(""), uint16(9921)
-		if listen.Port() == port {
-			port = 9931
-		}
-		other = netip.AddrPortFrom(address, port)
+	port := uint16(9921)
+	if e.Listen.Port() == port {
+		port = 9931
 	}
 	return Fix{"stop what listens there, or choose another port here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI", shell,
-		"export IRSA_SIDECAR_LISTEN=" + shellQuote(other.String())}
+		"export IRSA_SIDECAR_LISTEN=" + shellQuote(netip.AddrPortFrom(e.Listen.Addr().WithZone(""), port).String())}
 }
 
 func fixHostNetwork() []Fix {
@@ -128,7 +124,7 @@ func (e *examination) fixMode(path string) []Fix {
 	}
 	_, owner := ownership(path)
 	if strings.HasPrefix(owner, fmt.Sprintf("%d:", os.Geteuid())) {
-		return []Fix{{"let the owner of the file read it, who is this user", shell, "chmod u+r " + shellWord(path, "/PATH/TO/TOKEN")}}
+		return []Fix{{"let this user, who owns the file, read it", shell, "chmod u+r " + shellWord(path, "/PATH/TO/TOKEN")}}
 	}
 	return []Fix{
 		{"give the Pod's volumes to a group that all its containers belong to", shell, fmt.Sprintf(

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"time"
 )
 
@@ -18,11 +17,10 @@ func (e *examination) checkSidecar(ctx context.Context) {
 		e.add(failure("sidecar", HostNetwork,
 			"this Pod uses the node's network, and no authorization token is required: any program on the node could get the credentials", fixHostNetwork()...))
 	}
-	address, err := netip.ParseAddrPort(e.Listen)
-	if err != nil || !address.Addr().IsLoopback() || address.Addr().Zone() != "" {
+	if !e.Listen.Addr().IsLoopback() || e.Listen.Addr().Zone() != "" {
 		return // reported as a mistake in the configuration
 	}
-	if address.Port() == 0 {
+	if e.Listen.Port() == 0 {
 		e.ok("sidecar", "IRSA_SIDECAR_LISTEN leaves the choice of the port to the system")
 		return
 	}
@@ -45,7 +43,7 @@ func (e *examination) checkSidecar(ctx context.Context) {
 func (e *examination) askSidecar(ctx context.Context) (status int, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.Listen+"/v1/identity", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.Listen.String()+"/v1/identity", nil)
 	if err != nil {
 		return 0, nil, err
 	}
