@@ -93,7 +93,7 @@ var mistakes = []mistake{
 	{name: "FIPS, perhaps", env: []string{"AWS_USE_FIPS_ENDPOINT=yes"}, exit: 2, is: `invalid configuration: AWS_USE_FIPS_ENDPOINT "yes" is not a boolean; use true or false`},
 	{name: "FIPS at an endpoint of one's own", env: []string{"AWS_USE_FIPS_ENDPOINT=true"}, exit: 2,
 		is: "invalid configuration: AWS_ENDPOINT_URL_STS cannot be combined with AWS_USE_FIPS_ENDPOINT or AWS_USE_DUALSTACK_ENDPOINT; set the endpoint you want, and unset those"},
-	{name: "dual stack, perhaps", env: []string{"AWS_USE_DUALSTACK_ENDPOINT=1"}, exit: 2, is: `invalid configuration: AWS_USE_DUALSTACK_ENDPOINT "1" is not a boolean; use true or false`},
+	{name: "dual stack, perhaps", env: []string{"AWS_USE_DUALSTACK_ENDPOINT=2"}, exit: 2, is: `invalid configuration: AWS_USE_DUALSTACK_ENDPOINT "2" is not a boolean; use true or false`},
 	{name: "a global STS", env: []string{"AWS_STS_REGIONAL_ENDPOINTS=global"}, exit: 2, is: `invalid configuration: AWS_STS_REGIONAL_ENDPOINTS "global" is not supported; use regional, or unset it`},
 	{name: "no CA bundle there", env: []string{"AWS_CA_BUNDLE={dir}/nothing"}, exit: 2, has: "AWS_CA_BUNDLE {dir}/nothing cannot be read: no such file or directory"},
 	{name: "a CA bundle without certificates", env: []string{"AWS_CA_BUNDLE={dir}/words"}, exit: 2, has: "AWS_CA_BUNDLE {dir}/words contains no PEM certificate"},
@@ -197,7 +197,9 @@ var mistakes = []mistake{
 	{name: "a delay without a unit", env: []string{"IRSA_SIDECAR_SHUTDOWN_DELAY=5"}, exit: 2, is: `invalid configuration: IRSA_SIDECAR_SHUTDOWN_DELAY "5"` + badDelay},
 	{name: "a delay backwards", env: []string{"IRSA_SIDECAR_SHUTDOWN_DELAY=-1s"}, exit: 2, is: `invalid configuration: IRSA_SIDECAR_SHUTDOWN_DELAY "-1s"` + badDelay},
 	{name: "grace without end", env: []string{"IRSA_SIDECAR_SHUTDOWN_GRACE=24h"}, exit: 2, is: `invalid configuration: IRSA_SIDECAR_SHUTDOWN_GRACE "24h"` + badDelay},
-	{name: "an end on request, perhaps", env: []string{"IRSA_SIDECAR_QUITQUITQUIT=1"}, exit: 2, is: `invalid configuration: IRSA_SIDECAR_QUITQUITQUIT "1" is not a boolean; use true or false`},
+	{name: "an end on request, perhaps", env: []string{"IRSA_SIDECAR_QUITQUITQUIT=on"}, exit: 2, is: `invalid configuration: IRSA_SIDECAR_QUITQUITQUIT "on" is not a boolean; use true or false`},
+
+	{name: "words in capital letters, and booleans in short", env: []string{"IRSA_SIDECAR_LOG_LEVEL=DEBUG", "IRSA_SIDECAR_LOG_FORMAT=Json", "AWS_STS_REGIONAL_ENDPOINTS=Regional", "IRSA_SIDECAR_QUITQUITQUIT=1", "IRSA_SIDECAR_ACCOUNT_ID=T"}, status: 200},
 
 	// Names.
 	{name: "a name mistyped", env: []string{"IRSA_SIDECAR_LISTN=127.0.0.1:1"}, exit: 2, is: "invalid configuration: IRSA_SIDECAR_LISTN is not a known variable; did you mean IRSA_SIDECAR_LISTEN?"},

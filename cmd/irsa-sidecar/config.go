@@ -248,7 +248,7 @@ func (c *Config) checkSTS(wrong complain) {
 			wrong(name, "cannot be combined with AWS_USE_FIPS_ENDPOINT or AWS_USE_DUALSTACK_ENDPOINT; set the endpoint you want, and unset those")
 		}
 	}
-	switch c.Regional {
+	switch strings.ToLower(c.Regional) {
 	case "", "regional":
 	case "legacy":
 		c.warnings = append(c.warnings, "AWS_STS_REGIONAL_ENDPOINTS=legacy is ignored; using the regional endpoint")
@@ -307,14 +307,15 @@ func (c *Config) checkServing(wrong complain) {
 	c.quit = flagOf("IRSA_SIDECAR_QUITQUITQUIT", c.QuitQuitQuit, wrong)
 	c.delay = durationOf("IRSA_SIDECAR_SHUTDOWN_DELAY", c.ShutdownDelay, wrong)
 	c.grace = durationOf("IRSA_SIDECAR_SHUTDOWN_GRACE", c.ShutdownGrace, wrong)
-	switch c.LogLevel {
+	switch level := strings.ToLower(c.LogLevel); level {
 	case "debug", "info", "warn", "error", "":
-		c.level.UnmarshalText([]byte(c.LogLevel))
+		c.level.UnmarshalText([]byte(level))
 	default:
 		wrong("IRSA_SIDECAR_LOG_LEVEL", "%q is not a log level; use debug, info, warn or error", c.LogLevel)
 	}
-	if c.LogFormat != "json" && c.LogFormat != "text" && c.LogFormat != "" {
-		wrong("IRSA_SIDECAR_LOG_FORMAT", "%q is not a log format; use json or text", c.LogFormat)
+	original := c.LogFormat
+	if c.LogFormat = strings.ToLower(original); c.LogFormat != "json" && c.LogFormat != "text" && c.LogFormat != "" {
+		wrong("IRSA_SIDECAR_LOG_FORMAT", "%q is not a log format; use json or text", original)
 	}
 }
 
@@ -380,14 +381,14 @@ func isPort(s string) bool {
 }
 
 func flagOf(variable, value string, wrong complain) bool {
-	switch strings.ToLower(value) {
-	case "true":
-		return true
-	case "false", "":
+	if value == "" {
 		return false
 	}
-	wrong(variable, "%q is not a boolean; use true or false", value)
-	return false
+	on, err := strconv.ParseBool(strings.ToLower(value))
+	if err != nil {
+		wrong(variable, "%q is not a boolean; use true or false", value)
+	}
+	return on
 }
 
 func durationOf(variable, value string, wrong complain) time.Duration {
