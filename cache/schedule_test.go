@@ -25,7 +25,7 @@ func TestRefreshIsDueBetweenFortyAndFiftySixHundredthsOfTheLifetime(t *testing.T
 			t.Errorf("refreshAfter(%v, %v) = %v, want %v", row.lifetime, row.random, got, row.want)
 		}
 	}
-	// What the README promises of a session of one hour.
+	// What docs/operations.md promises of a session of one hour.
 	if left := time.Hour - refreshAfter(time.Hour, 1); left <= 26*time.Minute {
 		t.Errorf("a session of an hour is served with %v left, want more than 26 minutes", left)
 	}

@@ -1,6 +1,6 @@
 // Package deploy is what makes a Pod one with the sidecar: the container, the environment of the other containers, and the token's volume.
 //
-// Every manifest in this directory, the chart, the admission policy, README's example and what irsa-sidecar-inject writes are made from
+// Every manifest in this directory, the chart, the admission policy, the example in docs and what irsa-sidecar-inject writes are made from
 // templates/parts.yaml, so that they cannot drift: `make manifests` writes them anew, and a test compares.
 package deploy
 

@@ -97,7 +97,7 @@ func (*fedConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *fedConn) Close() error                   { c.once.Do(func() { close(c.closed) }); return nil }
 
 // FuzzListener sends any bytes at all. Nothing is served without the token, every answer is HTTP with
-// a status and a body that README knows, and nothing breaks.
+// a status and a body that docs know, and nothing breaks.
 func FuzzListener(f *testing.F) {
 	for _, c := range clients {
 		head := strings.NewReplacer(" P ", " /v1/credentials ", "TOKEN", testToken, "PORT", strconv.Itoa(testPort), "|", "\r\n").Replace(c.head)

@@ -10,7 +10,7 @@ import (
 )
 
 // Refusal is a request that is answered without a look at the credentials, in one word from a closed
-// list: the code of the error document and the row in README.
+// list: the code of the error document and the row in docs/troubleshooting.md.
 type Refusal string
 
 // The refusals. Those by a guard are 403 and never 401 or 404: both make one SDK or another drop the

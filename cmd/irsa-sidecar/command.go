@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A command is a subcommand. Its help, its usage errors, the completion scripts and README's table are made from it.
+// A command is a subcommand. Its help, its usage errors, the completion scripts and the table in docs are made from it.
 type command struct {
 	name      string
 	argument  *argument // nil takes none

@@ -139,7 +139,7 @@ func indent(text, prefix string) string {
 	return prefix + strings.ReplaceAll(text, "\n", "\n"+prefix) + "\n"
 }
 
-// A variable is an environment variable, as help and README describe it.
+// A variable is an environment variable, as help and docs describe it.
 type variable struct{ name, initial, text string }
 
 // describe returns what help says about a variable.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -54,6 +55,37 @@ func TestGeneratedTextsInREADMEAndDocs(t *testing.T) {
 	}
 }
 
+// What README and docs have people type is there: commands with their arguments and flags, and variables.
+func TestCommandsAndVariablesInREADMEAndDocs(t *testing.T) {
+	all, err := pages.Read("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := knownVariables()
+	lines := regexp.MustCompile(`(?m)(?:/|\$\(|^ *\$ )irsa-sidecar ([a-z][^|)\n"` + "`" + `]*)|` + "`irsa-sidecar ([a-z][^`]*)`")
+	n := 0
+	for _, page := range all {
+		for _, m := range lines.FindAllStringSubmatch(page.Text, -1) {
+			n++
+			words := strings.Fields(m[1] + m[2])
+			c := find(words[0])
+			if c == nil {
+				t.Errorf("%s: %q: there is no such command", page.Path, m[0])
+			} else if _, err := c.parse(words[1:]); err != nil && !strings.ContainsAny(m[2], "[|") { // a usage line
+				t.Errorf("%s: %q: %v", page.Path, m[0], err)
+			}
+		}
+		for _, name := range regexp.MustCompile(`\bIRSA_SIDECAR_\w+`).FindAllString(page.Text, -1) {
+			if !known[name] {
+				t.Errorf("%s: there is no %s", page.Path, name)
+			}
+		}
+	}
+	if n < 10 {
+		t.Errorf("only %d commands", n)
+	}
+}
+
 func generatedTexts(t *testing.T) map[string]string {
 	t.Helper()
 	tested, err := clients.Read()
@@ -66,6 +98,7 @@ func generatedTexts(t *testing.T) map[string]string {
 	}
 	return map[string]string{
 		"native sidecar":  "```yaml\n" + string(manifest) + "```\n",
+		"commands":        commandsTable(),
 		"configuration":   configurationTable(),
 		"reasons":         reasonsTable(),
 		"refusals":        refusalsTable(),
@@ -73,6 +106,19 @@ func generatedTexts(t *testing.T) map[string]string {
 		"clients":         tested.Markdown(),
 		"clients not run": tested.KnownMarkdown(),
 	}
+}
+
+func commandsTable() string {
+	var b strings.Builder
+	b.WriteString("| command | |\n|---|---|\n")
+	for _, c := range commands() {
+		text := c.text
+		for _, o := range c.flags {
+			text += " `--" + o.name + "`: " + o.text + "."
+		}
+		fmt.Fprintf(&b, "| `%s` | %s |\n", markdown(c.usage()), markdown(strings.Join(strings.Fields(text), " ")))
+	}
+	return b.String()
 }
 
 func configurationTable() string {

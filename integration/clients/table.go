@@ -1,6 +1,6 @@
 // Package clients knows the AWS clients that the sidecar is tested with: which there are, what is
 // expected of each, and how it is installed and started. The test that starts them is in the package
-// above; README's table is made from the same list.
+// above; the table in docs/programs.md is made from the same list.
 package clients
 
 import (
@@ -27,7 +27,7 @@ type Table struct {
 }
 
 // Client is one version of an SDK or a tool. The expectations are checked in both directions: a client
-// that has learned something fails the test until the table, and with it README, says so.
+// that has learned something fails the test until the table, and with it docs/programs.md, says so.
 type Client struct {
 	Name    string `json:"name"`
 	From    string `json:"from"`    // go, npm, pypi, debian, or machine: whatever is installed
@@ -140,7 +140,7 @@ func (c Client) withoutSidecar() string {
 	return "fails"
 }
 
-// Markdown returns README's table of the clients that are run.
+// Markdown returns the table in docs/programs.md of the clients that are run.
 func (t Table) Markdown() string {
 	var b strings.Builder
 	b.WriteString("| client | tested | gets credentials | token by variable | token by file | shows the sidecar's error | with web identity variables too | with nothing from the sidecar |\n|---|---|---|---|---|---|---|---|\n")
@@ -180,7 +180,7 @@ func since(version string) string {
 	return "; since " + version
 }
 
-// KnownMarkdown returns README's table of the clients that are not run.
+// KnownMarkdown returns the table in docs/programs.md of the clients that are not run.
 func (t Table) KnownMarkdown() string {
 	var b strings.Builder
 	b.WriteString("| client | gets credentials since | token by file since | |\n|---|---|---|---|\n")

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-# kubectl brings a kustomize of its own: 1.32 brings 5.5.0, the oldest that README names; 1.34 and 1.35 bring 5.7.1.
+# kubectl brings a kustomize of its own: 1.32 brings 5.5.0, the oldest that docs/install.md names; 1.34 and 1.35 bring 5.7.1.
 kustomizes='v5.5.0 v5.7.1'
 kubectl=v0.32.3 # k8s.io/kubectl counts from v0: this is kubectl 1.32.3
 

@@ -431,7 +431,7 @@ func TestTerraformIsGivenTextsAndNoExpressions(t *testing.T) {
 	}
 }
 
-// TestEveryKeyHasAMeaningAndAReport keeps the list of keys, README's table and the golden reports
+// TestEveryKeyHasAMeaningAndAReport keeps the list of keys, the table in docs and the golden reports
 // together.
 func TestEveryKeyHasAMeaningAndAReport(t *testing.T) {
 	reported := make(map[string]bool)

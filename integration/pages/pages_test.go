@@ -1,0 +1,223 @@
+package pages
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const root = "../.."
+
+func readme(t *testing.T) Page {
+	t.Helper()
+	all, err := Read(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all[0]
+}
+
+// What does not fit belongs in docs/.
+func TestREADMEIsShort(t *testing.T) {
+	const most = 150
+	if n := strings.Count(readme(t).Text, "\n"); n > most {
+		t.Errorf("README.md has %d lines, want at most %d", n, most)
+	}
+}
+
+// anchors are those that GitHub gives to the headings of a page.
+func anchors(text string) (all []string) {
+	fenced := false
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(strings.TrimSpace(line), "```") {
+			fenced = !fenced
+		}
+		level := strings.TrimLeft(line, "#")
+		if fenced || level == line || !strings.HasPrefix(level, " ") {
+			continue
+		}
+		all = append(all, strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+				return unicode.ToLower(r)
+			}
+			return -1
+		}, strings.TrimSpace(level)))
+	}
+	return all
+}
+
+// check reports a link from the page from that leads nowhere.
+func check(t *testing.T, from, link string) {
+	t.Helper()
+	file, anchor, _ := strings.Cut(link, "#")
+	if file = path.Join(path.Dir(from), file); strings.HasPrefix(link, "#") {
+		file = from
+	}
+	info, err := os.Stat(filepath.Join(root, filepath.FromSlash(file)))
+	if err != nil {
+		t.Errorf("%s: %s is not there: %v", from, link, err)
+		return
+	}
+	if anchor == "" {
+		return
+	}
+	if info.IsDir() {
+		t.Errorf("%s: %s: a directory has no headings", from, link)
+		return
+	}
+	text, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(anchors(string(text)), anchor) {
+		t.Errorf("%s: %s: there is no such heading", from, link)
+	}
+}
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	all, err := Read(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"} {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, Page{name, string(text)})
+	}
+	n := 0
+	for _, page := range all {
+		for _, m := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(page.Text, -1) {
+			if !strings.Contains(m[1], "://") {
+				n++
+				check(t, page.Path, m[1])
+			}
+		}
+	}
+	if n < 50 {
+		t.Errorf("only %d links", n)
+	}
+}
+
+// Programs, manifests and alerts name pages by their address.
+func TestAddressesOfPagesLeadSomewhere(t *testing.T) {
+	address := regexp.MustCompile(`https://github\.com/irsa-sidecar/irsa-sidecar/blob/main/([\w./-]+(?:#[\w-]+)?)`)
+	n := 0
+	err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if name := entry.Name(); entry.IsDir() && file != root && (name == "bin" || name == ".git" || name == "node_modules") {
+			return filepath.SkipDir
+		}
+		if !entry.Type().IsRegular() {
+			return nil
+		}
+		text, err := os.ReadFile(file)
+		if err != nil || bytes.IndexByte(text, 0) >= 0 {
+			return err
+		}
+		for _, m := range address.FindAllSubmatch(text, -1) {
+			n++
+			check(t, "README.md", string(m[1]))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n == 0 {
+		t.Error("the alerts name no page")
+	}
+}
+
+// containersOf returns the init containers and the containers of the first Deployment.
+func containersOf(t *testing.T, documents []byte) (initial, others []map[string]any) {
+	t.Helper()
+	for decoder := yaml.NewDecoder(bytes.NewReader(documents)); ; {
+		var d struct {
+			Kind string
+			Spec struct {
+				Template struct {
+					Spec struct {
+						InitContainers []map[string]any `yaml:"initContainers"`
+						Containers     []map[string]any
+					}
+				}
+			}
+		}
+		if err := decoder.Decode(&d); err != nil {
+			t.Fatalf("no Deployment: %v", err)
+		}
+		if d.Kind == "Deployment" {
+			return d.Spec.Template.Spec.InitContainers, d.Spec.Template.Spec.Containers
+		}
+	}
+}
+
+// README's manifest is deploy/native-sidecar.yaml without what the EKS webhook adds.
+func TestREADMEsManifestIsThatOfDeploy(t *testing.T) {
+	native, err := os.ReadFile(filepath.Join(root, "deploy/native-sidecar.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	webhook := []string{"AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_REGION", "AWS_DEFAULT_REGION"}
+	withoutWebhook := func(env any) (rest []any) {
+		for _, variable := range env.([]any) {
+			v := variable.(map[string]any)
+			if v["value"] == "" || !slices.Contains(webhook, v["name"].(string)) { // "" keeps the webhook from adding it
+				rest = append(rest, variable)
+			}
+		}
+		return rest
+	}
+	wantInit, wantApp := containersOf(t, native)
+	gotInit, gotApp := containersOf(t, []byte(readme(t).Blocks("yaml")[0]))
+	sidecar := wantInit[0]
+	delete(sidecar, "volumeMounts")
+	sidecar["env"] = withoutWebhook(sidecar["env"])
+	sidecar["image"] = "registry.example/" + sidecar["image"].(string)
+	if len(gotInit) != 1 || !reflect.DeepEqual(gotInit[0], sidecar) {
+		t.Errorf("the sidecar is\n%v\nwant\n%v", gotInit, sidecar)
+	}
+	if env := withoutWebhook(wantApp[0]["env"]); !reflect.DeepEqual(gotApp[0]["env"], env) {
+		t.Errorf("the app's environment is\n%v\nwant\n%v", gotApp[0]["env"], env)
+	}
+}
+
+// docs/operations.md explains every alert.
+func TestEveryAlertIsExplained(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "deploy/monitoring/alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs/operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := func(expression string, in []byte) (all []string) {
+		for _, m := range regexp.MustCompile(expression).FindAllSubmatch(in, -1) {
+			all = append(all, string(m[1])+", "+string(m[2]))
+		}
+		slices.Sort(all)
+		return all
+	}
+	rules := find(`(?s)- alert: (\w+).*?severity: (\w+)`, text)
+	if explained := find("\\| `(IrsaSidecar\\w+)` \\| (\\w+)", page); len(rules) < 6 || !slices.Equal(rules, explained) {
+		t.Errorf("explained are\n%q\nwant\n%q", explained, rules)
+	}
+}
