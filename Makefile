@@ -5,9 +5,6 @@ export CGO_ENABLED ?= 0
 # Of tests that pass, go test shows nothing; with GOTESTFLAGS=-v, everything. CI wants to see it.
 GOTESTFLAGS ?=
 
-# The faults that are not at random, most of them in namespaces of their own, and a test that measures: one at a time.
-FAULTS = TestNamespacesTellHowItWent|TestAContainersEndIsLeftForKubernetes|TestFullAndReadOnlyDisks|TestAPodWithOneKindOfAddress|TestAPortStolenBetweenRestarts|TestNoDNSAtTheStart|TestTheTokensTimingTellsNothing|TestFloods
-
 .PHONY: help build test integration cluster demo image bench bench-check readme manifests fleet fuzz soak lint sbom
 
 help: ## Show this list
@@ -18,7 +15,7 @@ build: ## Build bin/irsa-sidecar and bin/irsa-sidecar-inject
 
 test: ## Vet, and run all tests that need nothing but Go; with the race detector where there is a C compiler
 	go vet ./...
-	go vet -tags 'browser clients cluster faults minio tools' ./integration
+	go vet -tags 'browser clients cluster faults minio tools' ./integration/...
 	for os in darwin windows; do GOOS=$$os go vet -tags 'browser clients minio tools' ./... || exit 1; done
 ifneq ($(shell command -v "$$(go env CC)"),)
 	CGO_ENABLED=1 go test -race $(GOTESTFLAGS) ./...
@@ -30,20 +27,20 @@ endif
 integration: ## Real SDKs and tools, MinIO, Helm, kustomize, promtool, shells, Chromium, and faults, some at random; CLIENT=botocore for one client
 ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
-	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v -run '^TestMinIO$$' ./integration
-	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) -run 'AlertRules|Chart|AllWays|Kustomize' ./integration
-	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish || :; go test -count=1 $(GOTESTFLAGS) -run Shell ./integration
-	go test -tags faults -count=1 -v -timeout 8m -run '^($(FAULTS))$$' ./integration
-	go test -tags faults -count=1 -v -timeout 10m -run '^TestFaults$$' ./integration
-	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) -run '^TestBrowser$$' ./integration
+	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v ./integration/minio
+	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) ./integration/manifests
+	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish || :; go test -count=1 $(GOTESTFLAGS) ./integration/commands
+	go test -tags faults -count=1 -v -timeout 8m ./integration/faults
+	go test -tags faults -count=1 -v -timeout 10m ./integration/campaign
+	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) ./integration/browser
 endif
-	cd integration && IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 $(GOTESTFLAGS) -timeout 15m -parallel 4 -run '^TestClients$$'
+	IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 $(GOTESTFLAGS) -timeout 15m -parallel 4 ./integration/clients
 
 cluster: ## The Pod's life on a one-node Kubernetes, built through Go modules, as root; KEEP=1 leaves it to you until Ctrl-C
 	kubernetes=$$(bash integration/cluster/build.sh) && tools=$$(bash integration/tools/build.sh) && \
-	IRSA_TEST_KUBERNETES=$$kubernetes PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) -run 'AllWays|Kustomize' ./integration && \
+	IRSA_TEST_KUBERNETES=$$kubernetes PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) ./integration/manifests && \
 	IRSA_TEST_KUBERNETES=$$kubernetes IRSA_TEST_KEEP=$(KEEP) PATH="$$tools:$$PATH" \
-		go test -tags cluster -count=1 -timeout 30m -v -run '^TestCluster$$' ./integration
+		go test -tags cluster -count=1 -timeout 30m -v ./integration/cluster
 
 demo: ## The main path on this machine, with an STS of its own; Ctrl-C ends it; BREAK=wrong-audience breaks it
 	@mkdir -p bin && go build -o bin/demo ./integration/demo # go run would report Ctrl-C as a failure
@@ -72,7 +69,7 @@ sbom: ## Write bin/irsa-sidecar.cdx.json: what is linked into the sidecar, as Cy
 	bash integration/sbom/sbom.sh
 
 soak: ## The campaign of faults, 660 of them, in some 40 minutes; IRSA_TEST_SEED=… repeats one, IRSA_TEST_FAULTS=… says how many
-	IRSA_TEST_FAULTS=$${IRSA_TEST_FAULTS:-660} go test -tags faults -count=1 -v -timeout 90m -run '^TestFaults$$' ./integration
+	IRSA_TEST_FAULTS=$${IRSA_TEST_FAULTS:-660} go test -tags faults -count=1 -v -timeout 90m ./integration/campaign
 
 fuzz: ## Every fuzz target for FUZZTIME, 20s if not given
 	@for target in $$(grep -rho '^func Fuzz[A-Za-z0-9]*' --include=*_test.go . | cut -d' ' -f2); do \

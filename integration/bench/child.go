@@ -16,27 +16,21 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
 const (
-	module  = "github.com/irsa-sidecar/irsa-sidecar/"
 	roleARN = "arn:aws:iam::123456789012:role/bench"
 
 	// patience bounds every single wait.
 	patience = 10 * time.Second
 )
 
-// build makes a program as the Makefile makes what is shipped. It names it by its import path, so that
-// bench may be run from any directory of the module.
+// build makes a program as the Makefile makes what is shipped.
 func build(ctx context.Context, dir, pkg string) (program string, err error) {
 	program = filepath.Join(dir, path.Base(pkg))
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, module+pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("go build %s: %w", pkg, err)
-	}
-	return program, nil
+	return program, world.Build(ctx, program, pkg, "-buildvcs=false", "-ldflags", "-s -w")
 }
 
 // child is a server that runs.

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
 const (
@@ -288,12 +289,8 @@ func build(ctx context.Context, dir string, out *log.Logger) (program string, er
 	out.Print("building ./cmd/irsa-sidecar (the first time takes a while)")
 	began := time.Now()
 	program = filepath.Join(dir, "irsa-sidecar")
-	// By its import path, so that the demo may be run from any directory of the module.
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, "github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("go build: %w", err)
+	if err := world.Build(ctx, program, "cmd/irsa-sidecar"); err != nil {
+		return "", err
 	}
 	out.Printf("built in %s", time.Since(began).Round(100*time.Millisecond))
 	return program, nil

@@ -1,0 +1,713 @@
+//go:build faults
+
+package campaign
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/campaign/proxy"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+const (
+	// faultLife is how long sessions last: an hour in three seconds.
+	faultLife = 3 * time.Second
+
+	// refreshBy is the latest at which a session is replaced when all is well.
+	refreshBy = faultLife * 56 / 100
+
+	// early is by how much the sidecar may end credentials early, for a client to see it.
+	early = 100 * time.Millisecond
+
+	// clockStep is by how much STS's clock is set.
+	clockStep = 7 * time.Minute
+
+	// slack is what a busy machine may add to a delay: an exchange, and a client that comes to see what it brought.
+	slack = 2 * time.Second
+
+	// noticeAfter is how long the sidecar needs to see that a refused token has been replaced.
+	noticeAfter = 2 * time.Second
+
+	// patience is how long an answer may take: one that waits for an exchange is to take 0.7 s.
+	patience = 2 * time.Second
+
+	// stuckAfter ends an SDK that is stuck, and with it the campaign.
+	stuckAfter = time.Minute
+
+	// memoryLimit is what the kernel lets the sidecar have, in bytes, with its connections and the pages of its
+	// program; anonymousLimit what it may have of its own, in MiB.
+	memoryLimit    = world.PodMemory
+	anonymousLimit = 20
+
+	// restingLimit is what it may have of its own, in MiB, when nobody has asked for some seconds: on a good day less than
+	// five, and what the stacks of a thousand goroutines have left behind.
+	restingLimit = 8
+
+	// mostConnections is how many all listeners take together, with that memory.
+	mostConnections = 146
+
+	// quietEvery is after how many faults nobody asks for a moment.
+	quietEvery = 10
+)
+
+// TestFaults is a day of faults at random, one after the other, before clients that ask all the time and
+// attackers that must never get anything. IRSA_TEST_FAULTS is how many, otherwise one of each kind; IRSA_TEST_KIND leaves
+// out all kinds without it in their name; IRSA_TEST_SEED repeats a schedule: what fails prints its own.
+//
+// The first time round is that of all kinds that the sidecar lives through, in one life; then come those that end it,
+// and then whatever luck has.
+func TestFaults(t *testing.T) {
+	if !world.InNamespaces(t, 0) {
+		return
+	}
+	number := func(variable string, otherwise uint64) uint64 {
+		text := os.Getenv(variable)
+		if text == "" {
+			return otherwise
+		}
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", variable, err)
+		}
+		return n
+	}
+	seed := number("IRSA_TEST_SEED", uint64(time.Now().UnixNano()))
+	only := os.Getenv("IRSA_TEST_KIND")
+	schedule := slices.DeleteFunc(slices.Clone(faultKinds), func(k faultKind) bool { return !strings.Contains(k.name, only) })
+	if len(schedule) == 0 {
+		t.Fatalf("IRSA_TEST_KIND=%q is in the name of no kind", only)
+	}
+	count := int(number("IRSA_TEST_FAULTS", uint64(len(schedule))))
+	repeats := fmt.Sprintf("IRSA_TEST_SEED=%d IRSA_TEST_FAULTS=%d IRSA_TEST_KIND=%q", seed, count, only)
+	fmt.Println(repeats)
+	at := "before the first fault"
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s: %s repeats it", at, repeats)
+		}
+	})
+
+	c := newCampaign(t)
+	defer c.end() // whatever happens, before the sidecar is
+	// Each fault has luck of its own, so that it is the same one on every machine, whatever has been left out before.
+	luck := func(n int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(n))) }
+	luck(0).Shuffle(len(schedule), func(i, j int) { schedule[i], schedule[j] = schedule[j], schedule[i] })
+	lives := slices.DeleteFunc(slices.Clone(schedule), func(k faultKind) bool { return k.ends })
+	ends := slices.DeleteFunc(schedule, func(k faultKind) bool { return !k.ends })
+	schedule = slices.Concat(lives, ends)
+	started := time.Now()
+	for n := range count {
+		if n == len(lives) {
+			at = "after all that it lives through"
+			c.wantNothingLeft(t)
+		}
+		c.luck = luck(n + 1)
+		kind := schedule[n%len(schedule)] // each at least once, where there are enough
+		if n >= len(schedule) {
+			kind = schedule[c.luck.IntN(len(schedule))]
+		}
+		at = fmt.Sprintf("fault %d, %s", n+1, kind.name)
+		if why := c.impossible(kind); why != "" {
+			c.leaveOut(fmt.Sprintf("%q: %s", kind.name, why))
+			continue
+		}
+		c.step(t, kind)
+		if n%quietEvery == quietEvery-1 && !t.Failed() {
+			at = fmt.Sprintf("when nobody asked after fault %d", n+1)
+			c.quietly(t, func() {})
+			fmt.Printf("%d of %d faults in %s, %d requests\n", n+1, count, time.Since(started).Round(time.Second), c.requests.Load())
+		}
+		if t.Failed() {
+			return
+		}
+	}
+	took := time.Since(started)
+	at = "after the last fault"
+	c.wantNothingLeft(t)
+	if n := c.again.Load(); n > c.requests.Load()/1000 {
+		t.Errorf("%d of %d requests needed another connection", n, c.requests.Load())
+	}
+	if peak := c.memory.Peak(); peak > memoryLimit/3*2/(1<<20) {
+		t.Errorf("memory went up to %.1f MiB, of %d", peak, memoryLimit>>20)
+	}
+	c.end()
+	c.report(took)
+}
+
+// campaign is a sidecar with its clients, and what is known of all that STS has issued.
+type campaign struct {
+	*world.World
+	asking
+	luck    *rand.Rand // of the fault that is being played
+	changes []string
+	way     *proxy.Way
+	memory  *world.MemoryGroup  // nil where this machine has none for us
+	user    *syscall.Credential // whom the sidecar runs as; nil is our own user
+	strange bool                // we can be another user
+
+	volume string // in memory, with the state file and the authorization token
+	hosts  string // /etc/hosts of the sidecar
+
+	sidecar       *world.Sidecar
+	lives         []*world.Process // since the fault began, the one that was there then included
+	base          string
+	goroutines    int // of a sidecar that nobody asks
+	descriptors   int // of the same
+	authorization atomic.Pointer[string]
+
+	injected        map[string]int
+	met             map[string]int            // of those, in how many it showed that they took effect
+	noticed         map[string]map[string]int // exchanges that failed, by kind and reason
+	leftOut         map[string]int            // why, and how often
+	slowestRecovery time.Duration
+	dropped         int          // lines of the log, by a sidecar whose log nobody reads
+	seen            atomic.Int64 // connections of a crowd
+	mostDescriptors int          // of those that a crowd has seen
+	largest         float64      // MiB of memory of its own, when asked
+	resting         float64      // MiB of the same, the most when nobody had asked for a while
+}
+
+// leaveOut notes what this machine does not let us do.
+func (c *campaign) leaveOut(what string) {
+	if c.leftOut[what]++; c.leftOut[what] == 1 {
+		fmt.Println("NOT RUN:", what)
+	}
+}
+
+func newCampaign(t *testing.T) *campaign {
+	c := &campaign{
+		World:    world.New(t, ststest.Options{Lifetime: faultLife}),
+		asking:   asking{sessions: make(map[string]issued)},
+		injected: make(map[string]int), met: make(map[string]int), noticed: make(map[string]map[string]int), leftOut: make(map[string]int),
+	}
+	t.Cleanup(func() {
+		for _, wrong := range c.wrong[:min(len(c.wrong), 5)] {
+			t.Error(wrong)
+		}
+	})
+	c.STS.Change(func(o *ststest.Options) {
+		o.Now = func() time.Time {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return time.Now().Add(c.ahead)
+		}
+	})
+	dir, err := os.MkdirTemp("", "irsa-sidecar-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+
+	// As in a Pod the sidecar is nobody in particular, and others may be told from its clients; only root can
+	// have it so.
+	owner := os.Geteuid()
+	if owner == 0 && realRoot(t) {
+		owner, c.strange = 49911, true
+		c.user = &syscall.Credential{Uid: uint32(owner), Gid: uint32(owner)}
+	} else {
+		c.leaveOut("attacks by another user: the test is not root")
+	}
+	c.mount(t, dir, owner)
+
+	if c.Token, err = ststest.NewTokenFile(filepath.Join(dir, "serviceaccount")); err != nil {
+		t.Fatal(err)
+	}
+	c.Rotate(t, ststest.Claims{})
+	if c.way, err = proxy.New(strings.TrimPrefix(c.STSURL, "http://")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.way.Close)
+	bundle := filepath.Join(dir, "ca.pem")
+	if err := os.WriteFile(bundle, c.way.CA, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.changes = []string{
+		"AWS_WEB_IDENTITY_TOKEN_FILE=" + c.Token.Path(), "AWS_ENDPOINT_URL_STS=" + c.way.URL(), "AWS_CA_BUNDLE=" + bundle,
+		"IRSA_SIDECAR_LISTEN=" + world.FreeAddress(t), "IRSA_SIDECAR_OPS_LISTEN=" + world.FreeAddress(t), "IRSA_SIDECAR_ADMIN_LISTEN=" + world.FreeAddress(t),
+		"IRSA_SIDECAR_STATE_FILE=" + c.stateFile(), "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + c.authorizationFile(),
+		"IRSA_SIDECAR_ALLOWED_UIDS=" + strconv.Itoa(os.Geteuid()),
+	}
+	if c.memory, err = world.NewMemoryGroup(memoryLimit); err != nil {
+		c.leaveOut("the memory limit: " + err.Error())
+	} else {
+		t.Cleanup(c.memory.Remove)
+	}
+
+	c.Start = func(cmd *exec.Cmd) error {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.user}
+		return c.memory.Start(cmd)
+	}
+	c.launch(t)
+	c.base = c.sidecar.BaseURL
+	c.readAuthorization(t)
+	world.Eventually(t, world.Soon, "credentials", func() bool { return c.sidecar.Ask(t, "Authorization", *c.authorization.Load()).Valid() })
+	c.descriptors = descriptors(t, c.sidecar)
+	c.goroutines = c.trace(t)
+	c.launch(t)
+
+	c.startSDKs(t, dir)
+	t.Cleanup(c.end) // before the SDKs are
+	for range 6 {
+		transport := &http.Transport{}
+		c.idle = append(c.idle, transport)
+		c.repeatedly(2*time.Millisecond, func(n int) { c.ask(transport, n) })
+	}
+	c.repeatedly(50*time.Millisecond, func(int) { c.compareReadiness() })
+	c.repeatedly(10*time.Millisecond, c.attack)
+	for _, s := range c.sdks {
+		c.repeatedly(20*time.Millisecond, func(int) { c.askSDK(s) })
+	}
+	c.rest(t)
+	return c
+}
+
+// realRoot reports whether we may become any user there is, and not just the one of a user namespace.
+func realRoot(t *testing.T) bool {
+	return strings.Join(strings.Fields(string(world.ReadFile(t, "/proc/self/uid_map"))), " ") == "0 0 4294967295"
+}
+
+// mount makes the volume, and the files by which names are found.
+func (c *campaign) mount(t *testing.T, dir string, owner int) {
+	c.volume, c.hosts = filepath.Join(dir, "volume"), filepath.Join(dir, "hosts")
+	resolv := filepath.Join(dir, "resolv.conf")
+	err := errors.Join(
+		os.Mkdir(c.volume, 0o755),
+		syscall.Mount("tmpfs", c.volume, "tmpfs", 0, fmt.Sprintf("size=256k,mode=0755,uid=%d,gid=%d", owner, owner)),
+		os.WriteFile(resolv, []byte("nameserver 127.66.66.66\noptions timeout:1 attempts:1\n"), 0o644))
+	c.setHosts(t, "127.0.0.1")
+	for _, bind := range [][2]string{{c.hosts, "/etc/hosts"}, {resolv, "/etc/resolv.conf"}} {
+		err = errors.Join(err, syscall.Mount(bind[0], bind[1], "", syscall.MS_BIND, ""))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Unmount(c.volume, syscall.MNT_DETACH) })
+}
+
+// setHosts has the name of STS lead to ip, or nowhere.
+func (c *campaign) setHosts(t *testing.T, ip string) {
+	text := "127.0.0.1 localhost\n"
+	if ip != "" {
+		text += ip + " " + proxy.Host + "\n"
+	}
+	if err := os.WriteFile(c.hosts, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *campaign) stateFile() string { return filepath.Join(c.volume, "state") }
+
+func (c *campaign) authorizationFile() string { return filepath.Join(c.volume, "authorization") }
+
+func (c *campaign) readAuthorization(t *testing.T) {
+	token := string(world.ReadFile(t, c.authorizationFile()))
+	world.Leaks.Secret("an authorization token", token)
+	c.authorization.Store(&token)
+}
+
+// launch starts the sidecar.
+func (c *campaign) launch(t *testing.T) {
+	c.sidecar = c.Serve(t, c.changes...)
+	c.lived(c.sidecar.Process)
+}
+
+func (c *campaign) lived(p *world.Process) {
+	c.lives = append(c.lives, p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.logs = append(c.logs, p.Log)
+}
+
+// repeatedly does it until the end, with a pause in between.
+func (c *campaign) repeatedly(pause time.Duration, do func(n int)) {
+	c.all.Go(func() {
+		tick := time.NewTicker(pause)
+		defer tick.Stop()
+		for n := 0; ; n++ {
+			<-tick.C
+			c.gate.RLock()
+			if c.stopped.Load() {
+				c.gate.RUnlock()
+				return
+			}
+			do(n)
+			c.gate.RUnlock()
+		}
+	})
+}
+
+// faultKind is one way in which things go wrong, for a while.
+type faultKind struct {
+	name string
+
+	// It has taken effect if an exchange failed for the reason, or if the log has what it says, or if met finds so. A
+	// kind with neither takes effect in what play does.
+	reason cache.Reason
+	says   string
+	met    func(c *campaign, s *step) bool
+	led    proxy.State // what met is about
+
+	play func(c *campaign, t *testing.T, hold func())
+
+	// least is how long it must last to be noticed at all, lag how long the end of it is not.
+	least, lag time.Duration
+
+	ends bool // the sidecar may not live through it
+}
+
+// step is one fault with what happened meanwhile, until it was forgotten.
+type step struct {
+	kind            faultKind
+	began, mended   time.Time
+	calls, issued   int // by STS: since it began
+	callsInside     int // of those, while it lasted
+	led             int // by the way, in the state that the kind is about
+	squeezed        int // how often the kernel has refused memory, or had to look for some
+	failures, lines []line
+}
+
+// line is one of a sidecar's log.
+type line struct {
+	Time                 time.Time
+	Msg, Reason, Serving string
+	RetryIn              string `json:"retry_in"`
+	Failures             int
+
+	retry time.Duration
+	life  *world.Process
+	text  string
+}
+
+// step injects one fault, and waits until it is over and forgotten.
+func (c *campaign) step(t *testing.T, kind faultKind) {
+	length := time.Duration(c.luck.Int64N(int64(faultLife / 2)))
+	if c.luck.IntN(5) == 0 { // one in five outlasts the session
+		length += faultLife
+	}
+	first := c.injected[kind.name] == 0
+	if first || c.luck.IntN(2) == 0 { // the first time for certain, an exchange falls into it
+		length = max(length, refreshBy+slack/4)
+	}
+	length = max(length, kind.least)
+	c.injected[kind.name]++
+	c.lives = []*world.Process{c.sidecar.Process}
+	c.mostDescriptors = 0
+	calls, issued, led, refused := c.STS.Calls(), len(c.STS.Issued()), c.way.Led(kind.led), c.memory.Refused()
+	s := &step{kind: kind, began: time.Now()}
+	// How long it lasts is the fault itself: nothing is waited for, and nothing is assumed to have happened since.
+	kind.play(c, t, func() { time.Sleep(length) })
+	s.callsInside = c.STS.Calls() - calls
+	c.Rotate(t, ststest.Claims{}) // as the kubelet would: a stale token is tried again when the file changes
+	s.mended = time.Now()
+	c.rest(t)
+	recovered := time.Now()
+	c.slowestRecovery = max(c.slowestRecovery, recovered.Sub(s.mended))
+	s.issued = len(c.STS.Issued()) - issued // before the calls, of which each is one
+	s.calls = c.STS.Calls() - calls
+	s.led = c.way.Led(kind.led) - led
+	s.squeezed = c.memory.Refused() - refused
+
+	c.readLog(t, s)
+	c.wantRecovery(t, s, recovered)
+	c.wantFewCalls(t, s, recovered.Sub(s.began))
+	c.notice(t, s, first)
+	if n := c.way.Deceived(); n > 0 {
+		t.Errorf("the token went to somebody who is not STS, or not over TLS of today, %d times", n)
+	}
+	if status, body := world.HTTPGet(t, "http://"+c.sidecar.OpsAddress+"/readyz"); status != http.StatusOK {
+		t.Errorf("credentials are served, and /readyz says %d %s", status, body)
+	}
+	if c.largest = max(c.largest, c.sidecar.Memory(t, "RssAnon")); c.largest > anonymousLimit {
+		t.Errorf("it has %.1f MiB of memory of its own", c.largest)
+	}
+	if n := descriptors(t, c.sidecar); n > c.descriptors+mostConnections+few {
+		t.Errorf("it has %d file descriptors", n)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.wrong) > 0 {
+		t.Errorf("wrong answers: %d", len(c.wrong))
+	}
+}
+
+// recovery bounds the wait for a new session, lest a campaign last for ever. What is asked of the sidecar is
+// in wantRecovery.
+const recovery = 70 * time.Second
+
+// readLog reads what the sidecars have said since the fault began, and holds each delay against what the schedule has
+// for a failure of its class, and after so many in a row.
+func (c *campaign) readLog(t *testing.T, s *step) {
+	for _, life := range c.lives {
+		class, inARow := cache.Class(-1), 0
+		var due time.Time // of the next exchange, the latest that it is promised
+		for text := range strings.Lines(life.Output(t)) {
+			l := line{life: life, text: text}
+			if json.Unmarshal([]byte(text), &l) != nil {
+				continue
+			}
+			success := strings.HasPrefix(l.Msg, refreshed) || strings.HasPrefix(l.Msg, "new credentials expire no later")
+			if l.Msg == "reloading" { // another exchange has been asked for
+				due = time.Time{}
+			}
+			if (success || l.Msg == "exchange failed") && l.Time.Add(early).Before(due) {
+				t.Errorf("an exchange ended %s before it was due", due.Sub(l.Time))
+			}
+			switch {
+			case success:
+				inARow, due = 0, time.Time{}
+			case strings.HasPrefix(l.Msg, "the clock jumped"):
+				due = time.Time{}
+			case l.Msg == "exchange failed":
+				if now := cache.Reason(l.Reason).Class(); now != class {
+					class, inARow = now, 0
+				}
+				inARow++
+				var err error
+				if l.retry, err = time.ParseDuration(l.RetryIn); err != nil {
+					t.Fatal(err)
+				}
+				most := longestRetry(class, inARow)
+				if !strings.HasPrefix(l.Serving, "nothing") {
+					most = min(most, time.Second) // of sessions that last for seconds
+				}
+				if l.Failures != inARow || l.retry > most || l.retry < 200*time.Millisecond {
+					t.Errorf("failure %d in a row of class %s calls itself %d, and is tried again in %s, want at most %s", inARow, class, l.Failures, l.retry, most)
+				}
+				if due = l.Time.Add(l.retry); waitsForFile(l.Reason) {
+					due = time.Time{}
+				}
+				if l.Time.After(s.began) {
+					s.failures = append(s.failures, l)
+				}
+			}
+			if l.Time.After(s.began) {
+				s.lines = append(s.lines, l)
+			}
+		}
+	}
+}
+
+// waitsForFile reports whether what is waited for is another token file, and not only time.
+func waitsForFile(reason string) bool {
+	switch r := cache.Reason(reason); r {
+	case cache.InvalidIdentityToken, cache.IDPRejectedClaim, cache.InvalidParameterValue, cache.RegionUnknown:
+		return true
+	default:
+		return r.Class() == cache.StaleToken
+	}
+}
+
+// longestRetry is the longest delay after so many failures in a row. A campaign's faults never last for the two
+// minutes after which a human's have longer ones.
+func longestRetry(class cache.Class, inARow int) time.Duration {
+	base, limit := time.Second, 30*time.Second
+	switch class {
+	case cache.StaleToken:
+		return 5 * time.Minute
+	case cache.Throttled:
+		base, limit = 2*time.Second, time.Minute
+	}
+	return min(limit, base<<min(inARow-1, 10))
+}
+
+// wantRecovery holds the time that it took against the delay that the sidecar had given itself: it may have
+// been in the middle of an exchange, and that may fail, but no other.
+func (c *campaign) wantRecovery(t *testing.T, s *step, recovered time.Time) {
+	mended := s.mended.Add(s.kind.lag)
+	due, late := mended.Add(refreshBy), 0
+	var next time.Time // the retry after the last failure
+	for _, f := range s.failures {
+		if f.life != c.sidecar.Process {
+			continue // its plans have gone with it
+		}
+		next = f.Time.Add(f.retry)
+		if waitsForFile(f.Reason) {
+			noticed := mended.Add(noticeAfter)
+			if f.Time.After(mended) {
+				noticed = f.Time.Add(noticeAfter)
+			}
+			if noticed.Before(next) {
+				next = noticed
+			}
+		}
+		if f.Time.After(mended) {
+			late++
+		}
+	}
+	if next.After(due) {
+		due = next
+	}
+	if late > 1 {
+		t.Errorf("%d exchanges failed after the fault was over", late)
+	}
+	if by := recovered.Sub(due); by > slack {
+		t.Errorf("credentials came %s after the retry that was due", by)
+	}
+}
+
+// wantFewCalls holds the calls to STS against what they brought: each brings a session, or a failure in the log, but
+// for one that is under way, and one in each life that has ended. And sessions are only replaced when they are due, at
+// 40% of their life, of which rounding may take a second; one that was cut on its way counts as a failure, too.
+func (c *campaign) wantFewCalls(t *testing.T, s *step, took time.Duration) {
+	if most := s.issued + len(s.failures) + len(c.lives) + 1; s.calls > most {
+		t.Errorf("%d calls to STS, want at most %d: they brought %d sessions and %d failures", s.calls, most, s.issued, len(s.failures))
+	}
+	const soonest = (faultLife - time.Second) * 40 / 100
+	if most := int(took/soonest) + len(s.failures) + len(c.lives) + 1; s.issued > most {
+		t.Errorf("%d sessions in %s, want at most %d", s.issued, took, most)
+	}
+}
+
+// notice notes what the sidecar said of a fault, and whether that shows that it took effect: the first time it must.
+func (c *campaign) notice(t *testing.T, s *step, first bool) {
+	name := s.kind.name
+	reasons := c.noticed[name]
+	if reasons == nil {
+		reasons = make(map[string]int)
+		c.noticed[name] = reasons
+	}
+	met := s.kind.reason == "" && s.kind.says == ""
+	for _, f := range s.failures {
+		reasons[f.Reason]++
+		met = met || f.Reason == string(s.kind.reason)
+	}
+	if s.kind.says != "" {
+		met = slices.ContainsFunc(s.lines, func(l line) bool { return strings.Contains(l.text, s.kind.says) })
+	}
+	if s.kind.met != nil {
+		met = s.kind.met(c, s)
+	}
+	if met {
+		c.met[name]++
+	} else if first {
+		t.Errorf("the fault has not shown: the sidecar had %d calls, and failed with %v", s.calls, reasons)
+	}
+}
+
+// rest waits until a new session has been seen, and with it all before.
+func (c *campaign) rest(t *testing.T) {
+	since := len(c.STS.Issued())
+	world.Eventually(t, recovery, "a new session", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.newest >= since
+	})
+}
+
+// whileAway has nobody expect an answer while it lasts.
+func (c *campaign) whileAway(while func()) {
+	c.away.Add(1)
+	defer c.away.Add(1)
+	while()
+}
+
+// whileClosed has nobody expect an answer while it lasts who is not connected.
+func (c *campaign) whileClosed(while func()) {
+	c.closed.Add(1)
+	defer c.closed.Add(1)
+	while()
+}
+
+// kill ends the sidecar.
+func (c *campaign) kill(t *testing.T, signal syscall.Signal) {
+	t.Helper()
+	if err := c.sidecar.Cmd.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+	c.wantGone(t)
+}
+
+func (c *campaign) wantGone(t *testing.T) {
+	t.Helper()
+	select {
+	case <-c.sidecar.Ended:
+	case <-time.After(world.Soon):
+		t.Fatalf("the sidecar is still there %s after a signal", world.Soon)
+	}
+}
+
+// restart ends the sidecar and starts another.
+func (c *campaign) restart(t *testing.T, signal syscall.Signal) {
+	c.whileAway(func() {
+		c.kill(t, signal)
+		c.launch(t)
+	})
+}
+
+// trace ends the sidecar by having it print its goroutines, and returns how many there were.
+func (c *campaign) trace(t *testing.T) int {
+	c.sidecar.Traced = true
+	c.kill(t, syscall.SIGQUIT)
+	return strings.Count(c.sidecar.Output(t), "\ngoroutine ")
+}
+
+// descriptors counts what the sidecar has open.
+func descriptors(t *testing.T, s *world.Sidecar) int {
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// end has nobody ask any more.
+func (c *campaign) end() {
+	c.stopped.Store(true)
+	c.all.Wait()
+}
+
+func (c *campaign) report(took time.Duration) {
+	total, met := 0, 0
+	fmt.Println("faults  shown  kind                                           how exchanges failed meanwhile")
+	for _, kind := range slices.Sorted(maps.Keys(c.injected)) {
+		var noticed []string
+		for _, reason := range slices.Sorted(maps.Keys(c.noticed[kind])) {
+			noticed = append(noticed, fmt.Sprintf("%s %d×", reason, c.noticed[kind][reason]))
+		}
+		fmt.Printf("%6d %6d  %-45s  %s\n", c.injected[kind], c.met[kind], kind, strings.Join(noticed, ", "))
+		total += c.injected[kind]
+		met += c.met[kind]
+	}
+	fmt.Printf("%6d %6d  of %d kinds, in %s\n", total, met, len(c.injected), took.Round(time.Second))
+	for _, what := range slices.Sorted(maps.Keys(c.leftOut)) {
+		fmt.Printf("not run: %s\n", what)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fmt.Printf("%d requests, the slowest answer in %s\n", c.requests.Load(), c.slowest.Round(time.Millisecond))
+	fmt.Printf("%d of them refused, when nothing was valid; %d not answered, when the sidecar was stopped, ended or out of descriptors\n",
+		c.refused.Load(), c.cut.Load())
+	fmt.Printf("%d times a connection was closed without an answer, and another one got it\n", c.again.Load())
+	for _, s := range c.sdks {
+		fmt.Printf("%s: started over %d times; %d without credentials, of which %d are not judged: clocks were wrong, or the sidecar as above\n",
+			s.name, s.asked, s.failed, s.excused)
+	}
+	fmt.Printf("attacks: %d refused, %d successful; readiness compared %d times\n", c.attacks.Load(), c.successes, c.readiness.Load())
+	fmt.Printf("%d calls to STS; the slowest recovery took %s\n", c.STS.Calls(), c.slowestRecovery.Round(time.Millisecond))
+	peak := "not known"
+	if c.memory != nil {
+		peak = fmt.Sprintf("%.1f MiB of %d", c.memory.Peak(), memoryLimit>>20)
+	}
+	fmt.Printf("memory: peak %s, with pages of files; its own at most %.1f MiB, and %.1f when nobody had asked for a while\n", peak, c.largest, c.resting)
+	fmt.Printf("wrong, expired, mixed or lost answers: %d\n", len(c.wrong))
+}

@@ -1,0 +1,567 @@
+//go:build faults
+
+package campaign
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/clients"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+// asking is what the clients share: what they have been given, and what was wrong with it.
+type asking struct {
+	stopped atomic.Bool
+	gate    sync.RWMutex // held by who asks; locked, nobody does
+	all     sync.WaitGroup
+	idle    []*http.Transport
+	sdks    []*sdk
+
+	// Odd while the sidecar is not there to be asked, and while it lets in nobody who is not in.
+	away, closed atomic.Int64
+
+	mu        sync.Mutex
+	ahead     time.Duration // of STS's clock
+	skewed    bool          // from when it is, until credentials from then are gone
+	sessions  map[string]issued
+	best      issued    // the session that ends last of those that a client has been given
+	logs      []string  // of all sidecars there were
+	heldSince time.Time // from when on, until best, somebody has always had valid ones
+	forgotten time.Time // what was given to those who had asked before is not held against the sidecar
+	newest    int       // of the sessions that a client has been given, in the order in which STS issued them
+	slowest   time.Duration
+	wrong     []string
+	successes int // of attacks
+
+	requests, again, refused, cut, attacks, readiness atomic.Int64
+}
+
+// issued is a session, with its number and its end by a right clock.
+type issued struct {
+	ststest.Session
+	number int
+	ends   time.Time
+	seen   bool
+}
+
+// moment is what a client could know when it asked.
+type moment struct {
+	at           time.Time
+	skewed       bool // clocks differ
+	away, closed int64
+}
+
+func (c *campaign) now() moment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return moment{time.Now(), c.skewed, c.away.Load(), c.closed.Load()}
+}
+
+// excuses reports whether the sidecar was stopped or ended since.
+func (c *campaign) excuses(since moment) bool {
+	return since.away%2 == 1 || c.away.Load() != since.away
+}
+
+// excusesNewcomers reports whether one who came since may have been kept out.
+func (c *campaign) excusesNewcomers(since moment) bool {
+	return c.excuses(since) || since.closed%2 == 1 || c.closed.Load() != since.closed
+}
+
+func (c *campaign) complain(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wrong = append(c.wrong, fmt.Sprintf(format, args...))
+}
+
+// attempts are how often a request is made that gets no answer, as most SDKs do: in a crowd, a connection is closed whose
+// client takes longer than a twentieth of a second to send anything, and on a busy machine this test's own may.
+const attempts = 3
+
+// ask is a program with a client of its own.
+func (c *campaign) ask(transport *http.Transport, n int) {
+	asked := c.now()
+	if n%50 == 0 && asked.closed%2 == 0 {
+		transport.CloseIdleConnections()
+	}
+	inside := false // by a connection that was there already
+	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { inside = info.Reused },
+	})
+	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/v1/credentials", nil)
+	if err != nil {
+		c.complain("%v", err)
+		return
+	}
+	request.Header.Set("Authorization", *c.authorization.Load())
+	var response *http.Response
+	var body []byte
+	for try := range attempts {
+		if try > 0 {
+			c.again.Add(1)
+		}
+		if response, err = client.Do(request); err == nil {
+			body, err = io.ReadAll(response.Body)
+			response.Body.Close()
+		}
+		if err == nil || c.excusesNewcomers(asked) {
+			break
+		}
+	}
+	c.requests.Add(1)
+	excused := c.excuses(asked) || !inside && c.excusesNewcomers(asked)
+	took := time.Since(asked.at)
+	if err != nil {
+		if excused {
+			c.cut.Add(1)
+		} else {
+			c.complain("no answer: %v", err)
+		}
+		return
+	}
+	if !excused {
+		c.mu.Lock()
+		c.slowest = max(c.slowest, took)
+		c.mu.Unlock()
+		if took > patience {
+			c.complain("an answer took %s", took)
+		}
+	}
+	c.judge(asked, response.StatusCode, body)
+}
+
+// judge holds an answer against what STS has issued.
+func (c *campaign) judge(asked moment, status int, body []byte) {
+	var a struct {
+		AccessKeyID, SecretAccessKey, Token, Code string
+		Expiration                                time.Time
+	}
+	if err := json.Unmarshal(body, &a); err != nil {
+		c.complain("answered %d, and not JSON: %v", status, err)
+		return
+	}
+	if status != http.StatusOK {
+		c.refused.Add(1)
+		if a.AccessKeyID != "" {
+			c.complain("answered %d with half a document", status)
+		}
+		// Whoever asks as he should is never taken for somebody else, whatever is going on.
+		if !slices.Contains(cache.Reasons(), cache.Reason(a.Code)) {
+			c.complain("answered %d %q, which is not about STS", status, a.Code)
+		}
+		c.mayRefuse(asked, a.Code)
+		return
+	}
+	if s, ok := c.given(asked, a.AccessKeyID, a.SecretAccessKey, a.Token); ok && !a.Expiration.Equal(s.Expiration.Truncate(time.Second)) {
+		c.complain("answered with %s as the end of credentials that end at %s", a.Expiration, s.Expiration)
+	}
+}
+
+// mayRefuse complains where there were valid credentials all the time from when somebody asked until now. In between
+// he may have asked several times, and each time could have been given some. A sidecar that was stopped or ended owes
+// nobody an answer, but if it gives one, this.
+func (c *campaign) mayRefuse(asked moment, why string) {
+	now := time.Now()
+	c.mu.Lock()
+	best, heldSince, skewed := c.best, c.heldSince, c.skewed || asked.skewed
+	c.mu.Unlock()
+	if heldSince.Before(asked.at) && now.Before(c.servedUntil(best, skewed)) {
+		c.complain("asked at %s and refused with %s at %s, while credentials were valid until %s", asked.at.Format(clockTime), why, now.Format(clockTime), best.ends.Format(clockTime))
+	}
+}
+
+// servedUntil is when the sidecar may end a session. It counts the lifetime from before the exchange; where clocks
+// differ, without the second by which STS's Date may be rounded.
+func (c *campaign) servedUntil(s issued, skewed bool) time.Time {
+	life := faultLife
+	if skewed {
+		life -= time.Second
+	}
+	if time.Now().Add(early).After(s.ends) {
+		return s.ends.Add(-early) // of all that are refused, nearly all know without a look at the logs
+	}
+	until := s.ends
+	if counted := c.exchangeBegan(s).Add(life); counted.Before(until) {
+		until = counted
+	}
+	return until.Add(-early)
+}
+
+// exchangeBegan is when the exchange that brought a session began, as the log has it. Where the log does not have it,
+// because the line is still to come or was lost with a sidecar that was killed, it is when the session was issued.
+func (c *campaign) exchangeBegan(s issued) time.Time {
+	c.mu.Lock()
+	logs := slices.Clone(c.logs)
+	c.mu.Unlock()
+	for _, name := range slices.Backward(logs) {
+		log, err := os.ReadFile(name)
+		if err != nil {
+			panic(err) // it is there until the test ends
+		}
+		for text := range bytes.Lines(log) {
+			var l struct {
+				Time, Expiration time.Time
+				Msg, Took        string
+				AccessKey        string `json:"access_key"`
+			}
+			if json.Unmarshal(text, &l) == nil && strings.HasPrefix(l.Msg, refreshed) &&
+				l.Expiration.Equal(s.Expiration.Truncate(time.Second)) && strings.HasSuffix(s.AccessKeyID, strings.TrimLeft(l.AccessKey, "*")) {
+				if took, err := time.ParseDuration(l.Took); err == nil {
+					return l.Time.Add(-took)
+				}
+			}
+		}
+	}
+	return s.ends.Add(-faultLife)
+}
+
+// refreshed is how the line begins that the log has for a session.
+const refreshed = "credentials refreshed"
+
+const clockTime = time.TimeOnly + ".000"
+
+// given takes in credentials that somebody has got, and complains if nobody should.
+func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok bool) {
+	c.mu.Lock()
+	s, ok = c.sessions[key]
+	c.mu.Unlock()
+	if !ok {
+		for n, session := range c.STS.Issued() {
+			if session.AccessKeyID == key {
+				// STS's clock has been ahead, or behind, or right, when it was issued.
+				ahead := time.Until(session.Expiration).Round(clockStep)
+				s, ok = issued{Session: session, number: n, ends: session.Expiration.Truncate(time.Second).Add(-ahead)}, true
+			}
+		}
+	}
+	switch {
+	case !ok:
+		c.complain("answered with credentials that nobody has issued")
+		return s, false
+	case secret != s.SecretAccessKey || token != s.SessionToken:
+		c.complain("answered with a mixture of credentials")
+	case !s.ends.After(asked.at):
+		c.complain("answered at %s with credentials that had ended at %s", asked.at.Format(clockTime), s.ends.Format(clockTime))
+	}
+	best := c.held()
+	better := s.ends.After(best.ends)
+	gap := better && time.Now().After(c.servedUntil(best, asked.skewed)) // there may have been nothing for a moment
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !s.seen {
+		s.seen = true
+		c.sessions[key] = s
+		c.newest = max(c.newest, s.number)
+	}
+	if better && s.ends.After(c.best.ends) && asked.at.After(c.forgotten) {
+		if gap {
+			c.heldSince = time.Now()
+		}
+		c.best = s
+	}
+	return s, true
+}
+
+// forget is for when what came after best is lost with the sidecar, as it always was before there was a state
+// file.
+func (c *campaign) forget(best issued) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.best, c.forgotten = best, time.Now()
+}
+
+// held is the session that ends last of those that clients have been given.
+func (c *campaign) held() issued {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.best
+}
+
+// compareReadiness holds what the kubelet is told against what a client is.
+func (c *campaign) compareReadiness() {
+	asked := c.now()
+	ready := func() (status int) {
+		response, err := world.HTTPClient.Get("http://" + c.sidecarOps() + "/readyz")
+		if err != nil {
+			return 0
+		}
+		defer response.Body.Close()
+		io.Copy(io.Discard, response.Body)
+		return response.StatusCode
+	}
+	before := ready()
+	request, err := http.NewRequest(http.MethodGet, c.base+"/v1/credentials", nil)
+	if err != nil {
+		c.complain("%v", err)
+		return
+	}
+	request.Header.Set("Authorization", *c.authorization.Load())
+	response, err := world.HTTPClient.Do(request)
+	if err != nil {
+		if !c.excusesNewcomers(asked) {
+			c.complain("no answer: %v", err)
+		}
+		return
+	}
+	defer response.Body.Close()
+	var a struct{ AccessKeyID, SecretAccessKey, Token string }
+	json.NewDecoder(response.Body).Decode(&a)
+	took := time.Since(asked.at)
+	after := ready()
+	if c.excusesNewcomers(asked) {
+		return
+	}
+	if before == 0 || after == 0 {
+		c.complain("/readyz gave no answer")
+		return
+	}
+	c.readiness.Add(1)
+	const least = faultLife / 10 // of a session's time, for who is ready
+	if before == http.StatusOK && after == http.StatusOK && response.StatusCode != http.StatusOK && took < least {
+		c.complain("ready before and after, and refused with %d in between", response.StatusCode)
+	}
+	if before == http.StatusOK || after == http.StatusOK || response.StatusCode != http.StatusOK {
+		return
+	}
+	if s, ok := c.given(asked, a.AccessKeyID, a.SecretAccessKey, a.Token); ok {
+		if left := time.Until(c.servedUntil(s, asked.skewed)); left > least {
+			c.complain("not ready before and after, with credentials for another %s in between", left)
+		}
+	}
+}
+
+// sidecarOps is the same address for every sidecar there is.
+func (c *campaign) sidecarOps() string {
+	for _, change := range c.changes {
+		if address, ok := strings.CutPrefix(change, "IRSA_SIDECAR_OPS_LISTEN="); ok {
+			return address
+		}
+	}
+	panic("no address")
+}
+
+// attacks are requests that must never be answered with anything. TOKEN is the right one, so that what
+// refuses them is the guard that is meant.
+var attacks = []struct{ head, status string }{
+	{"GET /v1/credentials HTTP/1.1|Host: evil.example|Authorization: TOKEN", "403"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1.evil.example:PORT|Authorization: TOKEN", "403"},
+	{"GET http://evil.example/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "403"},
+	{"GET http://127.0.0.1:PORT/v1/credentials HTTP/1.1|Host: evil.example|Authorization: TOKEN", "403"},
+	{"GET /v1/credentials HTTP/1.0|Authorization: TOKEN", "403"},
+	{"GET /v1/credentials HTTP/1.0|Host: 127.0.0.1:PORT|Authorization: TOKEN|Connection: keep-alive|Transfer-Encoding: chunked", "400"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|X: y| Content-Length: 5", "400"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|X-Forwarded-For: 10.0.0.7", "403"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Via: 1.1 proxy", "403"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Origin: http://evil.example", "403"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Sec-Fetch-Site: cross-site", "403"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT", "403"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKE", "403"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: wrong|Authorization: TOKEN", "403"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|authorization: wrong", "403"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Content-Length: 5|Transfer-Encoding: chunked||0|", "403"},
+	{"POST /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Content-Length: 0", "405"},
+	{"GET //v1//credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "404"},
+	{"GET /v1%2fcredentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "404"},
+	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Host: evil.example|Authorization: TOKEN", "400"},
+}
+
+// attack makes one attack, and now and then one by another user who knows all that there is to know.
+func (c *campaign) attack(n int) {
+	asked := c.now()
+	n %= len(attacks) + 1
+	if n < len(attacks) {
+		c.mustResist(asked, "", attacks[n].head, attacks[n].status)
+	} else if c.strange {
+		asUser(&syscall.Credential{Uid: 65533, Gid: 65533}, func() {
+			c.mustResist(asked, "another user's ", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "403")
+		})
+	}
+}
+
+func (c *campaign) mustResist(asked moment, whose, head, status string) {
+	for range attempts {
+		if c.resists(asked, whose, head, status) || c.excusesNewcomers(asked) {
+			return
+		}
+		c.again.Add(1)
+	}
+	c.complain("%s%s was not answered", whose, head)
+}
+
+// resists reports whether there was an answer, and holds it against what it should be.
+func (c *campaign) resists(asked moment, whose, head, status string) (answered bool) {
+	address := strings.TrimPrefix(c.base, "http://")
+	_, port, _ := net.SplitHostPort(address)
+	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+	if err != nil {
+		return true // there is nobody to attack
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	io.WriteString(conn, strings.NewReplacer("PORT", port, "TOKEN", *c.authorization.Load(), "|", "\r\n").Replace(head)+"\r\nConnection: close\r\n\r\n")
+	answer, _ := io.ReadAll(conn)
+	switch {
+	case bytes.Contains(answer, []byte("AccessKeyId")):
+		c.complain("credentials were had with %s%s", whose, head)
+		c.mu.Lock()
+		c.successes++
+		c.mu.Unlock()
+	case len(answer) > 0 && !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+status+" ")) && !bytes.HasPrefix(answer, []byte("HTTP/1.0 "+status+" ")):
+		line, _, _ := strings.Cut(string(answer), "\r\n")
+		c.complain("%s%s was answered with %s, want %s", whose, head, line, status)
+	case len(answer) > 0:
+		c.attacks.Add(1)
+	}
+	return len(answer) > 0
+}
+
+// asUser does it as another user; nil is our own.
+func asUser(user *syscall.Credential, do func()) {
+	if user == nil {
+		do()
+		return
+	}
+	world.OnThread(func() {
+		for _, set := range [][2]uintptr{{syscall.SYS_SETRESGID, uintptr(user.Gid)}, {syscall.SYS_SETRESUID, uintptr(user.Uid)}} {
+			if _, _, errno := syscall.RawSyscall(set[0], set[1], set[1], set[1]); errno != 0 {
+				panic(errno)
+			}
+		}
+		do()
+	})
+}
+
+// sdk is a real one, in a program of its own.
+type sdk struct {
+	name    string
+	command clients.Command
+	env     []string
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	out     *bufio.Reader
+	mu      sync.Mutex // held while it is asked
+
+	asked, failed, excused int
+}
+
+// startSDKs starts one SDK of each language, the newest that this machine can have.
+func (c *campaign) startSDKs(t *testing.T, dir string) {
+	table, err := clients.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	caches, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	installer := &clients.Installer{
+		Table: table, Cache: filepath.Join(caches, "irsa-sidecar", "clients"), Drivers: world.Path(t, "integration/clients/drivers"),
+		Log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) },
+	}
+	for _, driver := range []string{"go-v2", "javascript-v3", "botocore"} {
+		var why error
+		for _, candidate := range slices.Backward(table.Clients) {
+			if candidate.Driver != driver || !candidate.TokenFile || candidate.From == "debian" {
+				continue
+			}
+			command, err := installer.Install(t.Context(), candidate)
+			if err != nil {
+				why = err
+				if world.Required(candidate.From) {
+					t.Errorf("not installed, although IRSA_TEST_REQUIRE has %s: %v", candidate.From, err)
+				}
+				continue
+			}
+			s := &sdk{name: candidate.Name + " " + command.Version, command: command, env: []string{
+				"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "AWS_REGION=" + world.Region, "AWS_EC2_METADATA_DISABLED=true",
+				"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + c.base + "/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + c.authorizationFile(),
+			}}
+			s.start(t)
+			t.Cleanup(s.stop)
+			c.sdks, why = append(c.sdks, s), nil
+			break
+		}
+		if why != nil {
+			c.leaveOut(driver + " takes no part: " + why.Error())
+		}
+	}
+	if len(c.sdks) == 0 {
+		t.Error("no SDK takes part")
+	}
+}
+
+func (s *sdk) start(t *testing.T) {
+	s.cmd = exec.Command(s.command.Args[0], s.command.Args[1:]...)
+	s.cmd.Dir, s.cmd.Env = s.command.Dir, s.env
+	in, err := s.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.in, s.out = in, bufio.NewReader(out)
+}
+
+// stop ends the program, and with it the connections that it keeps for each time that it has started over.
+func (s *sdk) stop() {
+	s.in.Close()
+	stuck := time.AfterFunc(stuckAfter, func() { s.cmd.Process.Kill() })
+	defer stuck.Stop()
+	s.cmd.Wait()
+}
+
+// askSDK has an SDK start over, so that it asks the sidecar.
+func (c *campaign) askSDK(s *sdk) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	asked := c.now()
+	stuck := time.AfterFunc(stuckAfter, func() { s.cmd.Process.Kill() })
+	defer stuck.Stop()
+	io.WriteString(s.in, "new\n")
+	line, err := s.out.ReadBytes('\n')
+	var a struct{ AccessKeyID, SecretAccessKey, SessionToken, Error string }
+	if err == nil {
+		err = json.Unmarshal(line, &a)
+	}
+	if err != nil {
+		c.complain("%s has ended: %v", s.name, err)
+		return
+	}
+	s.asked++
+	if a.Error == "" {
+		c.given(asked, a.AccessKeyID, a.SecretAccessKey, a.SessionToken)
+		return
+	}
+	s.failed++
+	// On a node whose clock is wrong an SDK throws good credentials away, and AWS would what it signs.
+	if now := c.now(); asked.skewed || now.skewed || c.excusesNewcomers(asked) {
+		s.excused++
+	} else {
+		c.mayRefuse(asked, s.name+": "+a.Error)
+	}
+}

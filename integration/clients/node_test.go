@@ -1,0 +1,128 @@
+//go:build clients
+
+package clients_test
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+// ec2 is the node of a client's Pods: a network with nobody else in it, and the metadata service at
+// 169.254.169.254, as good as EC2's, which gives the node's own role to everybody who asks. It takes questions
+// of both versions, as a node does unless it is told otherwise.
+type ec2 struct {
+	role ststest.Session
+
+	work  chan func() // done by the one thread that is in that network
+	token string
+
+	// hidden: it answers as to a Pod that is one hop away, when no token may go further than the node and
+	// questions of the first version are refused.
+	hidden  atomic.Bool
+	outwait atomic.Bool // a client without a time-out has waited for the token
+
+	mu        sync.Mutex
+	questions []string
+}
+
+func newEC2(t *testing.T) *ec2 {
+	t.Helper()
+	n := &ec2{
+		role:  ststest.Session{AccessKeyID: "ASIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14], SessionToken: strings.Repeat(rand.Text(), 10)},
+		work:  make(chan func()),
+		token: rand.Text(),
+	}
+	world.Leaks.Secret("a secret access key of the node", n.role.SecretAccessKey)
+	world.Leaks.Secret("a session token of the node", n.role.SessionToken)
+	ready, gone := make(chan error), make(chan struct{})
+	go func() {
+		defer close(gone)
+		world.InNetwork(ready, n.work)
+	}()
+	t.Cleanup(func() {
+		close(n.work)
+		<-gone
+	})
+	if err := <-ready; err != nil {
+		t.Fatalf("a network for a node: %v", err)
+	}
+	s := &httptest.Server{Listener: n.listen(t, "169.254.169.254:80"), Config: &http.Server{Handler: n}}
+	s.Start()
+	t.Cleanup(s.Close)
+	return n
+}
+
+// inside does it in the node's network: a socket or a process that it makes stays there.
+func (n *ec2) inside(do func() error) error {
+	done := make(chan error)
+	n.work <- func() { done <- do() }
+	return <-done
+}
+
+func (n *ec2) listen(t *testing.T, address string) (l net.Listener) {
+	t.Helper()
+	err := n.inside(func() (err error) {
+		l, err = net.Listen("tcp", address)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// taken returns the questions since it was last called.
+func (n *ec2) taken() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	taken := n.questions
+	n.questions = nil
+	return taken
+}
+
+func (n *ec2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n.mu.Lock()
+	n.questions = append(n.questions, r.Method+" "+r.URL.Path)
+	n.mu.Unlock()
+	const name = "the-nodes-role"
+	const header = "X-Aws-Ec2-Metadata-Token"
+	category, _ := strings.CutPrefix(strings.TrimSuffix(r.URL.Path, "/"), "/latest/meta-data/")
+	switch token := r.Header.Get(header); {
+	case n.hidden.Load() && r.Method == http.MethodPut:
+		select {
+		case <-r.Context().Done():
+		case <-time.After(2500 * time.Millisecond): // longer than any client that has a time-out
+			n.outwait.Store(true)
+			w.WriteHeader(http.StatusBadRequest) // so that it ends
+		}
+	case n.hidden.Load() && token == "":
+		w.WriteHeader(http.StatusUnauthorized)
+	case r.Method == http.MethodPut && r.URL.Path == "/latest/api/token":
+		w.Header().Set(header+"-Ttl-Seconds", r.Header.Get(header+"-Ttl-Seconds"))
+		io.WriteString(w, n.token)
+	case token != "" && token != n.token:
+		w.WriteHeader(http.StatusUnauthorized)
+	case category == "iam/security-credentials":
+		io.WriteString(w, name)
+	case category == "iam/security-credentials/"+name:
+		now := time.Now().UTC().Truncate(time.Second)
+		json.NewEncoder(w).Encode(map[string]any{
+			"Code": "Success", "Type": "AWS-HMAC", "LastUpdated": now, "Expiration": now.Add(6 * time.Hour),
+			"AccessKeyId": n.role.AccessKeyID, "SecretAccessKey": n.role.SecretAccessKey, "Token": n.role.SessionToken,
+		})
+	default: // such as the region, which all have been told
+		w.WriteHeader(http.StatusNotFound)
+	}
+}

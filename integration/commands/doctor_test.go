@@ -1,0 +1,213 @@
+//go:build unix
+
+package commands
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+// newClinic is a world whose issuer can be asked, so that a signature can be verified, and whose role
+// has a trust policy.
+func newClinic(t *testing.T) (*world.World, trustpolicy.Identity) {
+	t.Helper()
+	w := world.New(t, ststest.Options{})
+	issuer, err := ststest.NewIssuer("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := issuer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { issuer.Close() })
+	token, err := issuer.Token(ststest.Claims{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	world.Leaks.Token(token)
+	if err := w.Token.Write(token); err != nil {
+		t.Fatal(err)
+	}
+	id := trustpolicy.Identity{Partition: "aws", Account: "123456789012", Issuer: issuer.URL(), Audience: "sts.amazonaws.com", Subject: "system:serviceaccount:default:app"}
+	w.STS.Change(func(o *ststest.Options) { o.Issuer, o.TrustPolicy = issuer, string(id.Policy()) })
+	return w, id
+}
+
+func TestTheDoctorsExitCodeAndOutput(t *testing.T) {
+	t.Parallel()
+	w, id := newClinic(t)
+	healthy := world.RunCommand(t, w.Env, "doctor")
+	world.WantExitCode(t, healthy, 0)
+	if healthy.Stderr != "" || strings.Contains(healthy.Stdout, "\x1b") {
+		t.Errorf("not in silence, or in color where there is no terminal: %s%s", healthy.Stdout, healthy.Stderr)
+	}
+	for _, line := range []string{"ok    signature", "ok    sts", "ok    identity", "0 warn, 0 FAIL"} {
+		world.WantContains(t, "the report", healthy.Stdout, line)
+	}
+
+	wrong := strings.Replace(string(id.Policy()), ":app", ":web", 1)
+	w.STS.Change(func(o *ststest.Options) { o.TrustPolicy = wrong })
+	file := filepath.Join(t.TempDir(), "trust.json")
+	if err := os.WriteFile(file, []byte(wrong), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := world.RunCommand(t, w.Env, "doctor", "--trust-policy", file, "--json")
+	world.WantExitCode(t, r, 1)
+	if r.Stderr != "irsa-sidecar: doctor: sts: AccessDenied\n" {
+		t.Errorf("the last line is %q", r.Stderr)
+	}
+	var report struct {
+		Schema      int
+		Result      string
+		TrustPolicy json.RawMessage
+		Findings    []struct {
+			Check, Status, Key, Finding string
+			Fixes                       []struct{ What, Kind, Text string }
+		}
+	}
+	if err := json.Unmarshal([]byte(r.Stdout), &report); err != nil {
+		t.Fatalf("%v\n%s", err, r.Stdout)
+	}
+	if report.Schema != 1 || report.Result != "fail" || len(report.TrustPolicy) == 0 {
+		t.Errorf("schema %d, result %q, policy %s", report.Schema, report.Result, report.TrustPolicy)
+	}
+	found := false
+	for _, f := range report.Findings {
+		found = found || f.Check == "trust-policy" && f.Status == "fail" && f.Key == "PolicySubject" && strings.Contains(f.Finding, "line 13") &&
+			len(f.Fixes) == 1 && strings.HasPrefix(f.Fixes[0].Text, "aws iam update-assume-role-policy --role-name app ")
+	}
+	if !found {
+		t.Errorf("the wrong line is not named:\n%s", r.Stdout)
+	}
+}
+
+func TestTheDoctorsOwnMistakes(t *testing.T) {
+	t.Parallel()
+	w, _ := newClinic(t)
+	file := func(content string) string {
+		path := filepath.Join(t.TempDir(), "trust.json")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, test := range []struct {
+		name string
+		env  []string
+		args []string
+		code int
+		says []string
+	}{
+		{"no environment at all", nil, nil, 1, []string{"NotAnnotated", "not checked"}},
+		{"no such policy file", w.Env, []string{"--trust-policy", "/nowhere.json"}, 2, []string{"--trust-policy: /nowhere.json cannot be read: no such file or directory"}},
+		{"a policy that is not JSON", w.Env, []string{"--trust-policy", file("Version: 2012-10-17\n")}, 1, []string{"PolicyMalformed", "line 1, column 1: not JSON", "ok    sts"}},
+		{"an empty policy", w.Env, []string{"--trust-policy", file("")}, 1, []string{"line 1: the file is empty"}},
+		{"too much", w.Env, []string{"now"}, 2, []string{`unexpected argument "now"; usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`}},
+		{"an STS in the clear", w.EnvWith("AWS_ENDPOINT_URL_STS=http://sts.example"), nil, 1, []string{"ConfigurationMistake: AWS_ENDPOINT_URL_STS would send the token unencrypted", "unset AWS_ENDPOINT_URL_STS"}},
+		{"a misspelt variable", w.EnvWith("IRSA_SIDECAR_LISTN=127.0.0.1:1"), nil, 1, []string{"did you mean IRSA_SIDECAR_LISTEN?", "ok    sts"}},
+		{"a token for the path of one", w.EnvWith("AWS_WEB_IDENTITY_TOKEN_FILE=eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJlLXNpZ25hdHVyZQ"), nil, 1, []string{"holds a token instead of the path of one"}},
+		{"a proxy that is not there", w.EnvWith("AWS_ENDPOINT_URL_STS", "HTTPS_PROXY=http://"+world.FreeAddress(t)), nil, 1, []string{"EndpointUnreachable: the proxy 127.0.0.1:", "for sts.us-east-1.amazonaws.com: connection refused"}},
+		{"nobody at STS", w.EnvWith("AWS_ENDPOINT_URL_STS=http://" + world.FreeAddress(t)), nil, 1, []string{"EndpointUnreachable", "connection refused"}},
+	} {
+		r := world.RunCommand(t, test.env, append([]string{"doctor"}, test.args...)...)
+		if r.Code != test.code {
+			t.Errorf("%s: exit code %d, want %d\n%s%s", test.name, r.Code, test.code, r.Stdout, r.Stderr)
+		}
+		for _, words := range test.says {
+			if !strings.Contains(r.Stdout+r.Stderr, words) {
+				t.Errorf("%s: does not say %q:\n%s%s", test.name, words, r.Stdout, r.Stderr)
+			}
+		}
+		if strings.Contains(r.Stdout+r.Stderr, "c2lnbmF0dXJl") {
+			t.Errorf("%s: prints a token", test.name)
+		}
+	}
+}
+
+// The recipe that people paste assigns the secret to the key's ID, exports nothing, and comes with a
+// trust policy in which sub has taken the place of aud.
+func TestTheThreeFaultsOfTheShellRecipe(t *testing.T) {
+	t.Parallel()
+	w, id := newClinic(t)
+	sh := func(script string, env ...string) string {
+		t.Helper()
+		cmd := exec.Command("sh", "-c", script)
+		r := world.RunToEnd(t, cmd, slices.Concat(w.EnvWith(env...), []string{"PATH=" + filepath.Dir(world.Program(t)) + ":" + os.Getenv("PATH")}))
+		return r.Stdout
+	}
+	world.WantContains(t, "the doctor", sh("irsa-sidecar doctor", "AWS_ACCESS_KEY_ID=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+		"KeyPairBroken: AWS_ACCESS_KEY_ID has 40 characters and is not an access key ID")
+	world.WantContains(t, "the doctor", sh("AWS_ROLE_ARN="+world.RoleARN+"; irsa-sidecar doctor", "AWS_ROLE_ARN"), "HalfAnnotated: AWS_WEB_IDENTITY_TOKEN_FILE is set but AWS_ROLE_ARN is not")
+	world.WantContains(t, "the doctor", sh(`printf %s "$POLICY" | irsa-sidecar doctor --trust-policy -`,
+		"POLICY="+strings.Replace(string(id.Policy()), `"`+id.Provider()+`:aud": "sts.amazonaws.com",`, "", 1)), "PolicyNoAudience: the policy, line 4, statement 1: no condition on the audience")
+
+	// And what takes the recipe's place: all three are there, right, and for programs too.
+	script := `eval "$(irsa-sidecar credentials --format env)" && env | grep -E '^AWS_(ACCESS|SECRET|SESSION)' | cut -d= -f1 | sort && echo "${AWS_ACCESS_KEY_ID}" | cut -c1-4 && irsa-sidecar doctor`
+	out := sh(script)
+	world.WantContains(t, "the shell", out, "AWS_ACCESS_KEY_ID\nAWS_SECRET_ACCESS_KEY\nAWS_SESSION_TOKEN\nASIA\n")
+	world.WantContains(t, "the doctor", out, "StaticKeys")
+}
+
+// A token that may not be read: by root's rules where the test is root, and otherwise by one's own.
+func TestTheDoctorNamesModeOwnerAndUser(t *testing.T) {
+	t.Parallel()
+	w, _ := newClinic(t)
+	raw, err := os.ReadFile(w.Token.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "irsa-sidecar-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "token")
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	doctor := func() world.Result {
+		cmd := exec.Command(world.Program(t), "doctor")
+		if os.Geteuid() == 0 {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		}
+		return world.RunToEnd(t, cmd, w.EnvWith("AWS_WEB_IDENTITY_TOKEN_FILE="+path))
+	}
+	if os.Geteuid() != 0 {
+		if err := os.Chmod(path, 0); err != nil {
+			t.Fatal(err)
+		}
+		r := doctor()
+		world.WantContains(t, "the doctor", r.Stdout, "TokenFileUnreadable: token file "+path+" may not be read by uid")
+		world.WantContains(t, "the doctor", r.Stdout, "        chmod u+r "+path+"\n")
+		if err := os.Chmod(path, 0o400); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		r := doctor()
+		world.WantContains(t, "the doctor", r.Stdout, "TokenFileUnreadable: token file "+path+" may not be read by uid 65534; its mode is 0600 and its owner 0:0, and this process is user 65534 with groups 65534")
+		world.WantContains(t, "the doctor", r.Stdout, `{"spec":{"template":{"spec":{"securityContext":{"fsGroup":65534}}}}}`)
+		// What the kubelet does for an fsGroup.
+		if err := os.Chown(path, 0, 65534); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := doctor()
+	world.WantExitCode(t, r, 0)
+	world.WantContains(t, "the doctor", r.Stdout, "ok    sts")
+}

@@ -1,0 +1,197 @@
+//go:build faults
+
+package faults
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+const (
+	// floodLasts is longer than anything that the server has patience with.
+	floodLasts = 6 * time.Second
+
+	// A kubelet's probe in the manifests has five seconds, and Prometheus ten.
+	sdkLimit, probeLimit, scrapeLimit = world.SDKPatience, 5 * time.Second, 10 * time.Second
+
+	// floodAttempts is how often a client asks that gets no answer: SDKs do so at once, a kubelet counts six before it acts,
+	// and here all share two cores with the crowd. It is to have its answer at the second attempt.
+	floodAttempts = 3
+)
+
+// floods are the crowds; the last one is all of the worst at once.
+var floods = []struct {
+	name   string
+	crowds []world.Crowd
+}{
+	{"nobody", nil},
+	{"250 read /metrics, compressed", []world.Crowd{{Many: 250, At: world.OpsOf, Send: world.RepeatRequest(1, "/metrics", "Accept-Encoding: gzip\r\n"), Read: true}}},
+	{"256 never read /metrics", []world.Crowd{{Many: 256, At: world.OpsOf, Send: world.RepeatRequest(400, "/metrics", "")}}},
+	{"256 never read /livez", []world.Crowd{{Many: 256, At: world.OpsOf, Send: world.RepeatRequest(400, "/livez", "")}}},
+	{"256 never read the page", []world.Crowd{{Many: 256, At: world.AdminOf, Send: world.RepeatRequest(400, "/", "")}}},
+	{"9,000 ask for /metrics twice, never read, and stay", []world.Crowd{{Many: 150, At: world.OpsOf, Send: world.RepeatRequest(2, "/metrics", ""), Keep: true}}},
+	{"9,000 ask once, never read, and stay", []world.Crowd{{Many: 150, At: world.CredentialsOf, Send: world.RepeatRequest(1, "/v1/credentials", world.RightToken+"Connection: close\r\n"), Keep: true}}},
+	{"300 with a body that does not come", []world.Crowd{{Many: 300, At: world.CredentialsOf, Send: world.RepeatRequest(1, "/v1/credentials", "Content-Length: 100000\r\n")}, {Many: 300, At: world.OpsOf, Send: world.RepeatRequest(1, "/livez", "Content-Length: 100000\r\n")}}},
+	{"300 send an empty line after an answer", []world.Crowd{{Many: 300, At: world.CredentialsOf, Send: world.RepeatRequest(1, "/v1/credentials", world.RightToken) + "\r\n"}, {Many: 300, At: world.OpsOf, Send: world.RepeatRequest(1, "/livez", "") + "\r\n"}}},
+	{"250 read the page", []world.Crowd{{Many: 250, At: world.AdminOf, Send: world.RepeatRequest(1, "/", ""), Read: true}}},
+	{"1,500 with a wrong token never read", []world.Crowd{{Many: 1500, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", world.WrongToken)}}},
+	{"300 with a wrong token never read", []world.Crowd{{Many: 300, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", world.WrongToken)}}},
+	{"1,500 with the right token never read", []world.Crowd{{Many: 1500, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}}},
+	{"300 with the right token never read", []world.Crowd{{Many: 300, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}}},
+	{"1,500 without a token never read", []world.Crowd{{Many: 1500, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", "")}}},
+	{"1,000 at each listener say nothing", []world.Crowd{{Many: 1000, At: world.CredentialsOf, Send: ""}, {Many: 1000, At: world.OpsOf, Send: ""}, {Many: 1000, At: world.AdminOf, Send: ""}}},
+	{"1,000 at each listener with half a head of 7 KiB", []world.Crowd{{Many: 1000, At: world.CredentialsOf, Send: world.HalfAHead}, {Many: 1000, At: world.OpsOf, Send: world.HalfAHead}, {Many: 1000, At: world.AdminOf, Send: world.HalfAHead}}},
+	{"all of the worst at once", []world.Crowd{
+		{Many: 600, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}, {Many: 300, At: world.CredentialsOf, Send: world.HalfAHead},
+		{Many: 250, At: world.OpsOf, Send: world.RepeatRequest(400, "/metrics", "")}, {Many: 150, At: world.OpsOf, Send: world.RepeatRequest(1, "/metrics", "Accept-Encoding: gzip\r\n"), Read: true},
+		{Many: 250, At: world.AdminOf, Send: world.RepeatRequest(400, "/", "")},
+	}},
+}
+
+// TestFloods sends crowds against a sidecar in a cgroup with the memory limit of the manifests. It lives, stays below two
+// thirds of it, and answers those who behave.
+func TestFloods(t *testing.T) {
+	probe, err := world.NewMemoryGroup(world.PodMemory)
+	if err != nil {
+		world.NotRun(t, "cgroups", "this machine has no cgroup for us: "+err.Error())
+	}
+	probe.Remove()
+	var report bytes.Buffer
+	table := tabwriter.NewWriter(&report, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "credentials\tprobe\tscrape\tasked again\tpeak, of 48 MiB\tlived\t")
+	var names []string
+	for _, f := range floods {
+		t.Run(f.name, func(t *testing.T) {
+			w := world.New(t, ststest.Options{})
+			memory, err := world.NewMemoryGroup(world.PodMemory)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(memory.Remove) // after the sidecar has ended
+			w.Start = func(cmd *exec.Cmd) error {
+				cmd.SysProcAttr = &syscall.SysProcAttr{}
+				return memory.Start(cmd)
+			}
+			s := w.Serve(t, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+world.CrowdToken)
+			world.Eventually(t, world.Soon, "credentials", func() bool { return s.Ask(t, "Authorization", world.CrowdToken).Valid() })
+
+			ctx, stop := context.WithTimeout(t.Context(), floodLasts)
+			defer stop()
+			var crowd sync.WaitGroup
+			for _, f := range f.crowds {
+				for range f.Many {
+					crowd.Go(func() { f.Visit(ctx, f.At(s)) })
+				}
+			}
+			var good sync.WaitGroup
+			clients := []*goodClient{
+				{url: s.BaseURL + "/v1/credentials", token: world.CrowdToken, limit: sdkLimit},
+				{url: "http://" + s.OpsAddress + "/livez", limit: probeLimit},
+				{url: "http://" + s.OpsAddress + "/metrics", limit: scrapeLimit},
+			}
+			for _, c := range clients {
+				good.Go(func() { c.ask(ctx) })
+			}
+			good.Wait()
+			stop()
+			crowd.Wait()
+
+			lived := "yes"
+			select {
+			case <-s.Ended:
+				lived = "no"
+				t.Errorf("it ended: %v", s.Err)
+			default:
+			}
+			again := 0
+			for _, c := range clients {
+				again += c.again
+				if c.slowest > 2*c.limit || c.unanswered > 0 || c.answered == 0 {
+					t.Errorf("GET %s: %d answers, %d without (%v), the slowest after %s of %s", c.url, c.answered, c.unanswered, c.err, c.slowest, c.limit)
+				}
+			}
+			peak := memory.Peak()
+			if peak > world.PodMemory/3*2/(1<<20) {
+				t.Errorf("memory went up to %.1f MiB, of %d", peak, world.PodMemory>>20)
+			}
+			ms := func(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
+			fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%.1f MiB\t%s\t\n", ms(clients[0].slowest), ms(clients[1].slowest), ms(clients[2].slowest), again, peak, lived)
+			names = append(names, f.name)
+			if lived == "yes" {
+				world.Eventually(t, world.Soon, "credentials after the flood", func() bool { return s.Ask(t, "Authorization", world.CrowdToken).Valid() })
+			}
+		})
+	}
+	table.Flush()
+	lines := strings.SplitAfter(report.String(), "\n")
+	fmt.Print("the slowest answer to who behaves:\n" + lines[0])
+	for i, name := range names {
+		fmt.Print(strings.TrimSuffix(lines[i+1], "\n") + "  " + name + "\n")
+	}
+}
+
+// goodClient asks as an SDK, a kubelet or Prometheus does: on a connection of its own, and reading.
+type goodClient struct {
+	url, token string
+	limit      time.Duration
+
+	answered, again, unanswered int
+	slowest                     time.Duration // of those that were answered, from the first attempt on
+	err                         error         // of the last attempt without an answer
+}
+
+func (c *goodClient) ask(ctx context.Context) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: c.limit}
+	for ctx.Err() == nil {
+		begun, err := time.Now(), errors.New("not asked yet")
+		for try := 0; err != nil && try < floodAttempts; try++ {
+			if try > 0 {
+				c.again, c.err = c.again+1, err
+			}
+			err = c.once(client)
+		}
+		if err != nil {
+			c.err, c.unanswered = err, c.unanswered+1
+		} else {
+			c.answered++
+			c.slowest = max(c.slowest, time.Since(begun))
+		}
+		world.Pause(ctx, 10*time.Millisecond)
+	}
+}
+
+func (c *goodClient) once(client *http.Client) error {
+	request, err := http.NewRequest(http.MethodGet, c.url, nil)
+	if err != nil {
+		return err
+	}
+	if c.token != "" {
+		request.Header.Set("Authorization", c.token)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return nil
+}

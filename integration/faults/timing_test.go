@@ -1,0 +1,199 @@
+//go:build faults
+
+package faults
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
+)
+
+const (
+	// timedLength is that of the tokens, and nearly the most that one may have: what a comparison gives away
+	// grows with how far it goes.
+	timedLength = 4000
+
+	// Where things happen to lie in memory costs some ten nanoseconds, and stays while they lie there: so
+	// everything is made anew now and then.
+	timedLayouts, timedRounds = 250, 80
+
+	// timedLeak is how much of a question's time a leak must make up to be found at all, and timedNothing how
+	// much of that leak is nothing. Both are sizes and not significances: a t-value grows with the number of
+	// questions, whatever it is that differs, and with enough of them everything does. A comparison with ==, many
+	// bytes at a time, still gives away three to five per cent of what one by bytes does; ours has been seen to
+	// differ by less than one, in thirty runs on a machine with five times as much to do as it has processors for.
+	timedLeak, timedNothing = 0.05, 0.02
+)
+
+// timedPair is two questions that differ in nothing but what must not be found out. Both send the same length:
+// that more takes longer to read is known to whoever sends it.
+type timedPair struct {
+	name      string
+	near, far timedQuestion // near is what takes longer if a comparison stops where it first finds a difference
+}
+
+type timedQuestion struct{ token, sent string } // the sidecar's, and the caller's
+
+// timedCell is one question, asked of one handler.
+type timedCell struct {
+	timedQuestion
+	leaks bool // a comparison that stops early goes before ours
+	took  []float64
+}
+
+// TestTheTokensTimingTellsNothing times how wrong tokens are refused: the right one cannot be felt for, byte by
+// byte. With each question another is asked of a handler that does the same and compares by bytes as well: what
+// is measured there shows that here it could be.
+func TestTheTokensTimingTellsNothing(t *testing.T) {
+	t.Run("a token in a variable", func(t *testing.T) { timeTokens(t, server.FixedAuthorization) })
+	t.Run("a token in a file", func(t *testing.T) {
+		dir := t.TempDir()
+		timeTokens(t, func(token string) (*server.Authorization, error) {
+			path := filepath.Join(dir, fmt.Sprintf("%04d", len(token))) // two files, with names of one length: names take time too
+			if err := os.WriteFile(path, []byte(token), 0o600); err != nil {
+				return nil, err
+			}
+			longAgo := time.Now().Add(-time.Hour) // what has just been written is read for each wrong token
+			if err := os.Chtimes(path, longAgo, longAgo); err != nil {
+				return nil, err
+			}
+			return server.AuthorizationFile(path)
+		})
+	})
+}
+
+func timeTokens(t *testing.T, authorize func(token string) (*server.Authorization, error)) {
+	luck := rand.New(rand.NewPCG(1, 2))
+	token := make([]byte, timedLength)
+	for i := range token {
+		token[i] = byte('a' + luck.IntN(26))
+	}
+	right := string(token)
+	wrong := func(i int, s string) string { return s[:i] + "." + s[i+1:] } // a byte that the token does not have
+	const last = timedLength - 1
+	pairs := []timedPair{
+		{"the last byte is wrong, or the first", timedQuestion{right, wrong(last, right)}, timedQuestion{right, wrong(0, right)}},
+		{"too short, and else right or not", timedQuestion{right, right[:last]}, timedQuestion{right, wrong(0, right[:last])}},
+		{"too long, and else right or not", timedQuestion{right, right + "."}, timedQuestion{right, wrong(0, right+".")}},
+		{"as long as the right one, or longer", timedQuestion{right, wrong(last, right)}, timedQuestion{right[:server.MinAuthorization], wrong(last, right)}},
+	}
+	cells := make([]timedCell, 0, 4*len(pairs)) // for each pair near and far, and near and far that leak
+	for _, p := range pairs {
+		cells = append(cells, timedCell{timedQuestion: p.near}, timedCell{timedQuestion: p.far},
+			timedCell{timedQuestion: p.near, leaks: true}, timedCell{timedQuestion: p.far, leaks: true})
+	}
+	for range timedLayouts {
+		asks := make([]func(), len(cells))
+		for i, c := range cells {
+			asks[i] = c.asking(t, authorize)
+			asks[i]() // what is done but once
+		}
+		for range timedRounds {
+			for _, i := range luck.Perm(len(cells)) { // in any order: what else the machine does falls on all alike
+				began := time.Now()
+				asks[i]()
+				cells[i].took = append(cells[i].took, float64(time.Since(began)))
+			}
+		}
+	}
+	for i, p := range pairs {
+		near, far, nearLeaks, farLeaks := quick(cells[4*i]), quick(cells[4*i+1]), quick(cells[4*i+2]), quick(cells[4*i+3])
+		ours, leak := near.mean-far.mean, nearLeaks.mean-farLeaks.mean
+		t.Logf("%s: %+.1f ns of %.0f, t = %.1f; with a comparison by bytes %+.0f ns, t = %.0f",
+			p.name, ours, far.mean, welch(near, far), leak, welch(nearLeaks, farLeaks))
+		if leak < timedLeak*farLeaks.mean {
+			t.Errorf("%s: a comparison by bytes is not found out: this test could not fail", p.name)
+		}
+		if math.Abs(ours) > timedNothing*leak {
+			t.Errorf("%s: this can be told by the time, %+.1f ns", p.name, ours)
+		}
+	}
+}
+
+// asking makes a handler and a question, and returns what asks it.
+func (c timedCell) asking(t *testing.T, authorize func(token string) (*server.Authorization, error)) func() {
+	t.Helper()
+	authorization, err := authorize(c.token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobodyComesThisFar := cache.New(nil, cache.Options{})
+	h := server.Credentials(server.Options{
+		Profiles:      []server.Profile{{RoleARN: world.RoleARN, Cache: nobodyComesThisFar}},
+		Default:       nobodyComesThisFar.Profile(),
+		Address:       netip.MustParseAddrPort("127.0.0.1:9911"),
+		Authorization: authorization,
+	})
+	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:9911/v1/credentials", nil)
+	r.RemoteAddr = "127.0.0.1:40000"
+	r.Header.Set("Authorization", strings.Clone(c.sent))
+	w := &refusalWriter{header: make(http.Header)}
+	h.ServeHTTP(w, r)
+	if w.code != http.StatusForbidden {
+		t.Fatalf("a wrong token is answered with %d", w.code)
+	}
+	if !c.leaks {
+		return func() { h.ServeHTTP(w, r) }
+	}
+	token := strings.Clone(c.token)
+	return func() {
+		if equalByBytes(r.Header.Get("Authorization"), token) {
+			t.Error("a wrong token is equal to the right one")
+		}
+		h.ServeHTTP(w, r)
+	}
+}
+
+// refusalWriter writes to nobody; a recorder would cost more than what is measured.
+type refusalWriter struct {
+	header http.Header
+	code   int
+}
+
+func (w *refusalWriter) Header() http.Header { return w.header }
+
+func (w *refusalWriter) Write(b []byte) (int, error) { return len(b), nil }
+
+func (w *refusalWriter) WriteHeader(code int) { w.code = code }
+
+// equalByBytes is how tokens must not be compared.
+func equalByBytes(a, b string) bool {
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+// sample is a mean, and the square of its standard error.
+type sample struct{ mean, squaredError float64 }
+
+// quick is the faster half of a cell: what else happens on a machine makes a question slower and never faster.
+func quick(c timedCell) (s sample) {
+	half := slices.Sorted(slices.Values(c.took))[:len(c.took)/2]
+	n := float64(len(half))
+	for _, took := range half {
+		s.mean += took / n
+	}
+	for _, took := range half {
+		s.squaredError += (took - s.mean) * (took - s.mean) / (n - 1) / n
+	}
+	return s
+}
+
+// welch is the t of Welch's test, to be looked at: see timedLeak.
+func welch(a, b sample) float64 { return (a.mean - b.mean) / math.Sqrt(a.squaredError+b.squaredError) }

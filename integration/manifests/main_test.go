@@ -1,0 +1,12 @@
+//go:build tools
+
+// Package manifests tests what is in deploy/ with Helm, kustomize and promtool.
+package manifests
+
+import (
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+func TestMain(m *testing.M) { world.Main(m) }

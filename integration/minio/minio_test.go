@@ -1,0 +1,408 @@
+//go:build minio
+
+package minio
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+const (
+	namespace      = "default"
+	serviceAccount = "app"
+	audience       = "sts.amazonaws.com"
+	objectPath     = "/demo/object.bin"
+
+	// tokenLife is how long the tokens live, and with them the sessions: MinIO's end with the token that
+	// bought them. Within it the AWS CLI must have the time to start.
+	tokenLife = 30 * time.Second
+)
+
+// TestMinIO is the main path with nothing of our own making on the far sides: MinIO is the STS and the
+// S3, and the AWS CLI is the client. `make integration` builds MinIO and runs it.
+//
+// MinIO's STS is real about what a fake tends to be lenient with: it fetches the issuer's keys, it
+// verifies the token, and its S3 refuses a session that has ended. What it is not is AWS: it ignores
+// the role and answers every refusal with InvalidParameterValue.
+func TestMinIO(t *testing.T) {
+	s := newStage(t)
+	// Each act goes on where the one before it ended.
+	for _, act := range []struct {
+		name string
+		play func(*stage, *testing.T)
+	}{
+		{"the AWS CLI copies an object with the sidecar's credentials alone", (*stage).copies},
+		{"an expired token ends the credentials and nothing else", (*stage).tokenExpires},
+		{"a rotated token brings new credentials", (*stage).tokenRotates},
+		{"a token that rotates in time is never noticed", (*stage).tokenRotatesInTime},
+		{"without STS the credentials are served until they expire", (*stage).stsStops},
+		{"SIGTERM ends the sidecar, and its output holds no secret", (*stage).sidecarStops},
+	} {
+		if !t.Run(act.name, func(t *testing.T) { act.play(s, t) }) {
+			return
+		}
+	}
+}
+
+func (s *stage) copies(t *testing.T) {
+	s.poll(t, world.Soon, "credentials", world.Answer.Valid)
+	if s.last.RoleARN != world.RoleARN {
+		t.Errorf("RoleArn is %q, want %q", s.last.RoleARN, world.RoleARN)
+	}
+	s.copyObject(t)
+	// So that the refusal in the next act means something.
+	if status := s.readObject(t, s.last); status != http.StatusOK {
+		t.Errorf("MinIO answered the credentials with %d", status)
+	}
+}
+
+func (s *stage) tokenExpires(t *testing.T) {
+	// The first refusal may be another: a token that ends while MinIO is at work on it gets a 500 InternalError.
+	refusal := s.poll(t, tokenLife+world.Soon, "ExpiredTokenException", func(a world.Answer) bool { return a.Code == "ExpiredTokenException" })
+	t.Logf("with an expired token: %d %s: %s", refusal.Status, refusal.Code, refusal.Message)
+	s.sidecar.WantRunning(t)
+	if status, _ := world.HTTPGet(t, "http://"+s.opsListen+"/livez"); status != http.StatusOK {
+		t.Errorf("/livez answered %d: an expired token is no reason to restart the sidecar", status)
+	}
+	world.Eventually(t, world.Soon, "MinIO refuses what has expired", func() bool {
+		return s.readObject(t, s.last) == http.StatusForbidden
+	})
+}
+
+func (s *stage) tokenRotates(t *testing.T) {
+	before := s.last
+	s.rotate(t, tokenLife)
+	s.poll(t, world.Soon, "credentials from the rotated token", world.Answer.Valid)
+	if s.last.AccessKeyID == before.AccessKeyID {
+		t.Fatalf("the access key is still %s", before.AccessKeyID)
+	}
+	s.copyObject(t)
+	if status := s.readObject(t, s.last); status != http.StatusOK {
+		t.Errorf("MinIO answered the new credentials with %d", status)
+	}
+	if status := s.readObject(t, before); status != http.StatusForbidden {
+		t.Errorf("MinIO answered the old credentials with %d, want 403", status)
+	}
+}
+
+func (s *stage) tokenRotatesInTime(t *testing.T) {
+	before := s.last
+	s.rotate(t, tokenLife+10*time.Second)
+	s.poll(t, tokenLife+world.Soon, "credentials that outlive the earlier token", func(a world.Answer) bool {
+		if !a.Valid() {
+			t.Fatalf("answered %d %s although a new token was there in time", a.Status, a.Code)
+		}
+		return a.Expiration.After(before.Expiration)
+	})
+}
+
+func (s *stage) stsStops(t *testing.T) {
+	s.minio.Stop(t)
+	s.rotate(t, time.Hour) // the token is not to blame for what follows
+	kept := s.poll(t, world.Soon, "an answer without STS", func(world.Answer) bool { return true })
+	if !kept.Valid() {
+		t.Fatalf("answered %d %s as soon as STS was gone", kept.Status, kept.Code)
+	}
+	failed := regexp.MustCompile(`(?m)^irsa_sidecar_refreshes_total\{.*reason="EndpointUnreachable".*\} [1-9]`)
+	served, metrics := 0, []byte(nil)
+	end := s.poll(t, tokenLife+world.Soon, "the end of the last credentials", func(a world.Answer) bool {
+		if !a.Valid() {
+			return true
+		}
+		if a.AccessKeyID != kept.AccessKeyID {
+			t.Fatalf("access key %s turned into %s with no STS to issue it", kept.AccessKeyID, a.AccessKeyID)
+		}
+		if !failed.Match(metrics) {
+			_, metrics = world.HTTPGet(t, "http://"+s.opsListen+"/metrics")
+		}
+		served++
+		return false
+	})
+	if !failed.Match(metrics) {
+		t.Errorf("no exchange failed while the last credentials were served: the outage was not met. Last metrics:\n%s", metrics)
+	}
+	if end.Status != http.StatusServiceUnavailable || end.Code != "EndpointUnreachable" {
+		t.Errorf("without credentials and without STS: %d %s, want 503 EndpointUnreachable", end.Status, end.Code)
+	}
+	t.Logf("served %d times without STS, then %d %s", served, end.Status, end.Code)
+	for range 5 {
+		if a := s.ask(t); a.Valid() {
+			t.Fatal("credentials again, with no STS to issue them")
+		}
+	}
+}
+
+func (s *stage) sidecarStops(t *testing.T) {
+	if err := s.sidecar.Stop(t); err != nil {
+		t.Errorf("the sidecar's end: %v, want exit code 0", err)
+	}
+	output := s.sidecar.Output(t)
+	// Whoever looks for something that is not there should look in the right place.
+	if !strings.Contains(output, "EndpointUnreachable") {
+		t.Error("the output does not tell of the outage")
+	}
+	for secret, name := range s.secrets {
+		if strings.Contains(output, secret) {
+			t.Errorf("the output holds %s", name)
+		}
+	}
+}
+
+// stage is what is set up once, and what one act leaves for the next.
+type stage struct {
+	issuer  *ststest.Issuer
+	token   *ststest.TokenFile
+	minio   *world.Process
+	sidecar *world.Process
+
+	minioURL, listen, opsListen string
+
+	object []byte
+
+	last    world.Answer      // the last that held credentials
+	secrets map[string]string // all that must never be printed, and what it is
+}
+
+func newStage(t *testing.T) *stage {
+	minio := os.Getenv("IRSA_TEST_MINIO")
+	if minio == "" {
+		t.Fatal("IRSA_TEST_MINIO does not name the MinIO binary: run `make integration`, which builds it, or set it to what integration/minio/build.sh prints")
+	}
+	s := &stage{
+		listen:    world.FreeAddress(t),
+		opsListen: world.FreeAddress(t),
+		object:    make([]byte, 1<<20),
+		secrets:   make(map[string]string),
+	}
+	rand.Read(s.object)
+	program := world.Program(t)
+
+	var err error
+	if s.issuer, err = ststest.NewIssuer(""); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(s.issuer)
+	t.Cleanup(server.Close)
+	s.issuer.SetURL(server.URL)
+	if s.token, err = ststest.NewTokenFile(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+
+	s.startMinIO(t, minio, server.URL)
+	s.seed(t)
+	s.rotate(t, tokenLife)
+	s.startSidecar(t, program)
+	return s
+}
+
+// startMinIO starts MinIO as STS and S3. The issuer must be up: MinIO reads its configuration once.
+//
+// With a CLAIM_NAME MinIO takes any role ARN and looks for a policy that is named like the claim's
+// value; without, it would take no ARN but its own, and ours is to look like AWS's.
+func (s *stage) startMinIO(t *testing.T, program, issuerURL string) {
+	address := world.FreeAddress(t)
+	s.minioURL = "http://" + address
+	home := t.TempDir()
+	s.minio = world.StartProgram(t, program, []string{
+		"HOME=" + home,
+		"MINIO_ROOT_USER=" + root.AccessKeyID,
+		"MINIO_ROOT_PASSWORD=" + root.SecretAccessKey,
+		"MINIO_BROWSER=off",
+		"MINIO_UPDATE=off",
+		"MINIO_CI_CD=1",
+		"MINIO_IDENTITY_OPENID_CONFIG_URL=" + issuerURL + "/.well-known/openid-configuration",
+		"MINIO_IDENTITY_OPENID_CLIENT_ID=" + audience,
+		"MINIO_IDENTITY_OPENID_CLAIM_NAME=sub",
+	}, "server", "--address", address, "--certs-dir", filepath.Join(home, "certs"), filepath.Join(home, "data"))
+
+	world.Eventually(t, world.Soon, "MinIO is ready", func() bool {
+		s.minio.WantRunning(t)
+		response, err := world.HTTPClient.Get(s.minioURL + "/minio/health/cluster")
+		if err != nil {
+			return false
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+}
+
+// seed makes the bucket, the object, and the policy that lets the service account read it.
+func (s *stage) seed(t *testing.T) {
+	subject := "system:serviceaccount:" + namespace + ":" + serviceAccount
+	policy := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject"],"Resource":["arn:aws:s3:::demo/*"]}]}`
+	for _, put := range []struct {
+		path string
+		body []byte
+	}{
+		{"/demo", nil},
+		{objectPath, s.object},
+		{"/minio/admin/v3/add-canned-policy?name=" + url.QueryEscape(subject), []byte(policy)},
+	} {
+		if status, body := s.s3(t, root, http.MethodPut, put.path, put.body); status != http.StatusOK {
+			t.Fatalf("PUT %s: %d %s", put.path, status, body)
+		}
+	}
+}
+
+// startSidecar starts the sidecar and lets another one wait for it, as a Pod's main container would.
+func (s *stage) startSidecar(t *testing.T, program string) {
+	env := []string{
+		"AWS_ROLE_ARN=" + world.RoleARN,
+		"AWS_WEB_IDENTITY_TOKEN_FILE=" + s.token.Path(),
+		"AWS_REGION=" + world.Region,
+		"AWS_ENDPOINT_URL_STS=" + s.minioURL,
+		"IRSA_SIDECAR_LISTEN=" + s.listen,
+		"IRSA_SIDECAR_OPS_LISTEN=" + s.opsListen,
+		"IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0",
+	}
+	s.sidecar = world.StartProgram(t, program, env)
+	wait := exec.CommandContext(t.Context(), program, "wait", "--timeout", world.Soon.String())
+	wait.Env = env
+	if output, err := wait.CombinedOutput(); err != nil {
+		t.Fatalf("irsa-sidecar wait: %v\n%s", err, output)
+	}
+}
+
+// rotate puts a new token where the kubelet would.
+func (s *stage) rotate(t *testing.T, lifetime time.Duration) {
+	token, err := s.issuer.Token(ststest.Claims{
+		Audience:       []string{audience},
+		Namespace:      namespace,
+		ServiceAccount: serviceAccount,
+		Lifetime:       lifetime,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.secret("a token", token)
+	s.secret("a token's signature", token[strings.LastIndex(token, ".")+1:])
+	if err := s.token.Write(token); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// copyObject lets the AWS CLI copy the object out of MinIO. Its environment has one word about
+// credentials; its home is empty, so that it finds none it has kept, and the machine's own settings
+// are out of reach.
+func (s *stage) copyObject(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), tokenLife)
+	defer cancel()
+	copied := filepath.Join(t.TempDir(), "copied")
+	cli := exec.CommandContext(ctx, "aws", "s3", "cp", "--region", world.Region, "--endpoint-url", s.minioURL, "s3:/"+objectPath, copied)
+	cli.Env = []string{
+		"HOME=" + t.TempDir(),
+		"PATH=" + os.Getenv("PATH"),
+		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + s.credentialsURL(),
+	}
+	cli.WaitDelay = time.Second
+	began := time.Now()
+	if output, err := cli.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", cli, err, output)
+	}
+	content, err := os.ReadFile(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(content, s.object) {
+		t.Errorf("the AWS CLI copied %d bytes, and not the %d of the object", len(content), len(s.object))
+	}
+	t.Logf("the AWS CLI copied %d bytes in %s", len(content), time.Since(began).Round(time.Millisecond))
+}
+
+// ask asks for the credentials and holds the answer against what is promised at every moment: no
+// expired credentials, none taken away that are still valid, and a reason where there are none.
+func (s *stage) ask(t *testing.T) world.Answer {
+	t.Helper()
+	asked := time.Now()
+	status, body := world.HTTPGet(t, s.credentialsURL())
+	a := world.Answer{Status: status}
+	if err := json.Unmarshal(body, &a); err != nil {
+		t.Fatalf("answered %d, and not JSON: %v\n%s", status, err, body)
+	}
+	if !a.Valid() {
+		if a.Code == "" || a.Message == "" {
+			t.Fatalf("answered %d with no reason: %s", status, body)
+		}
+		if left := s.last.Expiration.Sub(asked); left > time.Second {
+			t.Fatalf("answered %d %s while the last credentials were valid for another %s", status, a.Code, left)
+		}
+		return a
+	}
+	if !a.Expiration.After(asked) {
+		t.Fatalf("served credentials that had expired: at %s those of %s", asked.UTC().Format(time.RFC3339Nano), a.Expiration)
+	}
+	s.last = a
+	s.secret("the secret access key of "+a.AccessKeyID, a.SecretAccessKey)
+	s.secret("the session token of "+a.AccessKeyID, a.SessionToken)
+	return a
+}
+
+// poll asks until done is content with the answer, and returns it.
+func (s *stage) poll(t *testing.T, patience time.Duration, what string, done func(world.Answer) bool) world.Answer {
+	t.Helper()
+	var a world.Answer
+	world.Eventually(t, patience, what, func() bool {
+		s.sidecar.WantRunning(t)
+		a = s.ask(t)
+		return done(a)
+	})
+	return a
+}
+
+func (s *stage) credentialsURL() string { return "http://" + s.listen + "/v1/credentials" }
+
+// secret notes what must never be printed.
+func (s *stage) secret(name, value string) { s.secrets[value] = name }
+
+// root is MinIO's own user.
+var root = aws.Credentials{AccessKeyID: "minio-root", SecretAccessKey: "minio-root-password"}
+
+// readObject reads the object with the credentials of a, and returns what MinIO thinks of it.
+func (s *stage) readObject(t *testing.T, a world.Answer) (status int) {
+	t.Helper()
+	status, _ = s.s3(t, aws.Credentials{
+		AccessKeyID:     a.AccessKeyID,
+		SecretAccessKey: a.SecretAccessKey,
+		SessionToken:    a.SessionToken,
+	}, http.MethodGet, objectPath, nil)
+	return status
+}
+
+// s3 makes a signed request to MinIO's S3, or to its admin API, which is signed the same way.
+func (s *stage) s3(t *testing.T, credentials aws.Credentials, method, path string, body []byte) (status int, answer []byte) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, s.minioURL+path, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(body)
+	hash := hex.EncodeToString(sum[:])
+	request.Header.Set("X-Amz-Content-Sha256", hash)
+	err = v4.NewSigner().SignHTTP(t.Context(), credentials, request, hash, "s3", world.Region, time.Now(), func(o *v4.SignerOptions) {
+		o.DisableURIPathEscaping = true // S3 alone signs the path as it stands
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return world.HTTPDo(t, request)
+}

@@ -1,0 +1,36 @@
+package rules
+
+import (
+	"net/url"
+	"slices"
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+// A check that finds nothing should be able to find something.
+func TestALeakIsFound(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, ststest.Options{})
+	world.WantExitCode(t, world.RunCommand(t, w.Env, "credentials"), 0)
+	var r world.LeakRecord
+	r.IssuedBy(w.STS)
+	r.Secret("a password", "correct")
+	r.Printed("nobody", "nothing")
+	if leaks := r.Found(); len(leaks) > 0 {
+		t.Errorf("found %q where nothing is", leaks)
+	}
+	r.Printed("somebody", "the key is "+w.STS.Issued()[0].SecretAccessKey+" and the word is correct")
+	if leaks := r.Found(); !slices.Equal(leaks, []string{"a password, by somebody", "a secret access key, by somebody"}) {
+		t.Errorf("found %q", leaks)
+	}
+	token := w.STS.Issued()[0].SessionToken
+	r = world.LeakRecord{}
+	r.IssuedBy(w.STS)
+	r.Printed("a form", "SessionToken="+url.QueryEscape(token))
+	r.Printed("a page", onAPage(t, token))
+	if leaks := r.Found(); !slices.Equal(leaks, []string{"a session token, by a form", "a session token, by a page"}) {
+		t.Errorf("found %q", leaks)
+	}
+}

@@ -1,0 +1,171 @@
+package rules
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+// Every block of YAML can be copied: it is a file as it stands, or environment for a container. That an API
+// server takes them is seen by `make cluster`.
+func TestREADMEsYAMLIsWhole(t *testing.T) {
+	for _, block := range world.Blocks(t, "yaml") {
+		for decoder := yaml.NewDecoder(strings.NewReader(block)); ; {
+			var document any
+			err := decoder.Decode(&document)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, block)
+			}
+			switch d := document.(type) {
+			case map[string]any:
+				if d["apiVersion"] == nil {
+					t.Errorf("no apiVersion in\n%s", block)
+				}
+			case []any:
+				for _, entry := range d {
+					if m, _ := entry.(map[string]any); m["name"] == nil || (m["value"] == nil && m["valueFrom"] == nil) {
+						t.Errorf("a list, and not of variables:\n%s", block)
+					}
+				}
+			default:
+				t.Errorf("neither an object nor environment:\n%s", block)
+			}
+		}
+	}
+	// The trust policy lets in whom the text says, and the doctor finds nothing in it.
+	policy, err := trustpolicy.Parse([]byte(world.Blocks(t, "json")[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := trustpolicy.Identity{
+		Partition: "aws", Account: "111122223333", Issuer: "https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE",
+		Audience: "sts.amazonaws.com", Subject: "system:serviceaccount:shop:app",
+	}
+	if decision, problems := policy.Decide(app), policy.Review(app); decision != trustpolicy.Allowed || problems != nil {
+		t.Errorf("the trust policy: %v, %+v", decision, problems)
+	}
+	// The chart that the tests render has these lines in it.
+	chart := string(world.RepoFile(t, "integration/testdata/chart/templates/deployment.yaml"))
+	for _, block := range world.Blocks(t, "gotemplate") {
+		for line := range strings.Lines(block) {
+			if !strings.Contains(chart, line) {
+				t.Errorf("%q is in no chart of the tests", line)
+			}
+		}
+	}
+	for _, page := range world.Pages(t) {
+		for _, image := range regexp.MustCompile(`irsa-sidecar:\d[\w.]*`).FindAllString(page.Text, -1) {
+			if image != deploy.Image {
+				t.Errorf("%s says %s, and deploy %s", page.Path, image, deploy.Image)
+			}
+		}
+	}
+}
+
+// What the dashboard and the alerts ask for is there, and what is there is on the dashboard.
+func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
+	w := world.New(t, ststest.Options{})
+	w.STS.Break(ststest.Fault{Status: 503})
+	s := w.Serve(t)
+	world.Eventually(t, world.Soon, "a failure", func() bool { return w.STS.Calls() > 0 })
+	w.STS.Repair()
+	s.AskUntilValid(t)
+	_, text := s.OpsPage(t, "/metrics")
+	var families, series []string
+	for line := range strings.Lines(text) {
+		if fields := strings.Fields(line); fields[0] == "#" {
+			if fields[1] == "TYPE" && strings.HasPrefix(fields[2], "irsa_sidecar_") {
+				families = append(families, fields[2])
+			}
+			continue
+		}
+		name, _, _ := strings.Cut(strings.Fields(line)[0], "{")
+		series = append(series, name)
+	}
+	if len(families) < 8 {
+		t.Fatalf("only %q in\n%s", families, text)
+	}
+
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(world.RepoFile(t, "deploy/monitoring/dashboard.json"), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	var asked bytes.Buffer
+	for _, panel := range dashboard.Panels {
+		if len(panel.Targets) == 0 {
+			t.Errorf("panel %q asks for nothing", panel.Title)
+		}
+		for _, target := range panel.Targets {
+			asked.WriteString(target.Expr + "\n")
+		}
+	}
+	names := regexp.MustCompile(`\b(irsa_sidecar|process)_\w+`)
+	for _, family := range families {
+		if !slices.ContainsFunc(names.FindAllString(asked.String(), -1), func(name string) bool { return strings.HasPrefix(name, family) }) {
+			t.Errorf("%s is on no panel", family)
+		}
+	}
+	asked.Write(world.RepoFile(t, "deploy/monitoring/alerts.yaml"))
+	for _, name := range names.FindAllString(asked.String(), -1) {
+		if !slices.Contains(series, name) {
+			t.Errorf("%s is asked for, and the sidecar does not have it", name)
+		}
+	}
+}
+
+// Every threat in SECURITY.md names the tests that show what stops it, and they are there.
+func TestEveryThreatHasItsTests(t *testing.T) {
+	var tests []string
+	err := filepath.WalkDir(world.Path(t), func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, "_test.go") {
+			for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(world.ReadFile(t, path), -1) {
+				tests = append(tests, string(m[1]))
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	threats := 0
+	for line := range strings.Lines(string(world.RepoFile(t, "SECURITY.md"))) {
+		columns := strings.Split(strings.TrimSpace(line), " | ")
+		if !strings.HasPrefix(line, "| ") || columns[0] == "| threat" {
+			continue
+		}
+		threats++
+		named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(columns[len(columns)-1], -1)
+		if len(columns) != 3 || named == nil {
+			t.Errorf("no tests: %s", line)
+		}
+		for _, name := range named {
+			if !slices.Contains(tests, name[1]) {
+				t.Errorf("there is no %s: %s", name[1], line)
+			}
+		}
+	}
+	if threats < 15 {
+		t.Errorf("%d threats", threats)
+	}
+}

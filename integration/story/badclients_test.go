@@ -1,0 +1,208 @@
+package story
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+// TestBadClients counts what clients that misbehave, a thousand of them at once, cost the sidecar and
+// those who behave. It runs alone, for it measures; what it asserts is what makes an SDK give up, and
+// what would make the kernel end a container that has the memory limit of the manifests.
+func TestBadClients(t *testing.T) {
+	w := world.New(t, ststest.Options{})
+	s := w.Serve(t)
+	s.AskUntilValid(t)
+	address := strings.TrimPrefix(s.BaseURL, "http://")
+	series := func() (names []string) {
+		_, metrics := s.OpsPage(t, "/metrics")
+		for line := range strings.Lines(metrics) {
+			names = append(names, line[:strings.LastIndex(line, " ")])
+		}
+		return names
+	}
+	for route := range strings.FieldsSeq("/v1/credentials /v1/credentials/other /nowhere") { // so that every series is there
+		world.HTTPGet(t, s.BaseURL+route)
+	}
+	series()
+	converse(t, address, []byte("hello\r\n\r\n"))
+	seriesBefore, memoryBefore := series(), s.Memory(t, "VmRSS")
+
+	crowd := func(t *testing.T, first string) (conns []net.Conn) {
+		for range 1000 {
+			conns = append(conns, dial(t, address))
+		}
+		for _, conn := range conns {
+			io.WriteString(conn, first) // what has been closed by now has been closed for good reason
+		}
+		return conns
+	}
+	const request = "GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+	var report bytes.Buffer
+	table := tabwriter.NewWriter(&report, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "meanwhile\tgood requests\tmedian wait\tlongest wait\tmemory\tat most")
+	for _, bad := range []struct {
+		name string
+		// start does what lasts, and returns a step to be done until it says that it was the last.
+		start func(*testing.T) (step func() bool)
+	}{
+		{"nothing", func(*testing.T) func() bool { return times(100, func(int) {}) }},
+		{"1,000 idle connections", func(t *testing.T) func() bool {
+			crowd(t, request)
+			return times(100, func(int) {})
+		}},
+		{"1,000 connections that say nothing", func(t *testing.T) func() bool {
+			crowd(t, "")
+			return times(100, func(int) {})
+		}},
+		{"1,000 connections that say a byte a second", func(t *testing.T) func() bool {
+			conns, tick, said := crowd(t, ""), time.NewTicker(time.Second), 0
+			t.Cleanup(tick.Stop)
+			return func() bool {
+				select {
+				case <-tick.C:
+					for _, conn := range conns {
+						io.WriteString(conn, request[said:said+1])
+					}
+					said++
+				default:
+				}
+				return said < 3
+			}
+		}},
+		{"1,000 connections that say 4 KiB of noise", func(t *testing.T) func() bool {
+			noise := rand.NewChaCha8([32]byte{})
+			return times(1000, func(int) {
+				raw := make([]byte, 4<<10)
+				noise.Read(raw)
+				conn := dial(t, address)
+				conn.Write(raw)
+			})
+		}},
+		{"10,000 requests for 10,000 profiles", func(t *testing.T) func() bool {
+			conn := dial(t, address)
+			r := bufio.NewReader(conn)
+			return times(1000, func(n int) {
+				for i := range 10 {
+					fmt.Fprintf(conn, "GET /v1/credentials/p%d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 10*n+i)
+					if response, err := http.ReadResponse(r, nil); err != nil {
+						t.Fatal(err)
+					} else if io.Copy(io.Discard, response.Body); response.StatusCode != http.StatusBadRequest {
+						t.Fatalf("another profile: %s", response.Status)
+					}
+				}
+			})
+		}},
+	} {
+		t.Run(bad.name, func(t *testing.T) {
+			step := bad.start(t)
+			var waits []time.Duration
+			for more := true; more; more = step() {
+				begun := time.Now()
+				answer := converse(t, address, []byte(strings.Replace(request, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)))
+				if waits = append(waits, time.Since(begun)); !bytes.HasPrefix(answer, []byte("HTTP/1.1 200 OK\r\n")) {
+					t.Fatalf("good request %d: %q", len(waits), answer)
+				}
+			}
+			slices.Sort(waits)
+			longest, now, peak := waits[len(waits)-1], s.Memory(t, "VmRSS"), s.Memory(t, "VmHWM")
+			fmt.Fprintf(table, "%s\t%d\t%.1f ms\t%.1f ms\t%.1f MiB\t%.1f MiB\n", bad.name, len(waits),
+				milliseconds(waits[len(waits)/2]), milliseconds(longest), now, peak)
+			if longest > world.SDKPatience {
+				t.Errorf("a good request took %s", longest)
+			}
+			if grown := peak - memoryBefore; grown > 16 {
+				t.Errorf("memory went from %.1f to %.1f MiB", memoryBefore, peak)
+			}
+		})
+	}
+	if more := slices.DeleteFunc(series(), func(name string) bool { return slices.Contains(seriesBefore, name) }); len(more) > 0 {
+		t.Errorf("/metrics has become longer by %q", more)
+	}
+	table.Flush()
+	t.Logf("\n%s", report.String())
+}
+
+// times returns a step that does do n times.
+func times(n int, do func(i int)) (step func() bool) {
+	i := 0
+	return func() bool {
+		do(i)
+		i++
+		return i < n
+	}
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// dial opens a connection that is there to the test's end.
+func dial(t *testing.T, address string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// converse sends bytes on a connection of its own, and reads to the end.
+func converse(t *testing.T, address string, sent []byte) []byte {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(world.Soon))
+	if _, err := conn.Write(sent); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer
+}
+
+// Where there are few file descriptors there are few places: more clients than that lock nobody out.
+func TestFewFileDescriptorsLockNobodyOut(t *testing.T) {
+	t.Parallel()
+	for _, most := range []string{"24", "32"} {
+		w := world.New(t, ststest.Options{})
+		w.Start = func(cmd *exec.Cmd) error {
+			cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `ulimit -n "$1" && exec "$0"`, cmd.Path, most}
+			return cmd.Start()
+		}
+		s := w.Serve(t)
+		s.AskUntilValid(t)
+		address := strings.TrimPrefix(s.BaseURL, "http://")
+		for range 40 {
+			conn := dial(t, address)
+			io.WriteString(conn, "GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+			dial(t, address) // and one that says nothing
+		}
+		for range 20 {
+			begun := time.Now()
+			if a := s.Ask(t, "Connection", "close"); !a.Valid() || time.Since(begun) > world.SDKPatience {
+				t.Errorf("with %s descriptors: %d %s after %s", most, a.Status, a.Code, time.Since(begun))
+			}
+		}
+		if status, body := s.OpsPage(t, "/livez"); status != http.StatusOK {
+			t.Errorf("with %s descriptors, /livez: %d %s", most, status, body)
+		}
+	}
+}

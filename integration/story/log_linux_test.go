@@ -1,0 +1,326 @@
+package story
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+// asInit starts a program as the first process of a PID namespace, as most containers do.
+func asInit(cmd *exec.Cmd) error {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWPID
+	return cmd.Start()
+}
+
+// everyWay runs a test with a sidecar that is a process like others, and with one that is PID 1.
+func everyWay(t *testing.T, f func(t *testing.T, start func(*exec.Cmd) error)) {
+	t.Helper()
+	t.Run("a process", func(t *testing.T) { f(t, (*exec.Cmd).Start) })
+	t.Run("PID 1", func(t *testing.T) {
+		probe := exec.Command("true")
+		if err := asInit(probe); err != nil {
+			t.Skipf("this machine lets us make no PID namespaces: %v", err)
+		}
+		probe.Wait()
+		f(t, asInit)
+	})
+}
+
+// A log driver that is stuck takes no credentials away: not by the refresh, not by a request that is logged, not by
+// the end.
+func TestALogThatNobodyReadsStopsNothing(t *testing.T) {
+	t.Parallel()
+	everyWay(t, func(t *testing.T, start func(*exec.Cmd) error) {
+		w := world.New(t, ststest.Options{Lifetime: 4 * time.Second})
+		var driver world.LogPipe
+		w.Start = driver.Between(start)
+		s := w.Serve(t, "IRSA_SIDECAR_LOG_LEVEL=debug")
+		s.AskUntilValid(t)
+		driver.Stopped.Lock()
+		defer driver.Stopped.Unlock()
+		before := len(w.STS.Issued())
+		for begun := time.Now(); time.Since(begun) < 6*time.Second; { // longer than a session
+			if a := s.Ask(t, "User-Agent", strings.Repeat("talkative ", 100)); !a.Valid() {
+				t.Fatalf("%s after the log was stuck: %d %s", time.Since(begun), a.Status, a.Code)
+			}
+		}
+		if n := len(w.STS.Issued()); n == before {
+			t.Error("no session was issued meanwhile")
+		}
+		if status, body := s.OpsPage(t, "/livez"); status != http.StatusOK {
+			t.Errorf("/livez: %d %s", status, body)
+		}
+		_, metrics := s.OpsPage(t, "/metrics")
+		dropped := 0
+		if _, after, found := strings.Cut(metrics, "\nirsa_sidecar_log_lines_dropped_total "); found {
+			fmt.Sscan(after, &dropped)
+		}
+		if dropped == 0 {
+			t.Error("no line was dropped: the log was not stuck")
+		}
+		s.Terminate(t)
+		select {
+		case <-s.Ended:
+		case <-time.After(3 * time.Second):
+			t.Fatal("it does not end 3s after SIGTERM")
+		}
+		if s.Err != nil {
+			t.Errorf("it ended with %v", s.Err)
+		}
+	})
+}
+
+func TestALogThatIsReadAgainSaysWhatItLacks(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, ststest.Options{})
+	var driver world.LogPipe
+	w.Start = driver.Between((*exec.Cmd).Start)
+	s := w.Serve(t, "IRSA_SIDECAR_LOG_LEVEL=debug")
+	s.AskUntilValid(t)
+	const asked = 500
+	func() {
+		driver.Stopped.Lock()
+		defer driver.Stopped.Unlock()
+		for range asked {
+			s.Ask(t, "User-Agent", strings.Repeat("talkative ", 100))
+		}
+	}()
+	line := s.WaitForLog(t, "log lines were dropped, because stderr could not be written")
+	requests := 0
+	for text := range strings.Lines(s.Output(t)) {
+		var line map[string]any
+		if json.Unmarshal([]byte(text), &line) != nil {
+			t.Fatalf("a line that is not whole: %q", text)
+		}
+		if agent, _ := line["user_agent"].(string); strings.HasPrefix(agent, "talkative") {
+			requests++
+		}
+	}
+	if lines := int(line["lines"].(float64)); lines == 0 || requests+lines != asked {
+		t.Errorf("%d lines of %d are there, and %d are said to be dropped", requests, asked, lines)
+	}
+}
+
+func TestAClosedStderrEndsNothing(t *testing.T) {
+	t.Parallel()
+	everyWay(t, func(t *testing.T, start func(*exec.Cmd) error) {
+		w := world.New(t, ststest.Options{Lifetime: 4 * time.Second})
+		var driver world.LogPipe
+		w.Start = driver.Between(start)
+		s := w.Serve(t)
+		first := s.AskUntilValid(t)
+		driver.Reader.Close()
+		world.Eventually(t, world.Soon, "a line that nobody takes, and a session after it", func() bool {
+			_, metrics := s.OpsPage(t, "/metrics")
+			return !strings.Contains(metrics, "\nirsa_sidecar_log_lines_dropped_total 0\n") && s.Ask(t).AccessKeyID != first.AccessKeyID
+		})
+		s.Terminate(t)
+		<-s.Ended
+		if s.Err != nil {
+			t.Errorf("it ended with %v", s.Err)
+		}
+	})
+}
+
+// SIGHUP asks for an exchange, at most once a second, and ends nothing; the command does the same.
+func TestReload(t *testing.T) {
+	t.Parallel()
+	everyWay(t, func(t *testing.T, start func(*exec.Cmd) error) {
+		w := world.New(t, ststest.Options{})
+		w.Start = start
+		s := w.Serve(t, "IRSA_SIDECAR_SHUTDOWN_DELAY=2s")
+		s.AskUntilValid(t)
+		for n, ask := range []func(){
+			func() { s.Cmd.Process.Signal(syscall.SIGHUP) },
+			func() {
+				if r := world.RunCommand(t, s.CommandEnv(), "reload"); r != (world.Result{}) {
+					t.Errorf("reload: exit code %d and not in silence: %s%s", r.Code, r.Stdout, r.Stderr)
+				}
+			},
+		} {
+			ask()
+			world.Eventually(t, world.Soon, "another session", func() bool { return len(w.STS.Issued()) == n+2 })
+			newest := w.STS.Issued()[n+1].AccessKeyID
+			world.Eventually(t, world.Soon, "the new session served", func() bool { return s.Ask(t).AccessKeyID == newest })
+		}
+		calls, begun := w.STS.Calls(), time.Now()
+		for time.Since(begun) < 3*time.Second {
+			s.Cmd.Process.Signal(syscall.SIGHUP)
+			if a := s.Ask(t); !a.Valid() {
+				t.Fatalf("during a storm of signals: %d %s", a.Status, a.Code)
+			}
+		}
+		if n := w.STS.Calls() - calls; n < 2 || n > int(time.Since(begun).Seconds())+1 {
+			t.Errorf("a storm of signals for %s made %d calls to STS", time.Since(begun), n)
+		}
+		if n := strings.Count(s.Output(t), `"msg":"reloading"`); n > int(time.Since(begun).Seconds())+4 {
+			t.Errorf("it has read its files %d times", n)
+		}
+		// While it ends, neither is it cut short.
+		s.Terminate(t)
+		begun = time.Now()
+		s.WaitForLog(t, "shutting down")
+		s.Cmd.Process.Signal(syscall.SIGHUP)
+		s.WantStopped(t)
+		if took := time.Since(begun); took < 2*time.Second {
+			t.Errorf("with a delay of 2s it ended after %s", took)
+		}
+	})
+}
+
+// What files hold of the configuration is read again; what cannot be used changes nothing, and the log says why.
+func TestReloadReadsFilesAgain(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, ststest.Options{})
+	policy := t.TempDir() + "/policy.json"
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(policy, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`{"Version": "2012-10-17", "Statement": ["first"]}`)
+	s := w.Serve(t, "IRSA_SIDECAR_POLICY_FILE="+policy)
+	s.AskUntilValid(t)
+	policies := func() (all []string) {
+		for _, session := range w.STS.Issued() {
+			all = append(all, session.Policy)
+		}
+		return all
+	}
+	reload := func(sessions int) {
+		t.Helper()
+		if r := world.RunCommand(t, s.CommandEnv(), "reload"); r != (world.Result{}) {
+			t.Fatalf("reload: exit code %d: %s", r.Code, r.Stderr)
+		}
+		world.Eventually(t, world.Soon, "another session", func() bool { return len(policies()) == sessions })
+	}
+	write(`{"Version": "2012-10-17", "Statement": ["second"]}`)
+	reload(2)
+	write(`not JSON`)
+	reload(3)
+	line := s.WaitForLog(t, "cannot reload the configuration files; keeping the previous values")
+	world.WantContains(t, "the log", line["error"].(string), "IRSA_SIDECAR_POLICY_FILE", "is not a policy in JSON")
+	for n, word := range []string{"first", "second", "second"} {
+		if all := policies(); !strings.Contains(all[n], word) {
+			t.Errorf("session %d has the policy %q, want %q", n+1, all[n], word)
+		}
+	}
+}
+
+// A token that has been replaced opens for another hour, until a reload revokes it; without the file, a new one is made.
+func TestReloadRevokesReplacedAuthorizationTokens(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, ststest.Options{})
+	file := t.TempDir() + "/token"
+	write := func(token string) {
+		t.Helper()
+		world.Leaks.Secret("an authorization token", token)
+		if err := os.WriteFile(file+".new", []byte(token), 0o440); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(file+".new", file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const first, second = "the-first-authorization-token", "the-second-authorization-token"
+	write(first)
+	stood := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(file, stood, stood); err != nil {
+		t.Fatal(err)
+	}
+	s := w.Serve(t, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE="+file)
+	world.Eventually(t, world.Soon, "credentials", func() bool { return s.Ask(t, "Authorization", first).Valid() })
+	opens := func(token string) bool { return s.Ask(t, "Authorization", token).Valid() }
+	reload := func() {
+		t.Helper()
+		if r := world.RunCommand(t, s.CommandEnv(), "reload"); r != (world.Result{}) {
+			t.Fatalf("reload: exit code %d: %s", r.Code, r.Stderr)
+		}
+	}
+	write(second)
+	if !opens(second) || !opens(first) {
+		t.Fatal("the new token does not open, or the old one not any more")
+	}
+	reload()
+	world.Eventually(t, world.Soon, "the end of the old token", func() bool { return !opens(first) })
+	if !opens(second) {
+		t.Error("the new token does not open any more")
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	reload()
+	world.Eventually(t, world.Soon, "the end of a token whose file is gone", func() bool { return !opens(second) })
+	if made := string(world.ReadFile(t, file)); !opens(made) {
+		t.Error("the token that was made does not open")
+	}
+}
+
+// A command whose stderr has no reader does what it is for; a credential_process is one.
+func TestAClosedStderrCostsACommandNothingElse(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, ststest.Options{})
+	for command, code := range map[string]int{"credentials": 0, "healthcheck": 1, "healthcheck nothing": 2} {
+		r, broken, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		cmd := exec.Command(world.Program(t), strings.Fields(command)...)
+		cmd.Env = world.WithCoverage(w.EnvWith("AWS_STS_REGIONAL_ENDPOINTS=legacy", "IRSA_SIDECAR_OPS_LISTEN="+world.RefusingAddress(t))) // which is warned of
+		cmd.Stderr = broken
+		stdout, err := cmd.Output()
+		broken.Close()
+		if cmd.ProcessState.ExitCode() != code {
+			t.Errorf("%s: %v, want exit code %d", command, err, code)
+		}
+		if code == 0 && !strings.Contains(string(stdout), "AccessKeyId") {
+			t.Errorf("%s printed %d bytes, and no credentials", command, len(stdout))
+		}
+	}
+}
+
+// However often it is told, and whether its last words are read or not, it ends with 0.
+func TestManySignalsEndItAsOneDoes(t *testing.T) {
+	t.Parallel()
+	everyWay(t, func(t *testing.T, start func(*exec.Cmd) error) {
+		w := world.New(t, ststest.Options{})
+		var driver world.LogPipe
+		w.Start = driver.Between(start)
+		s := w.Serve(t, "IRSA_SIDECAR_LOG_LEVEL=debug")
+		s.AskUntilValid(t)
+		driver.Stopped.Lock()
+		defer driver.Stopped.Unlock()
+		for range 300 { // more than the pipe holds
+			s.Ask(t, "User-Agent", strings.Repeat("talkative ", 100))
+		}
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for ended, late := false, time.After(world.Soon); !ended; {
+			s.Cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case <-s.Ended:
+				ended = true
+			case <-late:
+				t.Fatal("it does not end")
+			case <-tick.C:
+			}
+		}
+		if s.Err != nil {
+			t.Errorf("it ended with %v", s.Err)
+		}
+	})
+}

@@ -1,0 +1,133 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Module is the path of this module.
+const Module = "github.com/irsa-sidecar/irsa-sidecar"
+
+// root is the directory of the module: the nearest one above that has its go.mod. Others below have one too.
+var root = sync.OnceValues(func() (string, error) {
+	start, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for dir := start; ; dir = filepath.Dir(dir) {
+		file, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && strings.HasPrefix(string(file), "module "+Module+"\n") {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("%s is not in a checkout of %s", start, Module)
+		}
+	}
+})
+
+// Path returns the path of a file of this repository, which is named by its elements from the root on.
+func Path(t testing.TB, elements ...string) string {
+	t.Helper()
+	dir, err := root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(append([]string{dir}, elements...)...)
+}
+
+// Build builds a command of this module, which is named by its directory, into a file; go build gets the flags.
+func Build(ctx context.Context, file, command string, flags ...string) error {
+	args := slices.Concat([]string{"build", "-trimpath", "-o", file}, flags, []string{Module + "/" + command})
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the image
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w\n%s", command, err, output)
+	}
+	return nil
+}
+
+// built is the program under test. It is built at most once in each package, and only for tests that run it.
+var built struct {
+	once sync.Once
+	dir  string
+	path string
+	err  error
+}
+
+// Program returns the path of the sidecar, built for the test. Nothing else is in its directory.
+func Program(t *testing.T) string {
+	t.Helper()
+	built.once.Do(func() { built.err = buildProgram(t) })
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return built.path
+}
+
+// buildProgram builds the program as it is shipped; with GOCOVERDIR set, it also counts what is covered.
+func buildProgram(t *testing.T) (err error) {
+	// go test reuses an old result unless a file has changed that the test has looked at, and it does not see what go
+	// build looks at.
+	err = filepath.WalkDir(Path(t), func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && entry.Name() == ".git" {
+			return fs.SkipDir
+		}
+		if err == nil && (filepath.Ext(path) == ".go" || entry.Name() == "go.mod") {
+			_, err = os.Stat(path)
+		}
+		if errors.Is(err, fs.ErrNotExist) { // a temporary file of somebody else
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if built.dir, err = os.MkdirTemp("", "irsa-sidecar-test-"); err != nil {
+		return err
+	}
+	// One test runs the program as a user who owns nothing.
+	if err := os.Chmod(built.dir, 0o755); err != nil {
+		return err
+	}
+	built.path = filepath.Join(built.dir, "irsa-sidecar")
+	var flags []string
+	if os.Getenv("GOCOVERDIR") != "" {
+		flags = append(flags, "-cover")
+	}
+	return Build(context.WithoutCancel(t.Context()), built.path, "cmd/irsa-sidecar", flags...)
+}
+
+// WithCoverage adds to an environment where the program writes what it has covered.
+func WithCoverage(env []string) []string {
+	if dir := os.Getenv("GOCOVERDIR"); dir != "" {
+		env = append(slices.Clone(env), "GOCOVERDIR="+dir)
+	}
+	if env == nil {
+		return []string{} // nil would be the test's own
+	}
+	return env
+}
+
+// CopyOfProgram is the program as root's, with this mode and group, where every user finds it.
+func CopyOfProgram(t *testing.T, mode os.FileMode, group int) (path string) {
+	t.Helper()
+	dir, err := os.MkdirTemp(filepath.Dir(Program(t)), "copy-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(dir, "irsa-sidecar")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(path, ReadFile(t, Program(t)), 0o700), os.Chown(path, 0, group), os.Chmod(path, mode)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,76 @@
+package world
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// whySkipped is why the test inside has been skipped by notRun.
+var whySkipped = "it does not say why"
+
+// NotRun ends a test for which the machine lacks something, and says so; where IRSA_TEST_REQUIRE has what is
+// lacking, the test fails.
+func NotRun(t *testing.T, lacking, why string) {
+	t.Helper()
+	if Required(lacking) {
+		t.Fatalf("not run, although IRSA_TEST_REQUIRE has %s: %s", lacking, why)
+	}
+	fmt.Fprintf(os.Stderr, "%s is NOT RUN: %s\n", t.Name(), why)
+	whySkipped = why
+	t.Skip(why)
+}
+
+// WantNoTrace holds what was printed against what no user should ever see.
+func WantNoTrace(t *testing.T, output string) {
+	t.Helper()
+	for _, trace := range []string{"goroutine ", "panic:", "%!", "<nil>", ".go:"} {
+		if strings.Contains(output, trace) {
+			t.Errorf("the output has %q in it:\n%s", trace, output)
+		}
+	}
+}
+
+// Eventually tries until done, fifty times a second.
+func Eventually(t *testing.T, patience time.Duration, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !done(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s in vain: %s", patience, what)
+		}
+	}
+}
+
+// Required reports whether a test must be run that needs this of the machine: IRSA_TEST_REQUIRE has it.
+func Required(what string) bool {
+	return slices.Contains(strings.Split(os.Getenv("IRSA_TEST_REQUIRE"), ","), what)
+}
+
+// LastLine returns the last line of what was printed.
+func LastLine(output string) string {
+	output = strings.TrimRight(output, "\n")
+	return output[strings.LastIndex(output, "\n")+1:]
+}
+
+// WantContains checks that a text, which is called what, has all parts.
+func WantContains(t *testing.T, what, got string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(got, part) {
+			t.Errorf("%s does not say %q:\n%s", what, part, got)
+		}
+	}
+}
+
+// WantExitCode checks how a program has ended.
+func WantExitCode(t *testing.T, r Result, code int) {
+	t.Helper()
+	if r.Code != code {
+		t.Errorf("exit code %d, want %d; stderr:\n%s", r.Code, code, r.Stderr)
+	}
+}

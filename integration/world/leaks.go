@@ -1,0 +1,98 @@
+package world
+
+import (
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+)
+
+// Main runs the tests of a package, which its TestMain has to call: it fails if anything that was printed holds a secret.
+func Main(m *testing.M) {
+	code := m.Run()
+	if leaks := Leaks.Found(); len(leaks) > 0 {
+		fmt.Fprintf(os.Stderr, "FAIL: what must never be printed has been:\n  %s\n", strings.Join(leaks, "\n  "))
+		code = max(code, 1)
+	}
+	if built.dir != "" {
+		os.RemoveAll(built.dir)
+	}
+	os.Exit(code)
+}
+
+// Leaks is the record of the package's run.
+var Leaks LeakRecord
+
+// LeakRecord is what has been printed, by whom, and what must not be.
+type LeakRecord struct {
+	mu      sync.Mutex
+	texts   []text
+	secrets map[string]string // what it is, by its value
+	servers []*ststest.Server // which know the secrets that they have handed out
+}
+
+type text struct{ by, text string }
+
+// Printed notes what somebody has printed.
+func (r *LeakRecord) Printed(by, words string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.texts = append(r.texts, text{by, words})
+}
+
+// Secret notes a value that nobody may print, and what it is.
+func (r *LeakRecord) Secret(name, value string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.secrets == nil {
+		r.secrets = make(map[string]string)
+	}
+	r.secrets[value] = name
+}
+
+// IssuedBy notes that nobody may print what this STS issues.
+func (r *LeakRecord) IssuedBy(s *ststest.Server) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.servers = append(r.servers, s)
+}
+
+// Token notes a web identity token. Its signature is what makes it one; the rest may be printed.
+func (r *LeakRecord) Token(token string) {
+	r.Secret("a web identity token", token)
+	r.Secret("the signature of a web identity token", token[strings.LastIndex(token, ".")+1:])
+}
+
+// Found says which secrets have been printed, as they are or as a page or a form has them, and by whom, without
+// printing them again.
+func (r *LeakRecord) Found() (leaks []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	secrets := maps.Clone(r.secrets)
+	if secrets == nil {
+		secrets = make(map[string]string)
+	}
+	for _, s := range r.servers {
+		for _, session := range s.Issued() {
+			secrets[session.SecretAccessKey] = "a secret access key"
+			secrets[session.SessionToken] = "a session token"
+		}
+	}
+	for value, name := range secrets {
+		for _, form := range slices.Compact([]string{value, strings.ReplaceAll(value, "+", "&#43;"), url.QueryEscape(value)}) {
+			for _, text := range r.texts {
+				if strings.Contains(text.text, form) {
+					leaks = append(leaks, name+", by "+text.by)
+				}
+			}
+		}
+	}
+	slices.Sort(leaks)
+	return slices.Compact(leaks)
+}

@@ -1,0 +1,170 @@
+package world
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+const (
+	// insideVariable names the test that runs in namespaces of its own, and the file that says how it went.
+	insideVariable = "IRSA_TEST_INSIDE"
+
+	// passed is what stands in that file unless the test was skipped: then it is why.
+	passed = "passed"
+)
+
+// InNamespaces is reborn for a test that cannot do without: where nobody may make namespaces it is not run,
+// and says so. The test outside ends where it is told that it is not inside, and is skipped if the one inside
+// was.
+func InNamespaces(t *testing.T, flags uintptr) bool {
+	t.Helper()
+	inside, err := Reexec(t, flags)
+	if err != nil {
+		NotRun(t, "namespaces", err.Error())
+	}
+	return inside
+}
+
+// Reexec runs the test a second time, as a process in namespaces of its own: its mounts and its network, if
+// flags have them, are then its own to break. It reports whether this is that second time. An error says that
+// this machine lets nobody make namespaces.
+//
+// Root makes the namespaces as it is, anybody else in a user namespace.
+func Reexec(t *testing.T, flags uintptr) (inside bool, err error) {
+	t.Helper()
+	if name, outcome, inside := strings.Cut(os.Getenv(insideVariable), "="); inside && name == t.Name() {
+		// What is mounted from here on is seen by nobody else.
+		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			how := passed
+			if t.Skipped() {
+				how = whySkipped
+			}
+			if err := os.WriteFile(outcome, []byte(how), 0o600); err != nil {
+				t.Error(err)
+			}
+		})
+		return true, nil
+	}
+	args := []string{"-test.run=^" + t.Name() + "$", "-test.count=1", "-test.parallel=" + flag.Lookup("test.parallel").Value.String()}
+	if testing.Verbose() {
+		args = append(args, "-test.v")
+	}
+	if deadline, ok := t.Deadline(); ok { // it is the one inside who can say where he hangs
+		args = append(args, "-test.timeout="+(time.Until(deadline)-10*time.Second).String())
+	}
+	outcome := filepath.Join(t.TempDir(), "outcome")
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), insideVariable+"="+t.Name()+"="+outcome)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | flags, Pdeathsig: syscall.SIGKILL}
+	if uid := os.Geteuid(); uid != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: uid, Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+	}
+	runtime.LockOSThread() // the signal of the parent's death is that of its thread
+	defer runtime.UnlockOSThread()
+	err = cmd.Start()
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
+		return false, fmt.Errorf("this machine lets nobody make namespaces: %w", err)
+	}
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		t.Errorf("in namespaces of its own: %v", err)
+		return false, nil
+	}
+	switch how, err := os.ReadFile(outcome); {
+	case err != nil:
+		t.Errorf("in namespaces of its own it has not come to its end: %v", err)
+	case string(how) != passed:
+		t.Skipf("skipped in namespaces of its own: %s", how)
+	}
+	return false, nil
+}
+
+// OnThread does it on a thread of its own, which ends with it.
+func OnThread(do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if syscall.Gettid() == os.Getpid() { // the one thread that does not end; taken, it cannot be the next
+			OnThread(do)
+			runtime.UnlockOSThread()
+			return
+		}
+		do()
+	}()
+	<-done
+}
+
+// InNetwork does the work on a thread in a network of its own, with a loopback that also has the address of
+// EC2's metadata service. First it says whether there is one.
+func InNetwork(ready chan<- error, work <-chan func()) {
+	OnThread(func() {
+		err := syscall.Unshare(syscall.CLONE_NEWNET)
+		if err == nil {
+			err = LoopbackUp()
+		}
+		if err == nil {
+			second := Loopback
+			copy(second[:], "lo:1")
+			err = SetIPv4(second, [4]byte{169, 254, 169, 254})
+		}
+		ready <- err
+		for do := range work {
+			do()
+		}
+	})
+}
+
+// Loopback is the name of a network's own interface, as netdevice(7) has it.
+var Loopback = [syscall.IFNAMSIZ]byte{'l', 'o'}
+
+// LoopbackUp gives a new network its loopback, with its addresses.
+func LoopbackUp() error {
+	request := struct {
+		name  [syscall.IFNAMSIZ]byte
+		flags uint16
+		_     [22]byte
+	}{name: Loopback, flags: syscall.IFF_UP}
+	return Ioctl(syscall.AF_INET, syscall.SIOCSIFFLAGS, unsafe.Pointer(&request))
+}
+
+// SetIPv4 sets the IPv4 address of an interface; of one with a colon in its name, another one.
+func SetIPv4(name [syscall.IFNAMSIZ]byte, address [4]byte) error {
+	request := struct {
+		name    [syscall.IFNAMSIZ]byte
+		address syscall.RawSockaddrInet4
+		_       [8]byte
+	}{name: name, address: syscall.RawSockaddrInet4{Family: syscall.AF_INET, Addr: address}}
+	return Ioctl(syscall.AF_INET, syscall.SIOCSIFADDR, unsafe.Pointer(&request))
+}
+
+// Ioctl does what ip(8) would, which not every machine has: netdevice(7), ipv6(7).
+func Ioctl(family int, what uintptr, request unsafe.Pointer) error {
+	socket, err := syscall.Socket(family, syscall.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(socket)
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(socket), what, uintptr(request)); errno != 0 {
+		return fmt.Errorf("ioctl %#x: %w", what, errno)
+	}
+	return nil
+}
