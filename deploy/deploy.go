@@ -1,7 +1,8 @@
-// Package deploy is what makes a Pod one with the sidecar: the container, the environment of the other containers, and the token's volume.
+// Package deploy has the parts that add the sidecar to a Pod: the container, the environment of the other containers, and
+// the token's volume. It does not know how they are added.
 //
-// Every manifest in this directory, the chart, the admission policy, the example in docs and what irsa-sidecar-inject writes are made from
-// templates/parts.yaml, so that they cannot drift: `make manifests` writes them anew, and a test compares.
+// Every manifest in this directory, the chart, the admission policy, the example in docs and what irsa-sidecar-inject writes are
+// made from templates/parts.yaml, so that they cannot drift. `make manifests` writes the files, and a test compares them.
 package deploy
 
 import (
@@ -12,52 +13,51 @@ import (
 )
 
 const (
-	// Name is the container's.
+	// Name is the name of the container.
 	Name = "irsa-sidecar"
 
 	// TokenVolume is the name of the projected token's volume.
 	TokenVolume = "irsa-sidecar-token"
 
-	// InjectLabel on a Pod or a namespace says whether the sidecar is wanted: [Enabled] or [Disabled].
+	// InjectLabel on a Pod or a namespace is [Enabled] to add the sidecar, or [Disabled] to keep it out.
 	InjectLabel = "irsa-sidecar/inject"
 
-	// SkipAnnotation on a Pod lists containers, separated by commas, whose environment is left as it is.
+	// SkipAnnotation on a Pod lists containers, separated by commas, whose environment is left unchanged.
 	SkipAnnotation = "irsa-sidecar/skip-containers"
 
-	// RoleAnnotation on a service account is the role's ARN; it is the EKS webhook's annotation.
+	// RoleAnnotation on a service account is the role's ARN. The EKS webhook reads it too.
 	RoleAnnotation = "eks.amazonaws.com/role-arn"
 
-	// RegionAnnotation on a service account is the region of STS, and of the app.
+	// RegionAnnotation on a service account is the region of STS and of the app.
 	RegionAnnotation = "irsa-sidecar/region"
 
 	// Enabled and Disabled are the values of [InjectLabel].
 	Enabled, Disabled = "enabled", "disabled"
 
-	// Image is the sidecar's image in all that is made here. It has no registry in it, because it is you who
-	// builds it, with `make image`.
+	// Image is the sidecar's image in all manifests. It names no registry, because users build it with `make image`.
 	Image = "irsa-sidecar:0.1.0"
 )
 
-// Parts says which sidecar is meant. The zero Parts is a classic sidecar without an image.
+// Parts describes one sidecar. The zero value is a classic sidecar without an image.
 type Parts struct {
 	// Image of the sidecar.
 	Image string
 
-	// RoleARN is the role to assume. Empty leaves role and token to the EKS webhook, which mounts a token of
-	// its own; there is no volume then.
+	// RoleARN is the role to assume. If it is empty, the EKS webhook sets the role and mounts its own token, and there is
+	// no volume.
 	RoleARN string
 
-	// Region of STS, and of the app. Empty leaves it to the EKS webhook, or to the token's issuer.
+	// Region of STS and of the app. If it is empty, it comes from the EKS webhook or the token's issuer.
 	Region string
 
-	// Native makes a native sidecar (Kubernetes 1.29 or later), which belongs first into the initContainers.
-	// Otherwise it is an ordinary container, which belongs first into the containers.
+	// Native makes a native sidecar (Kubernetes 1.29 or later), to be the first of the initContainers. Otherwise it is an
+	// ordinary container, to be the first of the containers.
 	Native bool
 
-	// Job lets `irsa-sidecar shutdown` end it: for Jobs, where it is not native.
+	// Job allows `irsa-sidecar shutdown`, which a Job needs to complete if the sidecar is not native.
 	Job bool
 
-	// Chart makes Helm templates of the three, in which the values are expressions in $v.
+	// Chart makes Helm templates, in which the values are expressions in $v.
 	Chart bool
 }
 
@@ -66,13 +66,13 @@ var source string
 
 var parts = template.Must(template.New("parts").Delims("[[", "]]").Parse(source))
 
-// Container returns the sidecar's container: a mapping, in YAML.
+// Container returns the sidecar's container as a YAML mapping.
 func (p Parts) Container() string { return p.render("container") }
 
-// Env returns the environment of the other containers: a sequence, in YAML.
+// Env returns the environment of the other containers as a YAML sequence.
 func (p Parts) Env() string { return p.render("env") }
 
-// Volume returns the token's volume: a sequence of one, in YAML; nothing where there is no role.
+// Volume returns the token's volume as a YAML sequence, or "" without a role.
 func (p Parts) Volume() string {
 	if p.RoleARN == "" {
 		return ""
@@ -82,13 +82,13 @@ func (p Parts) Volume() string {
 
 func (p Parts) render(name string) string {
 	var b strings.Builder
-	if err := parts.ExecuteTemplate(&b, name, p); err != nil { // the template is this package's own
+	if err := parts.ExecuteTemplate(&b, name, p); err != nil { // the template is embedded
 		panic(err)
 	}
 	return strings.TrimSpace(b.String())
 }
 
-// If begins what a chart leaves out where its value is empty.
+// If begins what a chart leaves out if a value is empty.
 func (p Parts) If(value string) string {
 	if !p.Chart {
 		return ""
@@ -96,7 +96,7 @@ func (p Parts) If(value string) string {
 	return fmt.Sprintf("\n  {{- if $v.%s }}", value)
 }
 
-// End ends what If began.
+// End ends what [Parts.If] began.
 func (p Parts) End() string {
 	if !p.Chart {
 		return ""

@@ -11,9 +11,11 @@ import (
 	"text/template"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
-var update = flag.Bool("update", false, "write the manifests anew")
+var update = flag.Bool("update", false, "write the manifests")
 
 const (
 	exampleRole   = `"arn:aws:iam::111122223333:role/app"`
@@ -30,18 +32,18 @@ var flavours = map[string]Parts{
 	"policy":  {Image: Image, RoleARN: celRole, Region: celRegion, Native: true},
 }
 
-// workloads are the kinds that have a Pod in them, as a patch's target selects them, and where it is. Other groups have kinds of these names
-// too. No group at all would mean any.
+// workloads are the kinds that contain a Pod, as a patch's target selects them, and the path to its spec. Other groups have
+// kinds with these names too. No group at all would mean any.
 var workloads = []struct{ Group, Kind, Path string }{
 	{"apps|batch", "Deployment|StatefulSet|DaemonSet|ReplicaSet|Job", "spec.template.spec"},
 	{"batch", "CronJob", "spec.jobTemplate.spec.template.spec"},
 	{"^$", "Pod", "spec"},
 }
 
-// finish is what the kustomize components have in common.
+// finish is what the kustomize components share.
 const finish = "templates/kustomize/finish.yaml"
 
-// The manifests are made of the parts, so that none can drift from the others.
+// All manifests are made from the same parts, so that they cannot drift.
 func TestManifestsAreMadeOfTheParts(t *testing.T) {
 	made := make(map[string]bool)
 	err := filepath.WalkDir("templates", func(name string, entry os.DirEntry, err error) error {
@@ -56,7 +58,7 @@ func TestManifestsAreMadeOfTheParts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The chart's policy is the policy, with the chart's values in it; its dashboard and its alerts are those beside it.
+	// The chart's policy is the policy with the chart's values in it. Its dashboard and alerts are copies.
 	policy := fill(t, "templates/policy.yaml")
 	compare(t, "helm/irsa-sidecar/templates/policy.yaml", chartPolicy(t, policy))
 	for _, file := range []string{"alerts.yaml", "dashboard.json"} {
@@ -83,11 +85,11 @@ func compare(t *testing.T, file, want string) {
 		t.Fatal(err)
 	}
 	if string(have) != want {
-		t.Errorf("%s is not what the parts make of it; `make manifests` writes it anew", file)
+		t.Errorf("%s differs from what the templates make; `make manifests` writes it", file)
 	}
 }
 
-// fill makes a manifest of a template. Helm has the usual delimiters for itself.
+// fill makes a manifest from a template. The usual delimiters are left to Helm.
 func fill(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(name)
@@ -101,12 +103,17 @@ func fill(t *testing.T, name string) string {
 		"container": func(flavour string) string { return flavours[flavour].Container() },
 		"env":       func(flavour string) string { return flavours[flavour].Env() },
 		"volume":    func(flavour string) string { return flavours[flavour].Volume() },
-		"names":     func() []string { return names(t, flavours["eks"].Env()) },
-		"regions":   func() []string { return names(t, flavours["native"].Env())[len(names(t, flavours["eks"].Env())):] },
-		"workloads": func() any { return workloads },
-		"pointer":   func(path string) string { return "/" + strings.ReplaceAll(path, ".", "/") },
-		"open":      open,
-		"indent":    indent,
+		"names":     func() []string { return variables(t, flavours["eks"].Env()) },
+		"regions": func() []string {
+			return variables(t, flavours["native"].Env())[len(variables(t, flavours["eks"].Env())):]
+		},
+		"workloads":     func() any { return workloads },
+		"pointer":       func(path string) string { return "/" + strings.ReplaceAll(path, ".", "/") },
+		"open":          open,
+		"indent":        indent,
+		"rolePattern":   func() string { return names.RolePattern },
+		"regionPattern": func() string { return names.RegionPattern },
+		"escape":        func(pattern string) string { return strings.ReplaceAll(pattern, `\`, `\\`) }, // in JSON
 		"podMonitorSpec": func() string {
 			monitor, err := os.ReadFile("monitoring/podmonitor.yaml")
 			if err != nil {
@@ -137,7 +144,7 @@ func indent(spaces int, text string) string {
 	return strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", spaces))
 }
 
-// open writes the keys of a path, one below the other, and what is at its end.
+// open writes the keys of a path, one below the other, and inner at its end.
 func open(path string, spaces int, inner string) string {
 	var b strings.Builder
 	for key := range strings.SplitSeq(path, ".") {
@@ -156,15 +163,15 @@ func parse(t *testing.T, text string) *yaml.Node {
 	return document.Content[0]
 }
 
-// names are those of an environment.
-func names(t *testing.T, env string) (names []string) {
+// variables returns the names in an environment.
+func variables(t *testing.T, env string) (names []string) {
 	for _, entry := range parse(t, env).Content {
 		names = append(names, entry.Content[1].Value)
 	}
 	return names
 }
 
-// What stands in the parts for the policy's variables.
+// What the parts contain where the policy has variables.
 const (
 	celRole   = "$role"
 	celRegion = "$region"
@@ -215,7 +222,7 @@ func cel(n *yaml.Node, kind string) string {
 	return n.Value // a number, true or false
 }
 
-// bracketed writes what is short in one line, and otherwise one part a line.
+// bracketed writes the parts on one line if they are short, and on a line each otherwise.
 func bracketed(left string, parts []string, right string) string {
 	if line := left + strings.Join(parts, ", ") + right; len(line) < 100 && !strings.Contains(line, "\n") {
 		return line
@@ -247,7 +254,7 @@ func chartPolicy(t *testing.T, policy string) string {
 	}
 	return `{{- if .Values.policy.enabled }}
 {{- if or .Values.roleARN .Values.env }}
-{{- fail "with policy.enabled, roleARN and env do nothing: the role is the service account's, in its annotation eks.amazonaws.com/role-arn" }}
+{{- fail "policy.enabled ignores roleARN and env: set the role in the service account's annotation eks.amazonaws.com/role-arn" }}
 {{- end }}
 {{- if semverCompare "<1.36-0" .Capabilities.KubeVersion.Version }}
 {{- fail "policy.enabled needs Kubernetes 1.36 or later: before it, admissionregistration.k8s.io/v1 has no MutatingAdmissionPolicy" }}

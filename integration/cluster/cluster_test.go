@@ -711,16 +711,20 @@ func (c *cluster) refusesByPolicy(t *testing.T) {
 	c.until(t, world.Soon, "the service account", "get", "serviceaccount", "default", "-n", "open")
 	c.kubectl(t, "create", "serviceaccount", "senseless", "-n", "tools")
 	c.kubectl(t, "annotate", "serviceaccount", "senseless", "-n", "tools", "eks.amazonaws.com/role-arn=")
+	c.kubectl(t, "create", "serviceaccount", "astray", "-n", "tools")
+	c.kubectl(t, "annotate", "serviceaccount", "astray", "-n", "tools", "eks.amazonaws.com/role-arn="+clusterRole, "irsa-sidecar/region=eu-west-1a")
 	for _, test := range []struct{ namespace, spec, labels, says string }{
 		{"tools", "containers: [{name: app, image: your/app}]", "irsa-sidecar/inject: enabled",
-			"service account default is not a role's ARN, or not there: kubectl annotate --overwrite serviceaccount default -n tools eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/NAME"},
+			"service account default is missing or not a role's ARN: kubectl annotate --overwrite serviceaccount default -n tools eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/NAME"},
 		{"quiet", "containers: [{name: app, image: your/app}]", "irsa-sidecar/inject: enabled",
 			"namespace quiet forbids the sidecar (its label irsa-sidecar/inject is disabled)"},
 		{"tools", "serviceAccountName: app, containers: [{name: irsa-sidecar, image: your/app}]", "irsa-sidecar/inject: enabled",
-			"a container of this Pod is called irsa-sidecar and is no native sidecar: rename it"},
+			"a container of this Pod is named irsa-sidecar but is not a native sidecar: rename it"},
 		{"open", "containers: [{name: app, image: your/app}]", "app: x", "Warning: Validation failed for ValidatingAdmissionPolicy 'irsa-sidecar' with binding " +
-			"'irsa-sidecar-namespaces': irsa-sidecar: the annotation eks.amazonaws.com/role-arn of service account default is not a role's ARN, or not there"},
-		{"tools", "serviceAccountName: senseless, containers: [{name: app, image: your/app}]", "irsa-sidecar/inject: enabled", "service account senseless is not a role's ARN"},
+			"'irsa-sidecar-namespaces': irsa-sidecar: the annotation eks.amazonaws.com/role-arn of service account default is missing or not a role's ARN"},
+		{"tools", "serviceAccountName: senseless, containers: [{name: app, image: your/app}]", "irsa-sidecar/inject: enabled", "service account senseless is missing or not a role's ARN"},
+		{"tools", "serviceAccountName: astray, containers: [{name: app, image: your/app}]", "irsa-sidecar/inject: enabled",
+			"the annotation irsa-sidecar/region of service account astray or namespace tools is not the name of a region"},
 		// Whoever has it already needs nothing.
 		{"quiet", "initContainers: [{name: irsa-sidecar, image: your/app, restartPolicy: Always}], containers: [{name: app, image: your/app}]",
 			"irsa-sidecar/inject: enabled", ""},

@@ -87,7 +87,7 @@ func TestChart(t *testing.T) {
 		"policy=true":          "policy",
 		"policy.enabled=maybe": "enabled",
 		"env[0].value=x":       "name",
-		"policy.enabled=true,roleARN=arn:aws:iam::111122223333:role/app": "the role is the service account's",
+		"policy.enabled=true,roleARN=arn:aws:iam::111122223333:role/app": "set the role in the service account's annotation",
 	} {
 		said, err := exec.Command("helm", "template", chart, "--set", set).CombinedOutput()
 		if err == nil || !strings.Contains(string(said), says) {

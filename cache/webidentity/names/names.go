@@ -10,12 +10,22 @@ import (
 	"strings"
 )
 
-// The forms that AWS, and others with an STS of their own, give to names.
+// The shapes that AWS, and others with an STS of their own, give to names.
+const (
+	// RolePattern is the shape of a role's ARN. Its syntax and RegionPattern's are the part of RE2's that CEL and JSON Schema
+	// share, for the manifests in deploy.
+	RolePattern = `^arn:(?:[a-z][a-z0-9-]*:iam::(\d{12})?:role/(?:[!-~]+/)?[\w+=,.@-]+|minio:iam:[\w-]*::role/[\w+=,.@/-]+)$`
+
+	// RegionPattern is the shape of a region's name, and "aws-global", the SDK's name for the global STS endpoint.
+	RegionPattern = `^(?:aws-global|` + region + `)$`
+
+	region = `[a-z]{2,6}(?:-[a-z]+)+-\d{1,2}`
+)
+
 var (
-	regionShape   = regexp.MustCompile(`^[a-z]{2,6}(-[a-z]+)+-\d{1,2}$`)
-	zoneShape     = regexp.MustCompile(`^([a-z]{2,6}(-[a-z]+)+-\d{1,2})[a-z]$`)
-	roleShape     = regexp.MustCompile(`^arn:([a-z][a-z0-9-]*):iam::(\d{12})?:role/(?:[!-~]+/)?[\w+=,.@-]+$`)
-	minioShape    = regexp.MustCompile(`^arn:minio:iam:[\w-]*::role/[\w+=,.@/-]+$`)
+	roleShape     = regexp.MustCompile(RolePattern)
+	regionShape   = regexp.MustCompile(RegionPattern)
+	zoneShape     = regexp.MustCompile(`^(` + region + `)[a-z]$`)
 	issuerRegion  = regexp.MustCompile(`^https://oidc(?:-fips)?[.-]eks\.([a-z0-9-]+)\.`)
 	partitionName = []struct{ prefix, partition string }{
 		{"cn-", "aws-cn"}, {"us-gov-", "aws-us-gov"}, {"us-isob-", "aws-iso-b"}, {"us-isof-", "aws-iso-f"},
@@ -23,10 +33,9 @@ var (
 	}
 )
 
-// CheckRegion returns what is wrong with the name of a region, or nil. Regions that do not exist yet are accepted;
-// "aws-global" is the SDK's name for the global STS endpoint.
+// CheckRegion returns what is wrong with the name of a region, or nil. Regions that do not exist yet are accepted.
 func CheckRegion(region string) error {
-	if region == "aws-global" || regionShape.MatchString(region) {
+	if regionShape.MatchString(region) {
 		return nil
 	}
 	if zone := zoneShape.FindStringSubmatch(region); zone != nil {
@@ -51,7 +60,7 @@ func CheckRoleARN(arn string) error {
 	switch {
 	case len(arn) > 2048:
 		return fmt.Errorf("is longer than the 2048 characters that STS accepts")
-	case roleShape.MatchString(arn), minioShape.MatchString(arn):
+	case roleShape.MatchString(arn):
 		return nil
 	case strings.HasPrefix(arn, "arn:") && strings.Contains(arn, ":instance-profile/"):
 		return fmt.Errorf("%q is an instance profile: name the role in it", arn)
@@ -71,7 +80,7 @@ func RolePartition(arn string) string {
 // RoleAccount returns the account in the ARN of a role, or "": roles of MinIO and Ceph have none.
 func RoleAccount(arn string) string {
 	if m := roleShape.FindStringSubmatch(arn); m != nil {
-		return m[2]
+		return m[1]
 	}
 	return ""
 }

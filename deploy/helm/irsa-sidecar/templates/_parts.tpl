@@ -1,6 +1,6 @@
-{{/* The sidecar, for the first place in a Pod's initContainers: {{- include "irsa-sidecar.container" . | nindent 8 }} */}}
+{{/* The sidecar, to be the first of a Pod's initContainers: {{- include "irsa-sidecar.container" . | nindent 8 }} */}}
 {{- define "irsa-sidecar.container" -}}
-{{- $v := required "the dependency must be called irsa-sidecar, without an alias" (get .Values "irsa-sidecar") -}}
+{{- $v := required "the dependency must be named irsa-sidecar, without an alias" (get .Values "irsa-sidecar") -}}
 - name: irsa-sidecar
   image: {{ $v.image | quote }}
   restartPolicy: Always
@@ -27,6 +27,7 @@
     httpGet: {path: /livez, port: 9912}
     timeoutSeconds: 5
     failureThreshold: 6
+  terminationMessagePolicy: FallbackToLogsOnError
   resources:
     {{- toYaml $v.resources | nindent 4 }}
   securityContext:
@@ -44,7 +45,7 @@
 
 {{/* The environment of the other containers: {{- include "irsa-sidecar.env" . | nindent 12 }} */}}
 {{- define "irsa-sidecar.env" -}}
-{{- $v := required "the dependency must be called irsa-sidecar, without an alias" (get .Values "irsa-sidecar") -}}
+{{- $v := required "the dependency must be named irsa-sidecar, without an alias" (get .Values "irsa-sidecar") -}}
 - {name: AWS_CONTAINER_CREDENTIALS_FULL_URI, value: "http://127.0.0.1:9911/v1/credentials"}
 - {name: AWS_CONTAINER_AUTHORIZATION_TOKEN, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
 - {name: AWS_WEB_IDENTITY_TOKEN_FILE, value: ""}
@@ -57,7 +58,7 @@
 
 {{/* The volumes of the Pod: {{- include "irsa-sidecar.volumes" . | nindent 8 }} */}}
 {{- define "irsa-sidecar.volumes" -}}
-{{- $v := required "the dependency must be called irsa-sidecar, without an alias" (get .Values "irsa-sidecar") -}}
+{{- $v := required "the dependency must be named irsa-sidecar, without an alias" (get .Values "irsa-sidecar") -}}
 {{- if $v.roleARN -}}
 - name: irsa-sidecar-token
   projected:
