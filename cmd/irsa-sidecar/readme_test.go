@@ -3,12 +3,16 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
@@ -96,10 +100,28 @@ func generatedTexts(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The golden files of other tests: what they show is what is printed.
+	report, err := os.ReadFile("doctor/testdata/given-policy-several.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers, err := os.ReadFile("../../server/testdata/fresh-with-authorization.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, status, _ := strings.Cut(string(answers), "# credentials: GET /\n200 text/plain; charset=utf-8\n")
+	status, _, found := strings.Cut(status, "\nA program that uses")
+	if !found {
+		t.Fatalf("not the page:\n%s", answers)
+	}
+	status = strings.ReplaceAll(status, " <b>", "") // there to see that it is escaped elsewhere
 	return map[string]string{
+		"report":          "```text\n" + string(report) + "```\n",
+		"status":          "```text\n" + status + "```\n",
 		"native sidecar":  "```yaml\n" + string(manifest) + "```\n",
 		"commands":        commandsTable(),
 		"configuration":   configurationTable(),
+		"metrics":         metricsTable(t),
 		"reasons":         reasonsTable(),
 		"refusals":        refusalsTable(),
 		"checks":          checksTable(),
@@ -132,6 +154,39 @@ func configurationTable() string {
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", tag.Get("envconfig"), value, markdown(tag.Get("desc")))
 	}
 	return b.String()
+}
+
+func metricsTable(t *testing.T) string {
+	t.Helper()
+	registry := newRegistry(&output{to: io.Discard})
+	cache.NewMetrics(registry)
+	server.NewMetrics(registry)
+	all := make(chan *prometheus.Desc)
+	go func() {
+		registry.Describe(all)
+		close(all)
+	}()
+	var rows []string
+	for one := range all {
+		m := regexp.MustCompile(`fqName: "(irsa_sidecar_\w+)", help: ("(?:[^"\\]|\\.)*"), .*constLabels: {(.*)}, variableLabels: {(.*)}}$`).FindStringSubmatch(one.String())
+		if m == nil {
+			continue // the process's own
+		}
+		help, err := strconv.Unquote(m[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		labels := strings.Trim(regexp.MustCompile(`="[^"]*"`).ReplaceAllString(m[3], "")+","+m[4], ",")
+		if labels != "" {
+			labels = "{" + labels + "}"
+		}
+		rows = append(rows, fmt.Sprintf("| `%s%s` | %s |\n", m[1], labels, markdown(help)))
+	}
+	if len(rows) < 8 {
+		t.Fatalf("only %d metrics", len(rows))
+	}
+	slices.Sort(rows)
+	return "| metric | |\n|---|---|\n" + strings.Join(rows, "")
 }
 
 func reasonsTable() string {

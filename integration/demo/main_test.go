@@ -1,0 +1,43 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"log"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/integration/pages"
+)
+
+// README shows what the demo prints, but for the numbers.
+func TestREADMEShowsTheDemo(t *testing.T) {
+	all, err := pages.Read("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, shown, found := strings.Cut(all[0].Blocks("console")[0], "$ make demo\n")
+	if !found {
+		t.Fatal("README does not begin with the demo")
+	}
+	var printed bytes.Buffer
+	introduce(options{listen: "127.0.0.1:9911", admin: "127.0.0.1:9913"},
+		credentials{RoleARN: roleARN, AccessKeyID: "ASIAEXAMPLE0000", Expiration: time.Now().Add(20 * time.Second)}, log.New(&printed, "", 0))
+	varies := regexp.MustCompile(`\*{4}[A-Z0-9]{4}|[0-9][0-9TZ:-]*|[0-9]+`)
+	plain := func(text string) []string { return strings.Split(varies.ReplaceAllString(text, "0"), "\n") }
+	lines := plain(printed.String())
+	from, to := "the first credentials", "…\nrefresh"
+	begin, end := strings.Index(shown, from), strings.Index(shown, to)
+	if begin < 0 || end < begin {
+		t.Fatalf("no %q … %q in\n%s", from, to, shown)
+	}
+	for _, line := range plain(shown[begin:end]) {
+		if !slices.Contains(lines, line) {
+			t.Errorf("the demo does not print %q, but\n%s", line, printed.String())
+		}
+	}
+}
