@@ -349,6 +349,9 @@ func (j *injector) partsFor(o *object, spec *yaml.Node) (parts deploy.Parts, rol
 	default:
 		role = fmt.Sprintf("the EKS webhook sets the role from service account %s (without the webhook, use --role-arn)", account)
 	}
+	if err := checkPartition(parts); err != nil {
+		return parts, "", err
+	}
 	// Quoted, so that YAML cannot read a value as anything but a string.
 	for _, value := range []*string{&parts.RoleARN, &parts.Region, &parts.Image} {
 		if *value != "" {
@@ -356,6 +359,18 @@ func (j *injector) partsFor(o *object, spec *yaml.Node) (parts deploy.Parts, rol
 		}
 	}
 	return parts, role, nil
+}
+
+// checkPartition refuses a region that no role of AWS's can be used in. Roles without an account are another STS's.
+func checkPartition(parts deploy.Parts) error {
+	if parts.Region == "" || names.RoleAccount(parts.RoleARN) == "" {
+		return nil
+	}
+	ours, theirs := names.Partition(parts.Region), names.RolePartition(parts.RoleARN)
+	if ours != theirs {
+		return fmt.Errorf("region %s is in the partition %s, but role %s is in %s", parts.Region, ours, parts.RoleARN, theirs)
+	}
+	return nil
 }
 
 // change adds the sidecar to a Pod's spec.

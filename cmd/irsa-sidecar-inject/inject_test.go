@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -50,7 +51,7 @@ func TestEveryLayoutIsKept(t *testing.T) {
 	golden(t, "layouts.injected.yaml", output)
 	golden(t, "layouts.notes.txt", notes)
 
-	// Every line that was there is there still, in its order, but for those that had the list in them.
+	// Every line is kept, in order, except those that contain the list.
 	rest := strings.Split(output, "\n")
 	for line := range strings.SplitSeq(string(input), "\n") {
 		if strings.ContainsAny(line, "[{") || strings.Contains(line, " null") || strings.Contains(line, " env:") {
@@ -58,7 +59,7 @@ func TestEveryLayoutIsKept(t *testing.T) {
 		}
 		i := slices.Index(rest, line)
 		if i < 0 {
-			t.Fatalf("this line is gone, or not in its place: %s", line)
+			t.Fatalf("this line is missing or has moved: %s", line)
 		}
 		rest = rest[i+1:]
 	}
@@ -69,16 +70,19 @@ func TestEveryLayoutIsKept(t *testing.T) {
 	}
 	windows := strings.ReplaceAll(string(input), "\n", "\r\n")
 	if have, _, err := pipe(t, windows, "--region", "eu-west-1", "--image", "registry.example/irsa-sidecar:9"); err != nil || have != strings.ReplaceAll(output, "\n", "\r\n") {
-		t.Errorf("with the line ends of Windows it is something else (%v)", err)
+		t.Errorf("Windows line ends change the result (%v)", err)
 	}
 }
 
-// What cannot be used is refused, and nothing is written: no document is half changed, and none is lost.
+// Unusable input is refused as a whole: nothing is written, so no document is half changed or lost.
 func TestBadInputIsRefusedWhole(t *testing.T) {
 	const good = "apiVersion: v1\nkind: Pod\nmetadata: {name: good}\nspec:\n  containers: [{name: app, image: one}]\n---\n"
 	const role = "arn:aws:iam::111122223333:role/app"
 	pod := func(spec string) string {
 		return "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: " + spec + "\n"
+	}
+	account := func(annotations string) string {
+		return "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {" + annotations + "}}\n---\n"
 	}
 	for name, test := range map[string]struct{ input, want string }{
 		"nothing":                 {"", "no Kubernetes object on standard input"},
@@ -104,22 +108,24 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 		"a merge in a container":  {good + "x: &x {env: [{name: A}]}\napiVersion: v1\nkind: Pod\nspec:\n  containers: [{name: a, <<: *x}]", "line 11: << merges keys in here: write them out"},
 		"a carriage return alone": {good + "apiVersion: v1\rkind: Pod", "line 7 ends with something other than a line feed"},
 		"a line separator":        {good + pod("{containers: [{name: a, args: [\"a\u2028b\"]}]}"), "line 10 ends with something other than a line feed"},
-		"a region that is none":   {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {eks.amazonaws.com/role-arn: \"" + role + "\", irsa-sidecar/region: eu west}}\n---\n" + pod("{serviceAccount: app, containers: [{name: app}]}"), `annotation irsa-sidecar/region of service account app: "eu west" is not the name of a region`},
+		"a region that is none":   {good + account("eks.amazonaws.com/role-arn: \""+role+"\", irsa-sidecar/region: eu west") + pod("{serviceAccount: app, containers: [{name: app}]}"), `annotation irsa-sidecar/region of service account app: "eu west" is not the name of a region`},
 		"named like ours, too":    {good + pod("{initContainers: [{name: irsa-sidecar}], containers: [{name: app}]}"), "is not a native sidecar: rename it"},
 		"an anchor": {good + pod("\n  containers:\n  - &a {name: app, image: x}\n  - *a\n"),
 			"line 7: Pod bad: line 13: *a is an alias for a container: write the container out"},
 		"an account without a role": {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app}\n---\n" + pod("{serviceAccountName: app, containers: [{name: app}]}"),
 			"line 11: Pod bad: its service account app has no role: annotate it with eks.amazonaws.com/role-arn, or use --role-arn"},
-		"an account with a role that is none": {good + "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {eks.amazonaws.com/role-arn: app}}\n---\n" + pod("{serviceAccountName: app, containers: [{name: app}]}"),
+		"an account with a role that is none": {good + account("eks.amazonaws.com/role-arn: app") + pod("{serviceAccountName: app, containers: [{name: app}]}"),
 			`annotation eks.amazonaws.com/role-arn of service account app: "app" is not a role's ARN`},
+		"a role and a region of two partitions": {good + account("eks.amazonaws.com/role-arn: \""+role+"\", irsa-sidecar/region: cn-north-1") + pod("{serviceAccountName: app, containers: [{name: app}]}"),
+			"region cn-north-1 is in the partition aws-cn, but role " + role + " is in aws"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			output, _, err := pipe(t, test.input)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("said %v, want … %s …", err, test.want)
+				t.Errorf("%v, want … %s …", err, test.want)
 			}
 			if output != "" {
-				t.Errorf("and wrote %q", output)
+				t.Errorf("it wrote %q", output)
 			}
 		})
 	}
@@ -141,12 +147,53 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			output, _, err := pipe(t, good, test.args...)
 			if _, usage := err.(usageError); !usage || !strings.Contains(err.Error(), test.want) || output != "" {
-				t.Errorf("wrote %q and said %v, want … %s …", output, err, test.want)
+				t.Errorf("wrote %q, and %v, want … %s …", output, err, test.want)
 			}
 		})
 	}
 	if output, notes, err := pipe(t, good, "--role-arn", role); err != nil || !strings.Contains(output, role) || !strings.Contains(notes, "Pod good: sidecar added; role "+role) {
 		t.Errorf("the good one alone is refused: %v, %s", err, notes)
+	}
+}
+
+// The sidecar would refuse the same values, and the Pod would crash in a loop. The flags and the annotations have one rule.
+func TestRolesAndRegionsAreTheSidecars(t *testing.T) {
+	const (
+		account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {eks.amazonaws.com/role-arn: %q, irsa-sidecar/region: %q}}\n---\n"
+		pod     = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {serviceAccountName: app, containers: [{name: app}]}\n"
+		role    = "arn:aws:iam::111122223333:role/"
+		region  = "eu-west-1"
+	)
+	for _, row := range []struct {
+		role, region string
+		taken        bool
+	}{
+		{role + "app", region, true},
+		{role + "a/b/app", "aws-global", true},
+		{role + strings.Repeat("a", 2048-len(role)), region, true},
+		{role + strings.Repeat("a", 2049-len(role)), region, false},
+		{"arn:aws-cn:iam::111122223333:role/app", "cn-north-1", true},
+		{"arn:aws-cn:iam::111122223333:role/app", region, false},
+		{role + "app", "us-gov-west-1", false},
+		{"arn:minio:iam:::role/app", region, true},
+		{"arn:aws:iam:::role/ceph", "cn-north-1", true},
+		{"arn:aws:iam::11112222333:role/app", region, false},
+		{"arn:aws:iam::1111222233334:role/app", region, false},
+		{"arn:aws:iam::111122223333:user/app", region, false},
+		{role, region, false},
+		{role + "a b", region, false},
+		{role + "app\n", region, false},
+		{role + "app", "eu-west-10", true},
+		{role + "app", "eu-west-100", false},
+		{role + "app", "eu-west-1a", false},
+		{role + "app", "EU-WEST-1", false},
+		{role + "app", " eu-west-1", false},
+	} {
+		_, _, byFlags := pipe(t, pod, "--role-arn", row.role, "--region", row.region)
+		_, _, byAnnotations := pipe(t, fmt.Sprintf(account, row.role, row.region)+pod)
+		if (byFlags == nil) != row.taken || (byAnnotations == nil) != row.taken {
+			t.Errorf("%.60q in %q: by flags %v, by annotations %v", row.role, row.region, byFlags, byAnnotations)
+		}
 	}
 }
 
@@ -204,7 +251,7 @@ func FuzzInject(f *testing.F) {
 		output, _, err := inject(input, parts)
 		if err != nil {
 			if output != nil {
-				t.Errorf("refused (%v), and changed all the same", err)
+				t.Errorf("refused (%v), but with output", err)
 			}
 			return
 		}
