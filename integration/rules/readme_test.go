@@ -169,3 +169,14 @@ func TestEveryThreatHasItsTests(t *testing.T) {
 		t.Errorf("%d threats", threats)
 	}
 }
+
+// CONTRIBUTING.md says of each package of the shipped programs what it knows.
+func TestContributingKnowsEveryPackage(t *testing.T) {
+	text := string(world.RepoFile(t, "CONTRIBUTING.md"))
+	for _, p := range ours(t) {
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		if !strings.HasPrefix(name, "integration/") && !strings.Contains(text, "\n| `"+name+"` |") {
+			t.Errorf("CONTRIBUTING.md has no row for %s", name)
+		}
+	}
+}
