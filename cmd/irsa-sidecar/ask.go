@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -108,21 +107,25 @@ func (p peer) notSidecar(r *reply, path string) error {
 }
 
 // opsPeer is the ops listener. One that listens on all addresses is asked on loopback.
-func (c *Config) opsPeer() peer {
-	host, port, _ := net.SplitHostPort(c.ops)
+func (s *settings) opsPeer() peer {
+	l := s.listener(opsListener)
+	host, port, _ := net.SplitHostPort(l.address)
 	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
-		return peer{opsVariable, loopbacks(port)}
+		return peer{l.variable, loopbacks(port)}
 	}
-	return peer{opsVariable, []string{c.ops}}
+	return l.peer()
 }
+
+func (l *listener) peer() peer { return peer{l.variable, []string{l.address}} }
 
 // adminPeer is the admin listener. An app's environment need not say where the sidecar listens; without any of the two
 // variables both loopback addresses are tried.
-func (c *Config) adminPeer() peer {
-	if c.AdminListen == "" && os.Getenv(listenVariable) == "" {
-		return peer{adminVariable, loopbacks(adminPort)}
+func (s *settings) adminPeer() peer {
+	l := s.listener(adminListener)
+	if !l.set && !s.listener(credentialsListener).set {
+		return peer{l.variable, loopbacks(adminPort)}
 	}
-	return peer{adminVariable, []string{c.admin}}
+	return l.peer()
 }
 
 // loopbacks are the addresses of this machine with a port, the one that this machine has first: a Pod with IPv6 alone

@@ -59,19 +59,19 @@ func (c *call) duration(flag string) time.Duration {
 	return d
 }
 
-// configuration is the environment, with the mistakes in the variables that the command reads.
-func (c *call) configuration() (*Config, problems) {
-	config, problems := loadConfig()
-	return config, problems.concerning(c.variables...)
+// settings are what the environment means, with the mistakes in the variables that the command reads.
+func (c *call) settings() (*settings, problems) {
+	s, wrong := parse(readEnvironment())
+	return s, wrong.concerning(c.variables...)
 }
 
-// usable is the environment, or an error that lists the mistakes in it.
-func (c *call) usable() (*Config, error) {
-	config, problems := c.configuration()
-	if len(problems) > 0 {
-		return nil, usageError{problems}
+// usable are the settings, or an error that lists the mistakes in them.
+func (c *call) usable() (*settings, error) {
+	s, wrong := c.settings()
+	if len(wrong) > 0 {
+		return nil, usageError{wrong}
 	}
-	return config, nil
+	return s, nil
 }
 
 // find returns the command of this name, or nil.

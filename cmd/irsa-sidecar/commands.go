@@ -93,10 +93,10 @@ AWS_REGION=eu-west-1 irsa-sidecar serve`,
 func runServe(ctx context.Context, c *call) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // which would end the process
-	config, problems := c.configuration()
-	problems = slices.Concat(problems, config.checkStateDir(), config.authorize())
-	if len(problems) > 0 {
-		return usageError{problems}
+	s, wrong := c.settings()
+	wrong = slices.Concat(wrong, s.load(), s.checkState(), s.open())
+	if len(wrong) > 0 {
+		return usageError{wrong}
 	}
-	return serve(ctx, config, newLogger(config, c.stderr), c.stderr, hangups)
+	return serve(ctx, s, newLogger(s.logging, c.stderr), c.stderr, hangups)
 }

@@ -30,17 +30,17 @@ func credentialsCommand() command {
 
 // runCredentials makes one exchange, without a running sidecar.
 func runCredentials(ctx context.Context, c *call) error {
-	config, err := c.usable()
-	if err != nil {
-		return err
+	s, wrong := c.settings()
+	if wrong = append(wrong, s.load()...); len(wrong) > 0 {
+		return usageError{wrong}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	logger := newLogger(config, c.stderr)
-	for _, w := range config.warnings {
+	logger := newLogger(s.logging, c.stderr)
+	for _, w := range s.warnings {
 		logger.Warn(w)
 	}
-	creds, err := config.provider(logger).Fetch(ctx)
+	creds, err := s.profiles[0].provider(logger).Fetch(ctx)
 	if err != nil {
 		return withHint(err)
 	}

@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
@@ -34,22 +34,22 @@ aws iam get-role --role-name app | irsa-sidecar doctor --trust-policy -`,
 // runDoctor examines everything that an exchange needs, and prints what it finds. Mistakes in the configuration are
 // findings like others.
 func runDoctor(ctx context.Context, call *call) error {
-	c, mistakes := call.configuration()
-	mistakes = append(mistakes, c.checkStateDir()...)
-	listen, _ := netip.ParseAddrPort(c.listen)
+	s, mistakes := call.settings()
+	mistakes = slices.Concat(mistakes, s.load(), s.checkState())
+	p := s.profiles[0]
 	o := doctor.Options{
-		Exchange:      c.exchange(nil),
-		Listen:        listen,
-		OnHostNetwork: c.onHostNetwork(),
-		Authorization: c.Authorization,
+		Exchange:      p.exchange,
+		Listen:        s.credentialsAddress(),
+		OnHostNetwork: s.network.isHosts(),
+		Authorization: p.access.token,
 	}
 	for _, m := range mistakes {
 		o.Mistakes = append(o.Mistakes, doctor.Mistake{Variable: m.variable, Text: m.text})
 	}
-	if c.AuthorizationFile != "" {
+	if p.access.file != "" {
 		// It may not be there yet; serve makes it.
 		o.Authorization = "unknown"
-		if raw, _, err := regular.Read(c.AuthorizationFile, server.MaxAuthorization); err == nil {
+		if raw, _, err := regular.Read(p.access.file, server.MaxAuthorization); err == nil {
 			o.Authorization = strings.TrimSpace(string(raw))
 		}
 	}

@@ -107,8 +107,8 @@ func (o *output) flush() {
 
 // newLogger returns the program's logger. Every text that passes is scrubbed: what others say of a
 // failed exchange may quote it.
-func newLogger(c *Config, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+func newLogger(l logging, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: l.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		switch v := a.Value.Any().(type) {
 		case string:
 			a.Value = slog.StringValue(cache.Scrub(v))
@@ -117,19 +117,19 @@ func newLogger(c *Config, w io.Writer) *slog.Logger {
 		}
 		return a
 	}}
-	if c.LogFormat == "text" {
+	if l.text {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
 	return slog.New(slog.NewJSONHandler(w, options))
 }
 
 // tellOfDrops has the log say how many of its lines are missing, once it is read again.
-func (o *output) tellOfDrops(c *Config) {
+func (o *output) tellOfDrops(l logging) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.note = func(lines uint64) []byte {
 		var line bytes.Buffer
-		newLogger(c, &line).Error("log lines were dropped, because stderr could not be written", "lines", lines)
+		newLogger(l, &line).Error("log lines were dropped, because stderr could not be written", "lines", lines)
 		return line.Bytes()
 	}
 }

@@ -43,9 +43,9 @@ func TestALogThatNobodyReadsBlocksNobodyAndSaysWhatIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := &reader{may: make(chan struct{})}
 		o := &output{to: stuck}
-		c := &Config{LogFormat: "text"}
-		o.tellOfDrops(c)
-		logger := newLogger(c, o)
+		l := logging{text: true}
+		o.tellOfDrops(l)
+		logger := newLogger(l, o)
 		const lines = 10_000
 		for i := range lines {
 			logger.Info("line", "n", i)
@@ -85,9 +85,9 @@ func TestAClosedStderrIsCountedAndWrittenToAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		closed := &reader{err: errors.New("broken pipe")}
 		o := &output{to: closed}
-		c := &Config{}
-		o.tellOfDrops(c)
-		logger := newLogger(c, o)
+		l := logging{}
+		o.tellOfDrops(l)
+		logger := newLogger(l, o)
 		for range 3 {
 			logger.Info("lost")
 			synctest.Wait()

@@ -28,8 +28,7 @@ import (
 // stateFile keeps the last good credentials, so that a sidecar that is restarted while STS is away has
 // them still. What it holds is a secret: it belongs on a volume in memory.
 type stateFile struct {
-	path      string
-	onDisk    bool // its directory need not be in memory
+	statePlace
 	tokenFile string
 	binding   stateBinding
 	logger    *slog.Logger
@@ -85,27 +84,72 @@ const (
 // errOnDisk is what is wrong with a directory that is not in memory.
 var errOnDisk = errors.New("its directory is on a disk: mount an emptyDir with medium: Memory there, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true")
 
-// newStateFile returns the state file of a configuration, or nil where there is none to be.
-func (c *Config) newStateFile(logger *slog.Logger) *stateFile {
-	if c.StateFile == "" {
+const stateVariable = "IRSA_SIDECAR_STATE_FILE"
+
+// statePlace is where a profile's state file is.
+type statePlace struct {
+	path   string // empty for none
+	onDisk bool   // its directory need not be in memory
+}
+
+// checkState checks the places of all state files.
+func (s *settings) checkState() (all problems) {
+	for _, p := range s.profiles {
+		all = append(all, p.state.check()...)
+	}
+	return all
+}
+
+// check wants a place that no disk, and no backup of one, ever sees. It is not part of parse because it asks a file
+// system, which may not answer: that is only for the commands that use the file.
+func (p statePlace) check() problems {
+	if p.path == "" {
+		return nil
+	}
+	path := filepath.Dir(p.path)
+	wrong := func(format string, args ...any) problems {
+		return problems{{stateVariable, fmt.Sprintf(format, args...)}}
+	}
+	var err error
+	inTime := within(startWait, func() {
+		var dir *os.File
+		if dir, err = openStateDir(path, p.onDisk); err == nil {
+			dir.Close()
+		}
+	})
+	switch {
+	case !inTime:
+		return wrong("%s: its directory did not respond within %s", p.path, startWait)
+	case errors.Is(err, errOnDisk):
+		return wrong("%s would put credentials on a disk; mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", p.path, path)
+	case err != nil:
+		return wrong("%s: its directory cannot be used: %v", p.path, cache.Innermost(err))
+	}
+	return nil
+}
+
+// newStateFile returns the state file of a profile, or nil where it has none.
+func (p *profile) newStateFile(logger *slog.Logger) *stateFile {
+	if p.state.path == "" {
 		return nil
 	}
 	s := &stateFile{
-		path: c.StateFile, onDisk: c.stateOnDisk, tokenFile: c.TokenFile, logger: logger, clock: bootClock, binding: c.stateBinding(),
+		statePlace: p.state, tokenFile: p.exchange.TokenFile, logger: logger, clock: bootClock, binding: p.binding(),
 	}
 	s.write = s.writeFile
 	return s
 }
 
-// stateBinding is what the credentials of a configuration are asked for with, but for the token.
-func (c *Config) stateBinding() stateBinding {
+// binding is what the profile's credentials are asked for with, without the token.
+func (p *profile) binding() stateBinding {
+	o := &p.exchange
 	policy := ""
-	if c.policy != "" {
-		sum := sha256.Sum256([]byte(c.policy))
+	if o.Policy != "" {
+		sum := sha256.Sum256([]byte(o.Policy))
 		policy = hex.EncodeToString(sum[:])
 	}
 	return stateBinding{
-		Profile: defaultProfile, RoleARN: c.RoleARN, Duration: c.duration.String(), Policy: policy, PolicyARNs: c.policyARNs, Endpoint: c.endpoint,
+		Profile: p.name, RoleARN: o.RoleARN, Duration: o.Duration.String(), Policy: policy, PolicyARNs: o.PolicyARNs, Endpoint: o.Endpoint,
 	}
 }
 

@@ -53,7 +53,7 @@ func newTestState(t testing.TB, log *bytes.Buffer) *stateFile {
 	t.Helper()
 	dir := t.TempDir()
 	s := &stateFile{
-		path: filepath.Join(dir, "state"), onDisk: true, tokenFile: filepath.Join(dir, "no-token"), binding: testBinding,
+		statePlace: statePlace{path: filepath.Join(dir, "state"), onDisk: true}, tokenFile: filepath.Join(dir, "no-token"), binding: testBinding,
 		logger: slog.New(slog.NewTextHandler(log, nil)),
 		clock:  func() (string, time.Duration, error) { return "boot-1", time.Hour, nil },
 	}

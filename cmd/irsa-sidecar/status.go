@@ -105,9 +105,9 @@ func runStatus(ctx context.Context, c *call) error {
 
 // credentialsPeer is the credentials listener, and the profile whose credentials an app with this environment gets;
 // empty is the default one.
-func (c *Config) credentialsPeer() (at peer, profile string, wrong problems) {
-	if os.Getenv(listenVariable) != "" {
-		return peer{listenVariable, []string{c.listen}}, "", nil
+func (s *settings) credentialsPeer() (at peer, profile string, wrong problems) {
+	if l := s.listener(credentialsListener); l.set {
+		return l.peer(), "", nil
 	}
 	raw := os.Getenv(appURI)
 	if raw == "" {

@@ -68,6 +68,7 @@ var mistakes = []mistake{
 	// Who we are.
 	{name: "no role", env: []string{"AWS_ROLE_ARN"}, exit: 2, is: "invalid configuration: " + noRole},
 	{name: "an empty role", env: []string{"AWS_ROLE_ARN="}, exit: 2, is: "invalid configuration: " + noRole},
+	{name: "a role's variable misspelt", env: []string{"AWS_ROLE_ARN", "AWS_ROLE_ARM=" + world.RoleARN}, exit: 2, is: "invalid configuration: AWS_ROLE_ARN is not set, but AWS_ROLE_ARM is; did you mean AWS_ROLE_ARN?"},
 	{name: "a role by its name", env: []string{"AWS_ROLE_ARN=app"}, exit: 2, has: `AWS_ROLE_ARN "app" is not a role's ARN, such as arn:aws:iam::111122223333:role/app`},
 	{name: "an instance profile", env: []string{"AWS_ROLE_ARN=arn:aws:iam::123456789012:instance-profile/app"}, exit: 2, has: "is an instance profile: name the role in it"},
 	{name: "a session of a role", env: []string{"AWS_ROLE_ARN=arn:aws:sts::123456789012:assumed-role/app/me"}, exit: 2, has: "name the role itself"},
@@ -75,6 +76,8 @@ var mistakes = []mistake{
 	{name: "a token for a role", env: []string{"AWS_ROLE_ARN={token}"}, exit: 2, has: `AWS_ROLE_ARN "[token]" is not a role's ARN`},
 	{name: "no token file", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE"}, exit: 2, is: "invalid configuration: " + noToken},
 	{name: "an empty token file name", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE="}, exit: 2, is: "invalid configuration: " + noToken},
+	{name: "a token file's variable misspelt", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_WEB_IDENTITY_TOKENFILE={token}"}, exit: 2,
+		is: "invalid configuration: AWS_WEB_IDENTITY_TOKEN_FILE is not set, but AWS_WEB_IDENTITY_TOKENFILE is; did you mean AWS_WEB_IDENTITY_TOKEN_FILE?"},
 	{name: "a token for a token file", env: []string{"AWS_WEB_IDENTITY_TOKEN_FILE={token}"}, exit: 2,
 		is: "invalid configuration: AWS_WEB_IDENTITY_TOKEN_FILE contains a token; set it to the path of the token file"},
 	{name: "a session name that STS would not take", env: []string{"AWS_ROLE_SESSION_NAME=what a name/!"}, status: 200},

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/kelseyhightower/envconfig"
+)
+
+// environment is what the variables are set to. Every field is a string, so that envconfig reports nothing by itself: it
+// would stop at the first mistake and quote the value, which may be a secret. An empty variable counts as unset.
+type environment struct {
+	RoleARN     string `envconfig:"AWS_ROLE_ARN" desc:"the role to assume; required"`
+	TokenFile   string `envconfig:"AWS_WEB_IDENTITY_TOKEN_FILE" desc:"file with the projected service account token; required"`
+	SessionName string `envconfig:"AWS_ROLE_SESSION_NAME" desc:"session name in CloudTrail; otherwise <namespace>.<pod> from the token, or the host name"`
+
+	Region          string `envconfig:"AWS_REGION" desc:"region of the STS endpoint; otherwise AWS_DEFAULT_REGION, otherwise the region in the token's issuer"`
+	DefaultRegion   string `envconfig:"AWS_DEFAULT_REGION" desc:"used if AWS_REGION is not set"`
+	EndpointSTS     string `envconfig:"AWS_ENDPOINT_URL_STS" desc:"your own STS endpoint; http:// only on loopback"`
+	Endpoint        string `envconfig:"AWS_ENDPOINT_URL" desc:"the same for all services; AWS_ENDPOINT_URL_STS takes precedence"`
+	IgnoreEndpoints string `envconfig:"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" desc:"true: ignore the two variables above"`
+	FIPS            string `envconfig:"AWS_USE_FIPS_ENDPOINT" desc:"true: use the region's FIPS endpoint"`
+	DualStack       string `envconfig:"AWS_USE_DUALSTACK_ENDPOINT" desc:"true: use the region's dual-stack endpoint"`
+	Regional        string `envconfig:"AWS_STS_REGIONAL_ENDPOINTS" desc:"regional; legacy is ignored, with a warning"`
+	CABundle        string `envconfig:"AWS_CA_BUNDLE" desc:"PEM file of CA certificates to trust in addition to the system's"`
+	HTTPSProxy      string `envconfig:"HTTPS_PROXY" desc:"proxy for requests to STS"`
+	NoProxy         string `envconfig:"NO_PROXY" desc:"hosts to reach without the proxy"`
+
+	Listen            string `envconfig:"IRSA_SIDECAR_LISTEN" default:"127.0.0.1:9911" desc:"where to serve credentials: a loopback address and a port"`
+	OpsListen         string `envconfig:"IRSA_SIDECAR_OPS_LISTEN" default:":9912" desc:"where to serve health and metrics"`
+	AdminListen       string `envconfig:"IRSA_SIDECAR_ADMIN_LISTEN" desc:"where to serve the status page, reload and shutdown: a loopback address and a port; otherwise port 9913 of the address in IRSA_SIDECAR_LISTEN"`
+	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header; at least 16 characters"`
+	AuthorizationFile string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE" desc:"the same, in a file; a missing file is created with a random token"`
+	AllowedUIDs       string `envconfig:"IRSA_SIDECAR_ALLOWED_UIDS" desc:"user IDs that may get credentials, separated by commas; otherwise all"`
+	Duration          string `envconfig:"IRSA_SIDECAR_DURATION" desc:"session length, 15m to 12h; otherwise STS's default, 1h"`
+	PolicyFile        string `envconfig:"IRSA_SIDECAR_POLICY_FILE" desc:"file with a session policy in JSON"`
+	PolicyARNs        string `envconfig:"IRSA_SIDECAR_POLICY_ARNS" desc:"managed policies to use as session policies, at most 10, separated by commas"`
+	StateFile         string `envconfig:"IRSA_SIDECAR_STATE_FILE" desc:"where to keep the last good credentials, on a memory-backed volume, so that a restart survives an STS outage"`
+	StateOnDisk       string `envconfig:"IRSA_SIDECAR_STATE_FILE_ON_DISK" default:"false" desc:"true: the state file may be on a disk"`
+	HostIP            string `envconfig:"IRSA_SIDECAR_HOST_IP" desc:"status.hostIP from the downward API; if equal to IRSA_SIDECAR_POD_IP, the Pod uses hostNetwork; if unset, guessed from interface names"`
+	PodIP             string `envconfig:"IRSA_SIDECAR_POD_IP" desc:"status.podIP from the downward API"`
+	AccountID         string `envconfig:"IRSA_SIDECAR_ACCOUNT_ID" default:"false" desc:"true: include AccountId (breaks old .NET SDKs)"`
+	LogLevel          string `envconfig:"IRSA_SIDECAR_LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
+	LogFormat         string `envconfig:"IRSA_SIDECAR_LOG_FORMAT" default:"json" desc:"json, or text for people to read"`
+	ShutdownDelay     string `envconfig:"IRSA_SIDECAR_SHUTDOWN_DELAY" default:"0s" desc:"how long to keep serving after SIGTERM"`
+	ShutdownGrace     string `envconfig:"IRSA_SIDECAR_SHUTDOWN_GRACE" default:"5s" desc:"how long requests in progress may then take"`
+	QuitQuitQuit      string `envconfig:"IRSA_SIDECAR_QUITQUITQUIT" default:"false" desc:"true: allow the shutdown command to stop the sidecar"`
+
+	all []string // every variable, also those of other programs, as os.Environ returns them
+}
+
+func readEnvironment() *environment {
+	var e environment
+	if err := envconfig.Process("", &e); err != nil {
+		panic(err) // strings always parse
+	}
+	e.all = os.Environ()
+	e.setDefaults()
+	return &e
+}
+
+// setDefaults gives empty variables their defaults; envconfig does so only for those that are not set.
+func (e *environment) setDefaults() {
+	v := reflect.ValueOf(e).Elem()
+	for i := range v.NumField() {
+		if d := v.Type().Field(i).Tag.Get("default"); d != "" && v.Field(i).String() == "" {
+			v.Field(i).SetString(d)
+		}
+	}
+}
+
+// value is what a variable is set to, without its default.
+func (e *environment) value(name string) string {
+	for _, entry := range e.all {
+		if n, value, _ := strings.Cut(entry, "="); n == name {
+			return value
+		}
+	}
+	return ""
+}
+
+// variables returns the tags of the environment: name, default and description of each variable.
+func variables() (all []reflect.StructTag) {
+	t := reflect.TypeFor[environment]()
+	for i := range t.NumField() {
+		if tag := t.Field(i).Tag; tag.Get("envconfig") != "" {
+			all = append(all, tag)
+		}
+	}
+	return all
+}
+
+func knownVariables() map[string]bool {
+	known := make(map[string]bool)
+	for _, tag := range variables() {
+		known[tag.Get("envconfig")] = true
+	}
+	return known
+}
+
+const prefix = "IRSA_SIDECAR_"
+
+// serviceVariable is what Kubernetes sets in every Pod beside a Service called irsa-sidecar, or
+// irsa-sidecar-metrics: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+var serviceVariable = regexp.MustCompile(`^IRSA_SIDECAR_([A-Z0-9_]+_)?(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=[a-z]+://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=)`)
+
+// unknown returns the names with our prefix that are no variable: a misspelt setting must not be silently ignored.
+func (e *environment) unknown() (names []string) {
+	known := knownVariables()
+	for _, entry := range e.all {
+		name, _, _ := strings.Cut(entry, "=")
+		if strings.HasPrefix(name, prefix) && !known[name] && !serviceVariable.MatchString(entry) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// nearestVariable returns the variable that a name with our prefix is most likely a misspelling of, or "".
+func nearestVariable(name string) string {
+	var candidates []string
+	for _, tag := range variables() {
+		if rest, ours := strings.CutPrefix(tag.Get("envconfig"), prefix); ours {
+			candidates = append(candidates, rest)
+		}
+	}
+	if near := nearest(name[len(prefix):], candidates); near != "" {
+		return prefix + near
+	}
+	return ""
+}
+
+// misspelt returns the name in the environment that is most likely a misspelling of a variable that is not set, or "".
+func (e *environment) misspelt(variable string) string {
+	const shortest = len("ROLE_ARN") // of a name that is a part of the variable's
+	known := knownVariables()
+	var candidates []string
+	for _, entry := range e.all {
+		if name, value, _ := strings.Cut(entry, "="); value != "" && len(name) >= shortest && !known[name] {
+			candidates = append(candidates, name)
+		}
+	}
+	slices.Sort(candidates) // or the same environment could give different hints
+	return nearest(variable, candidates)
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+	"net"
+	"slices"
+	"strings"
+)
+
+// network is what the environment says about the Pod's network.
+type network struct {
+	hostIP, podIP string
+	kubernetes    bool // this is a Pod
+}
+
+// known reports whether the environment says if the Pod shares the node's network.
+func (n network) known() bool { return n.hostIP != "" && n.podIP != "" }
+
+// isHosts reports whether this Pod shares the node's network, or guesses it by the names of the interfaces where the
+// environment does not say.
+func (n network) isHosts() bool {
+	if n.known() {
+		return n.hostIP == n.podIP
+	}
+	if !n.kubernetes {
+		return false
+	}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(interfaces, func(i net.Interface) bool { return nodeInterface(i.Name) })
+}
+
+// nodeInterface reports whether a network interface is one that a network plugin or a container engine
+// makes on the node, and that no Pod with a network of its own has.
+func nodeInterface(name string) bool {
+	return slices.ContainsFunc([]string{
+		"veth", "cali", "cilium_", "lxc", "cni", "flannel", "docker", "kube-ipvs", "eni", "weave", "nodelocaldns", "antrea-gw", "ovn-k8s",
+	}, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
+
+// mustAuthorize returns why callers have to send a token, or nil where they need not.
+func (n network) mustAuthorize() error {
+	switch {
+	case !n.isHosts():
+		return nil
+	case n.known():
+		return errHostNetwork
+	}
+	return errMaybeHost
+}
+
+var (
+	errHostNetwork = errors.New("is not set, nor is IRSA_SIDECAR_AUTHORIZATION_TOKEN, and this Pod uses the node's network, where every program on the node can reach the credentials; set one of them (the Pod's metadata.uid will do as a token), or remove hostNetwork")
+	errMaybeHost   = errors.New(errHostNetwork.Error() + "; if it does not use the node's network, set IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP")
+)

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+// problems are all mistakes of a configuration, one to a line.
+type problems []problem
+
+type problem struct{ variable, text string }
+
+const (
+	maxProblem = 500 // characters; all that we say ourselves is shorter
+	maxAlike   = 10  // problems of one variable, which may be a list
+)
+
+// line is what people see: a value, even a name, may hold whatever the environment does, and any amount of it.
+func (p problem) line() string {
+	return cache.Shorten(cache.Scrub(cache.OneLine(p.variable+" "+p.text)), maxProblem)
+}
+
+func (p problems) Error() string {
+	if len(p) == 1 {
+		return "invalid configuration: " + p[0].line()
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "invalid configuration (%d errors):", len(p))
+	for _, one := range p {
+		b.WriteString("\n  " + one.line())
+	}
+	return b.String()
+}
+
+// concerning leaves out the problems of all other variables. Names that are no variable at all stay:
+// each may be one of these, misspelt.
+func (p problems) concerning(variables ...string) problems {
+	known := knownVariables()
+	return slices.DeleteFunc(p, func(one problem) bool { return !slices.Contains(variables, one.variable) && known[one.variable] })
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
+)
+
+// defaultProfile is the name of the role from the environment; it is served where a request names no profile.
+const defaultProfile = "default"
+
+// A profile is a role whose credentials are served under a name.
+type profile struct {
+	name     string
+	exchange webidentity.Options
+	access   access
+	state    statePlace
+
+	policyFile, caBundle string // whose content load adds to exchange
+}
+
+// load reads the files of all profiles. It is not part of parse because most commands need none of them.
+func (s *settings) load() (all problems) {
+	for i := range s.profiles {
+		var wrong problems
+		s.profiles[i], wrong = s.profiles[i].loaded()
+		all = append(all, wrong...)
+	}
+	return all
+}
+
+// loaded returns the profile with what its files hold now.
+func (p *profile) loaded() (*profile, problems) {
+	next := *p
+	var wrong problems
+	var err error
+	if next.exchange.Policy, err = readSessionPolicy(p.policyFile); err != nil {
+		wrong = append(wrong, problem{"IRSA_SIDECAR_POLICY_FILE", err.Error()})
+	}
+	if next.exchange.Roots, err = webidentity.LoadCABundle(p.caBundle); err != nil {
+		wrong = append(wrong, problem{"AWS_CA_BUNDLE", err.Error()})
+	}
+	return &next, wrong
+}
+
+// maxPolicyFile leaves room for white space around what STS takes.
+const maxPolicyFile = 64 << 10
+
+// readSessionPolicy returns what is in a file, or nothing where there is no path.
+func readSessionPolicy(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	raw, _, err := regular.Read(path, maxPolicyFile)
+	switch policy := strings.TrimSpace(string(raw)); {
+	case errors.Is(err, regular.TooLong(maxPolicyFile)):
+		return "", fmt.Errorf("%s %w; a session policy has 1 to 2048 characters", path, err)
+	case err != nil:
+		return "", fmt.Errorf("%s %w", path, err)
+	case policy == "" || len(policy) > 2048:
+		return "", fmt.Errorf("%s has %d characters; a session policy has 1 to 2048", path, len(policy))
+	case policy[0] != '{' || !json.Valid([]byte(policy)):
+		return "", fmt.Errorf("%s is not a policy in JSON", path)
+	default:
+		return policy, nil
+	}
+}
+
+// access is who gets a profile's credentials.
+type access struct {
+	token, file string   // what callers must send, or the file that holds it; none: nothing
+	uids        []uint32 // whose programs are let through; nil: all
+
+	// What open makes of them.
+	authorization *server.Authorization
+	users         *server.Users
+}
+
+// open prepares to tell callers apart: it may make the token file, and connects to itself. That is for serve alone.
+func (s *settings) open() (all problems) {
+	for _, p := range s.profiles {
+		all = append(all, p.access.open(s.credentialsAddress().Addr(), s.network)...)
+	}
+	return all
+}
+
+func (a *access) open(listen netip.Addr, n network) (wrong problems) {
+	var err error
+	variable := "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"
+	switch {
+	case a.token != "" && a.file != "": // parse has rejected it
+	case a.file != "":
+		a.authorization, err = server.AuthorizationFile(a.file)
+	case a.token != "":
+		variable = "IRSA_SIDECAR_AUTHORIZATION_TOKEN"
+		a.authorization, err = server.FixedAuthorization(a.token)
+	default:
+		err = n.mustAuthorize()
+	}
+	if err != nil {
+		wrong = append(wrong, problem{variable, err.Error()})
+	}
+	if a.uids != nil && listen.IsValid() {
+		if a.users, err = server.NewUsers(a.uids, listen); err != nil {
+			wrong = append(wrong, problem{"IRSA_SIDECAR_ALLOWED_UIDS", "cannot be enforced, because the kernel does not tell which user a connection belongs to: " + err.Error()})
+		}
+	}
+	return wrong
+}

@@ -1,0 +1,312 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
+)
+
+// settings are what the environment means.
+type settings struct {
+	profiles  []*profile
+	listeners []listener
+	network   network
+	logging   logging
+	warnings  []string
+
+	accountID    bool // is served too
+	shutdown     bool // the shutdown command is allowed
+	delay, grace time.Duration
+}
+
+// logging is how the log is written.
+type logging struct {
+	level slog.Level
+	text  bool // rather than JSON
+}
+
+// parse returns what an environment means, and all mistakes in it. It reads nothing else: see [settings.load]. What is
+// right is in the settings whatever else is wrong.
+func parse(e *environment) (*settings, problems) {
+	p := parser{environment: e, alike: make(map[string]int)}
+	var s settings
+	one := p.profile()
+	s.profiles = []*profile{one}
+	s.listeners = p.listeners()
+	one.access = p.access()
+	one.state = p.state()
+	s.network = p.network()
+	s.accountID = p.flag("IRSA_SIDECAR_ACCOUNT_ID", p.AccountID)
+	s.shutdown = p.flag("IRSA_SIDECAR_QUITQUITQUIT", p.QuitQuitQuit)
+	s.delay = p.shortDuration("IRSA_SIDECAR_SHUTDOWN_DELAY", p.ShutdownDelay)
+	s.grace = p.shortDuration("IRSA_SIDECAR_SHUTDOWN_GRACE", p.ShutdownGrace)
+	s.logging = p.logging()
+	p.names()
+	s.warnings = p.warnings
+	return &s, p.problems
+}
+
+// A parser collects what is wrong with an environment.
+type parser struct {
+	*environment
+	problems problems
+	alike    map[string]int // problems by variable
+	warnings []string
+}
+
+// reject notes a problem of a variable; format continues a sentence that begins with its name.
+func (p *parser) reject(variable, format string, args ...any) {
+	if p.alike[variable]++; p.alike[variable] <= maxAlike {
+		p.problems = append(p.problems, problem{variable, fmt.Sprintf(format, args...)})
+	}
+}
+
+func (p *parser) profile() *profile {
+	p.roleARN()
+	p.tokenFile()
+	one := &profile{name: defaultProfile, policyFile: p.PolicyFile, caBundle: p.CABundle}
+	o := &one.exchange
+	o.RoleARN, o.TokenFile, o.SessionName, o.AppID = p.RoleARN, p.TokenFile, p.SessionName, "irsa-sidecar-"+version
+	o.Duration = p.sessionDuration()
+	o.PolicyARNs = p.policyARNs()
+	o.Region = p.region()
+	o.Endpoint, o.FIPS, o.DualStack = p.endpoint()
+	p.regional()
+	p.proxy()
+	return one
+}
+
+func (p *parser) roleARN() {
+	const variable = "AWS_ROLE_ARN"
+	if p.RoleARN == "" {
+		p.missing(variable, "set it to the role to assume, arn:aws:iam::<account>:role/<name>; on EKS, annotate the service account with eks.amazonaws.com/role-arn and recreate the Pod")
+	} else if err := names.CheckRoleARN(p.RoleARN); err != nil {
+		p.reject(variable, "%v", err)
+	}
+}
+
+func (p *parser) tokenFile() {
+	const variable = "AWS_WEB_IDENTITY_TOKEN_FILE"
+	if p.TokenFile == "" {
+		p.missing(variable, "set it to the path of the projected service account token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token")
+	} else if strings.HasPrefix(p.TokenFile, "eyJ") && !strings.Contains(p.TokenFile, "/") {
+		p.reject(variable, "contains a token; set it to the path of the token file")
+	}
+}
+
+// missing is for a required variable, which may only be misspelt. The other one's value is not quoted: it may be anything.
+func (p *parser) missing(variable, advice string) {
+	if other := p.misspelt(variable); other != "" {
+		p.reject(variable, "is not set, but %s is; did you mean %s?", other, variable)
+		return
+	}
+	p.reject(variable, "is not set; %s", advice)
+}
+
+func (p *parser) sessionDuration() time.Duration {
+	const variable = "IRSA_SIDECAR_DURATION"
+	if p.Duration == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(p.Duration)
+	if _, bad := strconv.Atoi(p.Duration); bad == nil {
+		d, err = time.ParseDuration(p.Duration + "s") // which knows an overflow
+	}
+	if err != nil || d < 15*time.Minute || d > 12*time.Hour || d%time.Second != 0 {
+		p.reject(variable, "%q is not a duration from 15m to 12h in whole seconds", p.Duration)
+		return 0
+	}
+	if d < 45*time.Minute {
+		p.warnings = append(p.warnings, variable+" is below 45m: SDKs that refresh 15 minutes before expiry will ask for credentials with every request they sign")
+	}
+	return d
+}
+
+var policyARN = regexp.MustCompile(`^arn:[a-z0-9-]+:iam::(\d{12}|aws):policy/.+$`)
+
+func (p *parser) policyARNs() (arns []string) {
+	const variable = "IRSA_SIDECAR_POLICY_ARNS"
+	for arn := range strings.SplitSeq(p.PolicyARNs, ",") {
+		if arn = strings.TrimSpace(arn); arn == "" {
+			continue
+		}
+		if !policyARN.MatchString(arn) {
+			p.reject(variable, "%q is not a policy ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess", arn)
+		}
+		arns = append(arns, arn)
+	}
+	if len(arns) > 10 {
+		p.reject(variable, "lists %d policies; STS accepts at most 10", len(arns))
+	}
+	return arns
+}
+
+func (p *parser) region() string {
+	variable, region := "AWS_REGION", p.Region
+	if region == "" {
+		variable, region = "AWS_DEFAULT_REGION", p.DefaultRegion
+	}
+	if region == "" {
+		return ""
+	}
+	if err := names.CheckRegion(region); err != nil {
+		p.reject(variable, "%v", err)
+	} else if ours, theirs := names.Partition(region), names.RolePartition(p.RoleARN); p.EndpointSTS == "" && p.Endpoint == "" &&
+		names.CheckRoleARN(p.RoleARN) == nil && ours != theirs {
+		p.reject(variable, "%s is in the partition %s, but the role in AWS_ROLE_ARN is in %s", region, ours, theirs)
+	}
+	return region
+}
+
+func (p *parser) endpoint() (endpoint string, fips, dualStack bool) {
+	ignored := p.flag("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", p.IgnoreEndpoints)
+	fips = p.flag("AWS_USE_FIPS_ENDPOINT", p.FIPS)
+	dualStack = p.flag("AWS_USE_DUALSTACK_ENDPOINT", p.DualStack)
+	variable, endpoint := "AWS_ENDPOINT_URL_STS", p.EndpointSTS
+	if endpoint == "" {
+		variable, endpoint = "AWS_ENDPOINT_URL", p.Endpoint
+	}
+	if ignored || endpoint == "" {
+		return "", fips, dualStack
+	}
+	if err := webidentity.CheckEndpoint(endpoint); err != nil {
+		p.reject(variable, "%v", err)
+	}
+	if fips || dualStack {
+		p.reject(variable, "cannot be combined with AWS_USE_FIPS_ENDPOINT or AWS_USE_DUALSTACK_ENDPOINT; set the endpoint you want, and unset those")
+	}
+	return endpoint, fips, dualStack
+}
+
+func (p *parser) regional() {
+	switch strings.ToLower(p.Regional) {
+	case "", "regional":
+	case "legacy":
+		p.warnings = append(p.warnings, "AWS_STS_REGIONAL_ENDPOINTS=legacy is ignored; using the regional endpoint")
+	default:
+		p.reject("AWS_STS_REGIONAL_ENDPOINTS", "%q is not supported; use regional, or unset it", p.Regional)
+	}
+}
+
+// proxy checks a URL that net/http reads: it takes either spelling of the name, and silently goes without a proxy that it
+// cannot read.
+func (p *parser) proxy() {
+	variable, proxy := "HTTPS_PROXY", p.HTTPSProxy
+	if proxy == "" {
+		variable, proxy = "https_proxy", p.value("https_proxy")
+	}
+	if proxy != "" && !isProxy(proxy) {
+		p.reject(variable, "is not a URL such as http://proxy.example:3128")
+	}
+}
+
+func isProxy(s string) bool {
+	if !strings.Contains(s, "://") {
+		s = "http://" + s
+	}
+	u, err := url.Parse(s)
+	return err == nil && u.Host != "" && slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme)
+}
+
+func (p *parser) access() access {
+	const fileVariable = "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"
+	a := access{token: p.Authorization, file: p.AuthorizationFile, uids: p.uids()}
+	switch {
+	case a.token != "" && a.file != "":
+		p.reject("IRSA_SIDECAR_AUTHORIZATION_TOKEN", "and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set; use one of them")
+	case a.file != "" && !filepath.IsAbs(a.file):
+		// It may be the token itself: neither quote it nor make a file of that name.
+		p.reject(fileVariable, "is not an absolute path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN")
+		a.file = ""
+	}
+	return a
+}
+
+func (p *parser) uids() (uids []uint32) {
+	if p.AllowedUIDs == "" {
+		return nil
+	}
+	for entry := range strings.SplitSeq(p.AllowedUIDs, ",") {
+		uid, err := strconv.ParseUint(strings.TrimSpace(entry), 10, 32)
+		if err != nil || uid == 1<<32-1 { // which is nobody's: chown(2) and its like mean "none" by it
+			p.reject("IRSA_SIDECAR_ALLOWED_UIDS", "contains %q, which is not a user ID; list numbers such as 1000, separated by commas (id -u prints yours)", strings.TrimSpace(entry))
+			continue
+		}
+		uids = append(uids, uint32(uid))
+	}
+	return uids
+}
+
+func (p *parser) state() statePlace {
+	s := statePlace{path: p.StateFile, onDisk: p.flag("IRSA_SIDECAR_STATE_FILE_ON_DISK", p.StateOnDisk)}
+	if s.path != "" && !filepath.IsAbs(s.path) {
+		p.reject(stateVariable, "%q is not an absolute path, such as /run/irsa-sidecar/state", s.path)
+		s.path = ""
+	}
+	return s
+}
+
+func (p *parser) network() network {
+	if (p.HostIP == "") != (p.PodIP == "") {
+		p.reject("IRSA_SIDECAR_HOST_IP", "and IRSA_SIDECAR_POD_IP must be set together, from status.hostIP and status.podIP")
+	}
+	return network{hostIP: p.HostIP, podIP: p.PodIP, kubernetes: p.value("KUBERNETES_SERVICE_HOST") != ""}
+}
+
+func (p *parser) logging() logging {
+	var l logging
+	switch level := strings.ToLower(p.LogLevel); level {
+	case "debug", "info", "warn", "error":
+		l.level.UnmarshalText([]byte(level))
+	default:
+		p.reject("IRSA_SIDECAR_LOG_LEVEL", "%q is not a log level; use debug, info, warn or error", p.LogLevel)
+	}
+	switch strings.ToLower(p.LogFormat) {
+	case "json":
+	case "text":
+		l.text = true
+	default:
+		p.reject("IRSA_SIDECAR_LOG_FORMAT", "%q is not a log format; use json or text", p.LogFormat)
+	}
+	return l
+}
+
+// names rejects variables with our prefix that do not exist.
+func (p *parser) names() {
+	for _, name := range p.unknown() {
+		hint := "irsa-sidecar help serve lists all variables"
+		if near := nearestVariable(name); near != "" {
+			hint = "did you mean " + near + "?"
+		}
+		p.reject(name, "is not a known variable; %s", hint)
+	}
+}
+
+// flag is a boolean; an empty one is false.
+func (p *parser) flag(variable, value string) bool {
+	if value == "" {
+		return false
+	}
+	on, err := strconv.ParseBool(strings.ToLower(value))
+	if err != nil {
+		p.reject(variable, "%q is not a boolean; use true or false", value)
+	}
+	return on
+}
+
+func (p *parser) shortDuration(variable, value string) time.Duration {
+	d, err := time.ParseDuration(value)
+	if err != nil || d < 0 || d > time.Hour {
+		p.reject(variable, "%q is not a duration from 0s to 1h, such as 5s", value)
+	}
+	return d
+}
