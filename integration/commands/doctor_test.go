@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -89,73 +88,6 @@ func TestTheDoctorsExitCodeAndOutput(t *testing.T) {
 	if !found {
 		t.Errorf("the wrong line is not named:\n%s", r.Stdout)
 	}
-}
-
-func TestTheDoctorsOwnMistakes(t *testing.T) {
-	t.Parallel()
-	w, _ := newClinic(t)
-	file := func(content string) string {
-		path := filepath.Join(t.TempDir(), "trust.json")
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	for _, test := range []struct {
-		name string
-		env  []string
-		args []string
-		code int
-		says []string
-	}{
-		{"no environment at all", nil, nil, 1, []string{"NotAnnotated", "not checked"}},
-		{"no such policy file", w.Env, []string{"--trust-policy", "/nowhere.json"}, 2, []string{"--trust-policy: /nowhere.json cannot be read: no such file or directory"}},
-		{"a policy that is not JSON", w.Env, []string{"--trust-policy", file("Version: 2012-10-17\n")}, 1, []string{"PolicyMalformed", "line 1, column 1: not JSON", "ok    sts"}},
-		{"an empty policy", w.Env, []string{"--trust-policy", file("")}, 1, []string{"line 1: the file is empty"}},
-		{"too much", w.Env, []string{"now"}, 2, []string{`unexpected argument "now"; usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`}},
-		{"an STS in the clear", w.EnvWith("AWS_ENDPOINT_URL_STS=http://sts.example"), nil, 1, []string{"ConfigurationMistake: AWS_ENDPOINT_URL_STS would send the token unencrypted", "unset AWS_ENDPOINT_URL_STS"}},
-		{"a misspelt variable", w.EnvWith("IRSA_SIDECAR_LISTN=127.0.0.1:1"), nil, 1, []string{"did you mean IRSA_SIDECAR_LISTEN?", "ok    sts"}},
-		{"a token for the path of one", w.EnvWith("AWS_WEB_IDENTITY_TOKEN_FILE=eyJhbGciOiJSUzI1NiJ9.e30.c2lnbmF0dXJlLXNpZ25hdHVyZQ"), nil, 1, []string{"holds a token instead of the path of one"}},
-		{"a proxy that is not there", w.EnvWith("AWS_ENDPOINT_URL_STS", "HTTPS_PROXY=http://"+world.FreeAddress(t)), nil, 1, []string{"EndpointUnreachable: the proxy 127.0.0.1:", "for sts.us-east-1.amazonaws.com: connection refused"}},
-		{"nobody at STS", w.EnvWith("AWS_ENDPOINT_URL_STS=http://" + world.FreeAddress(t)), nil, 1, []string{"EndpointUnreachable", "connection refused"}},
-	} {
-		r := world.RunCommand(t, test.env, append([]string{"doctor"}, test.args...)...)
-		if r.Code != test.code {
-			t.Errorf("%s: exit code %d, want %d\n%s%s", test.name, r.Code, test.code, r.Stdout, r.Stderr)
-		}
-		for _, words := range test.says {
-			if !strings.Contains(r.Stdout+r.Stderr, words) {
-				t.Errorf("%s: does not say %q:\n%s%s", test.name, words, r.Stdout, r.Stderr)
-			}
-		}
-		if strings.Contains(r.Stdout+r.Stderr, "c2lnbmF0dXJl") {
-			t.Errorf("%s: prints a token", test.name)
-		}
-	}
-}
-
-// The recipe that people paste assigns the secret to the key's ID, exports nothing, and comes with a
-// trust policy in which sub has taken the place of aud.
-func TestTheThreeFaultsOfTheShellRecipe(t *testing.T) {
-	t.Parallel()
-	w, id := newClinic(t)
-	sh := func(script string, env ...string) string {
-		t.Helper()
-		cmd := exec.Command("sh", "-c", script)
-		r := world.RunToEnd(t, cmd, slices.Concat(w.EnvWith(env...), []string{"PATH=" + filepath.Dir(world.Program(t)) + ":" + os.Getenv("PATH")}))
-		return r.Stdout
-	}
-	world.WantContains(t, "the doctor", sh("irsa-sidecar doctor", "AWS_ACCESS_KEY_ID=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
-		"KeyPairBroken: AWS_ACCESS_KEY_ID has 40 characters and is not an access key ID")
-	world.WantContains(t, "the doctor", sh("AWS_ROLE_ARN="+world.RoleARN+"; irsa-sidecar doctor", "AWS_ROLE_ARN"), "HalfAnnotated: AWS_WEB_IDENTITY_TOKEN_FILE is set but AWS_ROLE_ARN is not")
-	world.WantContains(t, "the doctor", sh(`printf %s "$POLICY" | irsa-sidecar doctor --trust-policy -`,
-		"POLICY="+strings.Replace(string(id.Policy()), `"`+id.Provider()+`:aud": "sts.amazonaws.com",`, "", 1)), "PolicyNoAudience: the policy, line 4, statement 1: no condition on the audience")
-
-	// And what takes the recipe's place: all three are there, right, and for programs too.
-	script := `eval "$(irsa-sidecar credentials --format env)" && env | grep -E '^AWS_(ACCESS|SECRET|SESSION)' | cut -d= -f1 | sort && echo "${AWS_ACCESS_KEY_ID}" | cut -c1-4 && irsa-sidecar doctor`
-	out := sh(script)
-	world.WantContains(t, "the shell", out, "AWS_ACCESS_KEY_ID\nAWS_SECRET_ACCESS_KEY\nAWS_SESSION_TOKEN\nASIA\n")
-	world.WantContains(t, "the doctor", out, "StaticKeys")
 }
 
 // A token that may not be read: by root's rules where the test is root, and otherwise by one's own.

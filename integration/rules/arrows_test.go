@@ -217,7 +217,8 @@ func TestDirectRequirementsAreTheKnownOnes(t *testing.T) {
 		"github.com/go-jose/go-jose/v4", // the doctor verifies signatures, which is no place for code of one's own
 		"github.com/kelseyhightower/envconfig",
 		"github.com/prometheus/client_golang",
-		"go.yaml.in/yaml/v3", // irsa-sidecar-inject, and the tests of deploy/: it is not in the sidecar
+		"github.com/rogpeppe/go-internal", // runs the scripts of the command line: it is in no program
+		"go.yaml.in/yaml/v3",              // irsa-sidecar-inject, and the tests of deploy/: it is not in the sidecar
 		"golang.org/x/sync",
 	}
 	cmd := exec.Command("go", "mod", "edit", "-json")
