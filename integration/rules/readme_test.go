@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"io/fs"
+	"net/http"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -179,4 +180,30 @@ func TestContributingKnowsEveryPackage(t *testing.T) {
 			t.Errorf("CONTRIBUTING.md has no row for %s", name)
 		}
 	}
+}
+
+// What docs/reference.md says can be asked for is there.
+func TestEndpointsInReferenceAreThere(t *testing.T) {
+	s := world.New(t, ststest.Options{}).Serve(t, "IRSA_SIDECAR_QUITQUITQUIT=true")
+	s.AskUntilValid(t)
+	_, page, _ := strings.Cut(string(world.RepoFile(t, "docs/reference.md")), "## Endpoints\n")
+	page, _, _ = strings.Cut(page, "\n## ")
+	n := 0
+	for _, section := range strings.Split(page, "\n### ")[1:] {
+		base := map[string]string{"Credentials": s.BaseURL, "Health": "http://" + s.OpsAddress, "Status": "http://" + s.AdminAddress}[strings.Trim(strings.Fields(section)[0], ",")]
+		for _, m := range regexp.MustCompile("`(GET|POST) (/[^`]*)`").FindAllStringSubmatch(section, -1) {
+			n++
+			request, err := http.NewRequestWithContext(t.Context(), m[1], base+m[2], nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if status, _ := world.HTTPDo(t, request); status != http.StatusOK {
+				t.Errorf("%s %s: %d", m[1], base+m[2], status)
+			}
+		}
+	}
+	if n < 10 {
+		t.Errorf("only %d endpoints", n)
+	}
+	s.WantStopped(t) // by /quitquitquit, the last
 }
