@@ -7,22 +7,22 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// Obeyed is what the admin listener answers to each command that it obeys, by path.
+// Obeyed has the admin listener's answers to the commands that it accepts, by path.
 var Obeyed = map[string]string{"/reload": "reloading\n", "/quitquitquit": "shutting down\n"}
 
-// NothingHere is what the admin listener answers at any path that it does not have.
+// NothingHere is the admin listener's answer at unknown paths.
 const NothingHere = "there is nothing at this path; the status page is at /\n"
 
-// Admin is the handler of the admin listener, on loopback: the status page with role and identity, and what changes the
-// running sidecar. kubectl port-forward reaches it, and commands inside the Pod; a service mesh does not.
+// Admin is the handler of the admin listener, on loopback: the status page with role and identity, and the commands that
+// change the running sidecar. kubectl port-forward and programs inside the Pod can reach it, a service mesh cannot.
 type Admin struct {
 	Options
 	listener
 	router *chi.Mux
 }
 
-// NewAdmin returns the handler. A POST to /reload calls reload, and one to /quitquitquit calls quit; nil leaves that
-// path out.
+// NewAdmin returns the handler. A POST to /reload calls reload, and one to /quitquitquit calls quit; there is no path for a
+// nil function.
 func NewAdmin(o Options, reload, quit func()) *Admin {
 	o = o.withDefaults()
 	h := &Admin{Options: o, router: chi.NewMux()}
@@ -44,7 +44,7 @@ func NewAdmin(o Options, reload, quit func()) *Admin {
 	return h
 }
 
-// command answers a POST before it does what is asked for: a sidecar that has shut down answers nothing.
+// command answers a POST before it runs the command, because a sidecar that has shut down cannot answer.
 func command(answer string, do func()) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		writeText(w, http.StatusOK, answer)

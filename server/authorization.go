@@ -20,27 +20,27 @@ import (
 )
 
 const (
-	// overlap is how long a replaced token is still accepted: an SDK that took it from a variable never sees
-	// the new one, and one that reads the file reads it seldom.
+	// overlap is how long a replaced token is still accepted: an SDK that took it from a variable never sees the new
+	// one, and one that reads the file does so rarely.
 	overlap = time.Hour
 
 	// fileCheck is how long the token file goes unread, except when a caller sends an unknown token.
 	fileCheck = time.Second
 
-	// settling is how long a second write to a file may leave its times unchanged: the kernel's clock for files
-	// ticks at least every ten milliseconds, that of some file systems every two seconds.
+	// settling is how long a second write to a file may leave its times unchanged: the kernel's clock for files ticks at
+	// least every ten milliseconds, that of some file systems only every two seconds.
 	settling = 2 * time.Second
 
-	// standing is how long a token must have been current to be accepted for another hour once it is replaced.
-	// A file that is read while it is written in place holds the beginning of a token, which is easier to guess
-	// than the whole. Such a write takes milliseconds, or seconds on a busy machine. Only programs that started in
-	// those seconds, and took the token from a variable, lose one that was replaced so soon.
+	// standing is how long a token must have been current to be accepted for another hour after it is replaced. A file
+	// that is read while it is written in place holds only the beginning of a token, which is easier to guess. Such a
+	// write takes milliseconds, or seconds on a busy machine. A token that is replaced sooner stops working only for
+	// programs that started in those seconds and took it from a variable.
 	standing = 10 * time.Second
 )
 
-// MinAuthorization and MaxAuthorization bound a token, in bytes. Sixteen random characters, if they are only
-// hexadecimal digits, are 64 bits: at a hundred thousand guesses a second, which is what loopback allows, guessing takes
-// three million years. A Pod's UID has 36 characters. At the other end, all headers together have to fit into 8 KiB.
+// MinAuthorization and MaxAuthorization limit a token, in bytes. Sixteen random hexadecimal digits are 64 bits: at a hundred
+// thousand guesses a second, which loopback allows, guessing takes three million years. A Pod's UID has 36 characters. All
+// headers together must fit into 8 KiB.
 const (
 	MinAuthorization = 16
 	MaxAuthorization = 4096
@@ -52,15 +52,15 @@ type Authorization struct {
 
 	mu       sync.Mutex
 	current  [sha256.Size]byte
-	since    time.Time // when it became the current one, or standing ago, whichever is later
+	since    time.Time // when it became current, or standing ago, whichever is later
 	previous []retired
 	checked  time.Time    // when the file was last read
-	seen     fs.FileInfo  // what it was then; nil where it could not be read
-	fault    fault        // what was wrong with it then; zero where nothing was
-	logger   *slog.Logger // nil before there is one
+	seen     fs.FileInfo  // the file at that time; nil if it could not be read
+	fault    fault        // what was wrong with it at that time; zero if nothing
+	logger   *slog.Logger // nil until logTo sets it
 }
 
-// fault is something wrong with a token file, in words for the log.
+// fault says what is wrong with a token file, for the log.
 type fault struct{ message, detail string }
 
 type retired struct {
@@ -68,7 +68,7 @@ type retired struct {
 	until time.Time
 }
 
-// FixedAuthorization asks for one token that never changes.
+// FixedAuthorization requires one token that never changes.
 func FixedAuthorization(token string) (*Authorization, error) {
 	if err := checkAuthorization(token); err != nil {
 		return nil, err
@@ -76,9 +76,9 @@ func FixedAuthorization(token string) (*Authorization, error) {
 	return &Authorization{current: sumOf(token)}, nil
 }
 
-// AuthorizationFile asks for the token in a file, and follows the file when it is replaced; the
-// replaced token is accepted for another hour, if it had been there for ten seconds. A file that does not exist is
-// created, with mode 0440, a random token and no newline, which the SDKs refuse.
+// AuthorizationFile requires the token in a file, and reads the file again when it is replaced; a replaced token that was
+// current for ten seconds is accepted for another hour. A file that does not exist is created, with mode 0440 and a random
+// token, without a newline, because the SDKs refuse one.
 func AuthorizationFile(path string) (*Authorization, error) {
 	a := &Authorization{path: path}
 	if err := a.open(); err != nil {
@@ -87,11 +87,10 @@ func AuthorizationFile(path string) (*Authorization, error) {
 	return a, nil
 }
 
-// Reload reads the token file now, and revokes all tokens but the one in it: the grace of those that have been
-// replaced ends, and the one that this call replaces has none. A file that does not exist is created, as at the
-// start; so deleting it and reloading makes a new token, and only that is accepted. A file that cannot be
-// used is an error that names it: then only the current token is accepted. A fixed token, and a nil
-// Authorization, have no file to read, and the error is nil.
+// Reload reads the token file now, and revokes all other tokens at once, also the one that this call replaces. A file that
+// does not exist is created, as at the start: to revoke everything, delete it and reload. If the file cannot be used, the
+// error names it, and only the current token is accepted. A fixed token, and a nil Authorization, have no file to read, and
+// the error is nil.
 func (a *Authorization) Reload() error {
 	if a == nil || a.path == "" {
 		return nil
@@ -102,7 +101,7 @@ func (a *Authorization) Reload() error {
 	return a.open()
 }
 
-// open takes the token in the file for the current one, and makes the file where there is none.
+// open makes the token in the file the current one, and creates the file if it does not exist.
 func (a *Authorization) open() error {
 	now := time.Now()
 	token, seen, err := readAuthorization(a.path)
@@ -145,8 +144,8 @@ func checkAuthorization(token string) error {
 	return nil
 }
 
-// readAuthorization also returns the file's metadata wherever the file could be read, even if its content is unusable. An
-// error begins with the path, and wraps the rest.
+// readAuthorization also returns the file's metadata if the file could be read, even if its content is unusable. An error
+// begins with the path, and wraps the rest.
 func readAuthorization(path string) (token string, seen fs.FileInfo, err error) {
 	raw, seen, err := regular.Read(path, MaxAuthorization)
 	if err == nil {
@@ -158,7 +157,7 @@ func readAuthorization(path string) (token string, seen fs.FileInfo, err error) 
 	return string(raw), seen, nil
 }
 
-// makeAuthorization creates the file whole or not at all, and never over one that appeared meanwhile.
+// makeAuthorization creates the complete file or none, and does not replace one that appeared meanwhile.
 func makeAuthorization(path string) error {
 	raw := make([]byte, 32)
 	rand.Read(raw)
@@ -188,7 +187,7 @@ func pathCause(err error) error {
 	return err
 }
 
-// guard requires the token in exactly one header; that of a nil Authorization, at most one header.
+// guard requires the token in exactly one header. The guard of a nil Authorization requires at most one header.
 func (a *Authorization) guard() guard {
 	refused := []Refusal{AuthorizationRepeated}
 	if a != nil {
@@ -204,7 +203,7 @@ func (a *Authorization) check(r *http.Request) Refusal {
 		return AuthorizationRepeated
 	case a == nil:
 		return ""
-	case len(values) == 0 || values[0] == "": // Envoy sends an empty one where it has no token
+	case len(values) == 0 || values[0] == "": // Envoy sends an empty one if it has no token
 		return AuthorizationRequired
 	case !a.accepts(values[0]):
 		return AuthorizationRejected
@@ -212,7 +211,7 @@ func (a *Authorization) check(r *http.Request) Refusal {
 	return ""
 }
 
-// accepts compares hashes in constant time, so that timing shows neither where a wrong token differs nor how long the
+// accepts compares hashes in constant time, so that timing reveals neither where a wrong token differs nor how long the
 // right one is. Some clients put "Bearer " before the token.
 func (a *Authorization) accepts(header string) bool {
 	a.mu.Lock()
@@ -238,7 +237,7 @@ func (a *Authorization) touched() bool {
 	return err != nil || a.seen == nil || changed(a.seen, info) || a.checked.Sub(a.seen.ModTime()) < settling
 }
 
-// changed reports whether a file has been replaced or written. Nil stands for a file that could not be read.
+// changed reports whether a file has been replaced or written. Nil means that it could not be read.
 func changed(before, now fs.FileInfo) bool {
 	if before == nil || now == nil {
 		return before != now
@@ -247,7 +246,7 @@ func changed(before, now fs.FileInfo) bool {
 		!changeTime(now).Equal(changeTime(before))
 }
 
-// logTo logs faults of the token file from now on, and a present one at once.
+// logTo logs faults of the token file from now on, and at once if there is one.
 func (a *Authorization) logTo(logger *slog.Logger) {
 	if a == nil {
 		return
@@ -276,10 +275,10 @@ func (a *Authorization) record(now time.Time, seen fs.FileInfo, err error) {
 	}
 }
 
-// faultOf is what is wrong with a token file that has been read, or could not be.
+// faultOf says what is wrong with a token file that has been read, or could not be.
 //
-// Users other than its owner may read it: the app usually runs as another user, and the files of a Secret volume are
-// readable by all by default. None of them needs to write it, and one that could would choose the token.
+// Other users than its owner may read it: the app usually runs as another user, and the files of a Secret volume are
+// readable by all by default. No other user needs to write it, and one that can, can choose the token.
 func faultOf(seen fs.FileInfo, err error) fault {
 	if err != nil {
 		return fault{"cannot use the authorization token file; keeping the last good token", errors.Unwrap(err).Error()}
@@ -314,7 +313,7 @@ func sumOf(token string) [sha256.Size]byte {
 	return sha256.Sum256(append(stack[:0], token...))
 }
 
-// follow reads the file, and reports whether it holds another token. A file that is missing or unusable changes nothing.
+// follow reads the file, and reports whether it has another token. If the file is missing or unusable, nothing changes.
 func (a *Authorization) follow(now time.Time) bool {
 	if a.path == "" {
 		return false
@@ -335,11 +334,11 @@ func (a *Authorization) follow(now time.Time) bool {
 			keep = append(keep, p)
 		}
 	}
-	// The last read may be long ago; then the file's time says when it was replaced. A file that was written before
-	// the last read was moved here since, so its time does not say.
+	// If the last read was long ago, the file's time says when the token was replaced. A file that was written before the
+	// last read has been moved here since, so its time does not say that.
 	replaced, written := now, seen.ModTime()
 	if written.After(last) && written.Before(now) {
-		replaced = now.Add(-now.Sub(written)) // on the monotonic clock, which cannot be set
+		replaced = now.Add(-now.Sub(written)) // by the monotonic clock, which cannot be set
 	}
 	if replaced.Sub(a.since) >= standing {
 		keep = append(keep, retired{a.current, replaced.Add(overlap)})

@@ -12,8 +12,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// refetch puts the page's own next state in the place of what is shown, so that a reader's scrolling and
-// selection stay. Without scripts the page is loaded again instead.
+// refetch replaces what is shown with the current state, so that the reader's scroll position and selection are kept.
+// Without scripts, the browser reloads the page instead.
 const refetch = `setInterval(async () => {
   try {
     const answer = await fetch(location.href, {cache: "no-store"});
@@ -49,15 +49,15 @@ td:first-child { white-space: nowrap; } td:last-child { overflow-wrap: anywhere;
 #lost { display: none; } .lost #lost { display: block; }
 `
 
-// browserPolicy lets a browser load nothing, run this one script, and ask us alone.
+// browserPolicy allows the browser to run only this script, to fetch only from the sidecar, and to load nothing else.
 var browserPolicy = func() string {
 	sum := sha256.Sum256([]byte(refetch))
 	return "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
 		"'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 }()
 
-// page is for a browser, most often through kubectl port-forward. It is written by hand because
-// html/template is half a megabyte in every Pod, for one page.
+// page is for browsers, mostly through kubectl port-forward. It does not use html/template, which would add half a megabyte
+// to the binary for one page.
 func (h *Admin) page(w http.ResponseWriter, _ *http.Request) {
 	now := time.Now()
 	var body strings.Builder
@@ -95,14 +95,14 @@ func (h *Admin) page(w http.ResponseWriter, _ *http.Request) {
 `, verdicts[worst].title, style, html.EscapeString(h.Version), &body, refetch)
 }
 
-// verdicts are what the page says of a profile, in a word and in the browser's tab.
+// verdicts summarize a profile, on the page and in the browser's tab.
 var verdicts = map[string]struct{ word, title string }{
 	"good": {"valid", "✓"},
 	"low":  {"valid, but not refreshed", "!"},
 	"none": {"no valid credentials", "✗"},
 }
 
-// writeSection writes what there is about a profile. It returns the verdict.
+// writeSection writes the section of a profile, and returns its verdict.
 func (h *Admin) writeSection(b *strings.Builder, p Profile, now time.Time) (verdict string) {
 	s := p.Cache.Status()
 	verdict = "good"
@@ -126,7 +126,7 @@ func (h *Admin) writeSection(b *strings.Builder, p Profile, now time.Time) (verd
 	return verdict
 }
 
-// writeBar writes how much of the credentials' lifetime is over, and when the next exchange is due.
+// writeBar shows how much of the credentials' lifetime is over, and when the next exchange is due.
 func writeBar(b *strings.Builder, s cache.Status, now time.Time) {
 	if s.Credentials == nil {
 		fmt.Fprintf(b, "<div class=\"legend\"><span>%s</span></div>\n", nextTry(s, now))

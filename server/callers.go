@@ -19,35 +19,35 @@ const (
 	maxRefusedAgents = 4
 	maxRefusals      = 16
 
-	// replacePause is the least time between two evictions from a list: a caller that makes up a User-Agent for each
-	// request costs next to nothing, and pushes out one entry a second.
+	// replacePause is the least time between two evictions from a list, so that a caller with a new User-Agent for each
+	// request costs next to nothing and replaces only one entry a second.
 	replacePause = time.Second
 
 	// warnPause is the least time between two warnings about the same refusal on the same listener.
 	warnPause = time.Minute
 
-	// noUser is the user of a connection for which the kernel was not asked.
+	// noUser is the user of a connection if the kernel was not asked.
 	noUser = int64(-1)
 )
 
-// Callers is the account of which programs ask and which are refused, for the pages on loopback and the log. It is
-// bounded, whatever callers send. The handlers of one sidecar share one; the zero value is ready.
+// Callers counts which programs ask for credentials and which are refused, for the pages on loopback and the log. Its size
+// is limited, whatever callers send. The handlers of one sidecar share one. The zero value is ready to use.
 type Callers struct {
 	mu      sync.Mutex
 	asking  map[string]*tally // by profile
 	refused []*refusalTally
 }
 
-// refusalTally is how often a listener has answered with a refusal.
+// refusalTally counts one kind of refusal by one listener.
 type refusalTally struct {
 	listener string
 	refusal  Refusal
 	tally
-	warned atomic.Int64 // when a warning was last logged, as in tally.last; zero before the first
+	warned atomic.Int64 // when a warning was last logged, as in counted.last; zero before the first
 	told   atomic.Uint64
 }
 
-// askersOf returns the account of who asks for a profile.
+// askersOf returns the tally of requests for a profile.
 func (c *Callers) askersOf(profile string) *tally {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,7 +63,7 @@ func (c *Callers) askersOf(profile string) *tally {
 	return t
 }
 
-// refusing returns the account of a refusal by a listener.
+// refusing returns a new tally of a refusal by a listener.
 func (c *Callers) refusing(listener string, refusal Refusal) *refusalTally {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,14 +73,14 @@ func (c *Callers) refusing(listener string, refusal Refusal) *refusalTally {
 	return r
 }
 
-// refusedCaller is a line of the list of the last refusals.
+// refusedCaller is an entry in the list of the last refusals.
 type refusedCaller struct {
 	listener string
 	refusal  Refusal
 	caller
 }
 
-// lastRefusals returns the latest ones, the last first, and how many requests have been refused in all.
+// lastRefusals returns the last refusals, the latest first, and how many requests have been refused in all.
 func (c *Callers) lastRefusals() (last []refusedCaller, total uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -95,7 +95,7 @@ func (c *Callers) lastRefusals() (last []refusedCaller, total uint64) {
 	return last[:min(len(last), maxRefusals)], total
 }
 
-// warn logs a refusal, unless that has been done within the last minute; then the next line counts it.
+// warn logs a refusal, at most once a minute. The next line counts those that were not logged.
 func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, hint string, why error) {
 	now := r.now()
 	before := r.warned.Load()
@@ -114,28 +114,28 @@ func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, hint str
 	logger.Warn("request refused", attrs...)
 }
 
-// tally counts requests by User-Agent and user. To count a known one takes no lock and allocates nothing.
+// tally counts requests by User-Agent and user. For a known caller it takes no lock and allocates nothing.
 type tally struct {
 	most  int
 	seed  maphash.Seed
 	start time.Time
-	known atomic.Pointer[[]*counted] // replaced whole, under mu
-	rest  atomic.Uint64              // requests of those that are not listed, or no longer
+	known atomic.Pointer[[]*counted] // copied on write, under mu
+	rest  atomic.Uint64              // requests of callers that are not listed, or no longer
 
 	mu       sync.Mutex
-	replaced atomic.Int64 // when one was last listed in another's place, as in counted.last
+	replaced atomic.Int64 // when an entry was last replaced, as in counted.last
 }
 
-// counted is one User-Agent, of one user where that is known.
+// counted is one User-Agent, of one user if that is known.
 type counted struct {
-	sum   uint64 // of the User-Agent as it was sent, which is not kept
+	sum   uint64 // hash of the User-Agent as it was sent
 	user  int64
-	agent string // as it may be shown
+	agent string // in a form that may be shown
 	count atomic.Uint64
 	last  atomic.Int64 // nanoseconds after tally.start, by the monotonic clock
 }
 
-// caller is a counted at one moment.
+// caller is a copy of a counted.
 type caller struct {
 	agent string
 	user  int64
@@ -173,7 +173,7 @@ func (t *tally) note(r *http.Request, user int64, at time.Time) {
 	t.add(r, sum, user, now)
 }
 
-// add lists a caller that is not known, in the place of the one that has asked least if there is no other.
+// add lists a new caller. If the list is full, it replaces the caller with the fewest requests.
 func (t *tally) add(r *http.Request, sum uint64, user, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -205,7 +205,7 @@ func (t *tally) add(r *http.Request, sum uint64, user, now int64) {
 	t.known.Store(&known)
 }
 
-// total is how many requests have been counted.
+// total returns how many requests have been counted.
 func (t *tally) total() (n uint64) {
 	n = t.rest.Load()
 	for _, one := range *t.known.Load() {
@@ -214,7 +214,7 @@ func (t *tally) total() (n uint64) {
 	return n
 }
 
-// list returns who is listed, the last first, and how many requests have been counted in all.
+// list returns the listed callers, the latest first, and how many requests have been counted in all.
 func (t *tally) list() (callers []caller, total uint64) {
 	now, elapsed := time.Now(), t.now()
 	for _, one := range *t.known.Load() {

@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// changeTime is for Linux. Elsewhere a file whose times are put back is read within fileCheck all the same.
+// changeTime is only for Linux. Elsewhere, a file whose modification time was set back is read within fileCheck.
 func changeTime(fs.FileInfo) time.Time { return time.Time{} }

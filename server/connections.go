@@ -14,62 +14,63 @@ import (
 )
 
 const (
-	// patience is how long a connection may take to send its request's head while others wait for its place. The SDKs
-	// send theirs as soon as they are connected, and give up on us after a second. It halves once as many connections
-	// as there are places have been evicted in a row.
+	// patience is how long a connection may take to send the head of its request while other connections wait to be
+	// accepted. The SDKs send it as soon as they are connected, and give up after a second. It is halved once as many
+	// connections as may be open have been evicted in a row.
 	patience      = 100 * time.Millisecond
 	leastPatience = patience / 2
 
-	// readPatience is how long a client may take to read what it has asked for. An answer with credentials fits into the
-	// kernel's buffer, so only a client that asks for more than it reads ever blocks us; others, elsewhere in the
-	// cluster, have a network's latency.
+	// readPatience is how long a client may leave an answer unread. An answer with credentials fits into the kernel's
+	// buffer, so a write blocks only if a client requests more than it reads, or because of the latency of the
+	// cluster's network.
 	readPatience = 25 * time.Millisecond
 
-	// secondLook is the least time that a connection has to look silent before it counts as silent: on a slow machine, a
-	// request that has just been read is on its way from the kernel to the handler.
+	// secondLook is how long a connection must look silent before it counts as silent: on a slow machine, a request may
+	// still be on its way from the kernel to the handler.
 	secondLook = 10 * time.Millisecond
 
-	// lingerFor is how long a client has to read the rest of its last answer, lingerCheck how often that is checked.
+	// lingerFor is how long a client may take to read the rest of its last answer; lingerCheck is how often that is
+	// checked.
 	lingerFor   = time.Second
 	lingerCheck = 10 * time.Millisecond
 
-	// patienceReset is how long after the last eviction patience is whole again.
+	// patienceReset is how long after the last eviction patience is back to its full length.
 	patienceReset = time.Second
 
-	// step is how much is written at a time, so that a client that reads slowly is told from one that does not
+	// step is how many bytes are written at a time, to distinguish a client that reads slowly from one that does not
 	// read. An answer with credentials is one step.
 	step = 4 << 10
 )
 
-// connections bounds how many connections are open at once, so that clients that do not ask, or do not read, cannot
-// lock out those that do. At the bound a connection is closed: the one that has been idle longest; if none is idle, the
-// one that has not read its answer for longest; then the one whose request has been incomplete longest. Only if all
-// have a request in progress does the next one wait in the kernel's queue.
+// connections limits how many connections are open at once, so that clients that send no request, or do not read, cannot
+// lock out others. At the limit, it closes the connection that has been idle longest; if none is idle, the one that has
+// left its answer unread longest; then the one whose request has been incomplete longest. If all have a request in
+// progress, the next connection waits in the kernel's queue.
 type connections struct {
 	limit int
-	freed chan struct{} // one may have become free, or idle
+	freed chan struct{} // a connection may have been closed, or become idle
 
-	malformed func() (contentType string, body []byte) // the handler's
+	malformed func() (contentType string, body []byte) // of the Handler
 
 	mu          sync.Mutex
-	open        map[net.Conn]*list.Element // nil where a request is being answered
-	idle        *list.List                 // of silentConn, the longest idle first
-	waiting     *list.List                 // of silentConn, the longest without a whole head first
-	evicted     int                        // one after the other, without a second in between
+	open        map[net.Conn]*list.Element // nil while a request is being answered
+	idle        *list.List                 // of silentConn; the longest idle first
+	waiting     *list.List                 // of silentConn; the longest without a complete head first
+	evicted     int                        // in a row, with less than patienceReset in between
 	lastEvicted time.Time
 
-	lingering atomic.Int64 // connections that are closed but for what their clients are still to take
+	lingering atomic.Int64 // closed connections whose clients may still read
 }
 
 type silentConn struct {
 	conn      net.Conn
 	since     time.Time
-	idle      bool      // otherwise waiting
-	suspected time.Time // when it first looked silent for longer than it may; zero before
+	idle      bool      // otherwise it is waiting
+	suspected time.Time // when it first looked silent for too long; zero before
 }
 
-// hasSpoken reports whether the client has sent something that we have not read, so that the delay is ours. A body of a
-// request that has been answered does not count, nor anything else after the last answer.
+// hasSpoken reports whether the client has sent something that the sidecar has not read yet, so that the client is not the
+// cause of the delay. The body of an answered request does not count, nor does anything after the last answer.
 func (q *silentConn) hasSpoken() bool {
 	conn, ok := q.conn.(*clientConn)
 	return ok && (conn.asked.Load() || !conn.last.Load() && hasUnread(conn.Conn))
@@ -110,7 +111,7 @@ func (c *connections) stateChanged(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// connKey finds a request's connection in its context.
+// connKey is the context key of a request's connection.
 type connKey struct{}
 
 // withConn is the server's ConnContext hook.
@@ -118,8 +119,8 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// handler returns h, noting of each request that its head is complete, and that h has done with it: net/http may then wait
-// for the rest of a body, or before it closes.
+// handler wraps h, to know that the head of a request is complete, and when h returns: net/http may then wait for the rest
+// of a body, or before it closes the connection.
 func (c *connections) handler(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
@@ -138,14 +139,13 @@ func (c *connections) answered(conn net.Conn) {
 	}
 }
 
-// closing says that nothing is read of a request's connection any more: the answer is the last one, and does not wait for
-// the body of the request.
+// closing makes the answer to r the last one on its connection. Nothing more is read, not even the body of r.
 func closing(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Connection", "close")
 	if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
 		conn.last.Store(true)
 	}
-	if hasBody(r) { // otherwise net/http is reading already, to see the client go
+	if hasBody(r) { // otherwise net/http is already reading, to notice when the client disconnects
 		http.NewResponseController(w).SetReadDeadline(time.Now())
 	}
 }
@@ -186,8 +186,7 @@ func (c *connections) admit(done <-chan struct{}) {
 	}
 }
 
-// makeRoom closes a connection if it must and may; if it may not, it returns after what time to ask
-// again unless one is freed before.
+// makeRoom closes a connection if necessary. If none may be closed yet, it returns when to try again at the latest.
 func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -209,7 +208,7 @@ func (c *connections) makeRoom(now time.Time) (wait time.Duration, ok bool) {
 	}
 	conn, due := c.nextToClose(now, headPatience)
 	if conn == nil {
-		return readPatience, false // one of those that are being answered may stop reading
+		return readPatience, false // a client may stop reading its answer meanwhile
 	}
 	if wait = due.Sub(now); wait > 0 {
 		return wait, false
@@ -229,9 +228,8 @@ func (c *connections) evict(conn net.Conn) {
 	conn.Close()
 }
 
-// nextToClose returns the connection that goes next, and from when on: the one that has not read for longest, which the
-// kernel vouches for; otherwise the one that has been silent for longest. Nil means that there is none that keeps us
-// waiting.
+// nextToClose returns the connection to close next, and when that is due: the one that has not read for longest, as the
+// kernel knows for certain; otherwise the one that has been silent longest. It returns nil if no client causes a delay.
 func (c *connections) nextToClose(now time.Time, headPatience time.Duration) (conn net.Conn, due time.Time) {
 	for one := range c.open {
 		if stuck, ok := one.(*clientConn); ok {
@@ -257,7 +255,7 @@ func (c *connections) nextToClose(now time.Time, headPatience time.Duration) (co
 		first := end.Add(-secondLook)
 		switch {
 		case first.After(now):
-			end = first // to look at it then
+			end = first // when it is looked at first
 		case one.suspected.IsZero():
 			one.suspected = now
 			end = now.Add(secondLook)
@@ -274,7 +272,7 @@ func (c *connections) nextToClose(now time.Time, headPatience time.Duration) (co
 	return conn, due
 }
 
-// listener returns l, accepting no more connections than may be open.
+// listener wraps l, to accept no more connections than may be open.
 func (c *connections) listener(l net.Listener) net.Listener {
 	return &boundedListener{Listener: l, connections: c, done: make(chan struct{})}
 }
@@ -300,23 +298,21 @@ func (l *boundedListener) Close() error {
 	return l.Listener.Close()
 }
 
-// clientConn puts our own answer in the place of what net/http itself says to a request that it
-// cannot read, or whose Expect it does not know: plain text or nothing, with a 5xx among it, all of which
-// make one SDK or another try again.
+// clientConn replaces the answers that net/http itself writes to a request that it cannot read, or whose Expect it does not
+// know: they are plain text or empty, and some are 5xx, so that some SDKs would retry.
 type clientConn struct {
 	net.Conn
 	owner       owner
 	connections *connections // nil in tests
 	framing     framing
-	asked       atomic.Bool // there is a whole head, and no answer to it yet
+	asked       atomic.Bool // a head is complete and has no answer yet
 	last        atomic.Bool // the answer is the last one
 	closed      atomic.Bool
 	made        time.Time
-	writing     atomic.Int64 // how long after that the step began that is being written, or could not be; zero where none is
+	writing     atomic.Int64 // when the current step began, or the one that failed, in nanoseconds after made; zero if there is none
 }
 
-// Read notes when a request's head is complete: from then on we, not the client, are the cause of any
-// delay.
+// Read notes when the head of a request is complete: from then on, the client is not the cause of any delay.
 func (c *clientConn) Read(p []byte) (n int, err error) {
 	n, err = c.framing.read(c.Conn, p)
 	if c.framing.whole {
@@ -326,14 +322,14 @@ func (c *clientConn) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// Close closes the connection once its client has read what was written, or after a second. The kernel would wait for
-// minutes, and keep its buffers, for a connection that no longer counts here.
+// Close closes the connection once the client has read what was written, or after a second. The kernel would wait for
+// minutes and keep its buffers, for a connection that is no longer counted here.
 func (c *clientConn) Close() error {
 	tcp, ok := c.Conn.(*net.TCPConn)
 	if !ok || c.closed.Swap(true) || !hasUntaken(tcp) || c.connections == nil || !c.connections.mayLinger() {
 		return c.abort()
 	}
-	tcp.SetReadDeadline(time.Now()) // a pending Read ends now
+	tcp.SetReadDeadline(time.Now()) // ends a pending Read
 	go func() {
 		defer c.connections.lingering.Add(-1)
 		tick := time.NewTicker(lingerCheck)
@@ -356,7 +352,7 @@ func (c *clientConn) abort() error {
 	return c.Conn.Close()
 }
 
-// mayLinger reports whether one more closed connection may linger: at most a quarter of those that count.
+// mayLinger reports whether one more closed connection may linger: at most a quarter of the limit may.
 func (c *connections) mayLinger() bool {
 	if int(c.lingering.Add(1)) <= max(1, c.limit/4) {
 		return true
@@ -365,7 +361,7 @@ func (c *connections) mayLinger() bool {
 	return false
 }
 
-// write writes step by step, and notes when each began.
+// write writes in steps, and notes when each begins.
 func (c *clientConn) write(p []byte) (n int, err error) {
 	for len(p) > 0 && err == nil {
 		c.writing.Store(int64(max(1, time.Since(c.made))))
@@ -380,7 +376,7 @@ func (c *clientConn) write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// net/http writes these itself, past all handlers, each answer in one Write.
+// net/http writes these itself, without any handler, and each answer in one Write.
 const (
 	netHTTPError             = "\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" // ends the head
 	netHTTPExpectationFailed = "417 Expectation Failed\r\n"

@@ -17,32 +17,31 @@ import (
 
 // Options configure the handlers. Profiles and Address are required.
 type Options struct {
-	// Profiles to serve, each with a name of its own.
+	// Profiles to serve. Their names must differ.
 	Profiles []Profile
 
-	// Default is the name of the profile that is served where a request names none. If none has that name, such a
-	// request is answered like one for an unknown profile.
+	// Default is the name of the profile for requests that name none. If no profile has that name, they are refused
+	// like requests for an unknown profile.
 	Default string
 
-	// Address of the credentials listener, for the pages. Its port is the only one that a Host header may name there.
+	// Address of the credentials listener, for the pages. Requests to that listener may name only this port in Host.
 	Address netip.AddrPort
 
-	// Authorization that callers must send. Nil asks for none.
+	// Authorization that callers must send. Nil requires none.
 	Authorization *Authorization
 
-	// Users whose programs are answered. Nil answers all. They are told apart on connections that [Serve]
-	// has accepted.
+	// Users whose programs are answered. Nil answers all. This works only for connections that [Serve] has accepted.
 	Users *Users
 
 	// AccountID adds AccountId to what is served.
 	AccountID bool
 
-	// Logger gets a line for each request, at debug, and a warning for each refusal of each listener, once a minute at
-	// most. Nil discards them.
+	// Logger gets a debug line for each request, and a warning for each kind of refusal of each listener, at most once a
+	// minute. Nil discards them.
 	Logger *slog.Logger
 
-	// Callers is the account of who asks and who is refused, for the pages of all handlers that share it. Nil gives the
-	// handler one of its own.
+	// Callers counts which programs ask and which are refused, for the pages of all handlers that share it. If nil, the
+	// handler has its own.
 	Callers *Callers
 
 	// Metrics count requests. Nil counts nothing.
@@ -63,14 +62,13 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// hint is what to do about a refusal, with the address that is listened on.
+// hint says what to do about a refusal, with the actual address.
 func (o *Options) hint(r Refusal) string {
 	return strings.NewReplacer("127.0.0.1:9911", o.Address.String(), "127.0.0.1", o.Address.Addr().String()).Replace(r.Hint())
 }
 
-// statuses of the error document. A failure that will pass is 503, which makes the SDKs ask again;
-// one that needs a fix is what STS itself answered with it. Never 404: Java v1 drops valid
-// credentials over it.
+// statuses of the error document. A failure that may clear by itself is 503, because the SDKs then retry; one that needs a
+// fix has the status of STS's own answer. It is never 404: Java v1 then drops valid credentials.
 var statuses = map[cache.Reason]int{
 	cache.TokenFileMissing:         503,
 	cache.TokenFileUnreadable:      503,
@@ -112,7 +110,7 @@ type credentials struct {
 	router *chi.Mux
 }
 
-// slot holds a profile with its credentials as they go over the wire.
+// slot holds a profile and its credentials as they are sent.
 type slot struct {
 	Profile
 	askers   *tally
@@ -170,8 +168,8 @@ func (h *credentials) refusing(refusal Refusal) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { h.refuse(w, r, refusal, nil) }
 }
 
-// ServeHTTP answers requests for credentials itself, without the router: they are nearly all there
-// are, and cost no allocation.
+// ServeHTTP answers requests for credentials without the router and without an allocation: nearly all requests are for
+// credentials.
 func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
 	if !h.permit(w, r, started) {
@@ -204,7 +202,7 @@ func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot) int
 	if err != nil {
 		return failure(w, err)
 	}
-	// Two requests may both render new credentials; they render the same.
+	// Two requests may both render new credentials, with the same result.
 	body := s.rendered.Load()
 	if body == nil || body.creds != creds {
 		b := ContainerCredentials(creds, h.AccountID)
@@ -220,7 +218,7 @@ func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot) int
 	return http.StatusOK
 }
 
-// errorDocument names everything twice: Go and Java read the lower case, JavaScript the upper.
+// errorDocument has each field twice: Go and Java read the lower-case name, JavaScript the other.
 type errorDocument struct {
 	LowerCode    string `json:"code"`
 	LowerMessage string `json:"message"`
@@ -239,7 +237,7 @@ func failure(w http.ResponseWriter, err error) int {
 	if !ok {
 		status = http.StatusServiceUnavailable
 	}
-	// No SDK shows a field that it does not know, so the message has a short form of the hint.
+	// SDKs show no fields that they do not know, so the message includes a short form of the hint.
 	message := fe.Message
 	if short := fe.ShortAdvice(); short != "" {
 		message = strings.TrimSuffix(message, ".") + "; " + short
@@ -247,7 +245,7 @@ func failure(w http.ResponseWriter, err error) int {
 	return document(w, status, string(fe.Reason), message, fe.Advice())
 }
 
-// refusal answers a request that is refused.
+// refusal answers a refused request.
 func (h *credentials) refusal(w http.ResponseWriter, r Refusal, why error) int {
 	row := refusals[r]
 	message := row.message
@@ -263,8 +261,8 @@ func (h *credentials) malformed() (contentType string, body []byte) {
 	return typeJSON[0], append(encode(errorDocument{string(MalformedRequest), row.message, string(MalformedRequest), row.message, row.hint}), '\n')
 }
 
-// document writes an error document. Its type has no charset, or the Go SDK does not read it; there
-// is no Retry-After, which JavaScript v2 and Go v1 wait out however long it is.
+// document writes an error document. Its type has no charset, because the Go SDK would not read it, and there is no
+// Retry-After, because JavaScript v2 and Go v1 wait for any length of time.
 func document(w http.ResponseWriter, status int, code, message, hint string) int {
 	return writeJSON(w, status, errorDocument{code, message, code, message, hint})
 }
@@ -281,7 +279,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) int {
 	return status
 }
 
-// statusWriter remembers the status, and which profile the answer is about, if it is about one.
+// statusWriter records the status, and which profile the answer is about, if any.
 type statusWriter struct {
 	http.ResponseWriter
 	code    int

@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// Refusal is a request that is answered without a look at the credentials, in one word from a closed
-// list: the code of the error document and the row in docs/troubleshooting.md.
+// Refusal says in one word why a request was refused before the credentials were looked up. The list is closed: each word
+// is a code of the error document and a row in docs/troubleshooting.md.
 type Refusal string
 
-// The refusals. Those by a guard are 403 and never 401 or 404: both make one SDK or another drop the
-// message. UserUnknown is 503, because it may pass: the SDKs retry.
+// The refusals. Those of guards are 403, and never 401 or 404, because some SDKs then drop the message. UserUnknown is 503,
+// because it may clear by itself, and the SDKs then retry.
 const (
 	PeerNotAllowed        Refusal = "PeerNotAllowed"
 	HostNotAllowed        Refusal = "HostNotAllowed"
@@ -32,7 +32,7 @@ const (
 	MalformedRequest      Refusal = "MalformedRequest"
 )
 
-// refusals is the one table of refusals. In an answer, the true address replaces 127.0.0.1:9911 and 127.0.0.1.
+// refusals is the one table of refusals. In an answer, the actual address replaces 127.0.0.1:9911 and 127.0.0.1.
 var refusals = map[Refusal]struct {
 	status        int
 	message, hint string
@@ -62,21 +62,20 @@ func Refusals() []Refusal {
 	return all
 }
 
-// guard is one of the rules that a request to a listener has to pass.
+// guard is one of the rules that a request to a listener must pass.
 type guard struct {
-	refusals []Refusal // all that check returns, but ""
+	refusals []Refusal // all that check may return, except ""
 
 	// check returns why a request is refused, or "". The error, if there is one, says more.
 	check func(r *http.Request) (Refusal, error)
 }
 
-// onThisMachine lets through what comes from this machine and asks for it by name: another name is what DNS rebinding
-// brings. A mesh or a proxy on this machine passes on what comes from outside, so the peer alone does not tell. The
-// shape of IMDSv2's defences:
+// onThisMachine accepts requests that come from this machine and name it in Host. With DNS rebinding, Host has another name.
+// The peer's address is not enough: a mesh or a proxy on this machine forwards requests from outside. IMDSv2 has similar
+// defences:
 // https://aws.amazon.com/blogs/security/defense-in-depth-open-firewalls-reverse-proxies-ssrf-vulnerabilities-ec2-instance-metadata-service/
 //
-// With a port other than zero, that is the only one that the Host header may name; kubectl port-forward has one of its
-// own. CRT and Envoy name none.
+// If port is not zero, Host may name only that one; kubectl port-forward has its own. CRT and Envoy name none.
 func onThisMachine(port uint16) guard {
 	return guard{[]Refusal{PeerNotAllowed, HostNotAllowed}, func(r *http.Request) (Refusal, error) {
 		if !loopbackPeer(r) {
@@ -89,7 +88,7 @@ func onThisMachine(port uint16) guard {
 	}}
 }
 
-// direct lets through what no proxy and no page in a browser has sent. None of the SDKs makes a request like those.
+// direct refuses requests from proxies and from web pages. No SDK sends requests like those.
 var direct = guard{[]Refusal{ForwardedRequest, BrowserRequest}, func(r *http.Request) (Refusal, error) {
 	switch proxy, page := sender(r); {
 	case proxy:
@@ -100,7 +99,7 @@ var direct = guard{[]Refusal{ForwardedRequest, BrowserRequest}, func(r *http.Req
 	return "", nil
 }}
 
-// directOrOwnPage is direct, but for a browser that reads our own page.
+// directOrOwnPage is direct, but accepts a browser that reads the status page.
 var directOrOwnPage = guard{direct.refusals, func(r *http.Request) (Refusal, error) {
 	refusal, why := direct.check(r)
 	if refusal == BrowserRequest && r.Method == http.MethodGet && r.Header.Get("Origin") == "" && r.Header.Get("Sec-Fetch-Site") != "cross-site" {
@@ -109,7 +108,7 @@ var directOrOwnPage = guard{direct.refusals, func(r *http.Request) (Refusal, err
 	return refusal, why
 }}
 
-// withoutBody lets through what has no body.
+// withoutBody refuses requests with a body.
 var withoutBody = guard{[]Refusal{BodyNotAllowed}, func(r *http.Request) (Refusal, error) {
 	if hasBody(r) {
 		return BodyNotAllowed, nil
@@ -117,10 +116,10 @@ var withoutBody = guard{[]Refusal{BodyNotAllowed}, func(r *http.Request) (Refusa
 	return "", nil
 }}
 
-// sender tells by the target and the headers whether a proxy, or a page in a browser, has sent a request here.
+// sender reports, from the target and the headers, whether a proxy or a web page has sent a request.
 func sender(r *http.Request) (proxy, page bool) {
-	// Only to a proxy do clients send a URL in the request line. net/http then takes the host from there and drops the
-	// Host header, so that no guard would see it.
+	// Clients send a URL in the request line only to proxies. net/http then takes the host from there and drops the Host
+	// header, so that no guard would see it.
 	proxy = r.URL.Scheme != "" || r.URL.Host != ""
 	for name := range r.Header {
 		switch {
@@ -133,23 +132,23 @@ func sender(r *http.Request) (proxy, page bool) {
 	return proxy, page
 }
 
-// framing refuses requests whose end is ambiguous, by the bytes of their heads, where net/http hides the ambiguity
-// from handlers. What the sender meant as a body would be answered as the next request:
+// framing finds requests whose end is ambiguous, in the bytes of their heads, because net/http hides the ambiguity from
+// handlers. What the sender meant as a body would be answered as the next request:
 //
 //   - HTTP/1.0 with Transfer-Encoding: net/http deletes the header and assumes that there is no body.
 //     https://www.rfc-editor.org/rfc/rfc9112#section-6.1
 //   - A header continued on the next line: net/http joins the two, others read two headers.
 //     https://www.rfc-editor.org/rfc/rfc9112#section-5.2
 //
-// It cannot tell a body from a head and checks both, which at worst cuts off a request that has a body.
+// It cannot distinguish a body from a head, and checks both; at worst it refuses a request that has a body.
 type framing struct {
 	length  int  // of the line so far, without CR
 	name    int  // how much of transferEncoding the line begins with
 	version int  // how much of http10 the line ends with
 	old     bool // a line since the last empty one has ended with http10
 	faulty  bool
-	begun   bool // a line that is not empty has come since the last head ended
-	whole   bool // a head has ended; its reader resets it
+	begun   bool // there was a line that is not empty since the end of the last head
+	whole   bool // a head is complete; the caller of read resets it
 }
 
 const (
@@ -159,8 +158,8 @@ const (
 
 var errFraming = errors.New("the end of the request is ambiguous")
 
-// read reads from conn up to the first byte that makes the framing faulty, and then fails: net/http answers the
-// requests before it, refuses this one and closes the connection.
+// read reads from conn up to the first byte that makes the framing faulty, and then fails: net/http answers the earlier
+// requests, refuses this one and closes the connection.
 func (f *framing) read(conn io.Reader, p []byte) (int, error) {
 	if f.faulty {
 		return 0, errFraming
@@ -175,10 +174,10 @@ func (f *framing) read(conn io.Reader, p []byte) (int, error) {
 	return n, err
 }
 
-// scan returns how much of p it takes, which is less than all of it once the framing is faulty.
+// scan returns how much of p it accepts, which is less than all of it once the framing is faulty.
 func (f *framing) scan(p []byte) int {
 	for i := 0; i < len(p); i++ {
-		if f.length > 0 && (!f.old || f.name < f.length) { // of this line only the end matters
+		if f.length > 0 && (!f.old || f.name < f.length) { // only the end of this line matters
 			rest := bytes.IndexByte(p[i:], '\n')
 			if rest < 0 {
 				rest = len(p) - i
@@ -192,7 +191,7 @@ func (f *framing) scan(p []byte) int {
 		case b == '\n':
 			if f.length > 0 {
 				f.begun = true
-			} else if f.begun { // empty lines before a request are nothing
+			} else if f.begun { // empty lines before a request are ignored
 				f.begun, f.whole = false, true
 			}
 			f.old = f.length > 0 && (f.old || f.version == len(http10))
@@ -222,11 +221,11 @@ func (f *framing) scan(p []byte) int {
 	return len(p)
 }
 
-// hasBody lets a JDK's "Content-Length: 0" and "Upgrade: h2c" pass: both are harmless.
+// hasBody is false for "Content-Length: 0" and "Upgrade: h2c", which JDKs send: both are harmless.
 func hasBody(r *http.Request) bool { return r.ContentLength != 0 || len(r.TransferEncoding) > 0 }
 
 func loopbackPeer(r *http.Request) bool {
-	// Nearly all callers; parsing takes a tenth of the time of an answer.
+	// This covers nearly all callers; parsing takes a tenth of the time of an answer.
 	if port, ok := strings.CutPrefix(r.RemoteAddr, "127.0.0.1:"); ok && parsePort(port) >= 0 {
 		return true
 	}
@@ -234,7 +233,7 @@ func loopbackPeer(r *http.Request) bool {
 	return err == nil && peer.Addr().Unmap().IsLoopback()
 }
 
-// loopbackHost takes a Host header apart that is localhost or a loopback literal. The port is empty where there is none.
+// loopbackHost returns the port of a Host header that is localhost or a loopback address; "" if it has none.
 func loopbackHost(host string) (port string, ok bool) {
 	name := host
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
@@ -254,7 +253,7 @@ func loopbackHost(host string) (port string, ok bool) {
 	return port, err == nil && ip.Is4() && ip.IsLoopback()
 }
 
-// parsePort returns -1 for what is not a port in digits.
+// parsePort returns -1 if s is not a port in digits.
 func parsePort(s string) (port int) {
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' || port > 65535 {

@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// boundBuffers sets on a listening socket what every connection that it accepts inherits: socket(7). A
-// sandbox that does not support them loses the bound, not the service.
+// boundBuffers limits the buffers of a listening socket, which every accepted connection inherits: socket(7). A sandbox may
+// not support that; then there is no limit.
 func boundBuffers(sendBuffer int) func(network, address string, c syscall.RawConn) error {
 	return func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) {
@@ -17,7 +17,7 @@ func boundBuffers(sendBuffer int) func(network, address string, c syscall.RawCon
 	}
 }
 
-// hasUnread reports whether a client has sent what we have not read yet.
+// hasUnread reports whether a client has sent something that has not been read yet.
 func hasUnread(conn net.Conn) (unread bool) {
 	var one [1]byte
 	withSocket(conn, func(fd uintptr) {
@@ -27,8 +27,8 @@ func hasUnread(conn net.Conn) (unread bool) {
 	return unread
 }
 
-// hasUntaken reports whether we have written something that the client's kernel has not accepted, because the client
-// does not read. For a connection that is not a socket, it assumes so.
+// hasUntaken reports whether something was written that the client's kernel has not accepted, because the client does not
+// read. For a connection that is not a socket, it is true.
 func hasUntaken(conn net.Conn) bool {
 	var bytes int32 = 1
 	withSocket(conn, func(fd uintptr) { // SIOCOUTQ, which is TIOCOUTQ: tcp(7)
@@ -37,7 +37,7 @@ func hasUntaken(conn net.Conn) bool {
 	return bytes > 0
 }
 
-// withSocket does something with a connection's socket, if it is one.
+// withSocket calls do with the file descriptor of a connection, if it is a socket.
 func withSocket(conn net.Conn, do func(fd uintptr)) {
 	if socket, ok := conn.(syscall.Conn); ok {
 		if raw, err := socket.SyscallConn(); err == nil {

@@ -7,9 +7,9 @@ import (
 	"syscall"
 )
 
-// boundBuffers leaves the kernel's buffers to the kernel: Pods are Linux.
+// boundBuffers changes nothing: Pods run on Linux.
 func boundBuffers(int) func(network, address string, c syscall.RawConn) error { return nil }
 
-// What is in the kernel's buffers is not known here: time alone tells who keeps us waiting.
+// The content of the kernel's buffers is not known here, so only time says which client causes a delay.
 func hasUnread(net.Conn) bool  { return false }
 func hasUntaken(net.Conn) bool { return true }

@@ -8,17 +8,17 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// Handler is what [Serve] serves on one of the sidecar's listeners: what [Credentials], [NewOps] and [NewAdmin] return.
+// Handler is what [Serve] serves on a listener of the sidecar. [Credentials], [NewOps] and [NewAdmin] return one.
 type Handler interface {
 	http.Handler
 
-	// malformed notes a request that net/http cannot read, and so no handler sees. It returns the body of the answer,
-	// and its type.
+	// malformed counts a request that net/http cannot read, so that no handler sees it. It returns the answer's body and
+	// type.
 	malformed() (contentType string, body []byte)
 }
 
-// listener is what all handlers have in common: the guards that a request has to pass, and the account of what was
-// asked. The name is the metric label.
+// listener is what all handlers have in common: the guards that a request must pass, and the counting and logging of
+// requests. The name is the metric label.
 type listener struct {
 	name    string
 	guards  []guard
@@ -26,11 +26,11 @@ type listener struct {
 	metrics *Metrics
 	logger  *slog.Logger
 	refused map[Refusal]*refusalTally
-	hint    func(Refusal) string // nil where hints are not for those who ask here
+	hint    func(Refusal) string // nil if callers of this listener get no hints
 }
 
-// newListener returns a listener that answers a refusal by answer. Besides its guards, what it serves may refuse a
-// request with one of the others.
+// newListener returns a listener that writes refusals with answer. Its guards refuse requests, and what it serves may
+// refuse them with one of the others.
 func newListener(name string, o *Options, answer func(http.ResponseWriter, Refusal, error) int, guards []guard, others ...Refusal) listener {
 	l := listener{name: name, guards: guards, answer: answer, metrics: o.Metrics, logger: o.Logger, refused: make(map[Refusal]*refusalTally)}
 	for _, g := range guards {
@@ -43,12 +43,11 @@ func newListener(name string, o *Options, answer func(http.ResponseWriter, Refus
 	return l
 }
 
-// permit reports whether all guards let a request through. One that they do not has been answered.
+// permit reports whether all guards accept a request. If not, the request has been answered.
 func (l *listener) permit(w http.ResponseWriter, r *http.Request, started time.Time) bool {
 	for i := range l.guards {
 		if refusal, why := l.guards[i].check(r); refusal != "" {
-			// A caller that may not ask holds no place, whatever else it has sent; and whatever a body is, it is not
-			// the next request.
+			// A refused caller must not occupy a connection, and its body must not be read as the next request.
 			closing(w, r)
 			l.account(r, "", "refused", l.refuse(w, r, refusal, why), started, refusal, why)
 			return false
@@ -57,13 +56,13 @@ func (l *listener) permit(w http.ResponseWriter, r *http.Request, started time.T
 	return true
 }
 
-// refuse answers a refusal, and leaves a trace of it. The error, if there is one, says more than the refusal.
+// refuse answers and records a refusal. The error, if there is one, gives the details.
 func (l *listener) refuse(w http.ResponseWriter, r *http.Request, refusal Refusal, why error) (code int) {
 	l.trace(r, refusal, why)
 	return l.answer(w, refusal, why)
 }
 
-// trace has a refusal counted, listed, and logged once a minute.
+// trace counts and lists a refusal, and logs it at most once a minute.
 func (l *listener) trace(r *http.Request, refusal Refusal, why error) {
 	l.metrics.refused(l.name, refusal)
 	account := l.refused[refusal]
@@ -75,17 +74,17 @@ func (l *listener) trace(r *http.Request, refusal Refusal, why error) {
 	account.warn(l.logger, r, hint, why)
 }
 
-// account counts an answer, and logs it at debug.
+// account counts an answer, and logs it at debug level.
 func (l *listener) account(r *http.Request, profile, route string, code int, started time.Time, refusal Refusal, why error) {
 	l.metrics.count(l.name, profile, route, code, started)
 	l.log(r, route, code, started, refusal, why)
 }
 
-// maxUserAgent is longer than those of the SDKs, in characters.
+// maxUserAgent is in characters, and longer than those of the SDKs.
 const maxUserAgent = 500
 
-// log writes one line, at debug only: a busy application asks every few seconds, and a refused one as often as it
-// likes.
+// log writes one line, at debug level only: a busy application asks every few seconds, and a refused one may ask at any
+// rate.
 func (l *listener) log(r *http.Request, route string, code int, started time.Time, refusal Refusal, why error) {
 	if !l.logger.Enabled(r.Context(), slog.LevelDebug) {
 		return
@@ -101,7 +100,7 @@ func (l *listener) log(r *http.Request, route string, code int, started time.Tim
 	l.logger.LogAttrs(r.Context(), slog.LevelDebug, "request", attrs...)
 }
 
-// userAgent is the request's User-Agent as it may be shown.
+// userAgent returns the request's User-Agent in a form that may be shown.
 func userAgent(r *http.Request) string {
 	return cache.Shorten(cache.Scrub(cache.OneLine(r.UserAgent())), maxUserAgent)
 }

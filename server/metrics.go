@@ -8,20 +8,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are the collectors of all listeners. Labels are listeners, profiles, route patterns, status codes and
-// refusals: nothing that a caller chooses.
+// Metrics are the collectors of all listeners. No label has a value that a caller can choose: labels are listeners,
+// profiles, route patterns, status codes and refusals.
 type Metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	refusals *prometheus.CounterVec
 }
 
-// NewMetrics returns Metrics that are registered with r, and panics if some already are.
+// NewMetrics returns Metrics that are registered with r. It panics if r already has metrics of the same names.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "irsa_sidecar_http_requests_total",
-			Help: "Requests answered, by listener, profile (empty where a request is about none), route and status code.",
+			Help: "Requests answered, by listener, profile (empty if a request is not about one), route and status code.",
 		}, []string{"listener", "profile", "route", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "irsa_sidecar_http_request_duration_seconds",
@@ -45,7 +45,7 @@ func (m *Metrics) count(listener, profile, route string, code int, started time.
 	m.duration.WithLabelValues(listener, route).Observe(time.Since(started).Seconds())
 }
 
-// refusing has the refusals that a listener may answer with count from zero: rate() needs the zero before the first.
+// refusing makes the refusals of a listener count from zero: rate() needs the zero before the first one.
 func (m *Metrics) refusing(listener string, refusals []Refusal) {
 	if m == nil {
 		return
@@ -61,7 +61,7 @@ func (m *Metrics) refused(listener string, r Refusal) {
 	}
 }
 
-// routeMetrics have their labels looked up once, for the route that matters.
+// routeMetrics are the metrics of the busiest route, whose labels are looked up only once.
 type routeMetrics struct {
 	served   prometheus.Counter
 	duration prometheus.Observer

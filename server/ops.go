@@ -17,8 +17,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// Ops is the handler of the ops listener: what the kubelet and Prometheus reach, and with them the
-// whole cluster. It serves no secret, and does not name the role.
+// Ops is the handler of the ops listener, for the kubelet and Prometheus. The whole cluster can reach it, so it serves no
+// secrets and does not name the role.
 type Ops struct {
 	Options
 	listener
@@ -30,7 +30,7 @@ type Ops struct {
 func NewOps(o Options, metrics prometheus.Gatherer) *Ops {
 	o = o.withDefaults()
 	h := &Ops{Options: o, router: chi.NewMux()}
-	h.listener = newListener("ops", &o, nil, nil) // the kubelet and Prometheus come from outside: there is no guard
+	h.listener = newListener("ops", &o, nil, nil) // no guards: the kubelet and Prometheus are outside the Pod
 	h.router.Get("/livez", h.alive)
 	h.router.Get("/healthz", h.alive)
 	h.router.Get("/readyz", h.ready)
@@ -43,7 +43,7 @@ func NewOps(o Options, metrics prometheus.Gatherer) *Ops {
 	return h
 }
 
-// answerAndClose answers a request for something that is not served, and closes its connection.
+// answerAndClose writes an answer and closes the connection.
 func answerAndClose(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Connection", "close")
 	writeText(w, status, text)
@@ -56,7 +56,7 @@ func methodNotAllowed(allow string) http.HandlerFunc {
 	}
 }
 
-// Drain makes the sidecar not ready, for good.
+// Drain makes the sidecar permanently not ready.
 func (h *Ops) Drain() { h.draining.Store(true) }
 
 func (h *Ops) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -67,18 +67,18 @@ func (h *Ops) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (h *Ops) malformed() (contentType string, body []byte) { return malformedText() }
 
-// malformedText is what listeners of plain text answer to what net/http cannot read.
+// malformedText is how listeners of plain text answer what net/http cannot read.
 func malformedText() (contentType string, body []byte) {
 	return typeText, []byte(MalformedRequest.Message() + "\n")
 }
 
-// dispatch answers through a router, as if the path were path; empty means the request's own.
+// dispatch answers through a router, as if the path were path; if path is empty, the request's own counts.
 func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Request) (profile, route string, code int) {
 	routing := chi.NewRouteContext()
 	routing.RoutePath = path
 	status := &statusWriter{ResponseWriter: w, code: http.StatusOK}
 	if hasBody(r) {
-		closing(w, r) // nothing here reads it
+		closing(w, r) // no handler reads it
 	}
 	router.ServeHTTP(status, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, routing)))
 	if route = routing.RoutePattern(); route == "" || status.code == http.StatusNotFound {
@@ -87,8 +87,8 @@ func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Reque
 	return status.profile, route, status.code
 }
 
-// alive says whether the process makes progress. It never asks AWS, and while there are valid credentials it says yes:
-// a restart could not keep them.
+// alive reports whether the process makes progress. It does not ask AWS. While there are valid credentials it succeeds,
+// because a restart would lose them.
 func (h *Ops) alive(w http.ResponseWriter, _ *http.Request) {
 	for _, p := range h.Profiles {
 		if p.Cache.Status().Stuck {
@@ -99,7 +99,7 @@ func (h *Ops) alive(w http.ResponseWriter, _ *http.Request) {
 	writeText(w, http.StatusOK, "ok\n")
 }
 
-// ready says of every profile whether its credentials are worth starting with, and why not.
+// ready reports for every profile whether its credentials last long enough to start with, and if not, why.
 func (h *Ops) ready(w http.ResponseWriter, _ *http.Request) {
 	h.report(w, h.draining.Load(), func(s cache.Status) (bool, string) {
 		if s.Ready() {
@@ -112,7 +112,7 @@ func (h *Ops) ready(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// started says whether the first exchange has succeeded, and never takes it back.
+// started reports whether the first exchange has succeeded. Once it has, that does not change.
 func (h *Ops) started(w http.ResponseWriter, _ *http.Request) {
 	h.report(w, false, func(s cache.Status) (bool, string) {
 		if s.Started() {
@@ -144,8 +144,8 @@ func (h *Ops) report(w http.ResponseWriter, draining bool, judge func(cache.Stat
 	writeText(w, status, b.String())
 }
 
-// scrape answers all simultaneous requests for the metrics with one text, made once. Made and compressed for each, it
-// would be the most expensive answer, and the whole cluster can ask for it.
+// scrape answers all simultaneous requests for the metrics with one text. To make and compress one for each would be the
+// most expensive answer, and the whole cluster can ask for it.
 type scrape struct {
 	handler http.Handler
 	group   singleflight.Group
@@ -154,7 +154,7 @@ type scrape struct {
 func (s *scrape) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	made, _, _ := s.group.Do("", func() (any, error) {
 		page := &pageWriter{header: make(http.Header), code: http.StatusOK}
-		s.handler.ServeHTTP(page, &http.Request{Method: http.MethodGet, Header: make(http.Header)}) // which accepts any format, and no compression
+		s.handler.ServeHTTP(page, &http.Request{Method: http.MethodGet, Header: make(http.Header)}) // accepts any format, and no compression
 		return page, nil
 	})
 	page := made.(*pageWriter)
@@ -168,7 +168,7 @@ func (s *scrape) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	w.Write(page.body)
 }
 
-// pageWriter keeps an answer.
+// pageWriter stores an answer.
 type pageWriter struct {
 	header http.Header
 	code   int

@@ -382,7 +382,7 @@ irsa_sidecar_http_refusals_total{listener="credentials",refusal="MethodNotAllowe
 irsa_sidecar_http_refusals_total{listener="credentials",refusal="PeerNotAllowed"} 0
 irsa_sidecar_http_refusals_total{listener="credentials",refusal="UnknownPath"} 2
 irsa_sidecar_http_refusals_total{listener="credentials",refusal="UnknownProfile"} 3
-# HELP irsa_sidecar_http_requests_total Requests answered, by listener, profile (empty where a request is about none), route and status code.
+# HELP irsa_sidecar_http_requests_total Requests answered, by listener, profile (empty if a request is not about one), route and status code.
 # TYPE irsa_sidecar_http_requests_total counter
 irsa_sidecar_http_requests_total{code="200",listener="admin",profile="",route="/"} 1
 irsa_sidecar_http_requests_total{code="200",listener="credentials",profile="",route="/"} 1

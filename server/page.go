@@ -17,7 +17,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// page is for people with curl, and is what the command status prints.
+// page is for people with curl, and for the command status, which prints it.
 func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
 	now := time.Now()
 	var b strings.Builder
@@ -51,7 +51,7 @@ func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
 	writeText(w, http.StatusOK, b.String())
 }
 
-// whatToCheck is why a program may not ask here.
+// whatToCheck lists the usual reasons why a program does not ask the sidecar.
 func whatToCheck(address string) []string {
 	return []string{
 		"AWS_CONTAINER_CREDENTIALS_FULL_URI is " + address,
@@ -60,10 +60,10 @@ func whatToCheck(address string) []string {
 	}
 }
 
-// fact is a row that a page shows.
+// fact is a row of a page.
 type fact struct{ name, value string }
 
-// facts are everything about a profile but its secrets.
+// facts are everything about a profile except its secrets.
 func facts(p Profile, s cache.Status, now time.Time) []fact {
 	rows := []fact{{"role", p.RoleARN}}
 	if c := s.Credentials; c != nil {
@@ -105,7 +105,7 @@ func askerFacts(askers []caller, requests uint64, now time.Time) []fact {
 	return rows
 }
 
-// String names a caller to people.
+// String names a caller for people.
 func (c caller) String() string {
 	name := cmp.Or(c.agent, "no User-Agent")
 	if c.user != noUser {
@@ -141,7 +141,7 @@ func (h *credentials) writeRefusals(b *strings.Builder, now time.Time) {
 	fmt.Fprintln(b)
 }
 
-// hinted are the refusals among the last ones that programs asking for credentials have met.
+// hinted returns those of the last refusals that were requests to the credentials listener.
 func hinted(last []refusedCaller) (refusals []Refusal) {
 	for _, r := range last {
 		if r.listener == credentialsName && !slices.Contains(refusals, r.refusal) {
@@ -162,7 +162,7 @@ func nextTry(s cache.Status, now time.Time) string {
 	return text
 }
 
-// clockSkew says how wrong this node's clock is; nothing when it is not.
+// clockSkew says how wrong this node's clock is; "" if it is right.
 func clockSkew(s cache.Status) string {
 	if s.ClockSkew == 0 {
 		return ""
@@ -174,7 +174,7 @@ func clockSkew(s cache.Status) string {
 	return fmt.Sprintf("this node's is %s %s STS's; AWS refuses what is signed more than 5 minutes off", rounded(s.ClockSkew.Abs()), direction)
 }
 
-// rounded rounds to what a person wants to know.
+// rounded rounds a duration for people.
 func rounded(d time.Duration) string {
 	if d.Abs() >= time.Minute {
 		return d.Round(time.Second).String()
@@ -182,8 +182,7 @@ func rounded(d time.Duration) string {
 	return d.Round(100 * time.Millisecond).String()
 }
 
-// identityDocument is the page as JSON. Times are RFC 3339 in UTC, durations seconds; what is not
-// known is left out.
+// identityDocument is the page as JSON. Times are in RFC 3339 and UTC, durations in seconds; unknown values are left out.
 type identityDocument struct {
 	Profile          string        `json:"profile"`
 	RoleARN          string        `json:"roleArn"`
@@ -198,8 +197,8 @@ type identityDocument struct {
 	TokenExpiration  string        `json:"tokenExpiration,omitempty"`
 	LastError        *errorSummary `json:"lastError,omitempty"`
 
-	// Requests are those for these credentials that the guards let through; Askers the programs that made them, the
-	// last first.
+	// Requests counts the requests for these credentials that were not refused; Askers are the programs that sent them,
+	// the latest first.
 	Requests uint64          `json:"requests"`
 	Askers   []askerDocument `json:"askers,omitempty"`
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// This file writes credentials out, and is the only one here that reveals a secret.
+// This file writes credentials, and is the only one in this package that reveals a secret.
 
-// containerDocument is the answer to a request for container credentials: these fields, in this
-// order, and no other, because old .NET SDKs fail on an unknown field.
+// containerDocument is the answer to a request for container credentials. It has these fields, in this order, and no
+// others, because old .NET SDKs fail on an unknown field.
 // https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
 type containerDocument struct {
 	RoleArn         string `json:",omitempty"` // an empty one breaks Fluent Bit
@@ -23,8 +23,7 @@ type containerDocument struct {
 	AccountId       string `json:",omitempty"`
 }
 
-// ContainerCredentials renders credentials for AWS_CONTAINER_CREDENTIALS_FULL_URI. accountID adds the
-// account.
+// ContainerCredentials renders credentials for AWS_CONTAINER_CREDENTIALS_FULL_URI. accountID adds the account.
 func ContainerCredentials(c *cache.Credentials, accountID bool) []byte {
 	d := containerDocument{
 		RoleArn:         c.RoleARN,
@@ -39,7 +38,7 @@ func ContainerCredentials(c *cache.Credentials, accountID bool) []byte {
 	return encode(d)
 }
 
-// stateCredentials is what a state file holds of credentials: all that a Cache serves.
+// stateCredentials are credentials in a state file: everything that a Cache serves.
 type stateCredentials struct {
 	AccessKeyID, SecretAccessKey, SessionToken string
 	Expiration                                 time.Time
@@ -54,7 +53,7 @@ func StateCredentials(c *cache.Credentials) []byte {
 	})
 }
 
-// ParseStateCredentials reads what StateCredentials has written. It does not ask whether they have expired.
+// ParseStateCredentials reads what StateCredentials has written. It does not check whether they have expired.
 func ParseStateCredentials(text []byte) (*cache.Credentials, error) {
 	var s stateCredentials
 	if err := json.Unmarshal(text, &s); err != nil {
@@ -70,8 +69,8 @@ func ParseStateCredentials(text []byte) (*cache.Credentials, error) {
 	return c, nil
 }
 
-// encode writes JSON in one line and without escapes for HTML: Fluent Bit and s3fs take the bytes
-// between the quotes as they are.
+// encode writes JSON on one line and without escapes for HTML: Fluent Bit and s3fs take the bytes between the quotes
+// literally.
 func encode(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

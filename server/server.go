@@ -1,7 +1,7 @@
-// Package server serves what caches hold, over HTTP: credentials to programs on this machine, and
-// health and metrics to those who watch.
+// Package server serves over HTTP what caches hold: credentials for programs on this machine, and health and metrics for
+// monitoring.
 //
-// It knows the caches and no AWS package: why an exchange failed reaches it as a cache.Reason.
+// It knows the caches, but no AWS package: a failed exchange is a cache.Reason here.
 package server
 
 import (
@@ -18,15 +18,15 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// Profile is one role's credentials. The Cache's profile is the name by which they are asked for.
+// Profile is one role's credentials. Requests name it by the Cache's profile.
 type Profile struct {
 	RoleARN string
 	Cache   *cache.Cache
 }
 
 const (
-	// No client sends more than a kilobyte of headers or takes longer than its own first time-out, and
-	// some keep a connection for a minute between refreshes.
+	// No client sends more than a kilobyte of headers or takes longer than its own first time-out. Some keep a connection
+	// open for a minute between refreshes.
 	readHeaderTimeout = 2 * time.Second
 	readTimeout       = 5 * time.Second
 	writeTimeout      = 5 * time.Second
@@ -34,12 +34,12 @@ const (
 	maxHeaderBytes    = 8<<10 - 4096 // net/http adds 4096
 )
 
-// MaxConnections is the most that a listener needs, whatever memory there is.
+// MaxConnections is the most that a listener needs, however much memory there is.
 const MaxConnections = 256
 
-// Serve serves h on l until ctx ends, and then for at most grace the requests under way. It closes l. No more than
-// connections are open at once, each of which costs [ConnectionCost] at most.
-// What net/http logs goes to logger at debug: it is about clients, not about us.
+// Serve serves h on l until ctx ends, and then finishes the requests in progress for at most grace. It closes l. At most
+// connections are open at once, each of which costs at most [ConnectionCost].
+// What net/http logs goes to logger at debug level, because it is about clients.
 func Serve(ctx context.Context, l net.Listener, h Handler, connections int, grace time.Duration, logger *slog.Logger) error {
 	limit := newConnections(connections)
 	limit.malformed = h.malformed
@@ -54,7 +54,7 @@ func Serve(ctx context.Context, l net.Listener, h Handler, connections int, grac
 		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 
-		// net/http would answer "OPTIONS *" itself, with 200 and past all guards.
+		// net/http would answer "OPTIONS *" itself, with 200 and without the guards.
 		DisableGeneralOptionsHandler: true,
 	}
 	ended := make(chan error, 1)
@@ -74,8 +74,7 @@ func Serve(ctx context.Context, l net.Listener, h Handler, connections int, grac
 	return err
 }
 
-// logPanics lets a panic end its own request only, and logs it as an error: net/http would log it at debug, among what
-// clients do.
+// logPanics lets a panic end only its own request, and logs it as an error: net/http's own log is at debug level.
 func logPanics(h http.Handler, logger *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

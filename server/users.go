@@ -19,9 +19,9 @@ type Users struct {
 	owners *socketOwners
 }
 
-// NewUsers lets programs of the users with these IDs through: as in our user namespace, which in a Pod is every
-// container's, unless hostUsers is false. It connects to itself, at a free port of the loopback address ip, to find out
-// whether the kernel says who owns a connection; the error says why it does not.
+// NewUsers accepts programs of the users with these IDs. The IDs are those of the sidecar's user namespace, which all
+// containers of a Pod share unless hostUsers is false. It connects to itself, at a free port of the loopback address ip, to
+// check that the kernel says who owns a connection; if it does not, the error says why.
 func NewUsers(ids []uint32, ip netip.Addr) (*Users, error) {
 	owners, err := openSocketOwners()
 	if err != nil {
@@ -54,14 +54,14 @@ func (u *Users) probe(ip netip.Addr) error {
 	defer theirs.Close()
 	uid, err := new(owner).find(theirs, u.owners)
 	if err == nil && uid != uint32(os.Geteuid()) {
-		err = fmt.Errorf("the kernel says that user %d owns our own connection", uid)
+		err = fmt.Errorf("the kernel says that user %d owns the sidecar's own connection", uid)
 	}
 	return err
 }
 
-var errNoConnection = errors.New("the request came by no connection of this listener")
+var errNoConnection = errors.New("the request did not come over a connection of this listener")
 
-// guard requires a connection that was made by one of the users; that of a nil *Users, nothing.
+// guard requires a connection that one of the users has made. The guard of a nil *Users requires nothing.
 func (u *Users) guard() guard {
 	if u == nil {
 		return guard{check: func(*http.Request) (Refusal, error) { return "", nil }}
@@ -69,10 +69,10 @@ func (u *Users) guard() guard {
 	return guard{[]Refusal{UserNotAllowed, UserUnknown}, func(r *http.Request) (Refusal, error) { return u.check(r.Context()) }}
 }
 
-// check refuses everything where the kernel does not tell, with a status that makes SDKs retry: that is not the caller's
-// fault.
+// check refuses everything if the kernel does not say who the user is, with a status that makes SDKs retry, because that is
+// not the caller's fault.
 //
-// The user's ID is told to the caller, who has made the connection or been given it by the user who has.
+// The error tells the caller the user's ID, which is no secret: the caller made the connection, or got it from that user.
 func (u *Users) check(ctx context.Context) (Refusal, error) {
 	conn, ok := ctx.Value(connKey{}).(*clientConn)
 	if !ok {
@@ -100,7 +100,7 @@ func knownUser(r *http.Request) int64 {
 	return noUser
 }
 
-// owner is the user who made the other end of a connection, once that is known. Only that user can pass the socket on.
+// owner is the user who made the other end of a connection, once that is known. Only that user can give the socket to others.
 type owner struct {
 	mu    sync.Mutex
 	known bool

@@ -16,27 +16,26 @@ const (
 	sockDiagByFamily = 20
 	inetDiagRequest  = 56                       // inet_diag_req_v2
 	inetDiagSocket   = 48                       // inet_diag_sockid, in request and answer
-	inetDiagID       = syscall.NLMSG_HDRLEN + 8 // of the socket's addresses in a request, which begin with both ports
+	inetDiagID       = syscall.NLMSG_HDRLEN + 8 // where the socket's addresses are in a request; they begin with both ports
 	inetDiagPorts    = 4
 	inetDiagUID      = 4 + inetDiagSocket + 12
 	inetDiagInode    = inetDiagUID + 4
 )
 
-// maxReceived is how many messages of other processes are discarded while looking for an answer. The socket's queue holds
-// some hundreds.
+// maxReceived is how many messages of other processes are discarded while waiting for the answer. The socket's queue holds
+// a few hundred.
 const maxReceived = 1024
 
 var (
-	errNoOwner  = errors.New("the peer has closed its end already")
+	errNoOwner  = errors.New("the peer has already closed its end")
 	errNoAnswer = errors.New("the kernel has not answered")
 )
 
-// socketOwners is a socket of sock_diag. It stays open, so that running out of file descriptors does not refuse the
-// users.
+// socketOwners is a socket of sock_diag. It stays open, so that users are not refused when file descriptors run out.
 type socketOwners struct {
 	mu       sync.Mutex // one question at a time
 	fd       int
-	loopback uint32 // the interface that all our connections come in by
+	loopback uint32 // the interface of all connections
 	question uint32
 }
 
@@ -55,11 +54,10 @@ func openSocketOwners() (*socketOwners, error) {
 
 func (s *socketOwners) close() { syscall.Close(s.fd) }
 
-// ask asks the kernel for the user who owns the socket at the address peer that is connected to own. It is who
-// made the socket, in numbers of our user namespace. An end that has been closed has no owner; the kernel gives
-// it to root, and so must not be believed.
+// ask asks the kernel for the user who made the socket at the address peer that is connected to own. The ID is that of the
+// sidecar's user namespace. If the peer has closed its end, the socket has no owner, and the kernel's answer, root, is wrong.
 //
-// One question for one socket takes microseconds; /proc/net/tcp lists all there are, in milliseconds.
+// A question for one socket takes microseconds; /proc/net/tcp lists all sockets, which takes milliseconds.
 func (s *socketOwners) ask(peer, own netip.AddrPort) (uid uint32, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,13 +66,13 @@ func (s *socketOwners) ask(peer, own netip.AddrPort) (uid uint32, err error) {
 	if err := syscall.Sendto(s.fd, request, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
 		return 0, err
 	}
-	// The kernel answers within the call that asks: what is not in the queue by now will never be. Waiting for it would
-	// block other questions. NewUsers has checked that.
+	// The kernel answers within Sendto, as NewUsers has checked. An answer that is not in the queue by now will not come,
+	// and waiting for it would block other questions.
 	buffer := make([]byte, 4<<10)
 	for range maxReceived {
 		n, from, err := syscall.Recvfrom(s.fd, buffer, syscall.MSG_DONTWAIT)
 		switch {
-		case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.ENOBUFS): // the queue was full; it is emptied all the same
+		case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.ENOBUFS): // the queue was full; keep emptying it
 			continue
 		case errors.Is(err, syscall.EAGAIN):
 			return 0, errNoAnswer
@@ -82,28 +80,28 @@ func (s *socketOwners) ask(peer, own netip.AddrPort) (uid uint32, err error) {
 			return 0, err
 		}
 		if sender, ok := from.(*syscall.SockaddrNetlink); !ok || sender.Pid != 0 {
-			continue // another process, which may send to us where it has CAP_NET_ADMIN
+			continue // from another process, which needs CAP_NET_ADMIN to send here
 		}
 		messages, err := syscall.ParseNetlinkMessage(buffer[:n])
 		if err != nil || len(messages) == 0 {
-			return 0, errors.New("the kernel's answer is not one")
+			return 0, errors.New("cannot read the kernel's answer")
 		}
-		if messages[0].Header.Seq == s.question { // and not to one that was given up
+		if messages[0].Header.Seq == s.question { // not an answer to an abandoned question
 			return diagAnswer(messages[0], request)
 		}
 	}
 	return 0, errNoAnswer
 }
 
-// diagAnswer accepts only an answer about the socket in question. Where the kernel finds none, it answers with a socket
-// that listens at the same address, even another user's.
+// diagAnswer accepts only an answer about the socket in question. If the kernel does not find it, it answers with a socket
+// that listens at the same address, even if that is another user's.
 func diagAnswer(m syscall.NetlinkMessage, request []byte) (uid uint32, err error) {
 	switch {
 	case m.Header.Type == syscall.NLMSG_ERROR && len(m.Data) >= 4:
 		errno := syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
 		return 0, fmt.Errorf("sock_diag: %w", errno)
 	case m.Header.Type != sockDiagByFamily || len(m.Data) < inetDiagInode+4:
-		return 0, errors.New("the kernel's answer is not one")
+		return 0, errors.New("cannot read the kernel's answer")
 	case !bytes.Equal(m.Data[4:4+inetDiagPorts], request[inetDiagID:inetDiagID+inetDiagPorts]):
 		return 0, errNoOwner
 	case binary.NativeEndian.Uint32(m.Data[inetDiagInode:]) == 0:
@@ -113,14 +111,14 @@ func diagAnswer(m syscall.NetlinkMessage, request []byte) (uid uint32, err error
 	}
 }
 
-// diagRequest asks for the one socket whose own address is peer: from there, we are the far end.
+// diagRequest asks for the socket whose local address is peer and whose remote address is own.
 func diagRequest(question, via uint32, peer, own netip.AddrPort) []byte {
 	const length = syscall.NLMSG_HDRLEN + inetDiagRequest
 	b := binary.NativeEndian.AppendUint32(nil, length)
 	b = binary.NativeEndian.AppendUint16(b, sockDiagByFamily)
 	b = binary.NativeEndian.AppendUint16(b, syscall.NLM_F_REQUEST)
 	b = binary.NativeEndian.AppendUint32(b, question)
-	b = append(b, make([]byte, 4)...) // our port, which the kernel knows
+	b = append(b, make([]byte, 4)...) // the sender, which the kernel knows
 
 	peerIP, ownIP := peer.Addr().Unmap(), own.Addr().Unmap()
 	family := byte(syscall.AF_INET6)
@@ -128,7 +126,7 @@ func diagRequest(question, via uint32, peer, own netip.AddrPort) []byte {
 		family = syscall.AF_INET
 	}
 	b = append(b, family, syscall.IPPROTO_TCP, 0, 0)
-	b = binary.NativeEndian.AppendUint32(b, ^uint32(0)) // in whatever state
+	b = binary.NativeEndian.AppendUint32(b, ^uint32(0)) // in any state
 	b = binary.BigEndian.AppendUint16(b, peer.Port())
 	b = binary.BigEndian.AppendUint16(b, own.Port())
 	for _, ip := range []netip.Addr{peerIP, ownIP} {
@@ -136,7 +134,7 @@ func diagRequest(question, via uint32, peer, own netip.AddrPort) []byte {
 		copy(field[:], ip.AsSlice())
 		b = append(b, field[:]...)
 	}
-	// Without the interface a socket that is bound to one is not found.
+	// A socket that is bound to an interface is found only if the request names it.
 	b = binary.NativeEndian.AppendUint32(b, via)
 	b = binary.NativeEndian.AppendUint64(b, ^uint64(0)) // INET_DIAG_NOCOOKIE
 	return b

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-var errLinuxOnly = errors.New("only Linux tells whose a connection is")
+var errLinuxOnly = errors.New("only Linux says which user owns a connection")
 
 type socketOwners struct{}
 
