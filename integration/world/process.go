@@ -174,7 +174,6 @@ func (p *Process) Terminate(t *testing.T) {
 	}
 }
 
-
 // WantStopped waits for the end: exit code 0, and "stopped" as the last line.
 func (p *Process) WantStopped(t *testing.T) {
 	t.Helper()
