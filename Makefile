@@ -42,9 +42,9 @@ cluster: ## The Pod's life on a one-node Kubernetes, built through Go modules, a
 	IRSA_TEST_KUBERNETES=$$kubernetes IRSA_TEST_KEEP=$(KEEP) PATH="$$tools:$$PATH" \
 		go test -tags cluster -count=1 -timeout 30m -v ./integration/cluster
 
-demo: ## The main path on this machine, with an STS of its own; Ctrl-C ends it; BREAK=wrong-audience breaks it
+demo: ## The main path on this machine, with an STS of its own; Ctrl-C ends it; PORT=9921 is where; BREAK=wrong-audience breaks it
 	@mkdir -p bin && go build -o bin/demo ./integration/demo # go run would report Ctrl-C as a failure
-	@exec bin/demo $(if $(BREAK),-break $(BREAK))
+	@exec bin/demo $(if $(PORT),-listen 127.0.0.1:$(PORT)) $(if $(BREAK),-break $(BREAK))
 
 image: ## Build the container image with docker, podman or buildah
 	VERSION=$(VERSION) bash deploy/image.sh

@@ -29,14 +29,8 @@ func newClinic(t *testing.T) (*world.World, trustpolicy.Identity) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { issuer.Close() })
-	token, err := issuer.Token(ststest.Claims{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	world.Leaks.Token(token)
-	if err := w.Token.Write(token); err != nil {
-		t.Fatal(err)
-	}
+	w.Issuer = issuer
+	w.Rotate(t, ststest.Claims{})
 	id := trustpolicy.Identity{Partition: "aws", Account: "123456789012", Issuer: issuer.URL(), Audience: "sts.amazonaws.com", Subject: "system:serviceaccount:default:app"}
 	w.STS.Change(func(o *ststest.Options) { o.Issuer, o.TrustPolicy = issuer, string(id.Policy()) })
 	return w, id

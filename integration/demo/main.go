@@ -5,6 +5,7 @@
 // last seconds, so that an hour of a Pod's life passes while one watches.
 //
 //	make demo
+//	make demo PORT=9921
 //	make demo BREAK=wrong-audience
 package main
 
@@ -65,6 +66,8 @@ type options struct {
 	lifetime, tokenLifetime time.Duration
 	length                  time.Duration
 	breaks                  string
+
+	chosen map[string]bool // the flags that were given
 }
 
 func parseFlags() options {
@@ -77,6 +80,8 @@ func parseFlags() options {
 	flag.DurationVar(&o.length, "for", 0, "end by itself this long after the first credentials; 0: when told to")
 	flag.StringVar(&o.breaks, "break", "", "break one thing, show how it looks, and end:\n"+breakNames())
 	flag.Parse()
+	o.chosen = make(map[string]bool)
+	flag.Visit(func(f *flag.Flag) { o.chosen[f.Name] = true })
 	if o.breaks != "" && !strings.Contains(breakNames(), "  "+o.breaks+" ") {
 		fmt.Fprintf(flag.CommandLine.Output(), "demo: there is no break %q; there are\n%s", o.breaks, breakNames())
 		os.Exit(2)
@@ -91,7 +96,7 @@ func parseFlags() options {
 
 // run plays the demo until ctx ends. It leaves nothing behind, however it ends.
 func run(ctx context.Context, o options, out *log.Logger) (err error) {
-	if err := errors.Join(checkFree("-listen", o.listen), checkFree("-ops", o.ops), checkFree("-admin", o.admin)); err != nil {
+	if err := o.findPorts(out); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "irsa-sidecar-demo-")
@@ -394,16 +399,31 @@ func ask(ctx context.Context, url string) (credentials, error) {
 	return answer, nil
 }
 
-// checkFree finds a taken port before anything is built.
-func checkFree(name, address string) error {
-	listener, err := net.Listen("tcp", address)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%s %s is taken: end what listens there, or name another port", name, address)
-	case err != nil:
-		return fmt.Errorf("%s: %w", name, err)
+// findPorts makes sure that the sidecar can listen before anything is built. A port that nobody has chosen is replaced
+// by a free one if it is in use.
+func (o *options) findPorts(out *log.Logger) error {
+	var errs []error
+	for _, one := range []struct {
+		flag    string
+		address *string
+	}{{"listen", &o.listen}, {"ops", &o.ops}, {"admin", &o.admin}} {
+		listener, err := net.Listen("tcp", *one.address)
+		if errors.Is(err, syscall.EADDRINUSE) && !o.chosen[one.flag] {
+			if listener, err = net.Listen("tcp", "127.0.0.1:0"); err == nil {
+				out.Printf("%s is in use; instead of it the demo takes %s", *one.address, listener.Addr())
+				*one.address = listener.Addr().String()
+			}
+		}
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+			errs = append(errs, fmt.Errorf("%s is in use; stop the program that listens there, or choose another port (make demo PORT=9921)", *one.address))
+		case err != nil:
+			errs = append(errs, fmt.Errorf("-%s: %w", one.flag, err))
+		default:
+			defer listener.Close() // when all are found, so that they differ
+		}
 	}
-	return listener.Close()
+	return errors.Join(errs...)
 }
 
 // baseURL is where an address is reached from this machine.

@@ -12,11 +12,12 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/integration/pages"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
 // README shows what the demo prints, but for the numbers.
 func TestREADMEShowsTheDemo(t *testing.T) {
-	all, err := pages.Read("../..")
+	all, err := pages.Read(world.Path(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,5 +40,21 @@ func TestREADMEShowsTheDemo(t *testing.T) {
 		if !slices.Contains(lines, line) {
 			t.Errorf("the demo does not print %q, but\n%s", line, printed.String())
 		}
+	}
+}
+
+// A port in use is no reason not to see the demo, unless somebody has chosen it.
+func TestPortsInUse(t *testing.T) {
+	taken := world.TakenAddress(t)
+	var printed bytes.Buffer
+	o := options{listen: taken, ops: "127.0.0.1:0", admin: taken}
+	if err := o.findPorts(log.New(&printed, "", 0)); err != nil || o.listen == taken || o.admin == taken || o.listen == o.admin || o.ops != "127.0.0.1:0" {
+		t.Errorf("%v: credentials at %s, the page at %s, ops at %s", err, o.listen, o.admin, o.ops)
+	}
+	world.WantContains(t, "the demo", printed.String(), taken+" is in use; instead of it the demo takes "+o.listen+"\n", o.admin)
+
+	o = options{listen: taken, ops: "127.0.0.1:0", admin: "127.0.0.1:0", chosen: map[string]bool{"listen": true}}
+	if err := o.findPorts(log.New(&printed, "", 0)); err == nil || err.Error() != taken+" is in use; stop the program that listens there, or choose another port (make demo PORT=9921)" {
+		t.Errorf("a port that was chosen: %v", err)
 	}
 }

@@ -279,7 +279,7 @@ func TestNoDNSAtTheStart(t *testing.T) {
 	t.Logf("credentials %s after the name was there", took.Round(100*time.Millisecond))
 }
 
-// untilRefused waits for an answer with this reason, and looks into its message.
+// untilRefused waits for an answer with this reason, and looks into its message and its hint.
 func untilRefused(t *testing.T, s *world.Sidecar, code string, words ...string) {
 	t.Helper()
 	var a world.Answer
@@ -287,7 +287,7 @@ func untilRefused(t *testing.T, s *world.Sidecar, code string, words ...string) 
 	if a.Status != http.StatusServiceUnavailable {
 		t.Errorf("%s is answered with %d, want 503", code, a.Status)
 	}
-	world.WantContains(t, "the answer", a.Message, words...)
+	world.WantContains(t, "the answer", a.Message+"\n"+a.Hint, words...)
 }
 
 // lastFailure returns when the last exchange failed that did, and in what time the next was announced.

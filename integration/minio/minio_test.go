@@ -8,9 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -28,10 +26,8 @@ import (
 )
 
 const (
-	namespace      = "default"
-	serviceAccount = "app"
-	audience       = "sts.amazonaws.com"
-	objectPath     = "/demo/object.bin"
+	audience   = "sts.amazonaws.com"
+	objectPath = "/demo/object.bin"
 
 	// tokenLife is how long the tokens live, and with them the sessions: MinIO's end with the token that
 	// bought them. Within it the AWS CLI must have the time to start.
@@ -81,7 +77,7 @@ func (s *stage) tokenExpires(t *testing.T) {
 	refusal := s.poll(t, tokenLife+world.Soon, "ExpiredTokenException", func(a world.Answer) bool { return a.Code == "ExpiredTokenException" })
 	t.Logf("with an expired token: %d %s: %s", refusal.Status, refusal.Code, refusal.Message)
 	s.sidecar.WantRunning(t)
-	if status, _ := world.HTTPGet(t, "http://"+s.opsListen+"/livez"); status != http.StatusOK {
+	if status, _ := s.sidecar.OpsPage(t, "/livez"); status != http.StatusOK {
 		t.Errorf("/livez answered %d: an expired token is no reason to restart the sidecar", status)
 	}
 	world.Eventually(t, world.Soon, "MinIO refuses what has expired", func() bool {
@@ -124,7 +120,7 @@ func (s *stage) stsStops(t *testing.T) {
 		t.Fatalf("answered %d %s as soon as STS was gone", kept.Status, kept.Code)
 	}
 	failed := regexp.MustCompile(`(?m)^irsa_sidecar_refreshes_total\{.*reason="EndpointUnreachable".*\} [1-9]`)
-	served, metrics := 0, []byte(nil)
+	served, metrics := 0, ""
 	end := s.poll(t, tokenLife+world.Soon, "the end of the last credentials", func(a world.Answer) bool {
 		if !a.Valid() {
 			return true
@@ -132,13 +128,13 @@ func (s *stage) stsStops(t *testing.T) {
 		if a.AccessKeyID != kept.AccessKeyID {
 			t.Fatalf("access key %s turned into %s with no STS to issue it", kept.AccessKeyID, a.AccessKeyID)
 		}
-		if !failed.Match(metrics) {
-			_, metrics = world.HTTPGet(t, "http://"+s.opsListen+"/metrics")
+		if !failed.MatchString(metrics) {
+			_, metrics = s.sidecar.OpsPage(t, "/metrics")
 		}
 		served++
 		return false
 	})
-	if !failed.Match(metrics) {
+	if !failed.MatchString(metrics) {
 		t.Errorf("no exchange failed while the last credentials were served: the outage was not met. Last metrics:\n%s", metrics)
 	}
 	if end.Status != http.StatusServiceUnavailable || end.Code != "EndpointUnreachable" {
@@ -161,26 +157,21 @@ func (s *stage) sidecarStops(t *testing.T) {
 	if !strings.Contains(output, "EndpointUnreachable") {
 		t.Error("the output does not tell of the outage")
 	}
-	for secret, name := range s.secrets {
-		if strings.Contains(output, secret) {
-			t.Errorf("the output holds %s", name)
-		}
+	world.Leaks.Printed("the sidecar", output)
+	for _, leak := range world.Leaks.Found() {
+		t.Errorf("printed: %s", leak)
 	}
 }
 
 // stage is what is set up once, and what one act leaves for the next.
 type stage struct {
-	issuer  *ststest.Issuer
-	token   *ststest.TokenFile
+	world   *world.World
 	minio   *world.Process
-	sidecar *world.Process
-
-	minioURL, listen, opsListen string
+	sidecar *world.Sidecar
 
 	object []byte
 
-	last    world.Answer      // the last that held credentials
-	secrets map[string]string // all that must never be printed, and what it is
+	last world.Answer // the last that held credentials
 }
 
 func newStage(t *testing.T) *stage {
@@ -188,30 +179,25 @@ func newStage(t *testing.T) *stage {
 	if minio == "" {
 		t.Fatal("IRSA_TEST_MINIO does not name the MinIO binary: run `make integration`, which builds it, or set it to what integration/minio/build.sh prints")
 	}
-	s := &stage{
-		listen:    world.FreeAddress(t),
-		opsListen: world.FreeAddress(t),
-		object:    make([]byte, 1<<20),
-		secrets:   make(map[string]string),
-	}
+	s := &stage{object: make([]byte, 1<<20)}
 	rand.Read(s.object)
-	program := world.Program(t)
+	world.Program(t) // built before any token is issued
 
-	var err error
-	if s.issuer, err = ststest.NewIssuer(""); err != nil {
+	issuer, err := ststest.NewIssuer("")
+	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(s.issuer)
-	t.Cleanup(server.Close)
-	s.issuer.SetURL(server.URL)
-	if s.token, err = ststest.NewTokenFile(t.TempDir()); err != nil {
+	if err := issuer.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { issuer.Close() })
 
-	s.startMinIO(t, minio, server.URL)
+	address := world.FreeAddress(t) // MinIO does not say which port it has been given
+	s.world = world.NewWithSTS(t, issuer, "http://"+address)
+	s.startMinIO(t, minio, address)
 	s.seed(t)
 	s.rotate(t, tokenLife)
-	s.startSidecar(t, program)
+	s.startSidecar(t)
 	return s
 }
 
@@ -219,9 +205,7 @@ func newStage(t *testing.T) *stage {
 //
 // With a CLAIM_NAME MinIO takes any role ARN and looks for a policy that is named like the claim's
 // value; without, it would take no ARN but its own, and ours is to look like AWS's.
-func (s *stage) startMinIO(t *testing.T, program, issuerURL string) {
-	address := world.FreeAddress(t)
-	s.minioURL = "http://" + address
+func (s *stage) startMinIO(t *testing.T, program, address string) {
 	home := t.TempDir()
 	s.minio = world.StartProgram(t, program, []string{
 		"HOME=" + home,
@@ -230,14 +214,14 @@ func (s *stage) startMinIO(t *testing.T, program, issuerURL string) {
 		"MINIO_BROWSER=off",
 		"MINIO_UPDATE=off",
 		"MINIO_CI_CD=1",
-		"MINIO_IDENTITY_OPENID_CONFIG_URL=" + issuerURL + "/.well-known/openid-configuration",
+		"MINIO_IDENTITY_OPENID_CONFIG_URL=" + s.world.Issuer.URL() + "/.well-known/openid-configuration",
 		"MINIO_IDENTITY_OPENID_CLIENT_ID=" + audience,
 		"MINIO_IDENTITY_OPENID_CLAIM_NAME=sub",
 	}, "server", "--address", address, "--certs-dir", filepath.Join(home, "certs"), filepath.Join(home, "data"))
 
 	world.Eventually(t, world.Soon, "MinIO is ready", func() bool {
 		s.minio.WantRunning(t)
-		response, err := world.HTTPClient.Get(s.minioURL + "/minio/health/cluster")
+		response, err := world.HTTPClient.Get(s.world.STSURL + "/minio/health/cluster")
 		if err != nil {
 			return false
 		}
@@ -248,7 +232,7 @@ func (s *stage) startMinIO(t *testing.T, program, issuerURL string) {
 
 // seed makes the bucket, the object, and the policy that lets the service account read it.
 func (s *stage) seed(t *testing.T) {
-	subject := "system:serviceaccount:" + namespace + ":" + serviceAccount
+	const subject = "system:serviceaccount:default:app"
 	policy := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject"],"Resource":["arn:aws:s3:::demo/*"]}]}`
 	for _, put := range []struct {
 		path string
@@ -265,40 +249,14 @@ func (s *stage) seed(t *testing.T) {
 }
 
 // startSidecar starts the sidecar and lets another one wait for it, as a Pod's main container would.
-func (s *stage) startSidecar(t *testing.T, program string) {
-	env := []string{
-		"AWS_ROLE_ARN=" + world.RoleARN,
-		"AWS_WEB_IDENTITY_TOKEN_FILE=" + s.token.Path(),
-		"AWS_REGION=" + world.Region,
-		"AWS_ENDPOINT_URL_STS=" + s.minioURL,
-		"IRSA_SIDECAR_LISTEN=" + s.listen,
-		"IRSA_SIDECAR_OPS_LISTEN=" + s.opsListen,
-		"IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0",
-	}
-	s.sidecar = world.StartProgram(t, program, env)
-	wait := exec.CommandContext(t.Context(), program, "wait", "--timeout", world.Soon.String())
-	wait.Env = env
-	if output, err := wait.CombinedOutput(); err != nil {
-		t.Fatalf("irsa-sidecar wait: %v\n%s", err, output)
-	}
+func (s *stage) startSidecar(t *testing.T) {
+	s.sidecar = s.world.Serve(t)
+	world.WantExitCode(t, world.RunCommand(t, s.sidecar.CommandEnv(), "wait", "--timeout", world.Soon.String()), 0)
 }
 
 // rotate puts a new token where the kubelet would.
 func (s *stage) rotate(t *testing.T, lifetime time.Duration) {
-	token, err := s.issuer.Token(ststest.Claims{
-		Audience:       []string{audience},
-		Namespace:      namespace,
-		ServiceAccount: serviceAccount,
-		Lifetime:       lifetime,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.secret("a token", token)
-	s.secret("a token's signature", token[strings.LastIndex(token, ".")+1:])
-	if err := s.token.Write(token); err != nil {
-		t.Fatal(err)
-	}
+	s.world.Rotate(t, ststest.Claims{Lifetime: lifetime})
 }
 
 // copyObject lets the AWS CLI copy the object out of MinIO. Its environment has one word about
@@ -308,11 +266,11 @@ func (s *stage) copyObject(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), tokenLife)
 	defer cancel()
 	copied := filepath.Join(t.TempDir(), "copied")
-	cli := exec.CommandContext(ctx, "aws", "s3", "cp", "--region", world.Region, "--endpoint-url", s.minioURL, "s3:/"+objectPath, copied)
+	cli := exec.CommandContext(ctx, "aws", "s3", "cp", "--region", world.Region, "--endpoint-url", s.world.STSURL, "s3:/"+objectPath, copied)
 	cli.Env = []string{
 		"HOME=" + t.TempDir(),
 		"PATH=" + os.Getenv("PATH"),
-		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + s.credentialsURL(),
+		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + s.sidecar.BaseURL + "/v1/credentials",
 	}
 	cli.WaitDelay = time.Second
 	began := time.Now()
@@ -329,31 +287,20 @@ func (s *stage) copyObject(t *testing.T) {
 	t.Logf("the AWS CLI copied %d bytes in %s", len(content), time.Since(began).Round(time.Millisecond))
 }
 
-// ask asks for the credentials and holds the answer against what is promised at every moment: no
-// expired credentials, none taken away that are still valid, and a reason where there are none.
+// ask asks for the credentials and checks what is promised at every moment: none are taken away that are still valid.
 func (s *stage) ask(t *testing.T) world.Answer {
 	t.Helper()
 	asked := time.Now()
-	status, body := world.HTTPGet(t, s.credentialsURL())
-	a := world.Answer{Status: status}
-	if err := json.Unmarshal(body, &a); err != nil {
-		t.Fatalf("answered %d, and not JSON: %v\n%s", status, err, body)
-	}
+	a := s.sidecar.Ask(t)
 	if !a.Valid() {
-		if a.Code == "" || a.Message == "" {
-			t.Fatalf("answered %d with no reason: %s", status, body)
-		}
 		if left := s.last.Expiration.Sub(asked); left > time.Second {
-			t.Fatalf("answered %d %s while the last credentials were valid for another %s", status, a.Code, left)
+			t.Fatalf("answered %d %s while the last credentials were valid for another %s", a.Status, a.Code, left)
 		}
 		return a
 	}
-	if !a.Expiration.After(asked) {
-		t.Fatalf("served credentials that had expired: at %s those of %s", asked.UTC().Format(time.RFC3339Nano), a.Expiration)
-	}
 	s.last = a
-	s.secret("the secret access key of "+a.AccessKeyID, a.SecretAccessKey)
-	s.secret("the session token of "+a.AccessKeyID, a.SessionToken)
+	world.Leaks.Secret("the secret access key of "+a.AccessKeyID, a.SecretAccessKey)
+	world.Leaks.Secret("the session token of "+a.AccessKeyID, a.SessionToken)
 	return a
 }
 
@@ -368,11 +315,6 @@ func (s *stage) poll(t *testing.T, patience time.Duration, what string, done fun
 	})
 	return a
 }
-
-func (s *stage) credentialsURL() string { return "http://" + s.listen + "/v1/credentials" }
-
-// secret notes what must never be printed.
-func (s *stage) secret(name, value string) { s.secrets[value] = name }
 
 // root is MinIO's own user.
 var root = aws.Credentials{AccessKeyID: "minio-root", SecretAccessKey: "minio-root-password"}
@@ -391,7 +333,7 @@ func (s *stage) readObject(t *testing.T, a world.Answer) (status int) {
 // s3 makes a signed request to MinIO's S3, or to its admin API, which is signed the same way.
 func (s *stage) s3(t *testing.T, credentials aws.Credentials, method, path string, body []byte) (status int, answer []byte) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, s.minioURL+path, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(t.Context(), method, s.world.STSURL+path, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,54 +30,74 @@ const (
 
 // World is what the program meets in a Pod: an STS, a kubelet's token file, and an environment.
 type World struct {
-	STS    *ststest.Server
+	STS    *ststest.Server // nil where another one was given
 	STSURL string
+	Issuer *ststest.Issuer // signs the tokens
 	Token  *ststest.TokenFile
 	Env    []string
 	Start  func(*exec.Cmd) error // starts a sidecar
 }
 
-// Issuer signs all tokens. Making its key takes longer than most tests do.
-var Issuer = sync.OnceValues(func() (*ststest.Issuer, error) { return ststest.NewIssuer("https://issuer.example") })
+// sharedIssuer signs the tokens of all worlds that have no issuer of their own. Making its key takes longer than most
+// tests do.
+var sharedIssuer = sync.OnceValues(func() (*ststest.Issuer, error) { return ststest.NewIssuer("https://issuer.example") })
 
 // New makes a world, which lasts as long as the test.
 func New(t *testing.T, o ststest.Options) *World {
 	t.Helper()
-	i, err := Issuer()
+	issuer, err := sharedIssuer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Issuer, o.RoleARN = i, RoleARN
-	w := &World{STS: ststest.New(o), Start: (*exec.Cmd).Start}
-	Leaks.IssuedBy(w.STS)
-	if w.STSURL, err = w.STS.Start(); err != nil {
+	o.Issuer, o.RoleARN = issuer, RoleARN
+	sts := ststest.New(o)
+	Leaks.IssuedBy(sts)
+	url, err := sts.Start()
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { w.STS.Close() })
-	if w.Token, err = ststest.NewTokenFile(t.TempDir()); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() { sts.Close() })
+	w := NewWithSTS(t, issuer, url)
+	w.STS = sts
 	w.Rotate(t, ststest.Claims{})
-	w.Env = []string{
-		"AWS_ROLE_ARN=" + RoleARN,
-		"AWS_WEB_IDENTITY_TOKEN_FILE=" + w.Token.Path(),
-		"AWS_REGION=" + Region,
-		"AWS_ENDPOINT_URL_STS=" + w.STSURL,
-		"IRSA_SIDECAR_LISTEN=127.0.0.1:0",
-		"IRSA_SIDECAR_OPS_LISTEN=127.0.0.1:0",
-		"IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0",
-	}
 	return w
 }
 
-// NewToken signs a token and notes that nobody may print it.
-func NewToken(t *testing.T, claims ststest.Claims) string {
+// NewWithSTS makes a world with an STS that is there already. The token file is empty until the first [World.Rotate], and
+// it is for the caller to tell [Leaks] what this STS issues.
+func NewWithSTS(t *testing.T, issuer *ststest.Issuer, stsURL string) *World {
 	t.Helper()
-	i, err := Issuer()
+	token, err := ststest.NewTokenFile(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := i.Token(claims)
+	return &World{
+		STSURL: stsURL, Issuer: issuer, Token: token, Start: (*exec.Cmd).Start,
+		Env: []string{
+			"AWS_ROLE_ARN=" + RoleARN,
+			"AWS_WEB_IDENTITY_TOKEN_FILE=" + token.Path(),
+			"AWS_REGION=" + Region,
+			"AWS_ENDPOINT_URL_STS=" + stsURL,
+			"IRSA_SIDECAR_LISTEN=127.0.0.1:0",
+			"IRSA_SIDECAR_OPS_LISTEN=127.0.0.1:0",
+			"IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0",
+		},
+	}
+}
+
+// NewToken signs a token, as the issuer of [New] does, and notes that nobody may print it.
+func NewToken(t *testing.T, claims ststest.Claims) string {
+	t.Helper()
+	issuer, err := sharedIssuer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sign(t, issuer, claims)
+}
+
+func sign(t *testing.T, issuer *ststest.Issuer, claims ststest.Claims) string {
+	t.Helper()
+	token, err := issuer.Token(claims)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +108,7 @@ func NewToken(t *testing.T, claims ststest.Claims) string {
 // Rotate puts a new token where the kubelet would.
 func (w *World) Rotate(t *testing.T, claims ststest.Claims) {
 	t.Helper()
-	if err := w.Token.Write(NewToken(t, claims)); err != nil {
+	if err := w.Token.Write(sign(t, w.Issuer, claims)); err != nil {
 		t.Fatal(err)
 	}
 }
