@@ -221,3 +221,27 @@ func TestEveryAlertIsExplained(t *testing.T) {
 		t.Errorf("explained are\n%q\nwant\n%q", explained, rules)
 	}
 }
+
+// The files that pages name, and the targets of make.
+func TestFilesAndTargetsAreThere(t *testing.T) {
+	all, err := Read(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range all {
+		for _, m := range regexp.MustCompile(`(?m)(?:^|[^/\w.])((?:deploy|integration|cmd|cache|server)/[\w./-]*\w)`).FindAllStringSubmatch(page.Text, -1) {
+			if _, err := os.Stat(filepath.Join(root, m[1])); err != nil && m[1] != "deploy/app" { // kubectl's name for the Deployment app
+				t.Errorf("%s: %v", page.Path, err)
+			}
+		}
+		for _, m := range regexp.MustCompile("(?m)(?:`|^ *\\$ )make ([a-z-]+)").FindAllStringSubmatch(page.Text, -1) {
+			if !bytes.Contains(makefile, []byte("\n"+m[1]+":")) {
+				t.Errorf("%s: there is no make %s", page.Path, m[1])
+			}
+		}
+	}
+}
