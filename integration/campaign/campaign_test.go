@@ -157,7 +157,7 @@ type campaign struct {
 	asking
 	luck    *rand.Rand // of the fault that is being played
 	changes []string
-	way     *proxy.Way
+	proxy   *proxy.Proxy
 	memory  *world.MemoryGroup  // nil where this machine has none for us
 	user    *syscall.Credential // whom the sidecar runs as; nil is our own user
 	strange bool                // we can be another user
@@ -233,16 +233,16 @@ func newCampaign(t *testing.T) *campaign {
 		t.Fatal(err)
 	}
 	c.Rotate(t, ststest.Claims{})
-	if c.way, err = proxy.New(strings.TrimPrefix(c.STSURL, "http://")); err != nil {
+	if c.proxy, err = proxy.New(strings.TrimPrefix(c.STSURL, "http://")); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.way.Close)
+	t.Cleanup(c.proxy.Close)
 	bundle := filepath.Join(dir, "ca.pem")
-	if err := os.WriteFile(bundle, c.way.CA, 0o644); err != nil {
+	if err := os.WriteFile(bundle, c.proxy.CA, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	c.changes = []string{
-		"AWS_WEB_IDENTITY_TOKEN_FILE=" + c.Token.Path(), "AWS_ENDPOINT_URL_STS=" + c.way.URL(), "AWS_CA_BUNDLE=" + bundle,
+		"AWS_WEB_IDENTITY_TOKEN_FILE=" + c.Token.Path(), "AWS_ENDPOINT_URL_STS=" + c.proxy.URL(), "AWS_CA_BUNDLE=" + bundle,
 		"IRSA_SIDECAR_LISTEN=" + world.FreeAddress(t), "IRSA_SIDECAR_OPS_LISTEN=" + world.FreeAddress(t), "IRSA_SIDECAR_ADMIN_LISTEN=" + world.FreeAddress(t),
 		"IRSA_SIDECAR_STATE_FILE=" + c.stateFile(), "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + c.authorizationFile(),
 		"IRSA_SIDECAR_ALLOWED_UIDS=" + strconv.Itoa(os.Geteuid()),
@@ -365,7 +365,7 @@ type faultKind struct {
 	reason cache.Reason
 	says   string
 	met    func(c *campaign, s *step) bool
-	led    proxy.State // what met is about
+	state  proxy.State // what met is about
 
 	play func(c *campaign, t *testing.T, hold func())
 
@@ -381,7 +381,7 @@ type step struct {
 	began, mended   time.Time
 	calls, issued   int // by STS: since it began
 	callsInside     int // of those, while it lasted
-	led             int // by the way, in the state that the kind is about
+	connections     int // to the proxy, in the state that the kind is about
 	squeezed        int // how often the kernel has refused memory, or had to look for some
 	failures, lines []line
 }
@@ -412,7 +412,7 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 	c.injected[kind.name]++
 	c.lives = []*world.Process{c.sidecar.Process}
 	c.mostDescriptors = 0
-	calls, issued, led, refused := c.STS.Calls(), len(c.STS.Issued()), c.way.Led(kind.led), c.memory.Refused()
+	calls, issued, connections, refused := c.STS.Calls(), len(c.STS.Issued()), c.proxy.Count(kind.state), c.memory.Refused()
 	s := &step{kind: kind, began: time.Now()}
 	// How long it lasts is the fault itself: nothing is waited for, and nothing is assumed to have happened since.
 	kind.play(c, t, func() { time.Sleep(length) })
@@ -424,14 +424,14 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 	c.slowestRecovery = max(c.slowestRecovery, recovered.Sub(s.mended))
 	s.issued = len(c.STS.Issued()) - issued // before the calls, of which each is one
 	s.calls = c.STS.Calls() - calls
-	s.led = c.way.Led(kind.led) - led
+	s.connections = c.proxy.Count(kind.state) - connections
 	s.squeezed = c.memory.Refused() - refused
 
 	c.readLog(t, s)
 	c.wantRecovery(t, s, recovered)
 	c.wantFewCalls(t, s, recovered.Sub(s.began))
 	c.notice(t, s, first)
-	if n := c.way.Deceived(); n > 0 {
+	if n := c.proxy.Deceived(); n > 0 {
 		t.Errorf("the token went to somebody who is not STS, or not over TLS of today, %d times", n)
 	}
 	if status, body := world.HTTPGet(t, "http://"+c.sidecar.OpsAddress+"/readyz"); status != http.StatusOK {

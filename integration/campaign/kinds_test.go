@@ -75,16 +75,16 @@ var faultKinds = []faultKind{
 	{name: "STS's clock ahead", says: `"clock_skew"`, play: clock(clockStep)},
 	{name: "STS's clock behind", says: `"clock_skew"`, play: clock(-clockStep)},
 
-	// The way to it.
-	{name: "connections are reset", reason: cache.EndpointUnreachable, play: leads(proxy.Reset)},
-	{name: "connections are silent", reason: cache.EndpointTimeout, play: leads(proxy.Silent), least: refreshBy + 6*time.Second},
-	{name: "no TLS but noise", reason: cache.NotAnSTSEndpoint, play: leads(proxy.Garbled)},
-	{name: "an answer that is cut on the way", reason: cache.EndpointUnreachable, play: leads(proxy.Cut)},
-	{name: "an answer that crawls", met: hasLed, led: proxy.Crawl, play: leads(proxy.Crawl)},
-	{name: "an impostor", reason: cache.EndpointNotTrusted, play: leads(proxy.Impostor)},
-	{name: "a certificate that has expired", reason: cache.EndpointNotTrusted, play: leads(proxy.Expired)},
-	{name: "a certificate for another name", reason: cache.EndpointNotTrusted, play: leads(proxy.Misnamed)},
-	{name: "TLS of yesterday", reason: cache.EndpointUnreachable, play: leads(proxy.OldTLS)},
+	// The network on the way to it.
+	{name: "connections are reset", reason: cache.EndpointUnreachable, play: through(proxy.Reset)},
+	{name: "connections are silent", reason: cache.EndpointTimeout, play: through(proxy.Silent), least: refreshBy + 6*time.Second},
+	{name: "no TLS but noise", reason: cache.NotAnSTSEndpoint, play: through(proxy.Garbled)},
+	{name: "an answer that is cut on the way", reason: cache.EndpointUnreachable, play: through(proxy.Cut)},
+	{name: "an answer that crawls", met: hasConnected, state: proxy.Crawl, play: through(proxy.Crawl)},
+	{name: "an impostor", reason: cache.EndpointNotTrusted, play: through(proxy.Impostor)},
+	{name: "a certificate that has expired", reason: cache.EndpointNotTrusted, play: through(proxy.Expired)},
+	{name: "a certificate for another name", reason: cache.EndpointNotTrusted, play: through(proxy.Misnamed)},
+	{name: "TLS of yesterday", reason: cache.EndpointUnreachable, play: through(proxy.OldTLS)},
 	{name: "no name server", reason: cache.EndpointUnreachable, play: named(""), least: refreshBy + hostsAge + 2*time.Second, lag: hostsAge},
 	{name: "the name leads astray", reason: cache.EndpointUnreachable, play: named("127.0.0.2"), least: refreshBy + hostsAge + 2*time.Second, lag: hostsAge},
 	{name: "killed without a name server", reason: cache.EndpointUnreachable, least: refreshBy, lag: hostsAge, ends: true, play: func(c *campaign, t *testing.T, hold func()) {
@@ -161,7 +161,7 @@ var faultKinds = []faultKind{
 	{name: "asked for its goroutines", ends: true, play: func(c *campaign, t *testing.T, _ func()) { c.wantNothingLeft(t) }},
 	{name: "no file descriptors left", reason: cache.TokenFileUnreadable, play: func(c *campaign, t *testing.T, hold func()) {
 		c.whileClosed(func() {
-			c.way.Set(proxy.Clear) // what is open to STS is needed anew
+			c.proxy.Set(proxy.Clear) // what is open to STS is needed anew
 			c.limit(t, 1)
 			hold()
 			c.limit(t, 1<<10)
@@ -321,7 +321,7 @@ func meanwhile(do func(c *campaign, token string) error) play {
 // What shows that a fault took effect where the log does not tell.
 func hadCalls(_ *campaign, s *step) bool { return s.callsInside > 0 }
 
-func hasLed(_ *campaign, s *step) bool { return s.led > 0 }
+func hasConnected(_ *campaign, s *step) bool { return s.connections > 0 }
 
 func crowded(c *campaign, _ *step) bool { return c.mostDescriptors > c.descriptors+mostConnections/2 }
 
@@ -337,18 +337,18 @@ func cameAgain(c *campaign, _ *step) bool { return c.seen.Load() > 256+mostConne
 // notKept is in the log when the state file cannot be written.
 const notKept = "cannot write the state file"
 
-func leads(s proxy.State) play {
+func through(s proxy.State) play {
 	return func(c *campaign, _ *testing.T, hold func()) {
-		c.way.Set(s)
+		c.proxy.Set(s)
 		hold()
-		c.way.Set(proxy.Clear)
+		c.proxy.Set(proxy.Clear)
 	}
 }
 
 func named(ip string) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		c.setHosts(t, ip)
-		c.way.Set(proxy.Clear) // what is open needs no name
+		c.proxy.Set(proxy.Clear) // what is open needs no name
 		hold()
 		c.setHosts(t, "127.0.0.1")
 	}

@@ -1,4 +1,4 @@
-// Package proxy is the network between the sidecar and STS, as it is when it is not well.
+// Package proxy stands between the sidecar and STS, and breaks connections in a chosen way.
 package proxy
 
 import (
@@ -17,16 +17,16 @@ import (
 	"time"
 )
 
-// Host is the name that the way's certificate is for. Whoever tests with it says where it leads.
+// Host is the name that the proxy's certificate is for. A test has to make it resolve.
 const Host = "sts.irsa-sidecar.test"
 
-// State is how the way is.
+// State is what the proxy does with connections.
 type State int
 
-// The states. In the last four somebody who is not STS answers, or cannot prove that he is, or speaks a TLS that
-// others can read: he must not be told a thing.
+// The states. In the last four the other side is not STS, or cannot prove that it is, or speaks a TLS that others can
+// read: it must not be sent anything.
 const (
-	Clear    State = iota // to STS and back
+	Clear    State = iota // passed on to STS, and back
 	Reset                 // connections are taken, and reset
 	Silent                // connections are taken, and nothing is ever said
 	Garbled               // what comes back is noise and no TLS
@@ -38,8 +38,8 @@ const (
 	OldTLS                // the right certificate, and TLS 1.1
 )
 
-// Way leads from an address of its own, with TLS, to an STS without.
-type Way struct {
+// Proxy listens with TLS, and passes on to an STS without.
+type Proxy struct {
 	// CA is the authority that a client is to trust, in PEM.
 	CA []byte
 
@@ -47,7 +47,7 @@ type Way struct {
 	target   string
 	configs  map[State]*tls.Config
 	deceived atomic.Int64
-	led      [OldTLS + 1]atomic.Int64
+	count    [OldTLS + 1]atomic.Int64
 	wait     sync.WaitGroup
 
 	mu    sync.Mutex
@@ -56,8 +56,8 @@ type Way struct {
 	ended bool
 }
 
-// New listens on a free port of 127.0.0.1, and leads to target, an address.
-func New(target string) (*Way, error) {
+// New listens on a free port of 127.0.0.1, and passes on to target, an address.
+func New(target string) (*Proxy, error) {
 	ours, err := newAuthority()
 	if err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func New(target string) (*Way, error) {
 		return nil, err
 	}
 	now := time.Now()
-	w := &Way{CA: ours.pem(), target: target, configs: make(map[State]*tls.Config), open: make(map[net.Conn]bool)}
+	p := &Proxy{CA: ours.pem(), target: target, configs: make(map[State]*tls.Config), open: make(map[net.Conn]bool)}
 	for _, c := range []struct {
 		state State
 		by    *authority
@@ -83,86 +83,86 @@ func New(target string) (*Way, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.configs[c.state] = &tls.Config{Certificates: []tls.Certificate{certificate}}
+		p.configs[c.state] = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	}
-	old := w.configs[Clear].Clone()
+	old := p.configs[Clear].Clone()
 	old.MinVersion, old.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
-	w.configs[OldTLS] = old
-	if w.listener, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
+	p.configs[OldTLS] = old
+	if p.listener, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	w.wait.Go(w.accept)
-	return w, nil
+	p.wait.Go(p.accept)
+	return p, nil
 }
 
 // URL is the endpoint, by [Host].
-func (w *Way) URL() string {
-	_, port, _ := net.SplitHostPort(w.listener.Addr().String())
+func (p *Proxy) URL() string {
+	_, port, _ := net.SplitHostPort(p.listener.Addr().String())
 	return "https://" + net.JoinHostPort(Host, port)
 }
 
-// Set changes the way, and breaks what goes over it.
-func (w *Way) Set(s State) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.state = s
-	for conn := range w.open {
+// Set changes the state, and closes all connections.
+func (p *Proxy) Set(s State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state = s
+	for conn := range p.open {
 		conn.Close()
 	}
 }
 
-// Deceived is how many have told something to who is not STS.
-func (w *Way) Deceived() int { return int(w.deceived.Load()) }
+// Deceived is how many clients have sent something to a side that is not STS.
+func (p *Proxy) Deceived() int { return int(p.deceived.Load()) }
 
-// Led is how many connections have been led in a state.
-func (w *Way) Led(s State) int { return int(w.led[s].Load()) }
+// Count is how many connections there have been in a state.
+func (p *Proxy) Count(s State) int { return int(p.count[s].Load()) }
 
-// Close ends it, with all that goes over it.
-func (w *Way) Close() {
-	w.mu.Lock()
-	w.ended = true
-	w.mu.Unlock()
-	w.listener.Close()
-	w.Set(Clear)
-	w.wait.Wait()
+// Close ends it, with all connections.
+func (p *Proxy) Close() {
+	p.mu.Lock()
+	p.ended = true
+	p.mu.Unlock()
+	p.listener.Close()
+	p.Set(Clear)
+	p.wait.Wait()
 }
 
-func (w *Way) accept() {
+func (p *Proxy) accept() {
 	for {
-		conn, err := w.listener.Accept()
+		conn, err := p.listener.Accept()
 		if err != nil {
 			return
 		}
-		if state, ok := w.enter(conn); ok {
-			w.wait.Go(func() {
-				defer w.leave(conn)
-				w.lead(conn, state)
+		if state, ok := p.enter(conn); ok {
+			p.wait.Go(func() {
+				defer p.leave(conn)
+				p.handle(conn, state)
 			})
 		}
 	}
 }
 
-func (w *Way) enter(conn net.Conn) (State, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.ended {
+func (p *Proxy) enter(conn net.Conn) (State, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
 		conn.Close()
 		return 0, false
 	}
-	w.open[conn] = true
-	return w.state, true
+	p.open[conn] = true
+	return p.state, true
 }
 
-func (w *Way) leave(conn net.Conn) {
+func (p *Proxy) leave(conn net.Conn) {
 	conn.Close()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.open, conn)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, conn)
 }
 
-// lead does with one connection what the state says.
-func (w *Way) lead(conn net.Conn, state State) {
-	w.led[state].Add(1)
+// handle does with one connection what the state says.
+func (p *Proxy) handle(conn net.Conn, state State) {
+	p.count[state].Add(1)
 	switch state {
 	case Reset:
 		conn.(*net.TCPConn).SetLinger(0)
@@ -172,18 +172,18 @@ func (w *Way) lead(conn net.Conn, state State) {
 		io.WriteString(conn, "220 mail.irsa-sidecar.test ESMTP\r\n")
 		io.Copy(io.Discard, conn)
 	case Impostor, Expired, Misnamed, OldTLS:
-		secure := tls.Server(conn, w.configs[state])
-		// In TLS 1.3 it is the client's next word that tells whether it has believed us.
+		secure := tls.Server(conn, p.configs[state])
+		// In TLS 1.3 only what the client sends next tells whether it has accepted the certificate.
 		if n, _ := secure.Read(make([]byte, 1)); n > 0 {
-			w.deceived.Add(1)
+			p.deceived.Add(1)
 		}
 	default:
-		w.relay(tls.Server(conn, w.configs[Clear]), state)
+		p.relay(tls.Server(conn, p.configs[Clear]), state)
 	}
 }
 
-func (w *Way) relay(client net.Conn, state State) {
-	sts, err := net.Dial("tcp", w.target)
+func (p *Proxy) relay(client net.Conn, state State) {
+	sts, err := net.Dial("tcp", p.target)
 	if err != nil {
 		return
 	}

@@ -13,26 +13,26 @@ import (
 	"time"
 )
 
-// A way that does not break what it says it breaks would let everything pass.
+// A proxy that does not break what it says it breaks would let everything pass.
 func TestEveryStateIsWhatItSays(t *testing.T) {
 	sts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, strings.Repeat("0123456789", 200))
 	}))
 	defer sts.Close()
-	way, err := New(sts.Listener.Addr().String())
+	p, err := New(sts.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer way.Close()
+	defer p.Close()
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(way.CA)
+	roots.AppendCertsFromPEM(p.CA)
 	get := func(c *tls.Config, patience time.Duration) (string, error) {
 		transport := &http.Transport{TLSClientConfig: c, DisableKeepAlives: true}
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", way.listener.Addr().String())
+			return new(net.Dialer).DialContext(ctx, "tcp", p.listener.Addr().String())
 		}
 		client := &http.Client{Transport: transport, Timeout: patience}
-		response, err := client.Get(way.URL())
+		response, err := client.Get(p.URL())
 		if err != nil {
 			return "", err
 		}
@@ -56,7 +56,7 @@ func TestEveryStateIsWhatItSays(t *testing.T) {
 		{Misnamed, "valid for elsewhere.irsa-sidecar.test, not sts.irsa-sidecar.test", time.Minute},
 		{OldTLS, "protocol version not supported", time.Minute},
 	} {
-		way.Set(row.state)
+		p.Set(row.state)
 		body, err := get(&tls.Config{RootCAs: roots}, row.within)
 		if row.says == "" {
 			if err != nil || len(body) != 2000 {
@@ -66,15 +66,15 @@ func TestEveryStateIsWhatItSays(t *testing.T) {
 			t.Errorf("state %d: %v, want %q", row.state, err, row.says)
 		}
 	}
-	if n := way.Deceived(); n != 0 {
+	if n := p.Deceived(); n != 0 {
 		t.Errorf("%d were deceived, of none", n)
 	}
 	for _, state := range []State{Impostor, Expired, Misnamed, OldTLS} {
-		before := way.Deceived()
-		way.Set(state)
+		before := p.Deceived()
+		p.Set(state)
 		get(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10}, time.Minute)
 		// The connection is closed, and the client returns, when it has been counted.
-		if way.Deceived() != before+1 {
+		if p.Deceived() != before+1 {
 			t.Errorf("state %d: a client that believes everything was not noticed", state)
 		}
 	}
