@@ -2,7 +2,10 @@ package rules
 
 import (
 	"net/url"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
@@ -32,5 +35,27 @@ func TestALeakIsFound(t *testing.T) {
 	r.Printed("a page", onAPage(t, token))
 	if leaks := r.Found(); !slices.Equal(leaks, []string{"a session token, by a form", "a session token, by a page"}) {
 		t.Errorf("found %q", leaks)
+	}
+}
+
+// A package of tests that starts programs has a TestMain that looks for leaks: without it, nothing would.
+func TestEveryPackageLooksForLeaks(t *testing.T) {
+	t.Parallel()
+	checked := 0
+	for _, p := range ours(t) {
+		var text strings.Builder
+		for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			text.Write(world.ReadFile(t, filepath.Join(p.Dir, name)))
+		}
+		if !regexp.MustCompile(`\bworld\.(New|NewWithSTS|Program|RunCommand|RunToEnd|StartProgram)\(`).MatchString(text.String()) {
+			continue
+		}
+		checked++
+		if !strings.Contains(text.String(), "func TestMain(m *testing.M) { world.Main(m) }\n") {
+			t.Errorf("%s has no TestMain that calls world.Main", short(p.ImportPath))
+		}
+	}
+	if checked < 9 {
+		t.Errorf("only %d packages start programs: this test does not see them", checked)
 	}
 }
