@@ -155,7 +155,7 @@ func healthcheckCommand() command {
 		name:      "healthcheck",
 		argument:  &argument{value: value{words: []string{"livez", "readyz", "startupz"}, initial: "readyz"}},
 		line:      "check the health of the running sidecar",
-		text:      "Asks the sidecar in the same Pod once. livez: the process works. readyz: there are credentials with more than a minute left; this is what it asks without an argument. startupz: the first exchange has succeeded.",
+		text:      "Asks the sidecar in the same Pod once. livez: the process works. readyz, the default: it has credentials that are valid for more than a minute. startupz: the first exchange has succeeded.",
 		example:   "irsa-sidecar healthcheck startupz",
 		variables: []string{opsVariable},
 		run:       runHealthcheck,
@@ -191,8 +191,8 @@ const shutdownPath = "/quitquitquit"
 func reloadCommand() command {
 	return command{
 		name:      "reload",
-		line:      "reload its configuration files and request new credentials",
-		text:      "Makes the sidecar in the same Pod read again the files that its variables name, and exchange the token now. Replaced authorization tokens stop working. SIGHUP does the same.",
+		line:      "reload the sidecar's files and request new credentials",
+		text:      "Makes the sidecar in the same Pod read the files that its variables name again, and exchange the token now. Authorization tokens that were replaced stop working. SIGHUP does the same.",
 		example:   "irsa-sidecar reload",
 		variables: []string{adminVariable, listenVariable},
 		run:       runReload,
@@ -202,8 +202,8 @@ func reloadCommand() command {
 func shutdownCommand() command {
 	return command{
 		name:      "shutdown",
-		line:      "shut down the running sidecar, as the end of a Job does",
-		text:      "Asks the sidecar in the same Pod to shut down. It does so only if it was started with IRSA_SIDECAR_QUITQUITQUIT=true.",
+		line:      "shut down the running sidecar, for example at the end of a Job",
+		text:      "Asks the sidecar in the same Pod to shut down. The sidecar refuses unless it was started with IRSA_SIDECAR_QUITQUITQUIT=true.",
 		example:   `trap "irsa-sidecar shutdown" EXIT`,
 		variables: []string{adminVariable, listenVariable},
 		run:       runShutdown,

@@ -131,7 +131,7 @@ func (c *command) parse(args []string) (map[string]string, error) {
 		}
 	}
 	if c.argument != nil && c.argument.required && given[""] == "" { // or a variable in a script that is not set
-		return nil, usagef("%s is missing; usage: %s", c.argument.shown(), c.usage())
+		return nil, usagef("missing argument; usage: %s", c.usage())
 	}
 	return given, nil
 }
@@ -236,7 +236,7 @@ func (c *command) unknownFlag(typed, name string) error {
 // unexpected is the error for an argument too many, with the flag that it may be meant for.
 func (c *command) unexpected(arg string) error {
 	if arg != c.name && find(arg) != nil {
-		return usagef("unexpected argument %q: it is a command of its own; run irsa-sidecar %s by itself", arg, arg)
+		return usagef("unexpected argument %q; to run that command: irsa-sidecar %s", arg, arg)
 	}
 	hint := ""
 	for _, o := range c.flags {

@@ -41,8 +41,8 @@ var usageErrors = []struct {
 	{[]string{"help", "doctr"}, `unknown command "doctr"; did you mean "doctor"?`},
 	{[]string{"--help", "doctr"}, `unknown command "doctr"; did you mean "doctor"?`},
 	{[]string{"--wait"}, `unknown flag --wait; did you mean the command wait?`},
-	{[]string{"wait", "serve"}, `unexpected argument "serve": it is a command of its own; run irsa-sidecar serve by itself`},
-	{[]string{"help", "wait", "serve"}, `unexpected argument "serve": it is a command of its own; run irsa-sidecar serve by itself`},
+	{[]string{"wait", "serve"}, `unexpected argument "serve"; to run that command: irsa-sidecar serve`},
+	{[]string{"help", "wait", "serve"}, `unexpected argument "serve"; to run that command: irsa-sidecar serve`},
 
 	// Flags.
 	{[]string{"wait", "--timeut", "1s"}, `unknown flag --timeut; did you mean --timeout?`},
@@ -82,8 +82,8 @@ var usageErrors = []struct {
 	{[]string{"credentials", "env"}, `unexpected argument "env"; did you mean --format env? usage: irsa-sidecar credentials [--format process|env]`},
 	{[]string{"healthcheck", "/ready"}, `healthcheck takes livez, readyz or startupz, not "/ready"; did you mean "readyz"?`},
 	{[]string{"healthcheck", "livez", "readyz"}, `unexpected argument "readyz"; usage: irsa-sidecar healthcheck [livez|readyz|startupz]`},
-	{[]string{"install"}, `DIR is missing; usage: irsa-sidecar install DIR`},
-	{[]string{"install", ""}, `DIR is missing; usage: irsa-sidecar install DIR`},
+	{[]string{"install"}, `missing argument; usage: irsa-sidecar install DIR`},
+	{[]string{"install", ""}, `missing argument; usage: irsa-sidecar install DIR`},
 	{[]string{"install", "/a", "/b"}, `unexpected argument "/b"; usage: irsa-sidecar install DIR`},
 
 	// What may be a secret.

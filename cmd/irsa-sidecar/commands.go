@@ -81,7 +81,7 @@ func serveCommand() command {
 	return command{
 		name: "serve",
 		line: "serve credentials until SIGTERM; the default",
-		text: "Exchanges the token at STS, keeps the credentials fresh, and serves them on IRSA_SIDECAR_LISTEN. It is what runs without a command. All configuration is by environment variables; all mistakes in them are reported at once, and a variable that is empty counts as unset.\n\nSIGTERM shuts it down; SIGHUP makes it reload.",
+		text: "Exchanges the token at STS, keeps the credentials fresh, and serves them on IRSA_SIDECAR_LISTEN. This is the default command. Environment variables configure it: all mistakes in them are reported at once, and an empty variable counts as unset.\n\nSIGTERM shuts it down; SIGHUP makes it reload.",
 		example: `AWS_ROLE_ARN=arn:aws:iam::111122223333:role/app \
 AWS_WEB_IDENTITY_TOKEN_FILE=/var/run/secrets/irsa-sidecar/token \
 AWS_REGION=eu-west-1 irsa-sidecar serve`,

@@ -11,7 +11,7 @@ func completionCommand() command {
 		name:     "completion",
 		argument: &argument{value: value{words: []string{"bash", "zsh", "fish"}}, required: true},
 		line:     "print a completion script for bash, zsh or fish",
-		text:     "Prints a script that completes commands, flags and their values in a shell.",
+		text:     "Prints a script with which the shell completes commands, flags and their values.",
 		example: `echo 'source <(irsa-sidecar completion bash)' >>~/.bashrc
 echo 'source <(irsa-sidecar completion zsh)' >>~/.zshrc # after compinit
 irsa-sidecar completion fish >~/.config/fish/completions/irsa-sidecar.fish`,

@@ -18,10 +18,10 @@ func credentialsCommand() command {
 		flags: []option{{
 			name:  "format",
 			value: value{words: []string{"process", "env"}, initial: "process"},
-			text:  "process: JSON, as a credential_process prints it; env: export lines for a shell",
+			text:  "process: JSON for credential_process; env: export lines for a shell",
 		}},
 		line:      "make one exchange and print the credentials",
-		text:      "Exchanges the token once and prints what STS returns. It needs no running sidecar. When it fails, --format env prints a line that unsets the variables and makes eval fail, so that set -e ends a script.",
+		text:      "Exchanges the token once and prints what STS returns. It needs no running sidecar. If it fails, --format env prints a line that unsets the variables and makes eval fail, so that set -e stops the script.",
 		example:   `eval "$(irsa-sidecar credentials --format env)"`,
 		variables: exchangeVariables(),
 		run:       runCredentials,

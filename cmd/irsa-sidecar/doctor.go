@@ -19,11 +19,11 @@ func doctorCommand() command {
 	return command{
 		name: "doctor",
 		flags: []option{
-			{name: "json", text: "print JSON for programs"},
-			{name: "trust-policy", value: value{name: "FILE"}, text: "the role's trust policy to examine as well: the policy itself, or what aws iam get-role prints; - reads standard input"},
+			{name: "json", text: "print JSON"},
+			{name: "trust-policy", value: value{name: "FILE"}, text: "also check the role's trust policy, in a file that contains the policy or the output of aws iam get-role; - reads standard input"},
 		},
 		line: "find out why there are no credentials, and what to change",
-		text: "Checks step by step all that an exchange needs, and prints what it finds and how to fix it. It needs no running sidecar, only the same variables and the same token.",
+		text: "Checks everything that an exchange needs, step by step, and prints what it finds and how to fix it. It needs no running sidecar, only the same variables and the same token.",
 		example: `irsa-sidecar doctor
 aws iam get-role --role-name app | irsa-sidecar doctor --trust-policy -`,
 		variables: configurationVariables(),

@@ -15,8 +15,8 @@ func helpCommand() command {
 	return command{
 		name:     "help",
 		argument: &argument{value: value{name: "COMMAND"}},
-		line:     "print this, or everything about a command",
-		text:     "Prints the list of commands, or the flags, an example and the variables of one.",
+		line:     "print this list, or the help of a command",
+		text:     "Prints the list of commands or, for one command, its flags, an example and the variables that it reads.",
 		example:  "irsa-sidecar help wait",
 		run:      runHelp,
 	}
@@ -89,13 +89,17 @@ func (c *command) help() string {
 		}
 		text := o.text
 		if o.initial != "" {
-			text += " (" + o.initial + ")"
+			text += " (default: " + o.initial + ")"
 		}
 		b.WriteString("\n" + wrap(text, "      "))
 	}
 	b.WriteString("\nExample:\n" + indent(c.example, "  "))
-	if c.variables != nil {
+	switch {
+	case c.variables == nil:
+	case c.name == "serve":
 		b.WriteString("\nEnvironment variables:\n")
+	default:
+		b.WriteString("\nEnvironment variables, as set for the sidecar:\n")
 	}
 	for _, name := range c.variables {
 		v := describe(name)

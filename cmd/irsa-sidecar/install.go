@@ -18,8 +18,8 @@ func installCommand() command {
 	return command{
 		name:     "install",
 		argument: &argument{value: value{name: "DIR"}, required: true},
-		line:     "copy this program into a directory, for other containers",
-		text:     "Copies this program to DIR/irsa-sidecar. On a volume that an app's container mounts too, it gives the app the commands that ask the sidecar: wait, status, shutdown and so on.",
+		line:     "copy this program to a directory, for other containers",
+		text:     "Copies this program to DIR/irsa-sidecar. If DIR is on a volume that the app's container mounts too, the app can run the commands that talk to the sidecar: wait, status, shutdown and so on.",
 		example:  "irsa-sidecar install /irsa-sidecar-bin",
 		run:      func(_ context.Context, c *call) error { return install(c.given[""]) },
 	}
@@ -31,19 +31,19 @@ func installCommand() command {
 func install(directory string) (err error) {
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("install: find this program: %w", err)
+		return fmt.Errorf("install: cannot find this program: %w", err)
 	}
 	source, err := os.Open(self)
 	if group, ok := readingGroup(self); ok && errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("install: only the group %d may read this program: set runAsGroup: %[1]d in this container's securityContext", group)
 	}
 	if err != nil {
-		return fmt.Errorf("install: read this program: %w", err)
+		return fmt.Errorf("install: cannot read this program: %w", err)
 	}
 	defer source.Close()
 	part, err := os.CreateTemp(directory, ".irsa-sidecar-*")
 	if err != nil {
-		return fmt.Errorf("install: write into %s: %w; it must be a directory, on a volume that this container's user may write to", directory, cache.Innermost(err))
+		return fmt.Errorf("install: cannot write to %s: %w; it must be a directory, on a volume that this container's user may write to", directory, cache.Innermost(err))
 	}
 	defer func() {
 		if err != nil {
@@ -52,11 +52,11 @@ func install(directory string) (err error) {
 	}()
 	_, err = io.Copy(part, source)
 	if err = cmp.Or(err, part.Chmod(0o755), part.Close()); err != nil {
-		return fmt.Errorf("install: write into %s: %w", directory, cache.Innermost(err))
+		return fmt.Errorf("install: cannot write to %s: %w", directory, cache.Innermost(err))
 	}
 	target := filepath.Join(directory, "irsa-sidecar")
 	if err = os.Rename(part.Name(), target); err != nil {
-		return fmt.Errorf("install: put the program at %s: %w", target, cache.Innermost(err))
+		return fmt.Errorf("install: cannot replace %s: %w", target, cache.Innermost(err))
 	}
 	return nil
 }

@@ -38,9 +38,9 @@ var tokenVariables = []string{appTokenFile, appToken, "IRSA_SIDECAR_AUTHORIZATIO
 func statusCommand() command {
 	return command{
 		name:  "status",
-		flags: []option{{name: "json", text: "print JSON for programs: what GET /v1/identity answers"}},
+		flags: []option{{name: "json", text: "print JSON, as GET /v1/identity returns it"}},
 		line:  "show the credentials, their expiry, the last error, and who asks",
-		text:  "Prints what the sidecar in the same Pod answers to GET /: the role, when the credentials expire, the last error and what to do, and which programs have asked for credentials or were refused. It sends the authorization token that is set for an app, or for the sidecar. Fails where there are no valid credentials.",
+		text:  "Prints the status page of the sidecar in the same Pod (GET /): the role, when the credentials expire, the last error and what to do, and which programs asked for credentials or were refused. It sends the authorization token from the app's variables or, without one, from the sidecar's. It fails if there are no valid credentials.",
 		example: `kubectl exec deploy/app -c irsa-sidecar -- /irsa-sidecar status
 irsa-sidecar status --json`,
 		variables: []string{listenVariable, appURI, appToken, appTokenFile, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"},
@@ -169,7 +169,7 @@ func refusedStatus(at peer, path string, r *reply, from string) error {
 	}
 	sent := "sent with the token in " + from
 	if from == "" {
-		sent = "sent without a token, for none is set in " + either(tokenVariables)
+		sent = "sent without a token: none is set in " + either(tokenVariables)
 	}
 	return fmt.Errorf("%s: %s (%s); hint: %s", document.Code, document.Message, sent, document.Hint)
 }

@@ -20,10 +20,10 @@ func waitCommand() command {
 		flags: []option{{
 			name:  "timeout",
 			value: value{name: "DURATION", initial: "30s", check: checkTimeout},
-			text:  "how long to wait; a number without a unit is in seconds",
+			text:  "how long to wait; a number without a unit means seconds",
 		}},
 		line:      "wait until the running sidecar has credentials",
-		text:      "Asks the sidecar in the same Pod until it is ready. Fails when the time is over, with what the sidecar says is missing.",
+		text:      "Waits until the sidecar in the same Pod has credentials. If it takes longer than the timeout, wait fails and prints the reason that the sidecar gives.",
 		example:   "irsa-sidecar wait --timeout 2m && exec app",
 		variables: []string{opsVariable},
 		run:       runWait,

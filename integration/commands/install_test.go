@@ -35,7 +35,7 @@ func TestInstallNeedsTheGroupThatMayReadTheProgram(t *testing.T) {
 		{"with the user's own group", os.FileMode(image.Mode), image.User,
 			fmt.Sprintf("irsa-sidecar: install: only the group %d may read this program: set runAsGroup: %[1]d in this container's securityContext\n", image.Group)},
 		{"with root's group", os.FileMode(image.Mode), 0, "may read this program: set runAsGroup: "},
-		{"where no group may", 0o111, image.Group, "irsa-sidecar: install: read this program: open " + path + ": permission denied\n"},
+		{"where no group may", 0o111, image.Group, "irsa-sidecar: install: cannot read this program: open " + path + ": permission denied\n"},
 		{"with its group", os.FileMode(image.Mode), image.Group, ""},
 		{"where all may", 0o755, image.User, ""},
 	} {

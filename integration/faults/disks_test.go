@@ -242,7 +242,7 @@ func anInstallation(t *testing.T, cause string, spoil spoiler) {
 		r := world.RunCommand(t, nil, "install", d.Dir)
 		world.WantExitCode(t, r, 1)
 		// The name of the part is ours: it tells nobody anything, and the part is gone.
-		if wanted := "irsa-sidecar: install: write into " + d.Dir + ": " + cause; world.LastLine(r.Stderr) != wanted &&
+		if wanted := "irsa-sidecar: install: cannot write to " + d.Dir + ": " + cause; world.LastLine(r.Stderr) != wanted &&
 			world.LastLine(r.Stderr) != wanted+"; it must be a directory, on a volume that this container's user may write to" {
 			t.Errorf("said\n%s\nwant\n%s", r.Stderr, wanted)
 		}
