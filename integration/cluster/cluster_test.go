@@ -61,9 +61,9 @@ func TestCluster(t *testing.T) {
 		play func(*cluster, *testing.T)
 	}{
 		{"every manifest is taken, in a namespace that is restricted", (*cluster).takesManifests},
-		{"every block of YAML in README is taken", (*cluster).takesREADME},
+		{"every block of YAML in README and docs is taken", (*cluster).takesREADME},
 		{"the app starts when there are credentials, and not before", (*cluster).startsInOrder},
-		{"kubectl logs, exec and port-forward show what README says", (*cluster).isObserved},
+		{"kubectl logs, exec and port-forward show what docs say", (*cluster).isObserved},
 		{"kill -9 of the sidecar is over in seconds, and the app stays", (*cluster).survivesKill},
 		{"kubectl delete lets the app end first", (*cluster).drainsInOrder},
 		{"the policy injects, and the AWS CLI works in the Pod", (*cluster).injectsByPolicy},
@@ -193,7 +193,7 @@ func (c *cluster) answerSTS(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "nobody's session", http.StatusForbidden)
 }
 
-// say runs a command line as README has it, and prints both it and its output: the transcript.
+// say runs a command line as docs have it, and prints both it and its output: the transcript.
 func (c *cluster) say(t *testing.T, line string) string {
 	t.Helper()
 	output, err := c.try(line)
@@ -293,7 +293,7 @@ func (c *cluster) takesManifests(t *testing.T) {
 	}
 }
 
-// takesREADME has the API server look at every block of YAML in README.
+// takesREADME has the API server look at every block of YAML in README and docs.
 func (c *cluster) takesREADME(t *testing.T) {
 	c.namespace(t, "readme")
 	for i, block := range world.Blocks(t, "yaml") {
@@ -449,6 +449,11 @@ func (c *cluster) isObserved(t *testing.T) {
 	c.say(t, "kubectl logs -n shop "+pod+" -c irsa-sidecar")
 	c.say(t, "kubectl exec -n shop "+pod+" -c irsa-sidecar -- /irsa-sidecar wait")
 	c.say(t, "kubectl get --raw /api/v1/nodes/"+nodeName+"/proxy/metrics/resource | grep 'container_memory_working_set_bytes{container=\"irsa-sidecar\"'")
+	status := c.say(t, "kubectl exec -n shop "+pod+" -c irsa-sidecar -- /irsa-sidecar status")
+	world.WantContains(t, "status", status, clusterRole, "last error  none")
+	if strings.Contains(status, "No program has asked for credentials yet") {
+		t.Error("status does not know that the app has asked")
+	}
 	report := c.say(t, "kubectl exec -n shop "+pod+" -c irsa-sidecar -- /irsa-sidecar doctor")
 	world.WantContains(t, "the doctor's report", report, " 0 warn, 0 FAIL")
 	forward := c.kubectlCommand("port-forward", "-n", "shop", "pod/"+pod, "9913:9913")
@@ -520,7 +525,7 @@ func killSidecar(t *testing.T, pod string) {
 	}
 }
 
-// keepsState has the state file of README, in a volume that is memory.
+// keepsState has the state file of docs/pods.md, in a volume that is memory.
 func (c *cluster) keepsState(t *testing.T) {
 	c.namespace(t, "state", restricted)
 	states := world.Blocks(t, "yaml")
