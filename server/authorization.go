@@ -11,11 +11,11 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
@@ -108,7 +108,7 @@ func (a *Authorization) open() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		if failure := makeAuthorization(a.path); failure != nil {
 			a.checked, a.seen, a.fault = now, seen, faultOf(seen, err)
-			return fmt.Errorf("%s does not exist and cannot be created: %w", a.path, pathCause(failure))
+			return fmt.Errorf("%s does not exist and cannot be created: %w", a.path, cache.Innermost(failure))
 		}
 		now = time.Now()
 		token, seen, err = readAuthorization(a.path)
@@ -161,28 +161,9 @@ func readAuthorization(path string) (token string, seen fs.FileInfo, err error) 
 func makeAuthorization(path string) error {
 	raw := make([]byte, 32)
 	rand.Read(raw)
-	f, err := os.CreateTemp(filepath.Dir(path), ".irsa-sidecar-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(base64.RawURLEncoding.EncodeToString(raw))
-	err = errors.Join(err, f.Chmod(0o440), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), path); !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
-}
-
-func pathCause(err error) error {
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return e.Err
-	}
-	if e, ok := errors.AsType[*os.LinkError](err); ok {
-		return e.Err
+	err := regular.Create(path, strings.NewReader(base64.RawURLEncoding.EncodeToString(raw)), 0o440)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
 	}
 	return err
 }

@@ -1,5 +1,5 @@
-// Package regular reads small files at configured paths: a pipe or a device at such a path must neither block the program
-// nor fill its memory. It does not know what the files are for.
+// Package regular reads and writes files at configured paths. A pipe or a device at a path that is read neither blocks the
+// program nor fills its memory; what is written is never seen in part. It does not know what the files are for.
 package regular
 
 import (

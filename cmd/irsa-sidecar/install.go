@@ -1,11 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,9 +24,8 @@ func installCommand() command {
 }
 
 // install copies this program into a directory: a volume that another container mounts, whose image has
-// neither wait nor shutdown, and which ours, without a shell, has no cp to fill. What is there is
-// replaced at once, so that nobody finds half of it.
-func install(directory string) (err error) {
+// neither wait nor shutdown, and which ours, without a shell, has no cp to fill.
+func install(directory string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("install: cannot find this program: %w", err)
@@ -41,22 +38,16 @@ func install(directory string) (err error) {
 		return fmt.Errorf("install: cannot read this program: %w", err)
 	}
 	defer source.Close()
-	part, err := os.CreateTemp(directory, ".irsa-sidecar-*")
-	if err != nil {
-		return fmt.Errorf("install: cannot write to %s: %w; it must be a directory, on a volume that this container's user may write to", directory, cache.Innermost(err))
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(part.Name())
-		}
-	}()
-	_, err = io.Copy(part, source)
-	if err = cmp.Or(err, part.Chmod(0o755), part.Close()); err != nil {
-		return fmt.Errorf("install: cannot write to %s: %w", directory, cache.Innermost(err))
-	}
 	target := filepath.Join(directory, "irsa-sidecar")
-	if err = os.Rename(part.Name(), target); err != nil {
+	err = regular.Replace(target, "", source, 0o755)
+	if _, ok := errors.AsType[*os.LinkError](err); ok {
 		return fmt.Errorf("install: cannot replace %s: %w", target, cache.Innermost(err))
+	}
+	if e, ok := errors.AsType[*fs.PathError](err); ok && e.Op == "open" {
+		return fmt.Errorf("install: cannot write to %s: %w; it must be a directory, on a volume that this container's user may write to", directory, e.Err)
+	}
+	if err != nil {
+		return fmt.Errorf("install: cannot write to %s: %w", directory, cache.Innermost(err))
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -251,23 +250,9 @@ func (s *stateFile) writeFile(text []byte) error {
 	}
 	defer dir.Close()
 
-	// Written beside it and renamed: whenever the process is killed, the file is the old one or the new one.
-	// The name is always the same, so that what a kill leaves is written over by the next.
-	file := filepath.Join(pathOf(dir), filepath.Base(s.path))
-	part := filepath.Join(pathOf(dir), "."+filepath.Base(s.path)+".new")
-	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return cache.Innermost(err)
-	}
-	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL|noFollow, 0o600)
-	if err != nil {
-		return cache.Innermost(err)
-	}
-	_, err = f.Write(text)
-	if err = cmp.Or(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(part, file)
-	}
-	if err != nil {
-		os.Remove(part)
+	// The part always has the same name, so that the next write overwrites what a kill leaves.
+	name := filepath.Base(s.path)
+	if err := regular.Replace(filepath.Join(pathOf(dir), name), "."+name+".new", bytes.NewReader(text), 0o600); err != nil {
 		return cache.Innermost(err)
 	}
 	return nil
