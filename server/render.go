@@ -3,8 +3,6 @@ package server
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
@@ -36,37 +34,6 @@ func ContainerCredentials(c *cache.Credentials, accountID bool) []byte {
 		d.AccountId = c.AccountID
 	}
 	return encode(d)
-}
-
-// stateCredentials are credentials in a state file: everything that a Cache serves.
-type stateCredentials struct {
-	AccessKeyID, SecretAccessKey, SessionToken string
-	Expiration                                 time.Time
-	RoleARN, Identity, AccountID               string
-	TokenExpiration                            time.Time
-}
-
-// StateCredentials renders credentials for a state file.
-func StateCredentials(c *cache.Credentials) []byte {
-	return encode(stateCredentials{
-		c.AccessKeyID, c.SecretAccessKey.Reveal(), c.SessionToken.Reveal(), c.Expiration, c.RoleARN, c.Identity, c.AccountID, c.TokenExpiration,
-	})
-}
-
-// ParseStateCredentials reads what StateCredentials has written. It does not check whether they have expired.
-func ParseStateCredentials(text []byte) (*cache.Credentials, error) {
-	var s stateCredentials
-	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, errors.New("not the credentials of a state file") // json's own error may quote them
-	}
-	c := &cache.Credentials{
-		AccessKeyID: s.AccessKeyID, SecretAccessKey: cache.NewSecret(s.SecretAccessKey), SessionToken: cache.NewSecret(s.SessionToken),
-		Expiration: s.Expiration, RoleARN: s.RoleARN, Identity: s.Identity, AccountID: s.AccountID, TokenExpiration: s.TokenExpiration,
-	}
-	if c.AccessKeyID == "" || c.SecretAccessKey.IsZero() || c.SessionToken.IsZero() || c.Expiration.IsZero() {
-		return nil, errors.New("credentials with something missing")
-	}
-	return c, nil
 }
 
 // encode writes JSON on one line and without escapes for HTML: Fluent Bit and s3fs take the bytes between the quotes

@@ -23,7 +23,6 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
-	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
 var testBinding = stateBinding{
@@ -92,7 +91,7 @@ func TestStateIsRestoredWithTheTimeThatHasPassed(t *testing.T) {
 		if (k == nil) != (want == 0) || (k != nil && (k.Remaining != want || k.Skew != kept.Skew)) {
 			t.Errorf("after %v: %+v, want %v left", passed, k, want)
 		}
-		if k != nil && string(server.StateCredentials(k.Credentials)) != string(server.StateCredentials(kept.Credentials)) {
+		if k != nil && storedCredentialsOf(k.Credentials) != storedCredentialsOf(kept.Credentials) {
 			t.Errorf("what was restored is not what was kept")
 		}
 	}
@@ -150,9 +149,17 @@ func TestForeignStateIsIgnored(t *testing.T) {
 		"an older version":  {content(func(b []byte) []byte { return bytes.Replace(b, []byte("state 2"), []byte("state 1"), 1) }), "not a state file of this version"},
 		"cut short":         {content(func(b []byte) []byte { return b[:len(b)-1] }), "the checksum does not match"},
 		"one bit flipped":   {content(func(b []byte) []byte { b[len(b)/2] ^= 1; return b }), "the checksum does not match"},
-		"no JSON":           {content(func([]byte) []byte { return signedState([]byte("{")) }), "not JSON"},
+		"no JSON":           {content(func([]byte) []byte { return signedState([]byte("{")) }), "its JSON is not a state"},
 		"JSON of something": {content(func([]byte) []byte { return signedState([]byte("{}")) }), "another profile"},
-		"too large":         {content(func([]byte) []byte { return make([]byte, maxState+1) }), "too large"},
+		"no credentials": {content(func(b []byte) []byte {
+			_, body, _ := bytes.Cut(b, []byte("\n"))
+			return signedState(bytes.Replace(body, []byte(testCredentials().AccessKeyID), nil, 1))
+		}), "holds no credentials"},
+		"a number for a key": {content(func(b []byte) []byte {
+			_, body, _ := bytes.Cut(b, []byte("\n"))
+			return signedState(bytes.Replace(body, []byte(`"`+testCredentials().AccessKeyID+`"`), []byte("1"), 1))
+		}), "its JSON is not a state"},
+		"too large": {content(func([]byte) []byte { return make([]byte, maxState+1) }), "too large"},
 		"readable by others": {func(t *testing.T, s *stateFile) {
 			must(t, os.Chmod(s.path, 0o640))
 		}, "0640"},
@@ -617,7 +624,7 @@ func TestWhatTheClocksSayAboutAStateFile(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			c := testCredentials()
 			c.Expiration = wall.Add(row.expires)
-			body, err := json.Marshal(stateDocument{testBinding, "boot-1", row.saved, row.remaining, row.skew, server.StateCredentials(c)})
+			body, err := json.Marshal(stateDocument{testBinding, "boot-1", row.saved, row.remaining, row.skew, storedCredentialsOf(c)})
 			if err != nil {
 				t.Fatal(err)
 			}

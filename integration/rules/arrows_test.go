@@ -266,7 +266,8 @@ func TestDirectRequirementsAreTheKnownOnes(t *testing.T) {
 var revealing = map[string]string{
 	"cache/credentials.go":            "it defines Reveal",
 	"cmd/irsa-sidecar/credentials.go": "the command credentials prints them",
-	"server/render.go":                "the credentials listener serves them, and a state file keeps them",
+	"cmd/irsa-sidecar/stateformat.go": "a state file keeps them",
+	"server/render.go":                "the credentials listener serves them",
 }
 
 func TestSecretsAreRevealedInAFewPlaces(t *testing.T) {

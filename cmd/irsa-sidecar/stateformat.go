@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+)
+
+const (
+	// stateHeader is followed by the SHA-256 of the rest, in hex. The number is the format's.
+	stateHeader = "irsa-sidecar state 2 "
+
+	// maxRemaining is the longest session that STS issues.
+	maxRemaining = 12 * time.Hour
+)
+
+// stateBinding is what credentials were asked for with. Others than one would ask for now are not used.
+type stateBinding struct {
+	Profile, RoleARN, Duration, Policy string
+	PolicyARNs                         []string
+	Endpoint                           string
+	Issuer, Subject                    string // of the token; empty where it could not be read
+}
+
+// stateDocument is the file, after a first line with its format and its sum.
+type stateDocument struct {
+	Binding     stateBinding
+	Boot        string        // which start of the machine this is
+	Saved       time.Duration // since that start
+	Remaining   time.Duration // of the credentials, by STS's clock, when they were saved
+	Skew        time.Duration // of this machine's wall clock, ahead of STS's when they were issued
+	Credentials storedCredentials
+}
+
+// binding is what the profile's credentials are asked for with, without the token.
+func (p *profile) binding() stateBinding {
+	o := &p.exchange
+	policy := ""
+	if o.Policy != "" {
+		sum := sha256.Sum256([]byte(o.Policy))
+		policy = hex.EncodeToString(sum[:])
+	}
+	return stateBinding{
+		Profile: p.name, RoleARN: o.RoleARN, Duration: o.Duration.String(), Policy: policy, PolicyARNs: o.PolicyARNs, Endpoint: o.Endpoint,
+	}
+}
+
+// storedCredentials is what a state file holds of credentials: all that a Cache serves.
+type storedCredentials struct {
+	AccessKeyID, SecretAccessKey, SessionToken string
+	Expiration                                 time.Time
+	RoleARN, Identity, AccountID               string
+	TokenExpiration                            time.Time
+}
+
+func storedCredentialsOf(c *cache.Credentials) storedCredentials {
+	return storedCredentials{
+		c.AccessKeyID, c.SecretAccessKey.Reveal(), c.SessionToken.Reveal(), c.Expiration, c.RoleARN, c.Identity, c.AccountID, c.TokenExpiration,
+	}
+}
+
+// restored returns the credentials, or nil if they lack something. It does not ask whether they have expired.
+func (s *storedCredentials) restored() *cache.Credentials {
+	if s.AccessKeyID == "" || s.SecretAccessKey == "" || s.SessionToken == "" || s.Expiration.IsZero() {
+		return nil
+	}
+	return &cache.Credentials{
+		AccessKeyID: s.AccessKeyID, SecretAccessKey: cache.NewSecret(s.SecretAccessKey), SessionToken: cache.NewSecret(s.SessionToken),
+		Expiration: s.Expiration, RoleARN: s.RoleARN, Identity: s.Identity, AccountID: s.AccountID, TokenExpiration: s.TokenExpiration,
+	}
+}
+
+// formatState returns the content of a state file.
+func formatState(d stateDocument) ([]byte, error) {
+	text, err := json.Marshal(d)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%s%x\n%s", stateHeader, sha256.Sum256(text), text), nil
+}
+
+// parseState returns the credentials in a state file, if they are those that want would ask for, and how long
+// they still work: at the moment now after the machine's start boot, when the wall clock says wall.
+//
+// The time that has passed is the machine's, counted from its start, and no session is longer than maxRemaining.
+// So far the node's clock plays no part: it may be wrong, and may have been set meanwhile. But the file may
+// have been changed by another process of its user, whom the sum does not keep out. So Expiration counts too, by
+// the rule of a lease in memory: the wall clock ends the credentials if it would also do so after removing
+// the skew that was measured when they were issued. Of the skew in the file no more than a day is believed:
+// whatever it says, nothing is served later than a day after its Expiration, by the wall clock.
+func parseState(text []byte, want stateBinding, boot string, now time.Duration, wall time.Time) (*cache.Kept, time.Duration, error) {
+	line, body, _ := bytes.Cut(text, []byte("\n"))
+	sum, ok := strings.CutPrefix(string(line), stateHeader)
+	if !ok {
+		return nil, 0, errors.New("it is not a state file of this version")
+	}
+	if have := sha256.Sum256(body); hex.EncodeToString(have[:]) != sum {
+		return nil, 0, errors.New("it is damaged: the checksum does not match")
+	}
+	var d stateDocument
+	if err := json.Unmarshal(body, &d); err != nil {
+		return nil, 0, errors.New("it is damaged: its JSON is not a state") // json's own error may quote secrets
+	}
+	for _, field := range []struct{ name, have, want string }{
+		{"profile", d.Binding.Profile, want.Profile},
+		{"role", d.Binding.RoleARN, want.RoleARN},
+		{"duration", d.Binding.Duration, want.Duration},
+		{"session policy", d.Binding.Policy, want.Policy},
+		{"list of policies", strings.Join(d.Binding.PolicyARNs, ","), strings.Join(want.PolicyARNs, ",")},
+		{"STS endpoint", d.Binding.Endpoint, want.Endpoint},
+	} {
+		if field.have != field.want {
+			return nil, 0, fmt.Errorf("it is for another %s", field.name)
+		}
+	}
+	// A token that cannot be read now is a fault that the credentials are to outlive.
+	if slices.Contains([]string{d.Binding.Subject, want.Subject}, "") {
+		d.Binding.Issuer, d.Binding.Subject = want.Issuer, want.Subject
+	}
+	if d.Binding.Issuer != want.Issuer || d.Binding.Subject != want.Subject {
+		return nil, 0, errors.New("it is for another service account or cluster than the token")
+	}
+	if d.Boot != boot || d.Saved < 0 || now < d.Saved {
+		return nil, 0, errors.New("it was written before the machine started")
+	}
+	c := d.Credentials.restored()
+	if c == nil {
+		return nil, 0, errors.New("it is damaged: it holds no credentials")
+	}
+	// Both terms are between zero and far below the largest number: nothing wraps around.
+	k := &cache.Kept{Credentials: c, Remaining: max(0, min(d.Remaining, maxRemaining)) - (now - d.Saved), Skew: d.Skew}
+	left := k.Left(wall)
+	switch {
+	case k.Remaining <= 0:
+		return nil, 0, fmt.Errorf("its credentials expired %s ago", (-k.Remaining).Round(time.Second))
+	case left <= 0:
+		return nil, 0, fmt.Errorf("by this node's clock, its credentials expired at %s", c.Expiration.UTC().Format(time.RFC3339))
+	}
+	return k, left, nil
+}
