@@ -23,7 +23,7 @@ const (
 
 func write(t *testing.T, path, text string) {
 	t.Helper()
-	// By rename, as a careful operator and the kubelet do.
+	// By renaming, as the kubelet does.
 	next := path + ".next"
 	if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestAMissingAuthorizationFileIsMade(t *testing.T) {
 	mustAccept(t, a, true, "Bearer "+string(text))
 	mustAccept(t, a, false, string(text)+"\n")
 
-	// Nothing else is left in the directory, and a restart takes what is there.
+	// Nothing else is left in the directory, and a restart reads the same token.
 	if names, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(names) != 1 {
 		t.Errorf("left behind: %v", names)
 	}
@@ -133,14 +133,14 @@ func TestAFixedTokenIsTakenAsItIs(t *testing.T) {
 		mustAccept(t, a, false, "")
 		mustAccept(t, a, false, "Bearer ")
 	}
-	// The prefix is the client's to add, not to take away.
+	// The client may add the prefix, but not remove it.
 	a, _ := FixedAuthorization("Bearer " + testToken)
 	mustAccept(t, a, false, testToken)
 
 	for _, token := range []string{"", testToken + "\n", testToken + "\ny", " " + testToken, testToken + "\t", testToken + "\x7f", testToken + "ü",
 		strings.Repeat("x", 4097), "x", testToken[:MinAuthorization-1]} {
 		if _, err := FixedAuthorization(token); err == nil {
-			t.Errorf("%.20q is taken: no client can send it, or anybody can guess it", token)
+			t.Errorf("%.20q is accepted, but no client can send it, or it can be guessed", token)
 		} else if token != "" && len(token) > 3 && strings.Contains(err.Error(), token) {
 			t.Errorf("the error shows the token: %v", err)
 		}
@@ -179,7 +179,7 @@ func TestAReplacedTokenOpensForAnHourAndNotLonger(t *testing.T) {
 		mustAccept(t, a, true, thirdToken)
 		mustAccept(t, a, true, "Bearer "+thirdToken)
 
-		// Back to an earlier one: it is the token again, for good.
+		// Back to an earlier one: it is current again, without an end.
 		write(t, path, firstToken)
 		time.Sleep(time.Second)
 		mustAccept(t, a, true, firstToken)
@@ -189,7 +189,7 @@ func TestAReplacedTokenOpensForAnHourAndNotLonger(t *testing.T) {
 	})
 }
 
-// Who reads the file reads it the moment it is replaced, and an SDK that is refused may not try again.
+// A program may read the file the moment it is replaced, and an SDK that is refused may not retry.
 func TestANewTokenOpensAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	synctest.Test(t, func(t *testing.T) {
@@ -219,7 +219,7 @@ func TestTheHourBeginsWithTheReplacementEvenIfNobodyAskedSince(t *testing.T) {
 		replace := func(token string, at time.Time) {
 			t.Helper()
 			write(t, path, token)
-			if err := os.Chtimes(path, time.Time{}, at); err != nil { // the file system knows no fake time
+			if err := os.Chtimes(path, time.Time{}, at); err != nil { // the file system has no fake time
 				t.Fatal(err)
 			}
 		}
@@ -229,7 +229,7 @@ func TestTheHourBeginsWithTheReplacementEvenIfNobodyAskedSince(t *testing.T) {
 		mustAccept(t, a, false, firstToken)
 		mustAccept(t, a, true, secondToken)
 
-		// A file that was written long ago and moved here says nothing about when: the hour is granted.
+		// The time of a file that was written long ago and moved here does not say when: the old token has its full hour.
 		time.Sleep(time.Hour)
 		replace(thirdToken, epoch)
 		mustAccept(t, a, true, secondToken)
@@ -239,7 +239,7 @@ func TestTheHourBeginsWithTheReplacementEvenIfNobodyAskedSince(t *testing.T) {
 	})
 }
 
-// A reader may find the beginning of a token while somebody writes the file in place.
+// A reader may find the beginning of a token while the file is being written in place.
 func TestATokenThatStoodForAMomentHasNoGrace(t *testing.T) {
 	prefix := secondToken[:MinAuthorization]
 	for _, row := range []struct {
@@ -266,7 +266,7 @@ func TestATokenThatStoodForAMomentHasNoGrace(t *testing.T) {
 				write(t, path, secondToken)
 				mustAccept(t, a, true, secondToken)
 				mustAccept(t, a, row.grace, prefix)
-				mustAccept(t, a, true, firstToken) // it had stood
+				mustAccept(t, a, true, firstToken) // it had been current long enough
 				time.Sleep(time.Hour)
 				mustAccept(t, a, false, prefix)
 				mustAccept(t, a, false, firstToken)
@@ -276,7 +276,7 @@ func TestATokenThatStoodForAMomentHasNoGrace(t *testing.T) {
 	}
 }
 
-// What the file holds at the start may be the beginning of a token as well, and may have been there for long.
+// The file may hold the beginning of a token at the start too, and may have held it for a long time.
 func TestATokenFoundAtTheStartHasStoodSinceItWasWritten(t *testing.T) {
 	for written, grace := range map[time.Duration]bool{0: false, standing - time.Second: false, standing: true, 24 * time.Hour: true, -24 * time.Hour: false} {
 		path := filepath.Join(t.TempDir(), "token")
@@ -294,7 +294,7 @@ func TestATokenFoundAtTheStartHasStoodSinceItWasWritten(t *testing.T) {
 	}
 }
 
-// Nobody may have asked since the file was written in place, twice: the times of the file tell.
+// The file may have been written in place twice without a request in between: its times show that.
 func TestATokenThatStoodForAMomentHasNoGraceEvenIfNobodyAskedSince(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	synctest.Test(t, func(t *testing.T) {
@@ -317,7 +317,7 @@ func TestATokenThatStoodForAMomentHasNoGraceEvenIfNobodyAskedSince(t *testing.T)
 	})
 }
 
-// logged has an Authorization log, and returns what it has logged since it was last asked.
+// logged makes an Authorization log, and returns a function for what it has logged since the last call.
 func logged(a *Authorization) (lines func() []string) {
 	var b bytes.Buffer
 	a.logTo(slog.New(slog.NewTextHandler(&b, nil)))
@@ -355,7 +355,7 @@ func TestWhatIsWrongWithTheTokenFileIsLoggedOnceForEachChange(t *testing.T) {
 			{"readable by all, and writable by its owner", func() { chmod(t, path, 0o644) }, ""},
 		} {
 			step.do()
-			for range 3 { // somebody asks at once, and later, and much later
+			for range 3 { // a request at once, one later, and one much later
 				a.accepts("a wrong token, for all we know")
 				time.Sleep(fileCheck)
 			}
@@ -393,11 +393,11 @@ func TestATokenFileThatOthersMayWriteIsLoggedAtTheStart(t *testing.T) {
 			t.Fatalf("%#o: %v", mode, err)
 		}
 		if got := logged(a)(); (len(got) != 0) != wrong {
-			t.Errorf("with mode %#o this is logged: %q", mode, got)
+			t.Errorf("mode %#o: logged %q", mode, got)
 		}
 		mustAccept(t, a, true, testToken)
 	}
-	// The handler's log is the one.
+	// The log is the handler's.
 	path, o := filepath.Join(t.TempDir(), "token"), Options{}
 	write(t, path, testToken)
 	chmod(t, path, 0o666)
@@ -435,7 +435,7 @@ func TestReloadRevokesWhatIsNotInTheFile(t *testing.T) {
 		reload(a, "")
 		mustAccept(t, a, true, firstToken)
 
-		// One that has been replaced already, and one that nobody has noticed yet.
+		// One token that has already been replaced, and one whose replacement has not been noticed yet.
 		time.Sleep(time.Minute)
 		write(t, path, secondToken)
 		mustAccept(t, a, true, secondToken)
@@ -447,7 +447,7 @@ func TestReloadRevokesWhatIsNotInTheFile(t *testing.T) {
 		mustAccept(t, a, false, secondToken)
 		mustAccept(t, a, true, thirdToken)
 
-		// One that cannot be used: the current one goes on, alone.
+		// An unusable token: only the current one is still accepted.
 		time.Sleep(time.Minute)
 		write(t, path, otherToken)
 		mustAccept(t, a, true, otherToken)
@@ -461,7 +461,7 @@ func TestReloadRevokesWhatIsNotInTheFile(t *testing.T) {
 			t.Errorf("what the error says is logged too: %q", got)
 		}
 
-		// A file that is gone is made, with another token.
+		// A deleted file is created again, with another token.
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
@@ -475,7 +475,7 @@ func TestReloadRevokesWhatIsNotInTheFile(t *testing.T) {
 		}
 		mustAccept(t, a, true, string(made))
 
-		// It cannot be made where its directory is gone.
+		// It cannot be created if its directory has been deleted.
 		if err := os.RemoveAll(filepath.Dir(path)); err != nil {
 			t.Fatal(err)
 		}
@@ -519,7 +519,7 @@ func TestABrokenReplacementChangesNothing(t *testing.T) {
 		time.Sleep(3 * time.Hour)
 		mustAccept(t, a, true, firstToken)
 		if _, err := os.Stat(path); !os.IsNotExist(err) {
-			t.Errorf("the file is made again while serving: %v", err)
+			t.Errorf("the file is created again while serving: %v", err)
 		}
 		if err := os.Mkdir(path, 0o700); err != nil {
 			t.Fatal(err)
@@ -537,7 +537,7 @@ func TestABrokenReplacementChangesNothing(t *testing.T) {
 	})
 }
 
-// writeOver changes a file in place, by as many bytes as it has, and puts its time back.
+// writeOver replaces all bytes of a file in place, and sets its time back.
 func writeOver(t *testing.T, path, text string) {
 	t.Helper()
 	info, err := os.Stat(path)
@@ -565,7 +565,7 @@ func setTime(t *testing.T, path string, to time.Time) {
 	}
 }
 
-// Anybody may send wrong tokens, and pays for no more than a look at the file, unless it may hold another token.
+// Any caller may send wrong tokens, so a wrong token costs only a look at the file, unless that may have another token.
 func TestAWrongTokenHasTheFileReadOnlyIfItMayHaveChanged(t *testing.T) {
 	for name, row := range map[string]struct {
 		change func(t *testing.T, path string)
@@ -608,7 +608,7 @@ func TestAWrongTokenHasTheFileReadOnlyIfItMayHaveChanged(t *testing.T) {
 					return a.checked != before
 				}
 				if reads("wrong", false) {
-					t.Error("an old file is read for the first wrong token")
+					t.Error("the first wrong token causes an unchanged file to be read")
 				}
 				row.change(t, path)
 				if got := reads(cmp.Or(row.opens, "wrong"), row.opens != ""); got != row.reads {

@@ -100,8 +100,8 @@ func TestARefusedProgramIsShownWithoutItsSecrets(t *testing.T) {
 	}
 }
 
-// Whoever makes up User-Agents, be it with the token, costs a bounded list, and pushes out neither other refusals nor
-// the programs that ask most.
+// A caller with many User-Agents, even with the token, costs only a list of limited length, and replaces neither other
+// refusals nor the programs that ask most.
 func TestAFloodOfUserAgentsPushesOutNoOtherRefusalAndStaysBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := withToken(t, warm(t))
@@ -148,7 +148,7 @@ func TestWhoAsksIsShownOnlyWhoIsRefusedIsNotAmongThem(t *testing.T) {
 		ask(h, request("GET", "/v1/identity", agent("curious"), right))
 		page := func() string { return ask(h, request("GET", "/", right, agent("curious"))).Body.String() }
 		if text := page(); !strings.Contains(text, "No program has asked for credentials yet.") || !strings.Contains(text, "AWS_CONTAINER_CREDENTIALS_FULL_URI is http://127.0.0.1:9911/v1/credentials\n") {
-			t.Errorf("%s: before anybody has asked:\n%s", name, text)
+			t.Errorf("%s: before the first request:\n%s", name, text)
 		}
 		ask(h, request("GET", "/v1/credentials/default", agent("app"), right))
 		ask(h, request("GET", "/v1/credentials", right, header("User-Agent")))
@@ -160,7 +160,7 @@ func TestWhoAsksIsShownOnlyWhoIsRefusedIsNotAmongThem(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, d, err)
 		}
 		if strings.Contains(page(), "curious") {
-			t.Errorf("%s: who reads the page is said to ask for credentials", name)
+			t.Errorf("%s: a reader of the page counts as asking for credentials", name)
 		}
 	}
 }
@@ -233,7 +233,7 @@ func TestServingManyProgramsAllocatesNothing(t *testing.T) {
 		h.ServeHTTP(w, requests[i%len(requests)])
 		i++
 	})
-	if n > 0.5 { // a caller that is listed in the place of another, once a second, allocates
+	if n > 0.5 { // replacing an entry, once a second, allocates
 		t.Errorf("%v allocations, want 0", n)
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// conformance is what is asked of each server in testdata/conformance.txt, besides what the SDKs send.
+// conformance has the requests in testdata/conformance.txt for each server, in addition to those of the SDKs.
 var conformance = []struct{ name, head string }{
 	{"a query and a slash", "GET /v1/credentials/?x=y HTTP/1.1|Host: 127.0.0.1|Authorization: TOKEN"},
 	{"the default profile by name", "GET /v1/credentials/default HTTP/1.1|Host: 127.0.0.1|Authorization: TOKEN"},
@@ -32,8 +32,8 @@ var conformance = []struct{ name, head string }{
 	{"no HTTP", "hello"},
 }
 
-// TestConformance holds every answer to what the SDKs send against testdata/conformance.txt, byte for
-// byte but for the Date.
+// TestConformance compares every answer to what the SDKs send with testdata/conformance.txt, byte for byte except for the
+// Date.
 func TestConformance(t *testing.T) {
 	failing := func(r cache.Reason) Options {
 		return Options{Profiles: []Profile{profileOf(fails(r))}, Default: testProfile}

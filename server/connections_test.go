@@ -32,7 +32,7 @@ func TestIdleConnectionsDoNotLockOutTheNextClient(t *testing.T) {
 		if took := time.Since(epoch); took != 0 {
 			t.Errorf("somebody waited: %v", took)
 		}
-		// Those that had been idle longest made room, and no others.
+		// Only those that had been idle longest were closed.
 		for i, conn := range conns {
 			status, err := get(conn, "/v1/credentials")
 			if made := i < many-MaxConnections; made != (err != nil) {
@@ -100,7 +100,7 @@ func TestSilentConnectionsLockNobodyOutForLong(t *testing.T) {
 	})
 }
 
-// A thousand at once, of which nobody ever ends his request: each houseful gives way after its turn.
+// A thousand connections at once that never finish a request: all are closed after some time.
 func TestDribblersLockNobodyOutForLong(t *testing.T) {
 	for name, head := range map[string]string{"silent": "", "dribbling": "GET /v1/cre"} {
 		t.Run(name, func(t *testing.T) {
@@ -216,7 +216,7 @@ func TestConnectionsAreCountedOnceWhateverHappensToThem(t *testing.T) {
 	mustWait := func(want bool) {
 		t.Helper()
 		done := make(chan struct{})
-		close(done) // rather than wait
+		close(done) // instead of waiting
 		for len(c.freed) > 0 {
 			<-c.freed
 		}
@@ -241,9 +241,9 @@ func TestConnectionsAreCountedOnceWhateverHappensToThem(t *testing.T) {
 	mustWait(false) // the first is closed
 	mustHave(1, 0)
 	if !closed(firstClient) {
-		t.Error("the idle connection is open")
+		t.Error("the idle connection is still open")
 	}
-	c.stateChanged(first, http.StateActive) // it had just begun to speak
+	c.stateChanged(first, http.StateActive) // it has just begun to send
 	mustHave(2, 0)
 	mustWait(true)
 	c.stateChanged(first, http.StateClosed)
@@ -254,7 +254,7 @@ func TestConnectionsAreCountedOnceWhateverHappensToThem(t *testing.T) {
 	mustHave(0, 0)
 }
 
-// Callers that ask and never read, with the right token or without: each houseful gives way once its answers are stuck.
+// Callers that ask and never read, with the right token or without: they are closed once their answers are stuck.
 func TestCallersThatDoNotReadLockNobodyOut(t *testing.T) {
 	for name, o := range map[string]Options{"without a token": warm(t), "with a wrong token": withToken(t, warm(t))} {
 		t.Run(name, func(t *testing.T) {
@@ -281,7 +281,7 @@ func TestCallersThatDoNotReadLockNobodyOut(t *testing.T) {
 	}
 }
 
-// Reading slowly is not the same as not reading: what is in the way is the step that makes no progress.
+// A client that reads slowly is not closed; one that makes no progress within a step is.
 func TestASlowReaderIsNotTakenForOneThatDoesNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 10 * step
@@ -296,7 +296,7 @@ func TestASlowReaderIsNotTakenForOneThatDoesNotRead(t *testing.T) {
 			conn := l.dial()
 			go io.WriteString(conn, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 		}
-		go func() { // somebody always waits for a place
+		go func() { // a connection is always waiting to be accepted
 			for {
 				client, server := net.Pipe()
 				select {
@@ -320,28 +320,28 @@ func TestASlowReaderIsNotTakenForOneThatDoesNotRead(t *testing.T) {
 	})
 }
 
-// Patience shrinks with a crowd that goes on, and comes back when it is over.
+// Patience is halved while a crowd keeps connecting, and is back when it ends.
 func TestACrowdThatGoesOnIsGivenLessAndLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, stop, ended := start(t, Credentials(warm(t)), time.Second)
-		houseful := func(want time.Duration) {
+		fill := func(want time.Duration) {
 			t.Helper()
 			began := time.Now()
 			for range MaxConnections {
-				l.dial() // returns when the one before has a place
+				l.dial() // returns when the one before has been accepted
 			}
 			if took := time.Since(began); took != want {
-				t.Errorf("a houseful had places after %v, want %v", took, want)
+				t.Errorf("all were accepted after %v, want %v", took, want)
 			}
 		}
 		l.dial()
-		houseful(0)
-		houseful(patience)
-		houseful(leastPatience)
-		houseful(leastPatience)
+		fill(0)
+		fill(patience)
+		fill(leastPatience)
+		fill(leastPatience)
 		time.Sleep(2 * patienceReset)
-		houseful(0) // they have been there for long enough
-		houseful(patience)
+		fill(0) // they have been open for long enough
+		fill(patience)
 		stop()
 		<-ended
 	})
@@ -361,8 +361,7 @@ func TestTheEndOfAHeadIsSeenHoweverItIsCut(t *testing.T) {
 	}
 }
 
-// On a machine that is slow, a request that is there and has not been looked at is not held against its client: neither
-// before it has been read, nor after.
+// On a slow machine, a request may wait to be read, or to be handled. Its client is not the cause, and its connection is kept.
 func TestARequestThatWaitsForUsIsNotSentAway(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -385,7 +384,7 @@ func TestARequestThatWaitsForUsIsNotSentAway(t *testing.T) {
 	}
 	const request = "GET / HTTP/1.1\r\n\r\n"
 	_, unread := accept(request[:len(request)-1])
-	for !hasUnread(unread.(*clientConn).Conn) { // it is on its way, on loopback
+	for !hasUnread(unread.(*clientConn).Conn) { // loopback takes a moment
 		runtime.Gosched()
 	}
 	_, read := accept(request)
@@ -399,18 +398,18 @@ func TestARequestThatWaitsForUsIsNotSentAway(t *testing.T) {
 		return once || twice
 	}
 	if look() {
-		t.Error("a request that waits was sent away")
+		t.Error("a request that waits was closed")
 	}
 	if _, err := io.ReadFull(unread, make([]byte, len(request)-1)); err != nil {
 		t.Fatal(err)
 	}
 	if !look() {
-		t.Error("half a request is not sent away")
+		t.Error("half a request was not closed")
 	}
 }
 
-// Who has had an answer and sends what is no request holds no place by it: neither with an empty line, nor with a body that
-// never comes, nor by not reading an answer that the kernel has room for.
+// A client that has its answer cannot keep its connection by sending what is not a request: an empty line, a body that
+// never comes; nor by not reading an answer that fits into the kernel's buffer.
 func TestPlacesAreNotHeldByWhatIsNoRequest(t *testing.T) {
 	const many = 24
 	for name, sends := range map[string]string{
@@ -450,7 +449,7 @@ func TestPlacesAreNotHeldByWhatIsNoRequest(t *testing.T) {
 					t.Errorf("%q, %v", answer, err)
 				}
 			}
-			if took := time.Since(began); took > 3*time.Second { // of the patience of three housefuls, on a slow machine
+			if took := time.Since(began); took > 3*time.Second { // three times the patience for all connections, on a slow machine
 				t.Errorf("answered after %v", took)
 			}
 			stop()

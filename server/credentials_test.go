@@ -30,7 +30,7 @@ const (
 		`","Token":"` + testSessionToken + `","Expiration":"2099-12-31T23:59:59Z","AccountId":"` + testAccount + `"}`
 )
 
-// bodyShape is what every client reads, those too that look for strings instead of parsing JSON.
+// bodyShape is what every client reads, also those that search for strings instead of parsing JSON.
 var bodyShape = regexp.MustCompile(`^\{"RoleArn":"arn:[^"]+","AccessKeyId":"[A-Z0-9]+","SecretAccessKey":"[A-Za-z0-9/+=]+",` +
 	`"Token":"[A-Za-z0-9/+=]+","Expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"\}$`)
 
@@ -92,7 +92,7 @@ func TestExpirationIsCutToWholeSecondsInUTC(t *testing.T) {
 	c := testCredentials()
 	c.Expiration = time.Date(2030, 1, 2, 3, 4, 5, 999_999_999, time.FixedZone("", 5*3600))
 	if body := string(ContainerCredentials(&c, false)); !strings.Contains(body, `"Expiration":"2030-01-01T22:04:05Z"`) {
-		t.Errorf("%s has another Expiration than 2030-01-01T22:04:05Z", body)
+		t.Errorf("%s, want the Expiration 2030-01-01T22:04:05Z", body)
 	}
 }
 
@@ -282,7 +282,7 @@ func TestEveryReasonHasItsErrorDocument(t *testing.T) {
 			w := ask(h, request("GET", "/v1/credentials"))
 			mustDocument(t, w, status, string(reason), testMessage+"; "+(&cache.FetchError{Reason: reason}).ShortAdvice(), reason.Advice())
 			if n := w.Body.Len(); n > 1<<10 {
-				t.Errorf("the document is %d bytes long: the advice is to be said once", n)
+				t.Errorf("the document is %d bytes long: it must give the advice once", n)
 			}
 			if strings.Contains(w.Body.String(), `\u`) {
 				t.Errorf("the document escapes what need not be: %s", w.Body)
@@ -291,12 +291,12 @@ func TestEveryReasonHasItsErrorDocument(t *testing.T) {
 	}
 	for reason := range statuses {
 		if !slices.Contains(cache.Reasons(), reason) {
-			t.Errorf("%s has a status and is no Reason", reason)
+			t.Errorf("%s has a status but is not a Reason", reason)
 		}
 	}
 }
 
-// What the failure knows is filled in for callers on this machine, and for nobody else.
+// What the failure knows is filled in only for callers on this machine.
 func TestTheAdviceNamesTheSubjectOnThisMachineOnly(t *testing.T) {
 	const subject = "system:serviceaccount:shop:api"
 	p := profileOf(func(context.Context) (cache.Credentials, error) {
@@ -407,7 +407,7 @@ func TestNewCredentialsAreServedAsSoonAsTheyAreThereAndOldOnesUntilThenInAnOutag
 		outage.Store(1)
 		time.Sleep(31 * time.Minute) // one minute left
 		if exchanges.Load() < 10 {
-			t.Fatalf("the outage was not met: %d exchanges", exchanges.Load())
+			t.Fatalf("no exchange during the outage: %d in all", exchanges.Load())
 		}
 		before := exchanges.Load()
 		for range 1000 {
@@ -461,7 +461,7 @@ func TestAUserAgentIsLoggedOnOneShortLine(t *testing.T) {
 	mustBeSecretFree(t, "the log", log.String())
 }
 
-// sink is a ResponseWriter that can be used again.
+// sink is a reusable ResponseWriter.
 type sink struct {
 	header http.Header
 	bytes  int
@@ -471,14 +471,14 @@ func (s *sink) Header() http.Header         { return s.header }
 func (s *sink) Write(p []byte) (int, error) { s.bytes += len(p); return len(p), nil }
 func (s *sink) WriteHeader(int)             {}
 
-// everythingOn is what costs most: an authorization token, and metrics.
+// everythingOn are the most expensive options: an authorization token, and metrics.
 func everythingOn(t testing.TB) (http.Handler, *http.Request) {
 	o := withToken(t, warm(t))
 	o.Metrics = NewMetrics(prometheus.NewRegistry())
 	return Credentials(o), request("GET", "/v1/credentials", header("Authorization", testToken))
 }
 
-// That nothing is allocated says also that credentials are rendered once, and not for each request.
+// That there are no allocations also shows that credentials are rendered once, not for each request.
 func TestServingWarmCredentialsAllocatesNothing(t *testing.T) {
 	h, r := everythingOn(t)
 	w := &sink{header: http.Header{}}

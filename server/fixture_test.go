@@ -22,10 +22,10 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-var update = flag.Bool("update", false, "write testdata anew")
+var update = flag.Bool("update", false, "write testdata")
 
-// What must never be seen but in an answer with credentials. Both secrets hold the characters of
-// base64 that JSON and HTML could be tempted to escape.
+// These may appear only in an answer with credentials. Both secrets contain the characters of base64 that JSON and HTML
+// might escape.
 const (
 	testPort         = 9911
 	testProfile      = "default"
@@ -35,14 +35,14 @@ const (
 	testRole         = "arn:aws:iam::123456789012:role/reader"
 	testIdentity     = "arn:aws:sts::123456789012:assumed-role/reader/shop.api-0"
 	testAccount      = "123456789012"
-	testToken        = "q7Jx3l0vV9m1Zr8cT5bN2sKfYhWuEdPgAiLoMtRyQwX" // as long as the one that is made
+	testToken        = "q7Jx3l0vV9m1Zr8cT5bN2sKfYhWuEdPgAiLoMtRyQwX" // as long as one that the sidecar makes
 	testMessage      = "Not authorized to perform sts:AssumeRoleWithWebIdentity"
 )
 
-// testAddress is where the credentials listener listens, so far as the handler knows.
+// testAddress is the address of the credentials listener that the handler is told.
 var testAddress = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), testPort)
 
-// testExpiration is far away from any fake or real clock of a test.
+// testExpiration is far from every fake or real clock of a test.
 var testExpiration = time.Date(2099, 12, 31, 23, 59, 59, 0, time.UTC)
 
 func testCredentials() cache.Credentials {
@@ -57,13 +57,13 @@ func testCredentials() cache.Credentials {
 	}
 }
 
-// profileOf returns the default profile with a cache that asks fetch.
+// profileOf returns the default profile with a cache that calls fetch.
 func profileOf(fetch cache.Fetch) Profile {
 	half := func() float64 { return 0.5 }
 	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: testProfile, Random: half})}
 }
 
-// named is profileOf under a name.
+// named is profileOf with a name.
 func named(name string, fetch cache.Fetch) Profile {
 	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: name})}
 }
@@ -88,7 +88,7 @@ func warm(t testing.TB) Options {
 	return Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress, Version: "v1.2.3"}
 }
 
-// withToken asks for testToken.
+// withToken requires testToken.
 func withToken(t testing.TB, o Options) Options {
 	t.Helper()
 	a, err := FixedAuthorization(testToken)
@@ -99,7 +99,7 @@ func withToken(t testing.TB, o Options) Options {
 	return o
 }
 
-// request is what a client in the Pod sends, but for the edits.
+// request is what a client in the Pod sends, with edits.
 func request(method, target string, edits ...func(*http.Request)) *http.Request {
 	r := httptest.NewRequest(method, target, nil)
 	r.Host, r.RemoteAddr = "127.0.0.1:9911", "127.0.0.1:40000"
@@ -123,7 +123,7 @@ func ask(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 	return w
 }
 
-// mustBeSecretFree looks for what no answer may hold that does not serve credentials.
+// mustBeSecretFree searches an answer for what only an answer with credentials may contain.
 func mustBeSecretFree(t testing.TB, what, text string) {
 	t.Helper()
 	for _, secret := range []string{testKey, testSecretKey, testSessionToken, testToken} {
@@ -146,7 +146,7 @@ func golden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("this is not %s (go test ./server -update writes it anew):\n%s\nwant:\n%s", path, got, want)
+		t.Errorf("%s differs (go test ./server -update writes it):\n%s\nwant:\n%s", path, got, want)
 	}
 }
 
@@ -170,8 +170,8 @@ func serveTCP(t testing.TB, build func(at netip.AddrPort) Handler) (address stri
 	return l.Addr().String()
 }
 
-// raw sends lines as the head of a request, PORT in them being the server's, and reads all that comes
-// back until the server closes.
+// raw sends lines as the head of a request, with PORT replaced by the server's port, and reads everything until the server
+// closes the connection.
 func raw(t testing.TB, address string, head string) string {
 	t.Helper()
 	conn := dial(t, address)
@@ -190,11 +190,11 @@ func dial(t testing.TB, address string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(10 * time.Second)) // a test that hangs says where
+	conn.SetDeadline(time.Now().Add(10 * time.Second)) // a test that hangs fails where it hangs
 	return conn
 }
 
-// send writes a head whose lines are parted by "|", as in a capture.
+// send writes a head whose lines are separated by "|", as in a capture.
 func send(t testing.TB, conn net.Conn, address, head string) {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(address)
@@ -219,7 +219,7 @@ func receive(t testing.TB, r *bufio.Reader) (*http.Response, string) {
 	return response, string(body)
 }
 
-// bare is a handler that is none of ours.
+// bare is a handler that has nothing of this package.
 type bare struct{ http.Handler }
 
 func (bare) malformed() (contentType string, body []byte) { return malformedText() }
@@ -251,19 +251,19 @@ func (p *pipes) Close() error {
 
 func (*pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: testPort} }
 
-// local is a pipe's end that seems to come from this machine.
+// local is an end of a pipe with an address of this machine.
 type local struct{ net.Conn }
 
 func (local) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000} }
 
-// dial waits, as the kernel's queue does, until the server accepts.
+// dial waits until the server accepts the connection, as in the kernel's queue.
 func (p *pipes) dial() net.Conn {
 	client, server := net.Pipe()
 	p.conns <- local{server}
 	return client
 }
 
-// get makes one request on a connection and leaves it open.
+// get makes one request on a connection and keeps it open.
 func get(conn net.Conn, path string) (status string, err error) {
 	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n", path, testPort); err != nil {
 		return "", err

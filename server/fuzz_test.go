@@ -22,8 +22,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// FuzzCredentials sends whatever net/http takes for a request from this machine. Nothing is served
-// without the token, nothing is redirected, nothing breaks.
+// FuzzCredentials sends any request that net/http accepts, from this machine. Nothing is served without the token, nothing
+// is redirected, nothing breaks.
 func FuzzCredentials(f *testing.F) {
 	for _, client := range clients {
 		head := strings.NewReplacer("GET P ", "GET /v1/credentials ", "TOKEN", testToken, "PORT", "9911", "|", "\r\n").Replace(client.head)
@@ -79,7 +79,7 @@ func FuzzCredentials(f *testing.F) {
 	})
 }
 
-// fedConn is a connection on which all has been said: it reads what it was made with, and then the end.
+// fedConn is a connection whose client has already sent everything.
 type fedConn struct {
 	local
 	in     io.Reader
@@ -96,8 +96,8 @@ func (*fedConn) SetReadDeadline(time.Time) error  { return nil }
 func (*fedConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *fedConn) Close() error                   { c.once.Do(func() { close(c.closed) }); return nil }
 
-// FuzzListener sends any bytes at all. Nothing is served without the token, every answer is HTTP with
-// a status and a body that docs know, and nothing breaks.
+// FuzzListener sends any bytes. Nothing is served without the token, every answer is HTTP with a documented status and body,
+// and nothing breaks.
 func FuzzListener(f *testing.F) {
 	for _, c := range clients {
 		head := strings.NewReplacer(" P ", " /v1/credentials ", "TOKEN", testToken, "PORT", strconv.Itoa(testPort), "|", "\r\n").Replace(c.head)
@@ -157,10 +157,10 @@ func FuzzListener(f *testing.F) {
 				return
 			}
 			if n == most {
-				t.Fatalf("after answer %d to %q it is not certain where the next request begins, and there is another", n, raw)
+				t.Fatalf("after answer %d to %q it is uncertain where the next request begins, but there is another answer", n, raw)
 			}
 			response, err := http.ReadResponse(answers, nil)
-			if err != nil { // HEAD's answer has a length and no body, and what follows it is the next
+			if err != nil { // the answer to HEAD has a length and no body
 				if bytes.Contains(raw, []byte("HEAD")) {
 					return
 				}
@@ -183,11 +183,11 @@ func FuzzListener(f *testing.F) {
 	})
 }
 
-// originForm is the one request line that is answered with credentials.
+// originForm is the only request line that is answered with credentials.
 var originForm = regexp.MustCompile(`(^|\n)GET /v1/credentials[^ \n]* HTTP/1\.[0-9]\r?\n`)
 
-// certain returns how many requests there can be in what is sent: up to and with the first that may have a body,
-// or whose lines could be read in two ways.
+// certain returns how many requests there can be in what is sent, up to and including the first that may have a body, or
+// whose lines are ambiguous.
 func certain(sent string) (requests int) {
 	for head := range strings.SplitSeq(strings.ReplaceAll(sent, "\r\n", "\n"), "\n\n") {
 		requests++
@@ -200,18 +200,18 @@ func certain(sent string) (requests int) {
 
 var unclear = regexp.MustCompile(`(?i)\n([ \t]|transfer-encoding:|content-length:[ \t]*0*[1-9])`)
 
-// tokenShape is what every client can send, what arrives as it was sent, and what is not guessed.
+// tokenShape is a token that every client can send, that arrives unchanged, and that cannot be guessed.
 var tokenShape = regexp.MustCompile(`^[!-~][ -~]{14,}[!-~]$`)
 
-// authorizationErrors are all that may be said of a token: nothing of it is out of the token.
+// authorizationErrors are the only errors about a token. None contains a part of it.
 var authorizationErrors = []string{
 	"is empty", "is longer than 4096 bytes", "contains a line break, which the AWS SDKs refuse: write it with printf %s",
 	"begins or ends with a space, which HTTP headers drop", "contains a character that an HTTP header cannot carry",
 	"is shorter than 16 characters, so it could be guessed: use a longer random one, or the Pod's metadata.uid",
 }
 
-// FuzzAuthorization asks for any token, and sends any header. A token is taken if a header carries it, from a
-// variable and from a file alike; then it opens, as it is and after "Bearer ", and nothing else does.
+// FuzzAuthorization requires any token, and sends any header. A token is usable if a header can carry it, from a variable
+// as from a file. Then only the token itself is accepted, also after "Bearer ".
 func FuzzAuthorization(f *testing.F) {
 	for _, seed := range []struct{ token, header string }{
 		{testToken, testToken}, {testToken, "Bearer " + testToken}, {testToken, "bearer " + testToken},
@@ -263,7 +263,7 @@ func FuzzAuthorization(f *testing.F) {
 	})
 }
 
-// onTheWire returns what a server gets of an Authorization header.
+// onTheWire returns an Authorization header as a server receives it.
 func onTheWire(t *testing.T, value string) string {
 	t.Helper()
 	r := httptest.NewRequest(http.MethodGet, "/v1/credentials", nil)

@@ -158,10 +158,10 @@ func TestHeadersOfProxiesAndBrowsersAreRefused(t *testing.T) {
 	}
 }
 
-// A header of a proxy's counts on every listener, whatever a page in a browser has sent beside it.
+// A proxy's header counts on every listener, even together with a browser's.
 func TestAProxyIsRefusedAlsoForABrowser(t *testing.T) {
 	credentials, admin := Credentials(warm(t)), NewAdmin(warm(t), nil, nil)
-	for range 50 { // the order of the headers is not the same each time
+	for range 50 { // the order of the headers is random
 		r := request("GET", "/", header("Sec-Fetch-Site", "same-origin"), header("Sec-Fetch-Mode", "cors"), header("X-Forwarded-For", "10.9.9.9"))
 		mustRefuse(t, ask(credentials, r), ForwardedRequest)
 		if w := ask(admin, r); w.Code != 403 || !strings.HasPrefix(w.Body.String(), "ForwardedRequest: ") {
@@ -170,7 +170,7 @@ func TestAProxyIsRefusedAlsoForABrowser(t *testing.T) {
 	}
 }
 
-// A refusal that its guard does not list would count from no zero.
+// A refusal that its guard does not list would have no zero to count from.
 func TestGuardsAnswerWithNothingButTheirOwnRefusals(t *testing.T) {
 	for _, h := range []Handler{Credentials(withToken(t, warm(t))), NewAdmin(warm(t), nil, nil)} {
 		var l *listener

@@ -18,7 +18,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// elsewhere is what the kubelet, Prometheus, and anybody in the cluster is.
+// elsewhere is where the kubelet, Prometheus and all others in the cluster are.
 var elsewhere = from("10.0.0.7:40000")
 
 func TestLivenessAsksNobody(t *testing.T) {
@@ -129,7 +129,7 @@ func TestWhoWeAreIsToldToThisMachineOnly(t *testing.T) {
 			t.Errorf("the page tells Host %s only %q", name, told)
 		}
 	}
-	// An old service mesh connects to loopback for whoever asks it.
+	// An old service mesh connects to loopback for every caller.
 	for name, edit := range map[string]func(*http.Request){
 		"the mesh's header":   header("X-Forwarded-For", "10.9.9.9"),
 		"another proxy's":     header("Via", "1.1 envoy"),
@@ -152,7 +152,7 @@ func TestWhoWeAreIsToldToThisMachineOnly(t *testing.T) {
 			}
 			forwarded := header("X-Forwarded-For", "127.0.0.1")
 			if told := tells(admin, path, from(peer), forwarded, host("127.0.0.1:9913")); told != nil {
-				t.Errorf("GET %s tells %q, who says to be loopback: %q", path, peer, told)
+				t.Errorf("GET %s reveals this to %q, which claims to be loopback: %q", path, peer, told)
 			}
 		}
 	}
@@ -240,7 +240,7 @@ func TestTheSidecarIsCommandedFromInsideThePodOnlyAndOnlyWhereAllowed(t *testing
 	}
 }
 
-// A crowd at /metrics is answered with one text: it is made once, however many ask meanwhile, and never compressed.
+// All simultaneous requests for /metrics get one text: it is made once, and never compressed.
 func TestMetricsAreMadeOnceForAllWhoAskAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const many = 200
@@ -277,11 +277,12 @@ func TestMetricsAreMadeOnceForAllWhoAskAtOnce(t *testing.T) {
 	})
 }
 
-// A stand of the refresh is what a restart cures, and a restart costs valid credentials: both have to be so.
+// A restart helps only if the refresh is stuck, and it loses valid credentials: so /livez fails only if it is stuck and
+// there are none.
 func TestLivenessFailsWhereTheRefreshIsStuckAndNothingIsValid(t *testing.T) {
 	for _, row := range []struct {
 		name  string
-		first time.Duration // lifetime of what the first exchange brings; zero is none
+		first time.Duration // lifetime of the first exchange's credentials; zero means none
 		at    time.Duration
 		code  int
 	}{
@@ -299,7 +300,7 @@ func TestLivenessFailsWhereTheRefreshIsStuckAndNothingIsValid(t *testing.T) {
 						c.Expiration = time.Now().Add(row.first)
 						return c, nil
 					}
-					<-never // whatever its context says
+					<-never // it ignores its context
 					return cache.Credentials{}, io.EOF
 				})
 				h := NewOps(Options{Profiles: []Profile{p}}, prometheus.NewRegistry())
@@ -423,7 +424,7 @@ irsa_sidecar_http_requests_total{code="405",listener="credentials",profile="",ro
 	mustBeSecretFree(t, "/metrics", w.Body.String())
 }
 
-// What people see, in each state that they may find the sidecar in.
+// The page in each state of the sidecar.
 func TestPages(t *testing.T) {
 	good := func(context.Context) (cache.Credentials, error) {
 		c := testCredentials()
@@ -482,7 +483,7 @@ func TestPages(t *testing.T) {
 				time.Sleep(row.at)
 				synctest.Wait()
 
-				if row.token { // a program that has the token, and one that lacks it
+				if row.token { // a program with the token, and one without
 					for range 3 {
 						ask(h, request("GET", "/v1/credentials", header("User-Agent", "aws-sdk-go-v2/1.41.0"), header("Authorization", testToken)))
 						ask(h, request("GET", "/v1/credentials", header("User-Agent", "Boto3/1.42 <b>")))

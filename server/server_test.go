@@ -51,7 +51,7 @@ func TestTheAnswerOnTheWire(t *testing.T) {
 	}
 }
 
-// What the SDKs and tools really send, captured. P is the path, TOKEN the authorization token.
+// Captured requests of the SDKs and tools. P is the path, TOKEN the authorization token.
 var clients = []struct{ name, head, want string }{
 	{"Go v2", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|User-Agent: Go-http-client/1.1|Accept: application/json|Amz-Sdk-Request: attempt=1; max=3|Authorization: TOKEN|Accept-Encoding: gzip", ""},
 	{"Go v1 before 1.15.41", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|User-Agent: aws-sdk-go/1.15.11 (go1.26.8; linux; amd64)|Accept: application/json|Accept-Encoding: gzip", "AuthorizationRequired"},
@@ -80,7 +80,7 @@ func TestWhatTheSDKsSendIsAnswered(t *testing.T) {
 				response, body := receive(t, r)
 				if response.Proto != "HTTP/1.1" || response.Header.Get("Content-Type") != "application/json" ||
 					response.ContentLength != int64(len(body)) || response.Header.Get("Date") == "" || len(response.TransferEncoding) != 0 {
-					t.Errorf("answer %d is framed or typed otherwise: %+v", i, response)
+					t.Errorf("answer %d has another framing or type: %+v", i, response)
 				}
 				for _, name := range []string{"Content-Encoding", "Location", "Retry-After", "Upgrade", "Set-Cookie"} {
 					if value := response.Header.Get(name); value != "" {
@@ -112,7 +112,7 @@ func TestAJDKThatOffersHTTP2IsAnsweredInHTTP1(t *testing.T) {
 	}
 }
 
-// Most of these a plain net/http server would have answered with what was asked for.
+// A plain net/http server would have answered most of these with the credentials.
 func TestMalformedAndMisledRequestsAreRefusedOnTheWire(t *testing.T) {
 	address := serveWarm(t, false)
 	for _, row := range []struct{ name, head, status, code string }{
@@ -168,8 +168,8 @@ func TestMalformedAndMisledRequestsAreRefusedOnTheWire(t *testing.T) {
 	}
 }
 
-// What net/http cannot read is answered in the language of the listener, and counted where somebody may be missing
-// credentials for it.
+// What net/http cannot read is answered in the format of the listener, and counted on the listeners where a program may
+// lack credentials because of it.
 func TestMalformedRequestsAreAnsweredAsTheListenerSpeaks(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	o := warm(t)
@@ -199,7 +199,7 @@ func TestMalformedRequestsAreAnsweredAsTheListenerSpeaks(t *testing.T) {
 	}
 }
 
-// framings are heads after which it is not certain, or not visible to a handler, where the next request begins.
+// framings are heads after which it is uncertain, or invisible to a handler, where the next request begins.
 var framings = []struct{ name, head string }{
 	{"HTTP/1.0 and chunks", "GET P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Transfer-Encoding: chunked"},
 	{"HTTP/1.0 and chunks, of POST", "POST P HTTP/1.0|Host: 127.0.0.1:PORT|Connection: keep-alive|Transfer-Encoding: chunked"},
@@ -240,7 +240,7 @@ var framings = []struct{ name, head string }{
 	{"chunks of a body that the Expect waits with", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Expect: 100-continue|Transfer-Encoding: chunked"},
 }
 
-// Whatever stands where a body could be is not answered as the next request, by any listener.
+// No listener answers what may be a body as the next request.
 func TestOnlyWhatIsCertainlyARequestIsAnsweredAsOne(t *testing.T) {
 	credentials := serveWarm(t, false)
 	ops := serveTCP(t, func(netip.AddrPort) Handler { return NewOps(warm(t), prometheus.NewRegistry()) })
@@ -249,7 +249,7 @@ func TestOnlyWhatIsCertainlyARequestIsAnsweredAsOne(t *testing.T) {
 			t.Run(listener.name+", "+row.name, func(t *testing.T) {
 				head := strings.Replace(row.head, " P ", " "+listener.path+" ", 1)
 				next := "GET " + listener.path + " HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close"
-				got := raw(t, listener.address, head+"||"+next) // which ends when the server closes
+				got := raw(t, listener.address, head+"||"+next) // until the server closes the connection
 				if n := strings.Count(got, "\r\nDate: "); n != 1 {
 					t.Errorf("%d answers, want 1: %q", n, got)
 				}
@@ -262,7 +262,7 @@ func TestOnlyWhatIsCertainlyARequestIsAnsweredAsOne(t *testing.T) {
 	}
 }
 
-// These are certain, and what follows is a request.
+// These are unambiguous, and what follows is a request.
 func TestRequestsAreAnsweredOneAfterTheOther(t *testing.T) {
 	address := serveWarm(t, false)
 	for _, head := range []string{
@@ -284,7 +284,7 @@ func TestRequestsAreAnsweredOneAfterTheOther(t *testing.T) {
 	}
 }
 
-// However the network cuts the bytes up, the same ones are taken.
+// However the network splits the bytes, the same ones are accepted.
 func TestFramingIsSeenAcrossReads(t *testing.T) {
 	for _, row := range []struct{ text, taken string }{
 		{"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "GET / HTTP/1.0\r\nTransfer-Encodin"},
@@ -332,7 +332,7 @@ func TestHeadersOfNearlyEightKiBAreRead(t *testing.T) {
 	}
 }
 
-// start serves h in memory; in a bubble, in fake time.
+// start serves h in memory; in a synctest bubble, with fake time.
 func start(t *testing.T, h http.Handler, grace time.Duration) (l *pipes, stop context.CancelFunc, ended <-chan error) {
 	t.Helper()
 	l = newPipes()
@@ -487,7 +487,7 @@ func TestRequestsUnderWayAreAnsweredAtTheEnd(t *testing.T) {
 		if got := <-answer; got != "200 OK <nil>" || time.Since(started) != 3*time.Second {
 			t.Errorf("the request under way ended in %s after %v, want 200 after 3s", got, time.Since(started))
 		}
-		// Shutdown looks every half second at the latest.
+		// Shutdown polls at least every half second.
 		if err := <-ended; err != nil || time.Since(started) > 3500*time.Millisecond {
 			t.Errorf("Serve returned %v after %v", err, time.Since(started))
 		}
@@ -518,7 +518,7 @@ func TestARequestThatHangsIsCutAfterTheGrace(t *testing.T) {
 		if err := <-ended; err != nil || time.Since(started) != 5*time.Second {
 			t.Errorf("Serve returned %v after %v, want nil after 5s", err, time.Since(started))
 		}
-		<-released // the request's context ended too
+		<-released // the request's context has ended too
 	})
 }
 

@@ -50,7 +50,7 @@ func as(uid int, f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends, and its user with it
+		runtime.LockOSThread() // and never unlocked, so that the thread ends with its user
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
 			panic(errno)
 		}
@@ -157,7 +157,7 @@ func TestTheOwnerOfASocket(t *testing.T) {
 		if uid, err := ask(ours); err != nil || uid != us {
 			t.Errorf("%s, half closed: user %d, %v; want %d", row, uid, err, us)
 		}
-		// The kernel calls root the owner of what nobody owns any more.
+		// The kernel says that root owns a socket that no longer has an owner.
 		theirs.Close()
 		if uid, err := ask(ours); err == nil {
 			t.Errorf("%s, closed: user %d, want an error", row, uid)
@@ -170,8 +170,8 @@ func TestTheOwnerOfASocket(t *testing.T) {
 	}
 }
 
-// An answer is lost where the socket's queue is full, which only somebody with CAP_NET_ADMIN can make it. Nobody
-// waits for it, and the next question is answered.
+// An answer is lost if the socket's queue is full, which needs a sender with CAP_NET_ADMIN. It is not waited for, and the
+// next question is answered.
 func TestALostAnswerHoldsNobodyUp(t *testing.T) {
 	owners, err := openSocketOwners()
 	if err != nil {
@@ -225,12 +225,12 @@ func TestARequestOfNoConnectionIsNobodys(t *testing.T) {
 	mustDocument(t, w, 503, "UserUnknown", UserUnknown.Message()+": "+errNoConnection.Error(), UserUnknown.Hint())
 }
 
-// nobodys is a connection whose other end the kernel does not know.
+// nobodys is a connection whose other end is unknown to the kernel.
 type nobodys struct{ net.Conn }
 
 func (nobodys) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
 
-// The log names the user to be allowed, and does not take one whom nobody knows for one who is wrong.
+// The log names the user to allow, and distinguishes an unknown user from a wrong one.
 func TestTheLogSaysWhoIsRefused(t *testing.T) {
 	us := uint32(os.Geteuid())
 	_, ours := socketPair(t, "tcp4", "127.0.0.1:0", "127.0.0.1")
@@ -241,8 +241,8 @@ func TestTheLogSaysWhoIsRefused(t *testing.T) {
 		refusal Refusal
 		why     string
 	}{
-		"he is allowed":  {us, ours, 200, "", ""},
-		"he is not":      {us + 1, ours, 403, UserNotAllowed, fmt.Sprintf("user %d is not in IRSA_SIDECAR_ALLOWED_UIDS", us)},
+		"allowed":        {us, ours, 200, "", ""},
+		"not allowed":    {us + 1, ours, 403, UserNotAllowed, fmt.Sprintf("user %d is not in IRSA_SIDECAR_ALLOWED_UIDS", us)},
 		"who is unknown": {us, nobodys{ours}, 503, UserUnknown, "sock_diag: no such file or directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -269,9 +269,9 @@ func TestTheLogSaysWhoIsRefused(t *testing.T) {
 	}
 }
 
-// Who is bound to a device is not found where no device is named, and then the kernel answers with whoever
-// listens at the same address: an attacker would be taken for the app on whose port he sits.
-func TestAListenerOfAnotherUserIsNotMistakenForHim(t *testing.T) {
+// A socket that is bound to a device is not found if the request names no device. The kernel then answers with a listener at
+// the same address, so an attacker's connection would seem to be the app's.
+func TestAListenerOfAnotherUserIsNotMistakenForTheApp(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be somebody else")
 	}
