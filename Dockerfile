@@ -1,5 +1,5 @@
-# The sidecar's image: one static binary, the CA certificates and the licence, on nothing. There is no shell and no package manager,
-# so nothing in it needs an update but these.
+# The sidecar's image: one static binary, the CA certificates and the licence. There is no shell and no package manager, so nothing else
+# needs an update.
 #
 # The compiler runs on the builder's own platform and cross-compiles, so arm64 needs no emulation:
 #   docker build --platform linux/arm64 --build-arg VERSION=v1.2.3 .
@@ -8,7 +8,7 @@
 FROM --platform=$BUILDPLATFORM docker.io/library/golang:1.26 AS build
 WORKDIR /src
 
-# Only a change of go.mod or go.sum fetches modules again.
+# Modules are fetched again only if go.mod or go.sum has changed.
 COPY go.mod go.sum ./
 RUN go mod download
 
@@ -20,13 +20,13 @@ RUN --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /irsa-sidecar ./cmd/irsa-sidecar
 
-# The program is for others to run and not to read: of a process whose user may not read the program, the kernel shows nothing to other
-# processes of that user, from the exec on. Its group may read it: `irsa-sidecar install` copies it, with runAsGroup: 49912. It is not
-# group 0, which Kubernetes gives to a container that has a runAsUser and no runAsGroup.
+# Others may run the program but not read it: if a process's user may not read the program, the kernel shows nothing of the process to
+# other processes of that user, from the first instant. The group may read it, so that `irsa-sidecar install` can copy it, with
+# runAsGroup: 49912. It is not group 0, which Kubernetes gives to a container with a runAsUser and no runAsGroup.
 #
-# Go reads a bundle and then every file in /etc/ssl/certs: the roots stand where it looks for a bundle only, and are parsed once.
-# The whole file system of the image, so that it is one layer. Fixed modes and times: the same sources and the same golang image give
-# the same layer.
+# Go reads a bundle and then every file in /etc/ssl/certs. The roots are where it looks only for a bundle, so that it parses them once.
+# The image's whole file system is made here, so that it is one layer. Modes and times are fixed: the same sources and the same golang
+# image give the same layer.
 RUN install -D -m 0151 /irsa-sidecar /rootfs/irsa-sidecar && \
     install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/cert.pem && \
     install -D -m 0644 LICENSE /rootfs/licenses/LICENSE && \
@@ -36,14 +36,14 @@ RUN install -D -m 0151 /irsa-sidecar /rootfs/irsa-sidecar && \
 FROM scratch
 COPY --from=build --chown=0:49912 /rootfs /
 
-# A number, not a name: runAsNonRoot can only be checked by number, and there is no /etc/passwd. One that no common base image has, so that
-# nothing else in the Pod runs as it by chance; below 65536, for user namespaces.
+# A number, because the kubelet can check runAsNonRoot only for numbers, and there is no /etc/passwd. No common base image has it, so that
+# nothing else in the Pod has the same user by chance. It is below 65536, for user namespaces.
 USER 49911:49911
 
-# The ops listener. The credentials listener, 9911, is on loopback and never to be published.
+# The ops listener. The credentials listener, 9911, is on loopback and must not be published.
 EXPOSE 9912
 
-# For Docker and Podman; Kubernetes ignores it and has probes of its own.
+# For Docker and Podman. Kubernetes ignores it and has its own probes.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=15s --retries=3 CMD ["/irsa-sidecar", "healthcheck"]
 
 ENTRYPOINT ["/irsa-sidecar"]

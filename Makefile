@@ -2,7 +2,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-# Of tests that pass, go test shows nothing; with GOTESTFLAGS=-v, everything. CI wants to see it.
+# go test prints nothing for tests that pass, unless GOTESTFLAGS=-v; CI needs everything.
 GOTESTFLAGS ?=
 
 .PHONY: help build test integration cluster demo image bench bench-check readme manifests fleet fuzz soak lint sbom
@@ -13,7 +13,7 @@ help: ## Show this list
 build: ## Build bin/irsa-sidecar and bin/irsa-sidecar-inject
 	go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/irsa-sidecar ./cmd/irsa-sidecar-inject
 
-test: ## Vet, and run all tests that need nothing but Go; with the race detector where there is a C compiler
+test: ## Vet, and run all tests that need only Go; with the race detector if there is a C compiler
 	go vet ./...
 	go vet -tags 'browser clients cluster faults minio tools' ./integration/...
 	for os in darwin windows; do GOOS=$$os go vet -tags 'browser clients minio tools' ./... || exit 1; done
@@ -36,13 +36,13 @@ ifeq ($(CLIENT),)
 endif
 	IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 $(GOTESTFLAGS) -timeout 15m -parallel 4 ./integration/clients
 
-cluster: ## The Pod's life on a one-node Kubernetes, built through Go modules, as root; KEEP=1 leaves it to you until Ctrl-C
+cluster: ## The Pod's life on a one-node Kubernetes, built through Go modules, as root; KEEP=1 keeps it running until Ctrl-C
 	kubernetes=$$(bash integration/cluster/build.sh) && tools=$$(bash integration/tools/build.sh) && \
 	IRSA_TEST_KUBERNETES=$$kubernetes PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) ./integration/manifests && \
 	IRSA_TEST_KUBERNETES=$$kubernetes IRSA_TEST_KEEP=$(KEEP) PATH="$$tools:$$PATH" \
 		go test -tags cluster -count=1 -timeout 30m -v ./integration/cluster
 
-demo: ## The main path on this machine, with an STS of its own; Ctrl-C ends it; PORT=9921 is where; BREAK=wrong-audience breaks it
+demo: ## The main path on this machine, with its own STS, until Ctrl-C; PORT=9921 sets the port; BREAK=wrong-audience breaks it
 	@mkdir -p bin && go build -o bin/demo ./integration/demo # go run would report Ctrl-C as a failure
 	@exec bin/demo $(if $(PORT),-listen 127.0.0.1:$(PORT)) $(if $(BREAK),-break $(BREAK))
 
@@ -56,26 +56,26 @@ bench-check: ## Fail if speed, memory or size are worse than integration/bench/b
 	@mkdir -p bin && go build -o bin/bench ./integration/bench # go run has one exit code for every failure
 	@bin/bench check $(if $(UPDATE),-update) integration/bench/baseline.txt
 
-readme: ## Write what is generated in README and docs
+readme: ## Write the generated parts of README and docs
 	go test ./cmd/irsa-sidecar -run README -update
 
-manifests: ## Write deploy/ anew, from deploy/templates
+manifests: ## Write deploy/ from deploy/templates
 	go test ./deploy -run Manifests -update
 
-lint: ## golangci-lint, and govulncheck where its database can be reached
+lint: ## golangci-lint, and govulncheck if its database can be reached
 	bash integration/lint/run.sh
 
-sbom: ## Write bin/irsa-sidecar.cdx.json: what is linked into the sidecar, as CycloneDX
+sbom: ## List what is linked into the sidecar in bin/irsa-sidecar.cdx.json, as CycloneDX
 	bash integration/sbom/sbom.sh
 
-soak: ## The campaign of faults, 660 of them, in some 40 minutes; IRSA_TEST_SEED=… repeats one, IRSA_TEST_FAULTS=… says how many
+soak: ## 660 random faults in about 40 minutes; IRSA_TEST_SEED=… repeats a run, IRSA_TEST_FAULTS=… sets the number
 	IRSA_TEST_FAULTS=$${IRSA_TEST_FAULTS:-660} go test -tags faults -count=1 -v -timeout 90m ./integration/campaign
 
-fuzz: ## Every fuzz target for FUZZTIME, 20s if not given
+fuzz: ## Run every fuzz target for FUZZTIME (20s)
 	@for target in $$(grep -rho '^func Fuzz[A-Za-z0-9]*' --include=*_test.go . | cut -d' ' -f2); do \
 		dir=$$(dirname $$(grep -rl "^func $$target(" --include=*_test.go . | head -1)); \
 		echo "$$target in $$dir"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $${FUZZTIME:-20s} $$dir || exit 1; \
 	done
 
-fleet: ## Simulate fleets of up to 100,000 sidecars, and write docs/fleet.md anew; about four minutes
+fleet: ## Simulate fleets of up to 100,000 sidecars, and write docs/fleet.md; about four minutes
 	go test ./cache -run FleetDocument -fleet -v -timeout 30m

@@ -102,7 +102,7 @@ func mustGet(t *testing.T, c *Cache) *Credentials {
 		t.Fatalf("Get: %v", err)
 	}
 	if took := time.Since(before); took != 0 {
-		t.Fatalf("Get took %v with valid credentials at hand", took)
+		t.Fatalf("Get took %v with valid credentials", took)
 	}
 	return creds
 }
@@ -412,7 +412,7 @@ func TestTheLifetimeIsMeasuredByTheServersClock(t *testing.T) {
 			}
 		})
 		if !strings.Contains(log.String(), "level=ERROR msg=\"credentials refreshed, but this node's clock is wrong") {
-			t.Errorf("skew %v: not said: %s", skew, log.String())
+			t.Errorf("skew %v: not logged: %s", skew, log.String())
 		}
 	}
 }

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# image.sh: builds the image irsa-sidecar:<version> with docker, podman or buildah, whichever is here. `make image` runs it.
+# image.sh: builds the image irsa-sidecar:<version> with docker, podman or buildah. `make image` runs it.
 #
 #   VERSION            default: git describe, else dev
 #   IMAGE              default: irsa-sidecar:$VERSION
 #   PLATFORM           linux/amd64 or linux/arm64; default: this machine's
 #   BUILDER            docker, podman or buildah; default: the first that works
-#   SOURCE_DATE_EPOCH  when the image says that it was made; default: the time of the commit, else 0
+#   SOURCE_DATE_EPOCH  the image's creation time; default: the time of the commit, else 0
 #
-# Arguments go to the builder: deploy/image.sh --no-cache
+# Arguments are passed to the builder: deploy/image.sh --no-cache
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# A docker command without an engine behind it is no builder.
+# A docker command is not enough: its engine must run.
 works() {
   case $1 in
     docker) docker version --format '{{.Server.Version}}' ;;
@@ -29,7 +29,7 @@ if [ -z "$builder" ]; then
   done
 fi
 if [ -z "$builder" ]; then
-  echo "image.sh: nothing here builds images: install docker and start its engine, or podman, or buildah" \
+  echo "image.sh: found nothing that builds images: install docker and start its engine, or podman, or buildah" \
     "(Debian, Ubuntu: apt-get install buildah; Fedora: dnf install buildah)" >&2
   exit 1
 fi
@@ -51,8 +51,8 @@ case $builder in
     DOCKER_BUILDKIT=1 docker build "${options[@]}" --build-arg "SOURCE_DATE_EPOCH=$epoch" "$@" .
     ;;
   podman | buildah)
-    # The OCI format has no HEALTHCHECK. Docker's has a random host name in it: the layer is the same from build to build, the image's
-    # ID only with `--format oci --layers=false`. buildah 1.28 (Debian 12) knows no BUILDPLATFORM in FROM unless told.
+    # The OCI format has no HEALTHCHECK. Docker's format contains a random host name: the layer is the same in every build, the image's
+    # ID only with `--format oci --layers=false`. buildah 1.28 (Debian 12) needs BUILDPLATFORM as an argument.
     arch=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
     "$builder" build --format docker --timestamp "$epoch" --build-arg "BUILDPLATFORM=linux/$arch" "${options[@]}" "$@" .
     ;;

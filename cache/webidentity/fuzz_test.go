@@ -44,10 +44,10 @@ func FuzzParseToken(f *testing.F) {
 		}
 		again, err := ParseToken(token)
 		if err != nil || !reflect.DeepEqual(again, claims) {
-			t.Errorf("read anew: %+v, %v, and before: %+v", again, err, claims)
+			t.Errorf("read again: %+v, %v; before: %+v", again, err, claims)
 		}
 		if !tokenShape.MatchString(token) || len(token) > maxToken {
-			t.Errorf("taken: %q", token)
+			t.Errorf("accepted: %q", token)
 		}
 		if _, err := claims.Expiration.MarshalJSON(); err != nil {
 			t.Errorf("the expiration cannot be written: %v", err)
@@ -176,10 +176,10 @@ func FuzzCheckEndpoint(f *testing.F) {
 		}
 		address, _ := netip.ParseAddr(u.Hostname())
 		if u.Scheme != "https" && !(u.Scheme == "http" && (u.Hostname() == "localhost" || address.IsLoopback())) {
-			t.Errorf("taken: %q", endpoint)
+			t.Errorf("accepted: %q", endpoint)
 		}
 		if u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-			t.Errorf("taken: %q", endpoint)
+			t.Errorf("accepted: %q", endpoint)
 		}
 		// The client must be able to make a request to it.
 		if _, err := http.NewRequest(http.MethodPost, endpoint, nil); err != nil {

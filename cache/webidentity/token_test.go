@@ -90,7 +90,7 @@ func TestTokenFileIsReadOrItsFaultIsNamed(t *testing.T) {
 				t.Errorf("failed with\n%s: %s\nwant\n%s: %s", failure.Reason, failure.Message, test.reason, want)
 			}
 			if failure.Reason.Class() != cache.StaleToken {
-				t.Errorf("%s is of class %s: another file mends it", failure.Reason, failure.Reason.Class())
+				t.Errorf("%s is of class %s: another file fixes it", failure.Reason, failure.Reason.Class())
 			}
 			if token != "" || claims.Issuer != "" {
 				t.Error("a token came along with the failure")
