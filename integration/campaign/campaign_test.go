@@ -74,6 +74,7 @@ const (
 // The first time round is that of all kinds that the sidecar lives through, in one life; then come those that end it,
 // and then whatever luck has.
 func TestFaults(t *testing.T) {
+	installed := installSDKs(t)
 	if !world.InNamespaces(t, 0) {
 		return
 	}
@@ -104,7 +105,7 @@ func TestFaults(t *testing.T) {
 		}
 	})
 
-	c := newCampaign(t)
+	c := newCampaign(t, installed)
 	defer c.end() // whatever happens, before the sidecar is
 	// Each fault has luck of its own, so that it is the same one on every machine, whatever has been left out before.
 	luck := func(n int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(n))) }
@@ -191,7 +192,7 @@ func (c *campaign) leaveOut(what string) {
 	}
 }
 
-func newCampaign(t *testing.T) *campaign {
+func newCampaign(t *testing.T, installed []installation) *campaign {
 	c := &campaign{
 		World:    world.New(t, ststest.Options{Lifetime: faultLife}),
 		asking:   asking{sessions: make(map[string]issued)},
@@ -265,7 +266,7 @@ func newCampaign(t *testing.T) *campaign {
 	c.goroutines = c.trace(t)
 	c.launch(t)
 
-	c.startSDKs(t, dir)
+	c.startSDKs(t, installed, dir)
 	t.Cleanup(c.end) // before the SDKs are
 	for range 6 {
 		transport := &http.Transport{}

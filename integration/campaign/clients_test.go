@@ -464,8 +464,26 @@ type sdk struct {
 	asked, failed, excused int
 }
 
-// startSDKs starts one SDK of each language, the newest that this machine can have.
-func (c *campaign) startSDKs(t *testing.T, dir string) {
+// installation is an SDK as it is started, or why there is none in its language.
+type installation struct {
+	Name    string
+	Command clients.Command
+	NotRun  string
+}
+
+// installedVariable names the file in which the process outside says what it has installed.
+const installedVariable = "IRSA_TEST_INSTALLED"
+
+// installSDKs installs one SDK of each language, the newest that this machine can have. It does so outside of all
+// namespaces, for it needs the network, and reads inside what became of it.
+func installSDKs(t *testing.T) (all []installation) {
+	t.Helper()
+	if path := os.Getenv(installedVariable); path != "" {
+		if err := json.Unmarshal(world.ReadFile(t, path), &all); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
 	table, err := clients.Read()
 	if err != nil {
 		t.Fatal(err)
@@ -479,31 +497,50 @@ func (c *campaign) startSDKs(t *testing.T, dir string) {
 		Log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) },
 	}
 	for _, driver := range []string{"go-v2", "javascript-v3", "botocore"} {
-		var why error
+		found := installation{Name: driver, NotRun: "there is no such client"}
 		for _, candidate := range slices.Backward(table.Clients) {
 			if candidate.Driver != driver || !candidate.TokenFile || candidate.From == "debian" {
 				continue
 			}
 			command, err := installer.Install(t.Context(), candidate)
 			if err != nil {
-				why = err
+				found.NotRun = err.Error()
 				if world.Required(candidate.From) {
 					t.Errorf("not installed, although IRSA_TEST_REQUIRE has %s: %v", candidate.From, err)
 				}
 				continue
 			}
-			s := &sdk{name: candidate.Name + " " + command.Version, command: command, env: []string{
-				"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "AWS_REGION=" + world.Region, "AWS_EC2_METADATA_DISABLED=true",
-				"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + c.base + "/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + c.authorizationFile(),
-			}}
-			s.start(t)
-			t.Cleanup(s.stop)
-			c.sdks, why = append(c.sdks, s), nil
+			found = installation{Name: candidate.Name + " " + command.Version, Command: command}
 			break
 		}
-		if why != nil {
-			c.leaveOut(driver + " takes no part: " + why.Error())
+		all = append(all, found)
+	}
+	raw, err := json.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "installed.json")
+	if err := os.WriteFile(path, raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(installedVariable, path)
+	return all
+}
+
+// startSDKs starts those that are installed.
+func (c *campaign) startSDKs(t *testing.T, installed []installation, dir string) {
+	for _, one := range installed {
+		if one.NotRun != "" {
+			c.leaveOut(one.Name + " takes no part: " + one.NotRun)
+			continue
 		}
+		s := &sdk{name: one.Name, command: one.Command, env: []string{
+			"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "AWS_REGION=" + world.Region, "AWS_EC2_METADATA_DISABLED=true",
+			"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + c.base + "/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + c.authorizationFile(),
+		}}
+		s.start(t)
+		t.Cleanup(s.stop)
+		c.sdks = append(c.sdks, s)
 	}
 	if len(c.sdks) == 0 {
 		t.Error("no SDK takes part")
