@@ -61,15 +61,15 @@ func (c *call) duration(flag string) time.Duration {
 
 // settings are what the environment means, with the mistakes in the variables that the command reads.
 func (c *call) settings() (*settings, problems) {
-	s, wrong := parse(readEnvironment())
-	return s, wrong.concerning(c.variables...)
+	s, invalid := parse(readEnvironment())
+	return s, invalid.concerning(c.variables...)
 }
 
 // usable are the settings, or an error that lists the mistakes in them.
 func (c *call) usable() (*settings, error) {
-	s, wrong := c.settings()
-	if len(wrong) > 0 {
-		return nil, usageError{wrong}
+	s, invalid := c.settings()
+	if len(invalid) > 0 {
+		return nil, usageError{invalid}
 	}
 	return s, nil
 }

@@ -93,10 +93,10 @@ AWS_REGION=eu-west-1 irsa-sidecar serve`,
 func runServe(ctx context.Context, c *call) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // which would end the process
-	s, wrong := c.settings()
-	wrong = slices.Concat(wrong, s.load(), s.checkState(), s.open())
-	if len(wrong) > 0 {
-		return usageError{wrong}
+	s, invalid := c.settings()
+	invalid = slices.Concat(invalid, s.load(), s.checkState(), s.open())
+	if len(invalid) > 0 {
+		return usageError{invalid}
 	}
 	return serve(ctx, s, newLogger(s.logging, c.stderr), c.stderr, hangups)
 }

@@ -30,9 +30,9 @@ func credentialsCommand() command {
 
 // runCredentials makes one exchange, without a running sidecar.
 func runCredentials(ctx context.Context, c *call) error {
-	s, wrong := c.settings()
-	if wrong = append(wrong, s.load()...); len(wrong) > 0 {
-		return usageError{wrong}
+	s, invalid := c.settings()
+	if invalid = append(invalid, s.load()...); len(invalid) > 0 {
+		return usageError{invalid}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// maxUnread is how much may wait for stderr to take it, in bytes: as much as a pipe holds.
+	// maxUnread is how much may wait to be written to stderr, in bytes: as much as a pipe holds.
 	maxUnread = 64 << 10
 
-	// flushWait is how long the end of the program waits for stderr to take what is left.
+	// flushWait is how long the exit of the program waits for the rest to be written.
 	flushWait = 500 * time.Millisecond
 )
 
 // output is stderr for a program that must not depend on it: a log driver that is stuck, or gone, must not stop a
-// refresh. A Write never blocks and never fails; lines that are not taken are dropped, whole, and counted.
+// refresh. Write never blocks and never fails; lines that cannot be written are dropped whole, and counted.
 type output struct {
 	to      io.Writer
 	dropped atomic.Uint64 // lines
@@ -28,8 +28,8 @@ type output struct {
 	mu      sync.Mutex
 	unread  []byte
 	torn    bool                      // the last line was written in part
-	missing uint64                    // lines dropped that the log does not tell of yet
-	note    func(lines uint64) []byte // the line that tells of them; nil has none
+	missing uint64                    // lines dropped that the log has not reported yet
+	note    func(lines uint64) []byte // the line that reports them; nil writes none
 	drained chan struct{}             // closed when the goroutine that writes has ended; nil where there is none
 }
 
@@ -55,7 +55,7 @@ func (o *output) drop(text []byte) {
 	o.dropped.Add(lines)
 }
 
-// drain writes until there is nothing left to write. There is no goroutine of it while there is nothing to say.
+// drain writes until nothing is left. While there is nothing to write, it does not run.
 func (o *output) drain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -91,7 +91,7 @@ func (o *output) drain() {
 	}
 }
 
-// flush waits until everything has been taken, and no longer than flushWait.
+// flush waits until everything has been written, and no longer than flushWait.
 func (o *output) flush() {
 	o.mu.Lock()
 	drained := o.drained
@@ -105,8 +105,8 @@ func (o *output) flush() {
 	}
 }
 
-// newLogger returns the program's logger. Every text that passes is scrubbed: what others say of a
-// failed exchange may quote it.
+// newLogger returns the program's logger. It scrubs every text: what STS or a proxy says about a failed exchange may
+// quote the token.
 func newLogger(l logging, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: l.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		switch v := a.Value.Any().(type) {
@@ -123,8 +123,8 @@ func newLogger(l logging, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, options))
 }
 
-// tellOfDrops has the log say how many of its lines are missing, once it is read again.
-func (o *output) tellOfDrops(l logging) {
+// reportDrops makes the log report how many of its lines are missing, once it is read again.
+func (o *output) reportDrops(l logging) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.note = func(lines uint64) []byte {

@@ -44,7 +44,7 @@ func TestALogThatNobodyReadsBlocksNobodyAndSaysWhatIsMissing(t *testing.T) {
 		stuck := &reader{may: make(chan struct{})}
 		o := &output{to: stuck}
 		l := logging{text: true}
-		o.tellOfDrops(l)
+		o.reportDrops(l)
 		logger := newLogger(l, o)
 		const lines = 10_000
 		for i := range lines {
@@ -86,7 +86,7 @@ func TestAClosedStderrIsCountedAndWrittenToAgain(t *testing.T) {
 		closed := &reader{err: errors.New("broken pipe")}
 		o := &output{to: closed}
 		l := logging{}
-		o.tellOfDrops(l)
+		o.reportDrops(l)
 		logger := newLogger(l, o)
 		for range 3 {
 			logger.Info("lost")

@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// manifestLimit is the memory limit of the manifests, in bytes. It stands in for a limit that is not there.
+	// manifestLimit is the memory limit of the manifests, in bytes. It is used where there is no limit.
 	manifestLimit = 48 << 20
 
-	// restingCost is what the kernel counts of a sidecar that nobody asks, in bytes: the pages of its program, which
+	// restingCost is what the kernel counts for an idle sidecar, in bytes: the pages of its program, which
 	// may be charged to another container of the node, and some megabytes of its own.
 	restingCost = 16 << 20
 
@@ -28,9 +28,9 @@ const (
 // places are how many connections each listener may have open at once.
 type places struct{ credentials, ops, admin int }
 
-// budget divides what a memory limit in bytes leaves for connections, so that the worst crowd on all listeners at once
-// stays below two thirds of the limit; and no more than the file descriptors that there are. Zero is no limit: then it
-// is as with that of the manifests. A limit that leaves too little leaves the least that a Pod can do with.
+// budget divides what a memory limit in bytes leaves for connections, so that even if all listeners are full at once,
+// they stay below two thirds of the limit and within the number of file descriptors. Zero is no limit, and counts as that
+// of the manifests. If the limit leaves too little, the result is the least that a Pod can work with.
 func budget(limit int64, descriptors uint64) places {
 	if limit == 0 {
 		limit = manifestLimit
@@ -44,8 +44,8 @@ func budget(limit int64, descriptors uint64) places {
 	return p
 }
 
-// boundHeap has the collector work harder before garbage takes what the budget leaves to connections. Whoever sets
-// GOMEMLIMIT has decided that otherwise.
+// boundHeap makes the garbage collector work harder before garbage takes the memory that the budget leaves to
+// connections. GOMEMLIMIT takes precedence.
 func boundHeap(limit int64) {
 	if limit == 0 {
 		limit = manifestLimit
@@ -55,16 +55,14 @@ func boundHeap(limit int64) {
 	}
 }
 
-// trimAfter is how long nobody must have asked for credentials.
+// trimAfter is how long there must have been no request for credentials.
 const trimAfter = 5 * time.Second
 
-// trimmed returns h, and gives memory back to the system once h has had nothing to do for a while,
-// until ctx ends.
+// trimmed returns h, and gives memory back to the system once h has been idle for a while, until ctx ends.
 //
-// An exchange and a burst of requests leave several megabytes of garbage, above all from TLS, and then
-// nothing happens for half an hour. The runtime does give them back by itself, but takes some six
-// minutes, on every Pod that starts or wakes. The collector's own settings (GOGC, a memory limit) save
-// less, and make it slower when there is work. What little the probes leave is the runtime's affair.
+// An exchange and a burst of requests leave several megabytes of garbage, above all from TLS, and then nothing happens
+// for half an hour. The runtime gives them back by itself, but only after some six minutes. The collector's own settings
+// (GOGC, a memory limit) save less, and make requests slower. The little that probes leave is left to the runtime.
 func trimmed(ctx context.Context, h server.Handler) server.Handler {
 	var worked atomic.Bool
 	wake := make(chan struct{}, 1)
@@ -103,7 +101,7 @@ func trimmed(ctx context.Context, h server.Handler) server.Handler {
 	return trimming{h, work}
 }
 
-// trimming is a handler that says first that it has work.
+// trimming is a handler that reports each request to work first.
 type trimming struct {
 	server.Handler
 	work func()

@@ -28,9 +28,9 @@ type profile struct {
 // load reads the files of all profiles. It is not part of parse because most commands need none of them.
 func (s *settings) load() (all problems) {
 	for i := range s.profiles {
-		var wrong problems
-		s.profiles[i], wrong = s.profiles[i].loaded()
-		all = append(all, wrong...)
+		var invalid problems
+		s.profiles[i], invalid = s.profiles[i].loaded()
+		all = append(all, invalid...)
 	}
 	return all
 }
@@ -38,15 +38,15 @@ func (s *settings) load() (all problems) {
 // loaded returns the profile with what its files hold now.
 func (p *profile) loaded() (*profile, problems) {
 	next := *p
-	var wrong problems
+	var invalid problems
 	var err error
 	if next.exchange.Policy, err = readSessionPolicy(p.policyFile); err != nil {
-		wrong = append(wrong, problem{"IRSA_SIDECAR_POLICY_FILE", err.Error()})
+		invalid = append(invalid, problem{"IRSA_SIDECAR_POLICY_FILE", err.Error()})
 	}
 	if next.exchange.Roots, err = webidentity.LoadCABundle(p.caBundle); err != nil {
-		wrong = append(wrong, problem{"AWS_CA_BUNDLE", err.Error()})
+		invalid = append(invalid, problem{"AWS_CA_BUNDLE", err.Error()})
 	}
-	return &next, wrong
+	return &next, invalid
 }
 
 // maxPolicyFile leaves room for white space around what STS takes.
@@ -90,7 +90,7 @@ func (s *settings) open() (all problems) {
 	return all
 }
 
-func (a *access) open(listen netip.Addr, n network) (wrong problems) {
+func (a *access) open(listen netip.Addr, n network) (invalid problems) {
 	var err error
 	variable := "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"
 	switch {
@@ -104,12 +104,12 @@ func (a *access) open(listen netip.Addr, n network) (wrong problems) {
 		err = n.mustAuthorize()
 	}
 	if err != nil {
-		wrong = append(wrong, problem{variable, err.Error()})
+		invalid = append(invalid, problem{variable, err.Error()})
 	}
 	if a.uids != nil && listen.IsValid() {
 		if a.users, err = server.NewUsers(a.uids, listen); err != nil {
-			wrong = append(wrong, problem{"IRSA_SIDECAR_ALLOWED_UIDS", "cannot be enforced, because the kernel does not tell which user a connection belongs to: " + err.Error()})
+			invalid = append(invalid, problem{"IRSA_SIDECAR_ALLOWED_UIDS", "cannot be enforced, because the kernel does not tell which user a connection belongs to: " + err.Error()})
 		}
 	}
-	return wrong
+	return invalid
 }

@@ -21,7 +21,7 @@ import (
 
 // serve runs the sidecar until ctx ends. A signal among hangups makes it reload.
 func serve(ctx context.Context, s *settings, logger *slog.Logger, stderr *output, hangups <-chan os.Signal) error {
-	stderr.tellOfDrops(s.logging)
+	stderr.reportDrops(s.logging)
 	for _, w := range s.warnings {
 		logger.Warn(w)
 	}

@@ -50,9 +50,9 @@ func (s *source) reload() {
 	if err := s.access.authorization.Reload(); err != nil {
 		s.logger.Error("cannot reload the authorization token file; keeping the current token", "error", err)
 	}
-	next, wrong := s.profile.loaded()
-	if len(wrong) > 0 {
-		s.logger.Error("cannot reload the configuration files; keeping the previous values", "error", wrong)
+	next, invalid := s.profile.loaded()
+	if len(invalid) > 0 {
+		s.logger.Error("cannot reload the configuration files; keeping the previous values", "error", invalid)
 		s.cache.Refresh(false)
 		return
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
-// stateFile keeps the last good credentials, so that a sidecar that is restarted while STS is away has
-// them still. What it holds is a secret: it belongs on a volume in memory.
+// stateFile keeps the last good credentials, so that a sidecar that restarts during an STS outage still has them. It
+// contains secrets, so it belongs on a volume in memory.
 type stateFile struct {
 	statePlace
 	tokenFile string
@@ -29,11 +29,11 @@ type stateFile struct {
 	write     func(text []byte) error                                // writeFile, but for a test
 
 	mu      sync.Mutex  // also of binding
-	writing bool        // a goroutine is at it; never more than one
-	next    *stateWrite // the newest that it has not begun with; nil where there is none
+	writing bool        // a goroutine writes; never more than one
+	next    *stateWrite // the newest that it has not started with; nil if there is none
 }
 
-// stateWrite is one text on its way into the file.
+// stateWrite is one text to be written to the file.
 type stateWrite struct {
 	text []byte
 	done chan struct{}
@@ -50,7 +50,7 @@ const (
 	startWait = 5 * time.Second
 )
 
-// errOnDisk is what is wrong with a directory that is not in memory.
+// errOnDisk is the error for a directory that is not in memory.
 var errOnDisk = errors.New("its directory is on a disk: mount an emptyDir with medium: Memory there, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true")
 
 const stateVariable = "IRSA_SIDECAR_STATE_FILE"
@@ -76,7 +76,7 @@ func (p statePlace) check() problems {
 		return nil
 	}
 	path := filepath.Dir(p.path)
-	wrong := func(format string, args ...any) problems {
+	reject := func(format string, args ...any) problems {
 		return problems{{stateVariable, fmt.Sprintf(format, args...)}}
 	}
 	var err error
@@ -88,11 +88,11 @@ func (p statePlace) check() problems {
 	})
 	switch {
 	case !inTime:
-		return wrong("%s: its directory did not respond within %s", p.path, startWait)
+		return reject("%s: its directory did not respond within %s", p.path, startWait)
 	case errors.Is(err, errOnDisk):
-		return wrong("%s would put credentials on a disk; mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", p.path, path)
+		return reject("%s would put credentials on a disk; mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", p.path, path)
 	case err != nil:
-		return wrong("%s: its directory cannot be used: %v", p.path, cache.Innermost(err))
+		return reject("%s: its directory cannot be used: %v", p.path, cache.Innermost(err))
 	}
 	return nil
 }
@@ -109,7 +109,7 @@ func (p *profile) newStateFile(logger *slog.Logger) *stateFile {
 	return s
 }
 
-// bind notes what an exchange asks with, whose credentials are the next to be kept. A nil stateFile keeps nothing.
+// bind notes what the next credentials to be kept were asked for with. A nil stateFile keeps nothing.
 func (s *stateFile) bind(b stateBinding) {
 	if s != nil {
 		s.mu.Lock()
@@ -129,10 +129,10 @@ func (s *stateFile) bound() stateBinding {
 	return b
 }
 
-// keep writes credentials down, and returns when they are written, or after stateWait: a disk that is slow or
-// stuck must not keep callers from credentials. It is written behind their backs then, by one goroutine at most,
-// which takes the newest of what has come meanwhile; a shutdown does not wait for it. A failure is a line in the
-// log: the credentials at hand are no worse for it.
+// keep writes credentials to the file, and returns when they are written, or after stateWait: a slow or stuck disk must
+// not keep credentials from callers. Then the write goes on in the background, in one goroutine at most, which continues
+// with the newest credentials that have come meanwhile; a shutdown does not wait for it. A failure is only logged: the
+// credentials work without the file.
 func (s *stateFile) keep(k cache.Kept) {
 	text, err := s.document(k)
 	if err != nil {
@@ -150,7 +150,7 @@ func (s *stateFile) keep(k cache.Kept) {
 	}
 	s.mu.Unlock()
 
-	if !busy { // who is at it still has had half a second already
+	if !busy { // or the write under way has had its time already
 		timer := time.NewTimer(stateWait)
 		defer timer.Stop()
 		select {
@@ -162,7 +162,7 @@ func (s *stateFile) keep(k cache.Kept) {
 	s.logger.Warn("writing the state file is slow; until it is written, a restart during an STS outage would not have the new credentials", "file", s.path)
 }
 
-// writeAll writes w, and then what has come meanwhile, until there is nothing more.
+// writeAll writes w, and then what has come meanwhile, until nothing is left.
 func (s *stateFile) writeAll(w *stateWrite) {
 	for w != nil {
 		began := time.Now()
@@ -194,8 +194,8 @@ func (s *stateFile) document(k cache.Kept) ([]byte, error) {
 	return formatState(stateDocument{s.bound(), boot, now, k.Remaining, k.Skew, storedCredentialsOf(k.Credentials)})
 }
 
-// writeFile replaces the file. All that it does, it does in the directory that it has looked at: another one
-// that takes its place meanwhile gets nothing.
+// writeFile replaces the file, in the directory that it has checked: another directory that takes its place meanwhile
+// gets nothing.
 func (s *stateFile) writeFile(text []byte) error {
 	dir, err := openStateDir(filepath.Dir(s.path), s.onDisk)
 	if err != nil {
@@ -229,8 +229,8 @@ func openStateDir(path string, onDisk bool) (*os.File, error) {
 	return dir, nil
 }
 
-// restore returns what an earlier run of this program has left; nil where there is nothing to be used, and the
-// log says why. It takes startWait at most.
+// restore returns what an earlier run of this program has kept, or nil if it cannot be used; the log says why. It takes
+// startWait at most.
 func (s *stateFile) restore() *cache.Kept {
 	type outcome struct {
 		kept *cache.Kept

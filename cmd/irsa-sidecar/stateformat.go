@@ -22,7 +22,7 @@ const (
 	maxRemaining = 12 * time.Hour
 )
 
-// stateBinding is what credentials were asked for with. Others than one would ask for now are not used.
+// stateBinding is what credentials were asked for with. Only those are restored that would be asked for in the same way now.
 type stateBinding struct {
 	Profile, RoleARN, Duration, Policy string
 	PolicyARNs                         []string
@@ -30,7 +30,7 @@ type stateBinding struct {
 	Issuer, Subject                    string // of the token; empty where it could not be read
 }
 
-// stateDocument is the file, after a first line with its format and its sum.
+// stateDocument is the file, after a first line with its format and its checksum.
 type stateDocument struct {
 	Binding     stateBinding
 	Boot        string        // which start of the machine this is
@@ -67,7 +67,7 @@ func storedCredentialsOf(c *cache.Credentials) storedCredentials {
 	}
 }
 
-// restored returns the credentials, or nil if they lack something. It does not ask whether they have expired.
+// restored returns the credentials, or nil if they lack something. It does not check whether they have expired.
 func (s *storedCredentials) restored() *cache.Credentials {
 	if s.AccessKeyID == "" || s.SecretAccessKey == "" || s.SessionToken == "" || s.Expiration.IsZero() {
 		return nil
@@ -87,15 +87,15 @@ func formatState(d stateDocument) ([]byte, error) {
 	return fmt.Appendf(nil, "%s%x\n%s", stateHeader, sha256.Sum256(text), text), nil
 }
 
-// parseState returns the credentials in a state file, if they are those that want would ask for, and how long
-// they still work: at the moment now after the machine's start boot, when the wall clock says wall.
+// parseState returns the credentials in a state file, if they were asked for with want, and how long they still work:
+// at the time now since the machine's start boot, when the wall clock says wall.
 //
-// The time that has passed is the machine's, counted from its start, and no session is longer than maxRemaining.
-// So far the node's clock plays no part: it may be wrong, and may have been set meanwhile. But the file may
-// have been changed by another process of its user, whom the sum does not keep out. So Expiration counts too, by
-// the rule of a lease in memory: the wall clock ends the credentials if it would also do so after removing
-// the skew that was measured when they were issued. Of the skew in the file no more than a day is believed:
-// whatever it says, nothing is served later than a day after its Expiration, by the wall clock.
+// How much time has passed is counted from the machine's start, and no session is longer than maxRemaining. The wall
+// clock plays no part in that: it may be wrong, and may have been set meanwhile. But another process of the same user
+// may have changed the file, with a checksum that is right. So Expiration counts too, by the rule of a lease in memory:
+// the wall clock ends the credentials if it would also do so after removing the skew that was measured when they were
+// issued. At most a day of the skew in the file is believed: whatever it says, nothing is served later than a day after
+// its Expiration, by the wall clock.
 func parseState(text []byte, want stateBinding, boot string, now time.Duration, wall time.Time) (*cache.Kept, time.Duration, error) {
 	line, body, _ := bytes.Cut(text, []byte("\n"))
 	sum, ok := strings.CutPrefix(string(line), stateHeader)
@@ -121,7 +121,7 @@ func parseState(text []byte, want stateBinding, boot string, now time.Duration, 
 			return nil, 0, fmt.Errorf("it is for another %s", field.name)
 		}
 	}
-	// A token that cannot be read now is a fault that the credentials are to outlive.
+	// If the token cannot be read now, the credentials are still good.
 	if slices.Contains([]string{d.Binding.Subject, want.Subject}, "") {
 		d.Binding.Issuer, d.Binding.Subject = want.Issuer, want.Subject
 	}

@@ -54,10 +54,10 @@ func runStatus(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	at, profile, wrong := config.credentialsPeer()
-	token, from, wrongToken := findToken()
-	if wrong = append(wrong, wrongToken...); len(wrong) > 0 {
-		return usageError{wrong}
+	at, profile, invalid := config.credentialsPeer()
+	token, from, invalidToken := findToken()
+	if invalid = append(invalid, invalidToken...); len(invalid) > 0 {
+		return usageError{invalid}
 	}
 	get := func(path string) (*reply, error) {
 		r, err := at.ask(ctx, http.MethodGet, path, token)
@@ -105,7 +105,7 @@ func runStatus(ctx context.Context, c *call) error {
 
 // credentialsPeer is the credentials listener, and the profile whose credentials an app with this environment gets;
 // empty is the default one.
-func (s *settings) credentialsPeer() (at peer, profile string, wrong problems) {
+func (s *settings) credentialsPeer() (at peer, profile string, invalid problems) {
 	if l := s.listener(credentialsListener); l.set {
 		return l.peer(), "", nil
 	}
@@ -115,7 +115,7 @@ func (s *settings) credentialsPeer() (at peer, profile string, wrong problems) {
 	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Scheme != "http" {
-		return peer{}, "", problems{{appURI, "is not a URL such as http://127.0.0.1:9911/v1/credentials"}}
+		return peer{}, "", problems{{appURI, "is not a URL such as " + defaultURI()}}
 	}
 	port := u.Port()
 	if port == "" {
@@ -128,13 +128,18 @@ func (s *settings) credentialsPeer() (at peer, profile string, wrong problems) {
 	case u.Hostname() == "localhost":
 		return peer{appURI, loopbacks(port)}, profile, nil
 	case err != nil || !address.IsLoopback():
-		return peer{}, "", problems{{appURI, fmt.Sprintf("%q is not on loopback: an SDK with this environment does not ask the sidecar; set it to http://127.0.0.1:9911/v1/credentials", u.Host)}}
+		return peer{}, "", problems{{appURI, fmt.Sprintf("%q is not on loopback: an SDK with this environment does not ask the sidecar; set it to %s", u.Host, defaultURI())}}
 	}
 	return peer{appURI, []string{net.JoinHostPort(u.Hostname(), port)}}, profile, nil
 }
 
+// defaultURI is where an app finds the credentials of a sidecar with the default port.
+func defaultURI() string {
+	return "http://" + net.JoinHostPort(loopback(), credentialsPort) + "/v1/credentials"
+}
+
 // findToken returns the authorization token and the variable that it is from, or nothing where none is set.
-func findToken() (token, from string, wrong problems) {
+func findToken() (token, from string, invalid problems) {
 	for _, name := range tokenVariables {
 		value := os.Getenv(name)
 		if value == "" {
