@@ -14,9 +14,6 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// failingLine is what a shell evaluates where there are no credentials.
-const failingLine = "unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_CREDENTIAL_EXPIRATION; false\n"
-
 // shell finds a shell. One that this machine should have must not be missing.
 func shell(t *testing.T, name string) string {
 	t.Helper()
