@@ -16,17 +16,16 @@ import (
 )
 
 const (
-	// askTimeout is how long one answer may take. The kubelet gives a probe a few seconds.
+	// askTimeout is how long one answer may take. The kubelet waits for a probe for a few seconds.
 	askTimeout = 2 * time.Second
 
 	// maxPage is more than the longest page of a sidecar, in bytes; maxReason more than a reason with its hint, in
-	// characters. Another program may answer, and say anything.
+	// characters. Another program may listen there, and send anything.
 	maxPage   = 64 << 10
 	maxReason = 1500
 )
 
-// A peer is a listener of the sidecar in the same Pod. It is asked at each address until one does not refuse the
-// connection.
+// A peer is a listener of the sidecar in the same Pod. The addresses are tried until one accepts the connection.
 type peer struct {
 	variable  string // which says where it listens
 	addresses []string
@@ -103,7 +102,7 @@ func ask(ctx context.Context, method, url, authorization string) (*reply, error)
 
 // notSidecar is the error for an answer that a sidecar does not give.
 func (p peer) notSidecar(r *reply, path string) error {
-	return fmt.Errorf("what answers at %s is not this sidecar: %s to %s", p, shown(r.status, maxReason), path)
+	return fmt.Errorf("the server at %s is not this sidecar: it answered %s to %s", p, shown(r.status, maxReason), path)
 }
 
 // opsPeer is the ops listener. One that listens on all addresses is asked on loopback.
@@ -118,8 +117,8 @@ func (s *settings) opsPeer() peer {
 
 func (l *listener) peer() peer { return peer{l.variable, []string{l.address}} }
 
-// adminPeer is the admin listener. An app's environment need not say where the sidecar listens; without any of the two
-// variables both loopback addresses are tried.
+// adminPeer is the admin listener. An app's environment may not say where the sidecar listens: if neither variable is set,
+// both loopback addresses are tried.
 func (s *settings) adminPeer() peer {
 	l := s.listener(adminListener)
 	if !l.set && !s.listener(credentialsListener).set {
@@ -128,8 +127,7 @@ func (s *settings) adminPeer() peer {
 	return l.peer()
 }
 
-// loopbacks are the addresses of this machine with a port, the one that this machine has first: a Pod with IPv6 alone
-// need not have 127.0.0.1.
+// loopbacks are the loopback addresses to try with a port. A Pod with IPv6 only may not have 127.0.0.1.
 func loopbacks(port string) []string {
 	v4, v6 := net.JoinHostPort("127.0.0.1", port), net.JoinHostPort("::1", port)
 	if loopback() == "::1" {
@@ -138,7 +136,7 @@ func loopbacks(port string) []string {
 	return []string{v4, v6}
 }
 
-// loopback is the address of this machine: ::1 where there is no 127.0.0.1.
+// loopback is this machine's loopback address: ::1 if there is no 127.0.0.1.
 func loopback() string {
 	probe, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if errors.Is(err, syscall.EADDRNOTAVAIL) {
@@ -170,7 +168,7 @@ func runHealthcheck(ctx context.Context, c *call) error {
 	return checkHealth(ctx, config.opsPeer(), "/"+c.given[""])
 }
 
-// checkHealth returns nil if the ops listener answers that all is well.
+// checkHealth returns nil if the ops listener answers 200.
 func checkHealth(ctx context.Context, ops peer, path string) error {
 	r, err := ops.ask(ctx, http.MethodGet, path, "")
 	if err != nil {
@@ -213,7 +211,7 @@ func shutdownCommand() command {
 func runReload(ctx context.Context, c *call) error   { return c.post(ctx, "/reload") }
 func runShutdown(ctx context.Context, c *call) error { return c.post(ctx, shutdownPath) }
 
-// post makes the sidecar do something. Only its own words for it are believed.
+// post makes the sidecar do something. Any other answer than the sidecar's own is an error: another server may say 200.
 func (c *call) post(ctx context.Context, path string) error {
 	config, err := c.usable()
 	if err != nil {

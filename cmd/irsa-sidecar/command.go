@@ -39,7 +39,7 @@ type option struct {
 type value struct {
 	name    string   // in a usage line, such as FILE; empty for a closed list
 	words   []string // the closed list
-	initial string   // where none is given
+	initial string   // the default
 	check   func(string) error
 }
 
@@ -130,7 +130,7 @@ func (c *command) parse(args []string) (map[string]string, error) {
 			given[name] = value
 		}
 	}
-	if c.argument != nil && c.argument.required && given[""] == "" { // or a variable in a script that is not set
+	if c.argument != nil && c.argument.required && given[""] == "" { // it is empty if a script passes a variable that is not set
 		return nil, usagef("missing argument; usage: %s", c.usage())
 	}
 	return given, nil
@@ -212,7 +212,7 @@ func (c *command) unknownFlag(typed, name string) error {
 		}
 	}
 	usage := c.usage()
-	if len(owners) == 1 && c.flags == nil { // as where it stands before the command
+	if len(owners) == 1 && c.flags == nil { // it may stand before the command, which is then taken for serve
 		usage = owners[0].usage()
 	}
 	variable := prefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
@@ -233,7 +233,7 @@ func (c *command) unknownFlag(typed, name string) error {
 	return usagef("unknown flag %s; usage: %s", typed, usage)
 }
 
-// unexpected is the error for an argument too many, with the flag that it may be meant for.
+// unexpected is the error for one argument too many. It names the flag or command that may be meant.
 func (c *command) unexpected(arg string) error {
 	if arg != c.name && find(arg) != nil {
 		return usagef("unexpected argument %q; to run that command: irsa-sidecar %s", arg, arg)

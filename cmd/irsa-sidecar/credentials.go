@@ -86,12 +86,12 @@ func exportLines(c *cache.Credentials) string {
 	return b.String()
 }
 
-// failingLine makes a shell's eval fail: nothing at all would be a success. It takes the variables away, or what follows
-// in a script that goes on would run with credentials that were there before, of another role perhaps.
+// failingLine makes a shell's eval fail, which would succeed on empty output. It also unsets the variables; otherwise a
+// script that continues would use older credentials, perhaps of another role.
 const failingLine = "unset " + keyVariable + " " + secretVariable + " " + sessionVariable + " " + expiryVariable + "; false\n"
 
-// isForShell reports whether a shell may evaluate what these arguments make the program print. Of a --format that is not
-// right nobody knows.
+// isForShell reports whether a shell may evaluate what these arguments make the program print. It may, if
+// the value of --format is wrong.
 func isForShell(args []string) bool {
 	for i, arg := range args {
 		name, format, given := strings.Cut(arg, "=")

@@ -47,7 +47,7 @@ func runDoctor(ctx context.Context, call *call) error {
 		o.Mistakes = append(o.Mistakes, doctor.Mistake{Variable: m.variable, Text: m.text})
 	}
 	if p.access.file != "" {
-		// It may not be there yet; serve makes it.
+		// It may not exist yet: serve creates it.
 		o.Authorization = "unknown"
 		if raw, _, err := regular.Read(p.access.file, server.MaxAuthorization); err == nil {
 			o.Authorization = strings.TrimSpace(string(raw))
@@ -79,7 +79,7 @@ func runDoctor(ctx context.Context, call *call) error {
 	return nil
 }
 
-// readPolicy reads a file, or standard input for "-", and never much of it.
+// readPolicy reads a file, or standard input for "-", up to a limit.
 func readPolicy(name string, stdin io.Reader) ([]byte, error) {
 	from := stdin
 	if name != "-" {
@@ -97,7 +97,7 @@ func readPolicy(name string, stdin io.Reader) ([]byte, error) {
 	return raw, nil
 }
 
-// hasColors reports whether colors are seen, and wanted: https://no-color.org
+// hasColors reports whether w is a terminal, and colors are not switched off: https://no-color.org
 func hasColors(w io.Writer) bool {
 	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }

@@ -23,8 +23,8 @@ func installCommand() command {
 	}
 }
 
-// install copies this program into a directory: a volume that another container mounts, whose image has
-// neither wait nor shutdown, and which ours, without a shell, has no cp to fill.
+// install copies this program to a directory: a volume for a container whose image has neither wait nor shutdown. Our
+// image has no shell and no cp.
 func install(directory string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -52,8 +52,8 @@ func install(directory string) error {
 	return nil
 }
 
-// readingGroup returns the group that may read a file which not everybody may. That is how the image keeps processes of
-// our own user from looking inside, from the exec on: see harden.
+// readingGroup returns the group that may read a file, if others may not. In the image this keeps other processes of our
+// user from reading this process's environment as soon as it starts: see harden.
 func readingGroup(path string) (gid uint32, ok bool) {
 	info, err := os.Stat(path)
 	if err != nil || info.Mode()&0o044 != 0o040 {

@@ -31,8 +31,8 @@ var appVariables = []variable{
 	{appTokenFile, "", "the same, in a file"},
 }
 
-// The variables that may hold, or name, the authorization token, in the order in which status looks for it: what an app
-// sends comes first, for that is what is to be found out.
+// The variables that may hold, or name, the authorization token, in the order in which status looks for it. What an app
+// sends comes first, because the question is what the app gets.
 var tokenVariables = []string{appTokenFile, appToken, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "IRSA_SIDECAR_AUTHORIZATION_TOKEN"}
 
 func statusCommand() command {
@@ -48,7 +48,7 @@ irsa-sidecar status --json`,
 	}
 }
 
-// runStatus prints what GET / of the credentials listener says. It fails where there are no valid credentials.
+// runStatus prints what GET / of the credentials listener says. It fails if there are no valid credentials.
 func runStatus(ctx context.Context, c *call) error {
 	config, err := c.usable()
 	if err != nil {
@@ -138,7 +138,7 @@ func defaultURI() string {
 	return "http://" + net.JoinHostPort(loopback(), credentialsPort) + "/v1/credentials"
 }
 
-// findToken returns the authorization token and the variable that it is from, or nothing where none is set.
+// findToken returns the authorization token and the variable that it is from, or nothing if none is set.
 func findToken() (token, from string, invalid problems) {
 	for _, name := range tokenVariables {
 		value := os.Getenv(name)

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// waitEvery is how often wait asks, waitReport how often it says what it waits for.
+	// waitEvery is how often wait asks, waitReport how often it prints what is missing.
 	waitEvery  = 100 * time.Millisecond
 	waitReport = 5 * time.Second
 )
@@ -69,7 +69,7 @@ func (w *waiter) wait(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if waiting.Err() == nil || (last == nil && ctx.Err() == nil) { // a question that a signal interrupted says nothing
+		if waiting.Err() == nil || (last == nil && ctx.Err() == nil) { // a request that a signal interrupted tells nothing
 			last = err
 		}
 		if now := time.Now(); waiting.Err() == nil && !now.Before(next) {
