@@ -103,16 +103,19 @@ func knownVariables() map[string]bool {
 
 const prefix = "IRSA_SIDECAR_"
 
-// serviceVariable is what Kubernetes sets in every Pod beside a Service called irsa-sidecar, or
+// isService reports whether an entry is what Kubernetes sets in every Pod beside a Service called irsa-sidecar, or
 // irsa-sidecar-metrics: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
-var serviceVariable = regexp.MustCompile(`^IRSA_SIDECAR_([A-Z0-9_]+_)?(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=[a-z]+://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=)`)
+func isService(entry string) bool {
+	return regexp.MustCompile( // here, because few starts need it
+		`^IRSA_SIDECAR_([A-Z0-9_]+_)?(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=[a-z]+://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=)`).MatchString(entry)
+}
 
 // unknown returns the names with our prefix that are no variable: a misspelt setting must not be silently ignored.
 func (e *environment) unknown() (names []string) {
 	known := knownVariables()
 	for _, entry := range e.all {
 		name, _, _ := strings.Cut(entry, "=")
-		if strings.HasPrefix(name, prefix) && !known[name] && !serviceVariable.MatchString(entry) {
+		if strings.HasPrefix(name, prefix) && !known[name] && !isService(entry) {
 			names = append(names, name)
 		}
 	}

@@ -131,10 +131,12 @@ func (p *parser) sessionDuration() time.Duration {
 	return d
 }
 
-var policyARN = regexp.MustCompile(`^arn:[a-z0-9-]+:iam::(\d{12}|aws):policy/.+$`)
-
 func (p *parser) policyARNs() (arns []string) {
 	const variable = "IRSA_SIDECAR_POLICY_ARNS"
+	if p.PolicyARNs == "" {
+		return nil
+	}
+	policyARN := regexp.MustCompile(`^arn:[a-z0-9-]+:iam::(\d{12}|aws):policy/.+$`)
 	for arn := range strings.SplitSeq(p.PolicyARNs, ",") {
 		if arn = strings.TrimSpace(arn); arn == "" {
 			continue
