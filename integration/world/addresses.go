@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// FreeAddress returns an address that nobody listens on just now.
+// FreeAddress returns an address that is not in use right now.
 func FreeAddress(t *testing.T) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -16,8 +16,8 @@ func FreeAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// RefusingAddress returns an address that nobody listens on, and that nobody else can be given while
-// the test lasts: its socket is bound and does not listen.
+// RefusingAddress returns an address that refuses connections until the end of the test: its socket is bound, so that no
+// other program gets it, but does not listen.
 func RefusingAddress(t *testing.T) string {
 	t.Helper()
 	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
@@ -35,7 +35,7 @@ func RefusingAddress(t *testing.T) string {
 	return (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: name.(*syscall.SockaddrInet4).Port}).String()
 }
 
-// TakenAddress returns an address that somebody listens on.
+// TakenAddress returns an address that is in use.
 func TakenAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

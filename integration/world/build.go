@@ -17,7 +17,7 @@ import (
 // Module is the path of this module.
 const Module = "github.com/irsa-sidecar/irsa-sidecar"
 
-// root is the directory of the module: the nearest one above that has its go.mod. Others below have one too.
+// root is the directory of the module: the nearest parent with this module's go.mod. Some directories below it have their own.
 var root = sync.OnceValues(func() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
@@ -34,7 +34,7 @@ var root = sync.OnceValues(func() (string, error) {
 	}
 })
 
-// Path returns the path of a file of this repository, which is named by its elements from the root on.
+// Path returns the path of a file of this repository, given its elements from the root.
 func Path(t testing.TB, elements ...string) string {
 	t.Helper()
 	dir, err := root()
@@ -44,7 +44,7 @@ func Path(t testing.TB, elements ...string) string {
 	return filepath.Join(append([]string{dir}, elements...)...)
 }
 
-// Build builds a command of this module, which is named by its directory, into a file; go build gets the flags.
+// Build builds the command in a directory of this module into a file, with flags for go build.
 func Build(ctx context.Context, file, command string, flags ...string) error {
 	args := slices.Concat([]string{"build", "-trimpath", "-o", file}, flags, []string{Module + "/" + command})
 	cmd := exec.CommandContext(ctx, "go", args...)
@@ -55,7 +55,7 @@ func Build(ctx context.Context, file, command string, flags ...string) error {
 	return nil
 }
 
-// built is the program under test. It is built at most once in each package, and only for tests that run it.
+// built is the program under test. Each package builds it at most once, and only if a test runs it.
 var built struct {
 	once sync.Once
 	dir  string
@@ -75,8 +75,7 @@ func Program(t *testing.T) string {
 
 // buildProgram builds the program as it is shipped; with GOCOVERDIR set, it also counts what is covered.
 func buildProgram(t *testing.T) (err error) {
-	// go test reuses an old result unless a file has changed that the test has looked at, and it does not see what go
-	// build looks at.
+	// go test reuses a result unless a file that the test has read has changed, and it does not see what go build reads.
 	err = filepath.WalkDir(Path(t), func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.IsDir() && entry.Name() == ".git" {
 			return fs.SkipDir
@@ -84,7 +83,7 @@ func buildProgram(t *testing.T) (err error) {
 		if err == nil && (filepath.Ext(path) == ".go" || entry.Name() == "go.mod") {
 			_, err = os.Stat(path)
 		}
-		if errors.Is(err, fs.ErrNotExist) { // a temporary file of somebody else
+		if errors.Is(err, fs.ErrNotExist) { // another program's temporary file
 			return nil
 		}
 		return err
@@ -95,7 +94,7 @@ func buildProgram(t *testing.T) (err error) {
 	if built.dir, err = os.MkdirTemp("", "irsa-sidecar-test-"); err != nil {
 		return err
 	}
-	// One test runs the program as a user who owns nothing.
+	// A test runs the program as another user.
 	if err := os.Chmod(built.dir, 0o755); err != nil {
 		return err
 	}
@@ -107,18 +106,18 @@ func buildProgram(t *testing.T) (err error) {
 	return Build(context.WithoutCancel(t.Context()), built.path, "cmd/irsa-sidecar", flags...)
 }
 
-// WithCoverage adds to an environment where the program writes what it has covered.
+// WithCoverage adds the directory for coverage data to an environment.
 func WithCoverage(env []string) []string {
 	if dir := os.Getenv("GOCOVERDIR"); dir != "" {
 		env = append(slices.Clone(env), "GOCOVERDIR="+dir)
 	}
 	if env == nil {
-		return []string{} // nil would be the test's own
+		return []string{} // nil would mean the test's own environment
 	}
 	return env
 }
 
-// CopyOfProgram is the program as root's, with this mode and group, where every user finds it.
+// CopyOfProgram returns the path of a copy that belongs to root, with this mode and group, and that every user can reach.
 func CopyOfProgram(t *testing.T, mode os.FileMode, group int) (path string) {
 	t.Helper()
 	dir, err := os.MkdirTemp(filepath.Dir(Program(t)), "copy-")

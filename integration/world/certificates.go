@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Authority signs the certificates of a test. The broken ones are in package faults.
+// Authority signs the certificates of a test. Package faults has the broken ones.
 type Authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -45,7 +45,7 @@ func NewAuthority(t *testing.T) *Authority {
 	return a
 }
 
-// Issue makes a certificate for a client, or for the hosts.
+// Issue makes a certificate for a client, or for hosts.
 func (a *Authority) Issue(t *testing.T, subject pkix.Name, hosts ...string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -12,8 +12,8 @@ import (
 // whySkipped is why the test inside has been skipped by notRun.
 var whySkipped = "it does not say why"
 
-// NotRun ends a test for which the machine lacks something, and says so; where IRSA_TEST_REQUIRE has what is
-// lacking, the test fails.
+// NotRun skips a test because the machine lacks something, and says so. If IRSA_TEST_REQUIRE lists what is missing, the
+// test fails.
 func NotRun(t *testing.T, lacking, why string) {
 	t.Helper()
 	if Required(lacking) {
@@ -24,7 +24,7 @@ func NotRun(t *testing.T, lacking, why string) {
 	t.Skip(why)
 }
 
-// WantNoTrace holds what was printed against what no user should ever see.
+// WantNoTrace fails the test if a text contains what no user should ever see.
 func WantNoTrace(t *testing.T, output string) {
 	t.Helper()
 	for _, trace := range []string{"goroutine ", "panic:", "%!", "<nil>", ".go:"} {
@@ -34,7 +34,7 @@ func WantNoTrace(t *testing.T, output string) {
 	}
 }
 
-// Eventually tries until done, fifty times a second.
+// Eventually calls done fifty times a second until it is true.
 func Eventually(t *testing.T, patience time.Duration, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -46,18 +46,18 @@ func Eventually(t *testing.T, patience time.Duration, what string, done func() b
 	}
 }
 
-// Required reports whether a test must be run that needs this of the machine: IRSA_TEST_REQUIRE has it.
+// Required reports whether IRSA_TEST_REQUIRE lists this: then a test that needs it must run.
 func Required(what string) bool {
 	return slices.Contains(strings.Split(os.Getenv("IRSA_TEST_REQUIRE"), ","), what)
 }
 
-// LastLine returns the last line of what was printed.
+// LastLine returns the last line of a text.
 func LastLine(output string) string {
 	output = strings.TrimRight(output, "\n")
 	return output[strings.LastIndex(output, "\n")+1:]
 }
 
-// WantContains checks that a text, which is called what, has all parts.
+// WantContains checks that a text contains all parts. what is its name in the error.
 func WantContains(t *testing.T, what, got string, parts ...string) {
 	t.Helper()
 	for _, part := range parts {
@@ -67,7 +67,7 @@ func WantContains(t *testing.T, what, got string, parts ...string) {
 	}
 }
 
-// WantExitCode checks how a program has ended.
+// WantExitCode checks the exit code of a program.
 func WantExitCode(t *testing.T, r Result, code int) {
 	t.Helper()
 	if r.Code != code {

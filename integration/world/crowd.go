@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// Crowd is a crowd at one listener.
+// Crowd is many clients of one listener.
 type Crowd struct {
 	Many int
 	At   func(*Sidecar) string // the listener
-	Send string                // by each of them, at once
-	Read bool                  // they read the answer, and ask again
-	Keep bool                  // they keep a connection that they have sent all to, and open the next
-	Seen *atomic.Int64         // counts their connections; nil does not
+	Send string                // what each client sends at once
+	Read bool                  // read the answer, and ask again
+	Keep bool                  // keep the connection after sending, and open another
+	Seen *atomic.Int64         // counts the connections; may be nil
 }
 
-// RepeatRequest is a request that is repeated: TOKEN is the right authorization token.
+// RepeatRequest is a request to send again and again. TOKEN stands for the right authorization token.
 func RepeatRequest(n int, path, header string) string {
 	return strings.Repeat("GET "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+header+"\r\n", n)
 }
 
-// CrowdToken is the authorization token of the sidecar that a crowd comes to.
+// CrowdToken is the authorization token of the sidecar that a crowd asks.
 const CrowdToken = "the-authorization-token-of-the-flood"
 
 var (
@@ -37,7 +37,7 @@ var (
 	HalfAHead  = "GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + strings.Repeat("x", 7<<10)
 )
 
-// Visit comes again and again until ctx ends.
+// Visit connects again and again until ctx ends.
 func (f Crowd) Visit(ctx context.Context, address string) {
 	var dialer net.Dialer
 	kept := 0
@@ -54,7 +54,7 @@ func (f Crowd) Visit(ctx context.Context, address string) {
 		if f.Seen != nil {
 			f.Seen.Add(1)
 		}
-		_, err = io.WriteString(conn, f.Send) // as much as is taken: it may block for as long as the connection is there
+		_, err = io.WriteString(conn, f.Send) // this may block for as long as the connection is open
 		for f.Read && err == nil {
 			if _, err = conn.Read(make([]byte, 32<<10)); err == nil {
 				_, err = io.WriteString(conn, f.Send)
@@ -64,7 +64,7 @@ func (f Crowd) Visit(ctx context.Context, address string) {
 			kept++ // until ctx closes it
 			continue
 		}
-		if err == nil { // it has sent all, and looks at nothing
+		if err == nil { // everything is sent, and nothing is read
 			Pause(ctx, time.Second)
 		}
 		stop()
@@ -72,7 +72,7 @@ func (f Crowd) Visit(ctx context.Context, address string) {
 	}
 }
 
-// Pause waits, or until ctx ends.
+// Pause waits, at most until ctx ends.
 func Pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-time.After(d):

@@ -15,7 +15,7 @@ import (
 	"unsafe"
 )
 
-// Disk is a file system of the test's own, in memory, so small that it can be filled.
+// Disk is a file system in memory for one test, small enough to fill.
 type Disk struct{ Dir string }
 
 const (
@@ -23,7 +23,7 @@ const (
 	diskFlags  = syscall.MS_NOSUID | syscall.MS_NODEV
 )
 
-// NewDisk mounts one for as long as the test lasts; the test is in a mount namespace of its own.
+// NewDisk mounts one until the end of the test, which must be in its own mount namespace.
 func NewDisk(t *testing.T, size int64) Disk {
 	t.Helper()
 	d := Disk{t.TempDir()}
@@ -31,7 +31,7 @@ func NewDisk(t *testing.T, size int64) Disk {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(d.Dir, 0); err != nil { // fails while somebody still has a file open
+		if err := syscall.Unmount(d.Dir, 0); err != nil { // fails while a file is still open
 			t.Error(err)
 		}
 	})
@@ -41,10 +41,10 @@ func NewDisk(t *testing.T, size int64) Disk {
 // Path returns the path of a file on the disk.
 func (d Disk) Path(name string) string { return filepath.Join(d.Dir, name) }
 
-// ballast is what the test itself fills a disk with.
+// ballast is the file with which the test fills a disk.
 const ballast = "ballast"
 
-// Fill leaves as much room as free says, and no more.
+// Fill leaves exactly as much room as free says.
 func (d Disk) Fill(t *testing.T, free int64) {
 	t.Helper()
 	f, err := os.Create(d.Path(ballast))
@@ -67,7 +67,7 @@ func (d Disk) Fill(t *testing.T, free int64) {
 	}
 }
 
-// UseInodes leaves as many inodes as free says: there is room for data, and none for a file.
+// UseInodes leaves as many inodes as free says: there is room for data, but not for another file.
 func (d Disk) UseInodes(t *testing.T, free int) {
 	t.Helper()
 	for n := range diskInodes + 1 {
@@ -88,7 +88,7 @@ func (d Disk) UseInodes(t *testing.T, free int) {
 	t.Fatalf("%d files on a file system of %d inodes", diskInodes+1, diskInodes)
 }
 
-// Remount changes how it is mounted: syscall.MS_RDONLY makes it read-only.
+// Remount changes the mount options: syscall.MS_RDONLY makes it read-only.
 func (d Disk) Remount(t *testing.T, flags uintptr) {
 	t.Helper()
 	if err := syscall.Mount("", d.Dir, "", syscall.MS_REMOUNT|diskFlags|flags, ""); err != nil {
@@ -96,8 +96,8 @@ func (d Disk) Remount(t *testing.T, flags uintptr) {
 	}
 }
 
-// Stick has nobody get to open the file with this name until release is called, as on a disk that does not
-// answer: fanotify(7) asks this program for leave, and gets no answer.
+// Stick makes opening the file with this name hang until release is called, as on a disk that does not respond: fanotify(7)
+// asks this program for permission, and gets no answer.
 func (d Disk) Stick(t *testing.T, name string) (release func()) {
 	t.Helper()
 	const (
@@ -123,12 +123,12 @@ func (d Disk) Stick(t *testing.T, name string) (release func()) {
 		for buffer := make([]byte, 4096); ; {
 			n, err := questions.Read(buffer)
 			if err != nil {
-				return // closed, by which all are let through
+				return // closed, which permits everything
 			}
 			for rest := buffer[:n]; len(rest) > 0; rest = rest[endian.NativeEndian.Uint32(rest):] { // struct fanotify_event_metadata
 				file := endian.NativeEndian.Uint32(rest[16:])
 				if path, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", file)); filepath.Base(path) == name {
-					// An answer names the question by this descriptor: no other may get its number.
+					// The answer identifies the question by this descriptor, so its number must not be reused.
 					defer syscall.Close(int(file))
 					continue
 				}
@@ -141,7 +141,7 @@ func (d Disk) Stick(t *testing.T, name string) (release func()) {
 	return sync.OnceFunc(func() { questions.Close() })
 }
 
-// Free makes room, and lets write again.
+// Free removes the ballast and makes the disk writable again.
 func (d Disk) Free(t *testing.T) {
 	t.Helper()
 	d.Remount(t, 0)
@@ -156,7 +156,7 @@ func (d Disk) Free(t *testing.T) {
 	}
 }
 
-// WantFiles wants these files on the disk and no others, but for the ballast.
+// WantFiles checks that the disk has these files and, except for the ballast, no others.
 func (d Disk) WantFiles(t *testing.T, names ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(d.Dir)
@@ -174,5 +174,5 @@ func (d Disk) WantFiles(t *testing.T, names ...string) {
 	}
 }
 
-// PageSize is the least that a file takes, and half of a state file as these tests make it.
+// PageSize is the least room that a file needs. The state files of these tests need twice as much.
 const PageSize = 4096

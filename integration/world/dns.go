@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// ServeDNS answers every question for an IPv4 address with ip; nil says of every name that it does not exist.
+// ServeDNS answers every question for an IPv4 address with ip. If ip is nil, no name exists.
 func ServeDNS(t *testing.T, at string, ip net.IP) {
 	t.Helper()
 	socket, err := net.ListenPacket("udp4", net.JoinHostPort(at, "53"))
@@ -33,7 +33,7 @@ func ServeDNS(t *testing.T, at string, ip net.IP) {
 	})
 }
 
-// dnsAnswer is the answer to a question (RFC 1035, section 4.1); nil where that is none.
+// dnsAnswer returns the answer to a question (RFC 1035, section 4.1), or nil if it is not one.
 func dnsAnswer(question []byte, ip net.IP) []byte {
 	if len(question) < 17 {
 		return nil

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// ReadFile returns what is in a file, which must be there.
+// ReadFile returns the content of a file, which must exist.
 func ReadFile(t *testing.T, name string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(name)
@@ -17,13 +17,13 @@ func ReadFile(t *testing.T, name string) []byte {
 	return data
 }
 
-// MustRun runs a command that has to succeed.
+// MustRun runs a command, which must succeed.
 func MustRun(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	MustOutput(t, cmd)
 }
 
-// MustOutput is what a command that has to succeed prints.
+// MustOutput returns what a command prints, which must succeed.
 func MustOutput(t *testing.T, cmd *exec.Cmd) []byte {
 	t.Helper()
 	var stderr bytes.Buffer
@@ -35,7 +35,7 @@ func MustOutput(t *testing.T, cmd *exec.Cmd) []byte {
 	return text
 }
 
-// RepoFile returns what is in a file of this repository, which is named by its path from the root on.
+// RepoFile returns the content of a file of this repository, given its path from the root.
 func RepoFile(t *testing.T, name string) []byte {
 	t.Helper()
 	return ReadFile(t, Path(t, name))

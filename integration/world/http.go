@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// HTTPClient goes straight to the loopback, whatever proxy the machine's environment names.
+// HTTPClient ignores the proxy in the environment.
 var HTTPClient = &http.Client{Transport: &http.Transport{}, Timeout: 5 * time.Second}
 
-// HTTPGet gets what an URL has.
+// HTTPGet gets a URL.
 func HTTPGet(t *testing.T, url string) (status int, body []byte) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
@@ -20,7 +20,7 @@ func HTTPGet(t *testing.T, url string) (status int, body []byte) {
 	return HTTPDo(t, request)
 }
 
-// HTTPDo sends a request, which must be answered.
+// HTTPDo sends a request, which must get an answer.
 func HTTPDo(t *testing.T, request *http.Request) (status int, body []byte) {
 	t.Helper()
 	response, err := HTTPClient.Do(request)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// ImageFacts are what the image makes of the program: who may read it, and as whom it runs.
+// ImageFacts say who may read the program in the image, and as which user it runs.
 type ImageFacts struct {
 	User, Group int
 	Mode        int64

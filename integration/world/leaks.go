@@ -13,7 +13,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
 
-// Main runs the tests of a package, which its TestMain has to call: it fails if anything that was printed holds a secret.
+// Main runs the tests of a package, whose TestMain must call it. It fails if a printed text contains a secret.
 func Main(m *testing.M) {
 	code := m.Run()
 	if leaks := Leaks.Found(); len(leaks) > 0 {
@@ -26,27 +26,27 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Leaks is the record of the package's run.
+// Leaks is the record of the package that is being tested.
 var Leaks LeakRecord
 
-// LeakRecord is what has been printed, by whom, and what must not be.
+// LeakRecord has what each program has printed, and the secrets that must not be in it.
 type LeakRecord struct {
 	mu      sync.Mutex
 	texts   []text
-	secrets map[string]string // what it is, by its value
-	servers []*ststest.Server // which know the secrets that they have handed out
+	secrets map[string]string // descriptions by value
+	servers []*ststest.Server // they know the secrets that they have issued
 }
 
 type text struct{ by, text string }
 
-// Printed notes what somebody has printed.
+// Printed records what a program has printed.
 func (r *LeakRecord) Printed(by, words string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.texts = append(r.texts, text{by, words})
 }
 
-// Secret notes a value that nobody may print, and what it is.
+// Secret records a value that must not be printed, and what it is.
 func (r *LeakRecord) Secret(name, value string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -56,21 +56,21 @@ func (r *LeakRecord) Secret(name, value string) {
 	r.secrets[value] = name
 }
 
-// IssuedBy notes that nobody may print what this STS issues.
+// IssuedBy records that what this STS issues must not be printed.
 func (r *LeakRecord) IssuedBy(s *ststest.Server) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.servers = append(r.servers, s)
 }
 
-// Token notes a web identity token. Its signature is what makes it one; the rest may be printed.
+// Token records a web identity token. Only its signature is secret.
 func (r *LeakRecord) Token(token string) {
 	r.Secret("a web identity token", token)
 	r.Secret("the signature of a web identity token", token[strings.LastIndex(token, ".")+1:])
 }
 
-// Found says which secrets have been printed, as they are or as a page or a form has them, and by whom, without
-// printing them again.
+// Found says which secrets have been printed by which program, literally or as escaped in a page or a form, without printing
+// them again.
 func (r *LeakRecord) Found() (leaks []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// LogPipe is a log driver: the far end of a sidecar's stderr, which may stop reading, or go.
+// LogPipe is a log driver: the other end of a sidecar's stderr. It can stop reading, or close.
 type LogPipe struct {
-	Stopped sync.Mutex // held, nothing is read
+	Stopped sync.Mutex // while it is held, nothing is read
 	Reader  *os.File
 }
 
-// Between returns a function that starts a program with the pipe in the place of its log, where what is read goes.
+// Between returns a function that starts a program with the pipe before its log; what is read goes to the log.
 func (p *LogPipe) Between(start func(*exec.Cmd) error) func(*exec.Cmd) error {
 	return func(cmd *exec.Cmd) error {
 		log, err := os.OpenFile(cmd.Stderr.(*os.File).Name(), os.O_WRONLY|os.O_APPEND, 0)
@@ -36,7 +36,7 @@ func (p *LogPipe) Between(start func(*exec.Cmd) error) func(*exec.Cmd) error {
 				p.Stopped.Lock()
 				log.Write(buffer[:n])
 				p.Stopped.Unlock()
-				if err != nil { // its end, or ours
+				if err != nil { // either end is closed
 					return
 				}
 			}

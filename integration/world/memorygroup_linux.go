@@ -17,7 +17,7 @@ type MemoryGroup struct {
 	bytes      int // of memory, sockets included
 }
 
-// NewMemoryGroup makes one, of version 1 or 2.
+// NewMemoryGroup makes a cgroup, of version 1 or 2.
 func NewMemoryGroup(bytes int) (*MemoryGroup, error) {
 	name := "irsa-sidecar-test-" + strconv.Itoa(os.Getpid())
 	g := &MemoryGroup{filepath.Join("/sys/fs/cgroup/memory", name), "memory.limit_in_bytes", bytes}
@@ -28,7 +28,7 @@ func NewMemoryGroup(bytes int) (*MemoryGroup, error) {
 		return nil, err
 	}
 	err := g.Ease()
-	if g.limit != "memory.max" { // version 1 counts what sockets hold where they have a limit of their own
+	if g.limit != "memory.max" { // version 1 counts the memory of sockets only if they have their own limit
 		err = errors.Join(err, os.WriteFile(filepath.Join(g.dir, tcpLimit), []byte(strconv.Itoa(bytes)), 0))
 	}
 	if err != nil {
@@ -40,7 +40,7 @@ func NewMemoryGroup(bytes int) (*MemoryGroup, error) {
 
 const tcpLimit, tcpPeak = "memory.kmem.tcp.limit_in_bytes", "memory.kmem.tcp.max_usage_in_bytes"
 
-// read reads a figure, from the file of version 1 or of version 2.
+// read reads a number from the file of version 1 or 2.
 func (g *MemoryGroup) read(v1, v2 string) string {
 	name := v1
 	if g.limit == "memory.max" {
@@ -50,7 +50,7 @@ func (g *MemoryGroup) read(v1, v2 string) string {
 	return string(text)
 }
 
-// Refused is how often the limit has been met. A nil group has none.
+// Refused returns how often the limit was reached; 0 for a nil group.
 func (g *MemoryGroup) Refused() (n int) {
 	if g == nil {
 		return 0
@@ -63,7 +63,8 @@ func (g *MemoryGroup) Refused() (n int) {
 	return n
 }
 
-// Peak is the most memory that there has been, in MiB. In version 1 it is no less than that: sockets are counted apart.
+// Peak returns the most memory that was used, in MiB. In version 1 it may be too high, because sockets are counted
+// separately.
 func (g *MemoryGroup) Peak() float64 {
 	bytes, sockets := 0, 0
 	fmt.Sscan(g.read("memory.max_usage_in_bytes", "memory.peak"), &bytes)
@@ -75,10 +76,10 @@ func (g *MemoryGroup) set(limit int) error {
 	return os.WriteFile(filepath.Join(g.dir, g.limit), []byte(strconv.Itoa(limit)), 0)
 }
 
-// Ease gives it what a Pod has.
+// Ease sets the limit of a Pod.
 func (g *MemoryGroup) Ease() error { return g.set(g.bytes) }
 
-// Start starts a process inside, so that all that it has counts. A nil group is none.
+// Start starts a process in the group; a nil group has no effect.
 func (g *MemoryGroup) Start(cmd *exec.Cmd) (err error) {
 	switch {
 	case g == nil:
@@ -92,7 +93,7 @@ func (g *MemoryGroup) Start(cmd *exec.Cmd) (err error) {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 		return cmd.Start()
 	}
-	OnThread(func() { // a child is where the thread is that made it
+	OnThread(func() { // a child is in the cgroup of the thread that made it
 		if err = os.WriteFile(filepath.Join(g.dir, "tasks"), []byte(strconv.Itoa(syscall.Gettid())), 0); err == nil {
 			err = cmd.Start()
 		}
@@ -100,7 +101,7 @@ func (g *MemoryGroup) Start(cmd *exec.Cmd) (err error) {
 	return err
 }
 
-// Squeeze takes the limit down as far as the kernel lets us. Version 2 has it that whoever needs more ends.
+// Squeeze lowers the limit as far as the kernel allows. In version 2, processes that need more are killed.
 func (g *MemoryGroup) Squeeze() {
 	for limit := g.bytes; limit > 4<<20; limit -= 256 << 10 {
 		if g.set(limit) != nil {

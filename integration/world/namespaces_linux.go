@@ -16,16 +16,15 @@ import (
 )
 
 const (
-	// insideVariable names the test that runs in namespaces of its own, and the file that says how it went.
+	// insideVariable holds the name of the test that runs in its own namespaces, and the file for its result.
 	insideVariable = "IRSA_TEST_INSIDE"
 
-	// passed is what stands in that file unless the test was skipped: then it is why.
+	// passed is the content of that file, unless the test was skipped: then that is the reason.
 	passed = "passed"
 )
 
-// InNamespaces is reborn for a test that cannot do without: where nobody may make namespaces it is not run,
-// and says so. The test outside ends where it is told that it is not inside, and is skipped if the one inside
-// was.
+// InNamespaces is [Reexec] for a test that needs namespaces: if this machine does not allow them, the test is not run, and
+// says so. The test outside must end if the result is false; it is skipped if the one inside was.
 func InNamespaces(t *testing.T, flags uintptr) bool {
 	t.Helper()
 	inside, err := Reexec(t, flags)
@@ -35,15 +34,15 @@ func InNamespaces(t *testing.T, flags uintptr) bool {
 	return inside
 }
 
-// Reexec runs the test a second time, as a process in namespaces of its own: its mounts and its network, if
-// flags have them, are then its own to break. It reports whether this is that second time. An error says that
-// this machine lets nobody make namespaces.
+// Reexec runs the test a second time, as a process in its own namespaces, so that it may change its mounts and, depending on
+// flags, its network. It reports whether this is the second time. An error means that this machine does not allow
+// namespaces.
 //
-// Root makes the namespaces as it is, anybody else in a user namespace.
+// Root needs no user namespace; other users get one.
 func Reexec(t *testing.T, flags uintptr) (inside bool, err error) {
 	t.Helper()
 	if name, outcome, inside := strings.Cut(os.Getenv(insideVariable), "="); inside && name == t.Name() {
-		// What is mounted from here on is seen by nobody else.
+		// Mounts made from here on are visible only here.
 		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +61,7 @@ func Reexec(t *testing.T, flags uintptr) (inside bool, err error) {
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}
-	if deadline, ok := t.Deadline(); ok { // it is the one inside who can say where he hangs
+	if deadline, ok := t.Deadline(); ok { // only the test inside can say where it hangs
 		args = append(args, "-test.timeout="+(time.Until(deadline)-10*time.Second).String())
 	}
 	outcome := filepath.Join(t.TempDir(), "outcome")
@@ -75,7 +74,7 @@ func Reexec(t *testing.T, flags uintptr) (inside bool, err error) {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: uid, Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
 	}
-	runtime.LockOSThread() // the signal of the parent's death is that of its thread
+	runtime.LockOSThread() // the parent-death signal is sent when this thread ends
 	defer runtime.UnlockOSThread()
 	err = cmd.Start()
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
@@ -97,13 +96,13 @@ func Reexec(t *testing.T, flags uintptr) (inside bool, err error) {
 	return false, nil
 }
 
-// OnThread does it on a thread of its own, which ends with it.
+// OnThread calls a function on its own thread, which ends with it.
 func OnThread(do func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		if syscall.Gettid() == os.Getpid() { // the one thread that does not end; taken, it cannot be the next
+		if syscall.Gettid() == os.Getpid() { // the main thread does not end; while it is taken, the next one is another
 			OnThread(do)
 			runtime.UnlockOSThread()
 			return
@@ -113,8 +112,8 @@ func OnThread(do func()) {
 	<-done
 }
 
-// InNetwork does the work on a thread in a network of its own, with a loopback that also has the address of
-// EC2's metadata service. First it says whether there is one.
+// InNetwork does the work on a thread in its own network, whose loopback also has the address of EC2's metadata service.
+// First it reports whether that is possible.
 func InNetwork(ready chan<- error, work <-chan func()) {
 	OnThread(func() {
 		err := syscall.Unshare(syscall.CLONE_NEWNET)
@@ -133,10 +132,10 @@ func InNetwork(ready chan<- error, work <-chan func()) {
 	})
 }
 
-// Loopback is the name of a network's own interface, as netdevice(7) has it.
+// Loopback is the name of the loopback interface, in the form of netdevice(7).
 var Loopback = [syscall.IFNAMSIZ]byte{'l', 'o'}
 
-// LoopbackUp gives a new network its loopback, with its addresses.
+// LoopbackUp brings up the loopback of a new network, with its addresses.
 func LoopbackUp() error {
 	request := struct {
 		name  [syscall.IFNAMSIZ]byte
@@ -146,7 +145,7 @@ func LoopbackUp() error {
 	return Ioctl(syscall.AF_INET, syscall.SIOCSIFFLAGS, unsafe.Pointer(&request))
 }
 
-// SetIPv4 sets the IPv4 address of an interface; of one with a colon in its name, another one.
+// SetIPv4 sets the IPv4 address of an interface. A colon in the name adds another address.
 func SetIPv4(name [syscall.IFNAMSIZ]byte, address [4]byte) error {
 	request := struct {
 		name    [syscall.IFNAMSIZ]byte
@@ -156,7 +155,7 @@ func SetIPv4(name [syscall.IFNAMSIZ]byte, address [4]byte) error {
 	return Ioctl(syscall.AF_INET, syscall.SIOCSIFADDR, unsafe.Pointer(&request))
 }
 
-// Ioctl does what ip(8) would, which not every machine has: netdevice(7), ipv6(7).
+// Ioctl replaces ip(8), which some machines lack: netdevice(7), ipv6(7).
 func Ioctl(family int, what uintptr, request unsafe.Pointer) error {
 	socket, err := syscall.Socket(family, syscall.SOCK_DGRAM, 0)
 	if err != nil {

@@ -18,24 +18,23 @@ import (
 	"time"
 )
 
-// Process is a program that runs beside the test, and never longer.
+// Process is a program that runs until the end of the test at the latest.
 type Process struct {
 	Cmd   *exec.Cmd
-	Log   string        // the file that it prints to
-	Ended chan struct{} // closed when Err is there
+	Log   string        // the file for its output
+	Ended chan struct{} // closed when Err is set
 	Err   error
 
 	name string
 }
 
-// StartProgram starts a program with env and nothing else in its environment. What it prints is shown if the
-// test fails.
+// StartProgram starts a program with only env in its environment. Its output is shown if the test fails.
 func StartProgram(t *testing.T, program string, env []string, args ...string) *Process {
 	t.Helper()
 	return StartProgramBy(t, (*exec.Cmd).Start, program, env, args...)
 }
 
-// StartProgramBy starts a program by a function, which may have it be another user's.
+// StartProgramBy starts a program with a function, which may change the user.
 func StartProgramBy(t *testing.T, start func(*exec.Cmd) error, program string, env []string, args ...string) *Process {
 	t.Helper()
 	p := &Process{
@@ -68,7 +67,7 @@ func StartProgramBy(t *testing.T, start func(*exec.Cmd) error, program string, e
 	return p
 }
 
-// Stop ends the program politely, or else by force, and returns how it ended.
+// Stop ends the program, by force if it does not react to SIGTERM, and returns how it ended.
 func (p *Process) Stop(t *testing.T) error {
 	p.Cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -100,13 +99,13 @@ func (p *Process) Output(t *testing.T) string {
 	return string(output)
 }
 
-// Result is what a program that has ended has printed, and its exit code.
+// Result is the output and the exit code of a program.
 type Result struct {
 	Code           int
 	Stdout, Stderr string
 }
 
-// RunCommand runs a command of the sidecar to its end, with env and nothing else in its environment.
+// RunCommand runs a command of the sidecar to its end, with only env in its environment.
 func RunCommand(t *testing.T, env []string, args ...string) Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Soon)
@@ -115,7 +114,7 @@ func RunCommand(t *testing.T, env []string, args ...string) Result {
 	return RunToEnd(t, cmd, env)
 }
 
-// RunToEnd runs any program to its end, with env and nothing else in its environment.
+// RunToEnd runs any program to its end, with only env in its environment.
 func RunToEnd(t *testing.T, cmd *exec.Cmd, env []string) Result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -131,7 +130,7 @@ func RunToEnd(t *testing.T, cmd *exec.Cmd, env []string) Result {
 	}
 	by := strings.Join(cmd.Args[1:], " ") + " in " + t.Name()
 	Leaks.Printed(by, r.Stderr)
-	if !slices.Contains(cmd.Args, "credentials") { // which prints secrets: it is what it is for
+	if !slices.Contains(cmd.Args, "credentials") { // which is there to print secrets
 		Leaks.Printed(by, r.Stdout)
 	}
 	WantNoTrace(t, r.Stderr)
@@ -191,7 +190,7 @@ func (p *Process) WantStopped(t *testing.T) {
 	}
 }
 
-// Memory returns one of the kernel's figures on a process, in MiB; 0 where there is no /proc.
+// Memory returns one of the kernel's figures for a process, in MiB; 0 without /proc.
 func (p *Process) Memory(t *testing.T, figure string) float64 {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Cmd.Process.Pid))

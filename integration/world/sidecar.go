@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Answer is what the credentials endpoint said: credentials, or why there are none.
+// Answer is an answer of the credentials endpoint: credentials, or why there are none.
 type Answer struct {
 	Status int
 
@@ -27,7 +27,7 @@ type Answer struct {
 // Valid reports whether the answer has credentials.
 func (a Answer) Valid() bool { return a.Status == http.StatusOK }
 
-// WantAuthorization checks that the token gets credentials, and that nothing else does.
+// WantAuthorization checks that only the token gets credentials.
 func (s *Sidecar) WantAuthorization(t *testing.T, token string) {
 	t.Helper()
 	Eventually(t, Soon, "credentials for the right token", func() bool { return s.Ask(t, "Authorization", token).Valid() })
@@ -44,7 +44,7 @@ func (s *Sidecar) WantAuthorization(t *testing.T, token string) {
 	}
 }
 
-// Kill ends a sidecar as the kernel does when memory runs out.
+// Kill kills a sidecar as the kernel does when memory runs out.
 func (s *Sidecar) Kill(t *testing.T) {
 	t.Helper()
 	if err := s.Cmd.Process.Kill(); err != nil {
@@ -53,7 +53,7 @@ func (s *Sidecar) Kill(t *testing.T) {
 	<-s.Ended
 }
 
-// Sidecar is a sidecar that serves.
+// Sidecar is a running sidecar.
 type Sidecar struct {
 	*Process
 	BaseURL      string // URL of the credentials listener
@@ -63,10 +63,10 @@ type Sidecar struct {
 	Traced bool // it was told to print its goroutines
 }
 
-// Serve starts a sidecar and waits until it says where it serves.
+// Serve starts a sidecar and waits until it serves.
 func (w *World) Serve(t *testing.T, changes ...string) *Sidecar {
 	t.Helper()
-	s := &Sidecar{Process: StartProgramBy(t, w.Start, Program(t), w.EnvWith(changes...))} // without a command: serve is what it does
+	s := &Sidecar{Process: StartProgramBy(t, w.Start, Program(t), w.EnvWith(changes...))} // serve is the default command
 	t.Cleanup(func() {
 		if !s.Traced {
 			WantNoTrace(t, s.Output(t))
@@ -78,7 +78,7 @@ func (w *World) Serve(t *testing.T, changes ...string) *Sidecar {
 	return s
 }
 
-// CommandEnv returns the environment of a command that asks this sidecar, and that knows nothing else.
+// CommandEnv returns an environment for a command that asks this sidecar, with nothing else in it.
 func (s *Sidecar) CommandEnv() []string {
 	return []string{"IRSA_SIDECAR_OPS_LISTEN=" + s.OpsAddress, "IRSA_SIDECAR_ADMIN_LISTEN=" + s.AdminAddress}
 }
@@ -121,7 +121,7 @@ func (s *Sidecar) AskUntilValid(t *testing.T) (a Answer) {
 	return a
 }
 
-// OpenPage gets a page of either listener that holds no secret, and lets that be checked.
+// OpenPage gets a page without secrets, of either listener, and records it to check that.
 func (s *Sidecar) OpenPage(t *testing.T, url string) (status int, body string) {
 	t.Helper()
 	status, raw := HTTPGet(t, url)

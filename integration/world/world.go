@@ -1,6 +1,6 @@
-// Package world is what the tests of the program as it is shipped have in common: the real binary, with an environment of
-// its own, processes and their output, an STS, a kubelet's token file, and the record that finds secrets in all that was
-// printed. Only Go is needed, and nothing but the loopback is used.
+// Package world is what the tests of the shipped program share: the real binary with its own environment, processes and
+// their output, an STS, a kubelet's token file, and the record that finds secrets in everything that was printed. It needs
+// only Go, and uses only the loopback.
 package world
 
 import (
@@ -21,16 +21,16 @@ const (
 )
 
 const (
-	// Soon bounds every wait for something that is not the end of a token or a session.
+	// Soon limits every wait, except for the end of a token or a session.
 	Soon = 20 * time.Second
 
 	// SDKPatience is how long botocore waits for an answer; few SDKs are more patient.
 	SDKPatience = 2 * time.Second
 )
 
-// World is what the program meets in a Pod: an STS, a kubelet's token file, and an environment.
+// World is what the program finds in a Pod: an STS, a kubelet's token file, and an environment.
 type World struct {
-	STS    *ststest.Server // nil where another one was given
+	STS    *ststest.Server // nil if the STS is another one
 	STSURL string
 	Issuer *ststest.Issuer // signs the tokens
 	Token  *ststest.TokenFile
@@ -38,11 +38,10 @@ type World struct {
 	Start  func(*exec.Cmd) error // starts a sidecar
 }
 
-// sharedIssuer signs the tokens of all worlds that have no issuer of their own. Making its key takes longer than most
-// tests do.
+// sharedIssuer signs the tokens of all worlds without their own issuer. Making its key takes longer than most tests.
 var sharedIssuer = sync.OnceValues(func() (*ststest.Issuer, error) { return ststest.NewIssuer("https://issuer.example") })
 
-// New makes a world, which lasts as long as the test.
+// New makes a world that lasts until the end of the test.
 func New(t *testing.T, o ststest.Options) *World {
 	t.Helper()
 	issuer, err := sharedIssuer()
@@ -63,8 +62,8 @@ func New(t *testing.T, o ststest.Options) *World {
 	return w
 }
 
-// NewWithSTS makes a world with an STS that is there already. The token file is empty until the first [World.Rotate], and
-// it is for the caller to tell [Leaks] what this STS issues.
+// NewWithSTS makes a world with an existing STS. The token file is empty until the first [World.Rotate]. The caller must
+// tell [Leaks] what this STS issues.
 func NewWithSTS(t *testing.T, issuer *ststest.Issuer, stsURL string) *World {
 	t.Helper()
 	token, err := ststest.NewTokenFile(t.TempDir())
@@ -85,7 +84,7 @@ func NewWithSTS(t *testing.T, issuer *ststest.Issuer, stsURL string) *World {
 	}
 }
 
-// NewToken signs a token, as the issuer of [New] does, and notes that nobody may print it.
+// NewToken signs a token like the issuer of [New], and records that it must not be printed.
 func NewToken(t *testing.T, claims ststest.Claims) string {
 	t.Helper()
 	issuer, err := sharedIssuer()
@@ -105,7 +104,7 @@ func sign(t *testing.T, issuer *ststest.Issuer, claims ststest.Claims) string {
 	return token
 }
 
-// Rotate puts a new token where the kubelet would.
+// Rotate writes a new token, as the kubelet does.
 func (w *World) Rotate(t *testing.T, claims ststest.Claims) {
 	t.Helper()
 	if err := w.Token.Write(sign(t, w.Issuer, claims)); err != nil {
@@ -113,7 +112,7 @@ func (w *World) Rotate(t *testing.T, claims ststest.Claims) {
 	}
 }
 
-// EnvWith returns the environment with changes: NAME=value sets, NAME alone takes away.
+// EnvWith returns the environment with changes: NAME=value sets a variable, NAME alone removes it.
 func (w *World) EnvWith(changes ...string) []string {
 	env := slices.Clone(w.Env)
 	for _, change := range changes {
