@@ -45,7 +45,7 @@ const installedVariable = "IRSA_TEST_INSTALLED"
 // What they sent and what they made of the answers is printed at the end.
 //
 // Each runs on a node of its own that would give it the node's role, in a network that nobody else is in.
-// Where the machine lets nobody make namespaces there is no node, and what is about one is not run.
+// Where the machine does not allow namespaces there is no node, and what needs one is not run.
 func TestClients(t *testing.T) {
 	table, err := clients.Read()
 	if err != nil {

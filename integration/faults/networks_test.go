@@ -23,7 +23,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// inOwnNetwork is inNamespaces with a network that nobody else is in, and in which the loopback is up.
+// inOwnNetwork is InNamespaces with a network that nobody else is in, and in which the loopback is up.
 func inOwnNetwork(t *testing.T) bool {
 	t.Helper()
 	world.Program(t) // outside, where go build can still fetch a module

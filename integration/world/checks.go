@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// whySkipped is why the test inside has been skipped by notRun.
+// whySkipped is why NotRun has skipped the test inside namespaces.
 var whySkipped = "it does not say why"
 
 // NotRun skips a test because the machine lacks something, and says so. If IRSA_TEST_REQUIRE lists what is missing, the
@@ -41,7 +41,7 @@ func Eventually(t *testing.T, patience time.Duration, what string, done func() b
 	defer tick.Stop()
 	for deadline := time.Now().Add(patience); !done(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %s in vain: %s", patience, what)
+			t.Fatalf("not within %s: %s", patience, what)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 func Main(m *testing.M) {
 	code := m.Run()
 	if leaks := Leaks.Found(); len(leaks) > 0 {
-		fmt.Fprintf(os.Stderr, "FAIL: what must never be printed has been:\n  %s\n", strings.Join(leaks, "\n  "))
+		fmt.Fprintf(os.Stderr, "FAIL: secrets were printed:\n  %s\n", strings.Join(leaks, "\n  "))
 		code = max(code, 1)
 	}
 	if built.dir != "" {

@@ -78,7 +78,7 @@ func Reexec(t *testing.T, flags uintptr) (inside bool, err error) {
 	defer runtime.UnlockOSThread()
 	err = cmd.Start()
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
-		return false, fmt.Errorf("this machine lets nobody make namespaces: %w", err)
+		return false, fmt.Errorf("this machine does not allow namespaces: %w", err)
 	}
 	if err == nil {
 		err = cmd.Wait()
@@ -89,7 +89,7 @@ func Reexec(t *testing.T, flags uintptr) (inside bool, err error) {
 	}
 	switch how, err := os.ReadFile(outcome); {
 	case err != nil:
-		t.Errorf("in namespaces of its own it has not come to its end: %v", err)
+		t.Errorf("in namespaces of its own it did not finish: %v", err)
 	case string(how) != passed:
 		t.Skipf("skipped in namespaces of its own: %s", how)
 	}

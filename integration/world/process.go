@@ -73,7 +73,7 @@ func (p *Process) Stop(t *testing.T) error {
 	select {
 	case <-p.Ended:
 	case <-time.After(Soon):
-		t.Errorf("%s is still there %s after SIGTERM", p.name, Soon)
+		t.Errorf("%s still runs %s after SIGTERM", p.name, Soon)
 		p.Cmd.Process.Kill()
 		<-p.Ended
 	}
@@ -165,7 +165,7 @@ func FindLog(log, message string) (found map[string]any) {
 	return found
 }
 
-// Terminate sends SIGTERM and does not wait for the end.
+// Terminate sends SIGTERM and does not wait.
 func (p *Process) Terminate(t *testing.T) {
 	t.Helper()
 	if err := p.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -173,13 +173,13 @@ func (p *Process) Terminate(t *testing.T) {
 	}
 }
 
-// WantStopped waits for the end: exit code 0, and "stopped" as the last line.
+// WantStopped waits until the sidecar has stopped, with exit code 0 and "stopped" as the last line of its log.
 func (p *Process) WantStopped(t *testing.T) {
 	t.Helper()
 	select {
 	case <-p.Ended:
 	case <-time.After(Soon):
-		t.Fatalf("%s is still there after %s", p.name, Soon)
+		t.Fatalf("%s still runs after %s", p.name, Soon)
 	}
 	if p.Err != nil {
 		t.Errorf("%s ended with %v, want exit code 0", p.name, p.Err)

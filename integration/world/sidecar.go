@@ -27,32 +27,6 @@ type Answer struct {
 // Valid reports whether the answer has credentials.
 func (a Answer) Valid() bool { return a.Status == http.StatusOK }
 
-// WantAuthorization checks that only the token gets credentials.
-func (s *Sidecar) WantAuthorization(t *testing.T, token string) {
-	t.Helper()
-	Eventually(t, Soon, "credentials for the right token", func() bool { return s.Ask(t, "Authorization", token).Valid() })
-	if a := s.Ask(t, "Authorization", "Bearer "+token); !a.Valid() {
-		t.Errorf("Bearer and the right token: %d %s", a.Status, a.Code)
-	}
-	if a := s.Ask(t); a.Status != http.StatusForbidden || a.Code != "AuthorizationRequired" {
-		t.Errorf("no token: %d %s, want 403 AuthorizationRequired", a.Status, a.Code)
-	}
-	for _, wrong := range []string{token + "x", token[1:], "Bearer", "Basic " + token} {
-		if a := s.Ask(t, "Authorization", wrong); a.Status != http.StatusForbidden || a.Code != "AuthorizationRejected" {
-			t.Errorf("a wrong token: %d %s, want 403 AuthorizationRejected", a.Status, a.Code)
-		}
-	}
-}
-
-// Kill kills a sidecar as the kernel does when memory runs out.
-func (s *Sidecar) Kill(t *testing.T) {
-	t.Helper()
-	if err := s.Cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-s.Ended
-}
-
 // Sidecar is a running sidecar.
 type Sidecar struct {
 	*Process
@@ -83,7 +57,7 @@ func (s *Sidecar) CommandEnv() []string {
 	return []string{"IRSA_SIDECAR_OPS_LISTEN=" + s.OpsAddress, "IRSA_SIDECAR_ADMIN_LISTEN=" + s.AdminAddress}
 }
 
-// Ask asks for credentials, as an SDK does. header is name, value, name, value.
+// Ask asks for credentials as an SDK does, with headers given as name, value, name, value.
 func (s *Sidecar) Ask(t *testing.T, header ...string) Answer {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.BaseURL+"/v1/credentials", nil)
@@ -134,4 +108,30 @@ func (s *Sidecar) OpenPage(t *testing.T, url string) (status int, body string) {
 func (s *Sidecar) OpsPage(t *testing.T, path string) (status int, body string) {
 	t.Helper()
 	return s.OpenPage(t, "http://"+s.OpsAddress+path)
+}
+
+// WantAuthorization checks that the token gets credentials, and that nothing else does.
+func (s *Sidecar) WantAuthorization(t *testing.T, token string) {
+	t.Helper()
+	Eventually(t, Soon, "credentials for the right token", func() bool { return s.Ask(t, "Authorization", token).Valid() })
+	if a := s.Ask(t, "Authorization", "Bearer "+token); !a.Valid() {
+		t.Errorf("Bearer and the right token: %d %s", a.Status, a.Code)
+	}
+	if a := s.Ask(t); a.Status != http.StatusForbidden || a.Code != "AuthorizationRequired" {
+		t.Errorf("no token: %d %s, want 403 AuthorizationRequired", a.Status, a.Code)
+	}
+	for _, wrong := range []string{token + "x", token[1:], "Bearer", "Basic " + token} {
+		if a := s.Ask(t, "Authorization", wrong); a.Status != http.StatusForbidden || a.Code != "AuthorizationRejected" {
+			t.Errorf("a wrong token: %d %s, want 403 AuthorizationRejected", a.Status, a.Code)
+		}
+	}
+}
+
+// Kill ends a sidecar as the kernel does when memory runs out.
+func (s *Sidecar) Kill(t *testing.T) {
+	t.Helper()
+	if err := s.Cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Ended
 }
