@@ -5,6 +5,7 @@ package commands
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -26,7 +27,8 @@ import (
 // with. testscript runs them (https://pkg.go.dev/github.com/rogpeppe/go-internal/testscript). Besides its own commands
 // they have these:
 //
-//	[!] irsa-sidecar ARG...           run the program; ! where it must fail
+//	[!] irsa-sidecar ARG... [&]       run the program; ! where it must fail; & in the background
+//	[!] fg                            wait for the program in the background
 //	[!] sh SCRIPT                     run a shell that finds it
 //	[!] with [-i] NAME[=VALUE]... ... run either with variables set or, without a value, unset; -i unsets all others
 //	exit CODE [TEXT]                  check the exit code and, with TEXT, that the program printed this message only
@@ -37,6 +39,8 @@ import (
 //	sidecar stopped                   wait for its end, which must be orderly
 //	sts break FAULT, sts repair       have the STS fail
 //	sts trust FILE                    replace the variables in a trust policy, and give it to the role
+//	sts request N                     wait for the Nth request, and print what it asks for
+//	token rotate, token expire        replace the token as the kubelet does; by one that has expired
 //	issuer start                      have the tokens from an issuer that can be asked for its keys
 //	secret FILE                       note that nothing may print what is in it
 //	file NAME SIZE, pipe NAME         make a file of SIZE bytes, a named pipe
@@ -85,6 +89,8 @@ type stage struct {
 	env     []string // the program's
 	sidecar *world.Sidecar
 
+	background *world.Process
+
 	last world.Result
 	took time.Duration
 	args []string // of the last command
@@ -127,10 +133,12 @@ func (s *stage) commands() map[string]command {
 		"irsa-sidecar": func(ts *testscript.TestScript, neg bool, args []string) { s.run(ts, neg, s.env, "irsa-sidecar", args) },
 		"sh":           func(ts *testscript.TestScript, neg bool, args []string) { s.run(ts, neg, s.env, "sh", args) },
 		"with":         s.with,
+		"fg":           s.foreground,
 		"exit":         s.exit,
 		"took":         s.tookBetween,
 		"sidecar":      s.ofSidecar,
 		"sts":          s.ofSTS,
+		"token":        s.ofToken,
 		"issuer":       s.ofIssuer,
 		"secret": func(ts *testscript.TestScript, _ bool, args []string) {
 			world.Leaks.Secret("the content of "+args[0], ts.ReadFile(args[0]))
@@ -161,6 +169,10 @@ func changed(env, changes []string) []string {
 
 func (s *stage) run(ts *testscript.TestScript, neg bool, env []string, name string, args []string) {
 	path := world.Program(s.t)
+	if n := len(args) - 1; n >= 0 && args[n] == "&" {
+		s.background = world.StartProgram(s.t, path, env, args[:n]...)
+		return
+	}
 	if name == "sh" {
 		path = "/bin/sh"
 		env = append(slices.Clip(env), "PATH="+filepath.Dir(world.Program(s.t))+":/usr/bin:/bin")
@@ -177,6 +189,21 @@ func (s *stage) run(ts *testscript.TestScript, neg bool, env []string, name stri
 	began := time.Now()
 	s.last, s.args = world.RunToEnd(s.t, cmd, env), args
 	s.took = time.Since(began)
+	s.ended(ts, neg)
+}
+
+// foreground shows all that the program has printed as its stderr, where commands that wait print.
+func (s *stage) foreground(ts *testscript.TestScript, neg bool, _ []string) {
+	select {
+	case <-s.background.Ended:
+	case <-time.After(2 * world.Soon):
+		ts.Fatalf("still running after %s", 2*world.Soon)
+	}
+	s.last = world.Result{Code: s.background.Cmd.ProcessState.ExitCode(), Stderr: s.background.Output(s.t)}
+	s.ended(ts, neg)
+}
+
+func (s *stage) ended(ts *testscript.TestScript, neg bool) {
 	fmt.Fprint(ts.Stdout(), s.named(s.last.Stdout))
 	fmt.Fprint(ts.Stderr(), s.last.Stderr)
 	if failed := s.last.Code != 0; failed != neg {
@@ -253,7 +280,7 @@ func (s *stage) ofSidecar(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 var faults = map[string]ststest.Fault{
-	"AccessDenied": ststest.AccessDenied, "Drop": ststest.Drop, "Hang": ststest.Hang,
+	"AccessDenied": ststest.AccessDenied, "Drop": ststest.Drop,
 	"NoCredentials": ststest.NoCredentials, "HalfCredentials": halfCredentials,
 }
 
@@ -273,8 +300,27 @@ func (s *stage) ofSTS(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Check(os.WriteFile(ts.MkAbs(file), []byte(policy), 0o600))
 			s.world.STS.Change(func(o *ststest.Options) { o.TrustPolicy = policy })
 		}
+	case "request":
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		world.Eventually(s.t, world.Soon, "request "+args[1]+" to STS", func() bool { return len(s.world.STS.Requests()) >= n })
+		form := s.world.STS.Requests()[n-1] // without the token
+		for _, name := range slices.Sorted(maps.Keys(form)) {
+			fmt.Fprintf(ts.Stdout(), "%s: %s\n", name, form.Get(name))
+		}
 	default:
-		ts.Fatalf("sts takes break, repair or trust, not %q", args[0])
+		ts.Fatalf("sts takes break, repair, trust or request, not %q", args[0])
+	}
+}
+
+func (s *stage) ofToken(ts *testscript.TestScript, _ bool, args []string) {
+	switch args[0] {
+	case "rotate":
+		s.world.Rotate(s.t, ststest.Claims{})
+	case "expire":
+		s.world.Rotate(s.t, ststest.Claims{Lifetime: -time.Minute})
+	default:
+		ts.Fatalf("token takes rotate or expire, not %q", args[0])
 	}
 }
 

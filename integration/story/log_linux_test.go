@@ -180,46 +180,6 @@ func TestReload(t *testing.T) {
 	})
 }
 
-// What files hold of the configuration is read again; what cannot be used changes nothing, and the log says why.
-func TestReloadReadsFilesAgain(t *testing.T) {
-	t.Parallel()
-	w := world.New(t, ststest.Options{})
-	policy := t.TempDir() + "/policy.json"
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(policy, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(`{"Version": "2012-10-17", "Statement": ["first"]}`)
-	s := w.Serve(t, "IRSA_SIDECAR_POLICY_FILE="+policy)
-	s.AskUntilValid(t)
-	policies := func() (all []string) {
-		for _, session := range w.STS.Issued() {
-			all = append(all, session.Policy)
-		}
-		return all
-	}
-	reload := func(sessions int) {
-		t.Helper()
-		if r := world.RunCommand(t, s.CommandEnv(), "reload"); r != (world.Result{}) {
-			t.Fatalf("reload: exit code %d: %s", r.Code, r.Stderr)
-		}
-		world.Eventually(t, world.Soon, "another session", func() bool { return len(policies()) == sessions })
-	}
-	write(`{"Version": "2012-10-17", "Statement": ["second"]}`)
-	reload(2)
-	write(`not JSON`)
-	reload(3)
-	line := s.WaitForLog(t, "cannot reload the configuration files; keeping the previous values")
-	world.WantContains(t, "the log", line["error"].(string), "IRSA_SIDECAR_POLICY_FILE", "is not a policy in JSON")
-	for n, word := range []string{"first", "second", "second"} {
-		if all := policies(); !strings.Contains(all[n], word) {
-			t.Errorf("session %d has the policy %q, want %q", n+1, all[n], word)
-		}
-	}
-}
-
 // A token that has been replaced opens for another hour, until a reload revokes it; without the file, a new one is made.
 func TestReloadRevokesReplacedAuthorizationTokens(t *testing.T) {
 	t.Parallel()

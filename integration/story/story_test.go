@@ -89,40 +89,6 @@ func TestAPodsWholeLife(t *testing.T) {
 	}
 }
 
-func TestStartsWithoutSTSAndRecovers(t *testing.T) {
-	t.Parallel()
-	w := world.New(t, ststest.Options{})
-	w.STS.Break(ststest.Drop)
-	s := w.Serve(t)
-	world.Eventually(t, world.Soon, "a failed exchange", func() bool { return world.FindLog(s.Output(t), "exchange failed") != nil })
-	if a := s.Ask(t); a.Status != http.StatusServiceUnavailable || a.Code != "EndpointUnreachable" {
-		t.Errorf("without STS: %d %s, want 503 EndpointUnreachable", a.Status, a.Code)
-	}
-	for path, status := range map[string]int{"/livez": 200, "/readyz": 503, "/startupz": 503} {
-		if got, body := s.OpsPage(t, path); got != status {
-			t.Errorf("without STS, %s answered %d, want %d: %s", path, got, status, body)
-		}
-	}
-	r := world.RunCommand(t, s.CommandEnv(), "healthcheck", "startupz")
-	world.WantExitCode(t, r, 1)
-	world.WantContains(t, "healthcheck", world.LastLine(r.Stderr), "irsa-sidecar: default: not started", "EndpointUnreachable; ", "hint: allow egress to STS")
-
-	waiting := world.StartProgram(t, world.Program(t), s.CommandEnv(), "wait", "--timeout", world.Soon.String())
-	waiting.WantRunning(t)
-	w.STS.Repair()
-	select {
-	case <-waiting.Ended:
-		if waiting.Err != nil {
-			t.Errorf("wait, with STS back: %v\n%s", waiting.Err, waiting.Output(t))
-		}
-	case <-time.After(world.Soon):
-		t.Fatalf("wait still waits %s after STS came back", world.Soon)
-	}
-	if a := s.Ask(t); !a.Valid() {
-		t.Errorf("after wait: %d %s", a.Status, a.Code)
-	}
-}
-
 func TestKeepsServingDuringTheShutdownDelay(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, ststest.Options{})
@@ -281,20 +247,6 @@ func TestARotatedTokenBringsNewCredentials(t *testing.T) {
 	if got := metric(t, s, `irsa_sidecar_token_expiry_timestamp_seconds{profile="default"}`); got != float64(expires.Unix()) {
 		t.Errorf("the token that was last used expires at %.0f, want %d: the new one was not read", got, expires.Unix())
 	}
-}
-
-func TestAnExpiredTokenIsReplaced(t *testing.T) {
-	t.Parallel()
-	w := world.New(t, ststest.Options{})
-	w.Rotate(t, ststest.Claims{Lifetime: -time.Minute})
-	s := w.Serve(t)
-	var a world.Answer
-	world.Eventually(t, world.Soon, "STS's no", func() bool { a = s.Ask(t); return a.Code != "CredentialsUninitialized" })
-	if a.Status != http.StatusServiceUnavailable || a.Code != "ExpiredTokenException" {
-		t.Errorf("with an expired token: %d %s, want 503 ExpiredTokenException", a.Status, a.Code)
-	}
-	w.Rotate(t, ststest.Claims{})
-	s.AskUntilValid(t)
 }
 
 func TestWithoutSTSCredentialsAreServedUntilTheyExpire(t *testing.T) {
@@ -478,43 +430,6 @@ func TestWhichSTSIsAsked(t *testing.T) {
 			}
 		default:
 			t.Errorf("%s: the proxy was not asked: %s", row.changes, r.Stderr)
-		}
-	}
-}
-
-// The role's MaxSessionDuration is an hour, and STS does not clamp.
-func TestADurationThatTheRoleDoesNotAllow(t *testing.T) {
-	t.Parallel()
-	w := world.New(t, ststest.Options{})
-	for given, seconds := range map[string]string{"30m": "1800", "2700": "2700"} {
-		world.WantExitCode(t, world.RunCommand(t, w.EnvWith("IRSA_SIDECAR_DURATION="+given), "credentials"), 0)
-		if requests := w.STS.Requests(); requests[len(requests)-1].Get("DurationSeconds") != seconds {
-			t.Errorf("%s: asked for %q seconds", given, requests[len(requests)-1].Get("DurationSeconds"))
-		}
-	}
-	s := w.Serve(t, "IRSA_SIDECAR_DURATION=4h")
-	if a := s.AskUntilValid(t); time.Until(a.Expiration) > time.Hour {
-		t.Errorf("a session until %s", a.Expiration)
-	}
-	world.WantContains(t, "the log", s.Output(t), "the role does not allow sessions this long")
-}
-
-func TestSessionPolicies(t *testing.T) {
-	t.Parallel()
-	w := world.New(t, ststest.Options{})
-	policy := filepath.Join(t.TempDir(), "policy.json")
-	const document = `{"Version":"2012-10-17","Statement":[]}`
-	if err := os.WriteFile(policy, []byte(document+"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	const arn = "arn:aws:iam::aws:policy/ReadOnlyAccess"
-	world.WantExitCode(t, world.RunCommand(t, w.EnvWith("IRSA_SIDECAR_POLICY_FILE="+policy, "IRSA_SIDECAR_POLICY_ARNS="+arn+", "+arn, "AWS_ROLE_SESSION_NAME=my app"), "credentials"), 0)
-	request := w.STS.Requests()[0]
-	for parameter, value := range map[string]string{
-		"Policy": document, "PolicyArns.member.1.arn": arn, "PolicyArns.member.2.arn": arn, "RoleSessionName": "my-app",
-	} {
-		if request.Get(parameter) != value {
-			t.Errorf("%s is %q, want %q", parameter, request.Get(parameter), value)
 		}
 	}
 }
