@@ -17,9 +17,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// TestBrowser has headless Chromium show the page for browsers: its script must run under its own policy,
-// and keep the page live; and nothing else may be loaded. With IRSA_TEST_SCREENSHOTS set, the pictures are
-// left there.
+// TestBrowser shows the page in headless Chromium: its script must run under its own policy and keep the page up to date,
+// and nothing else may be loaded. If IRSA_TEST_SCREENSHOTS is set, the screenshots are kept there.
 func TestBrowser(t *testing.T) {
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
@@ -29,7 +28,7 @@ func TestBrowser(t *testing.T) {
 	if pictures == "" {
 		pictures = t.TempDir()
 	}
-	// A life with something to see: a refusal, short sessions, and then one of an hour.
+	// Something to see: a refusal, short sessions, and then one of an hour.
 	w := world.New(t, ststest.Options{Lifetime: 5 * time.Second})
 	w.STS.Break(ststest.Fault{Status: http.StatusForbidden, Code: "AccessDenied", Message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"})
 	s := w.Serve(t)
@@ -56,7 +55,7 @@ func TestBrowser(t *testing.T) {
 		cmd := exec.CommandContext(ctx, chromium, append([]string{
 			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 			"--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=960,1060", "--user-data-dir=" + t.TempDir(),
-			// Whatever is not on this machine is not found, which would be said on the console.
+			// What is not on this machine is not found, and the console would show that.
 			"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr", "--virtual-time-budget=7000",
 		}, append(args, "http://"+s.AdminAddress+"/")...)...)
 		var stdout, stderr bytes.Buffer
@@ -78,7 +77,7 @@ func TestBrowser(t *testing.T) {
 	world.WantContains(t, "the page, as it is after a while", dom, `<body class="live">`)
 	world.WantContains(t, "the page", dom, world.RoleARN, `<h2>default <span class="good">valid</span></h2>`, `<td class="good">ok</td>`, `<td>12</td><td>aws-sdk-go-v2/`, `<td>3</td><td>`, "Boto3/1.42.2", "Refused twice", "ForwardedRequest", "UnknownPath")
 	if more := requests(t, s) - asked; more < 2 {
-		t.Errorf("the page was fetched %d times, and does not live", more)
+		t.Errorf("the page was fetched %d times, and is not updated", more)
 	}
 
 	show("light", "--screenshot="+filepath.Join(pictures, "page.png"))
@@ -89,7 +88,7 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
-// askAs makes a request as another program does, whatever the answer is.
+// askAs makes a request as another program, and ignores the answer.
 func askAs(t *testing.T, s *world.Sidecar, path, agent string, header ...string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.BaseURL+path, nil)
@@ -113,7 +112,7 @@ func page(t *testing.T, s *world.Sidecar) string {
 	return body
 }
 
-// requests is how often the page has been asked for, by the sidecar's own count.
+// requests returns how often the sidecar has counted requests for the page.
 func requests(t *testing.T, s *world.Sidecar) (n int) {
 	t.Helper()
 	_, metrics := s.OpsPage(t, "/metrics")

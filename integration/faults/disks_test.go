@@ -17,14 +17,13 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// TestFullAndReadOnlyDisks has the program write each of its files where it cannot. What it says names the
-// file and the cause, what was there before stays whole, nothing half-written is left, and what can go on
-// without the file goes on.
+// TestFullAndReadOnlyDisks lets the program try to write each of its files where that fails. The message names the file and
+// the cause, the old file is kept, no incomplete file remains, and what does not need the file continues.
 func TestFullAndReadOnlyDisks(t *testing.T) {
 	if !world.InNamespaces(t, 0) {
 		return
 	}
-	world.Program(t) // or the first command's patience would be spent on building it
+	world.Program(t) // so that building it does not count as the first command's time
 	const full, readOnly = "no space left on device", "read-only file system"
 	const roomForHalf, oneInode = "room for half", "one inode"
 	for _, c := range []struct {
@@ -32,19 +31,19 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 		cause string
 		spoil spoiler
 	}{
-		// A file can still be made, and stays empty.
+		// A file can still be created, but remains empty.
 		{"full", full, func(t *testing.T, d world.Disk, _ int64) { d.Fill(t, 0) }},
 		{roomForHalf, full, func(t *testing.T, d world.Disk, half int64) { d.Fill(t, half) }},
 		{"no inodes", full, func(t *testing.T, d world.Disk, _ int64) { d.UseInodes(t, 0) }},
-		// Enough for a file, and not for its second name, which the authorization token's has for a moment.
+		// Enough for a file, but not for its second name, which the authorization token's file has for a moment.
 		{oneInode, full, func(t *testing.T, d world.Disk, _ int64) { d.UseInodes(t, 1) }},
 		{"read-only", readOnly, func(t *testing.T, d world.Disk, _ int64) { d.Remount(t, syscall.MS_RDONLY) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.name != roomForHalf { // the token takes a page, and there is none of half the size
+			if c.name != roomForHalf { // the token needs one page, which cannot be halved
 				t.Run("authorization token", func(t *testing.T) { anAuthorizationToken(t, c.cause, c.spoil) })
 			}
-			if c.name != oneInode { // which is enough for a file that has but one name
+			if c.name != oneInode { // which is enough for a file with one name
 				t.Run("no state file yet", func(t *testing.T) { noStateFileYet(t, c.cause, c.spoil) })
 				t.Run("a state file", func(t *testing.T) { aStateFileToReplace(t, c.cause, c.spoil) })
 				t.Run("install", func(t *testing.T) { anInstallation(t, c.cause, c.spoil) })
@@ -54,20 +53,20 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 	t.Run("stuck", aStuckDisk)
 }
 
-// spoiler takes room away; half is about half of what is to be written.
+// spoiler leaves too little room; half is about half of what will be written.
 type spoiler func(t *testing.T, d world.Disk, half int64)
 
-// smallDisk is enough for all files but the program.
+// smallDisk has room for all files except the program.
 const smallDisk = 64 << 10
 
-// rotateToLong gives the Pod a service account with a name that makes the state file longer than a page.
+// rotateToLong gives the Pod a service account with a long name, so that the state file is longer than a page.
 func rotateToLong(t *testing.T, w *world.World) {
 	w.Rotate(t, ststest.Claims{ServiceAccount: strings.Repeat("x", world.PageSize)})
 }
 
 const unwritten = "cannot write the state file; a restart during an STS outage would not have the new credentials"
 
-// wantUnwritten waits for the line that says so, and then holds the file and the cause in it.
+// wantUnwritten waits for the line about the failed write, and checks that it names the file and the cause.
 func wantUnwritten(t *testing.T, s *world.Sidecar, file, cause string) {
 	t.Helper()
 	line := s.WaitForLog(t, unwritten)
@@ -77,12 +76,12 @@ func wantUnwritten(t *testing.T, s *world.Sidecar, file, cause string) {
 	world.WantContains(t, "the line", fmt.Sprint(line["error"]), cause)
 }
 
-// sessionsOf sets how long sessions are from now on. Longer ones than those at hand are always taken in.
+// sessionsOf sets the lifetime of sessions from now on. Credentials that expire later always replace the current ones.
 func sessionsOf(w *world.World, lifetime time.Duration) {
 	w.STS.Change(func(o *ststest.Options) { o.Lifetime = lifetime })
 }
 
-// wantRestored starts a sidecar without STS, and wants it to have the credentials with this key.
+// wantRestored starts a sidecar without STS, and checks that it has the credentials with this key.
 func wantRestored(t *testing.T, w *world.World, key string, changes ...string) {
 	t.Helper()
 	w.STS.Break(ststest.Drop)
@@ -166,7 +165,7 @@ func aStateFileToReplace(t *testing.T, cause string, spoil spoiler) {
 	wantRestored(t, w, after.AccessKeyID, state)
 }
 
-// aStuckDisk has the state file be written late, and then never.
+// aStuckDisk makes writes of the state file slow, and then endless.
 func aStuckDisk(t *testing.T) {
 	d := world.NewDisk(t, smallDisk)
 	state := "IRSA_SIDECAR_STATE_FILE=" + d.Path("state")
@@ -219,7 +218,7 @@ func anAuthorizationToken(t *testing.T, cause string, spoil spoiler) {
 	made.Kill(t)
 	d.WantFiles(t, "token")
 
-	// The file is there to be read: a disk that takes nothing more is no reason not to start.
+	// The file can still be read, so a disk that cannot be written does not prevent the start.
 	spoil(t, d, 0)
 	found := w.Serve(t, variable)
 	found.WantAuthorization(t, string(token))
@@ -241,7 +240,7 @@ func anInstallation(t *testing.T, cause string, spoil spoiler) {
 		t.Helper()
 		r := world.RunCommand(t, nil, "install", d.Dir)
 		world.WantExitCode(t, r, 1)
-		// The name of the part is ours: it tells nobody anything, and the part is gone.
+		// The name of the temporary file would not help anyone, and the file has been removed.
 		if wanted := "irsa-sidecar: install: cannot write to " + d.Dir + ": " + cause; world.LastLine(r.Stderr) != wanted &&
 			world.LastLine(r.Stderr) != wanted+"; it must be a directory, on a volume that this container's user may write to" {
 			t.Errorf("said\n%s\nwant\n%s", r.Stderr, wanted)

@@ -22,18 +22,18 @@ import (
 )
 
 const (
-	// floodLasts is longer than anything that the server has patience with.
+	// floodLasts is longer than all of the server's time limits.
 	floodLasts = 6 * time.Second
 
 	// A kubelet's probe in the manifests has five seconds, and Prometheus ten.
 	sdkLimit, probeLimit, scrapeLimit = world.SDKPatience, 5 * time.Second, 10 * time.Second
 
-	// floodAttempts is how often a client asks that gets no answer: SDKs do so at once, a kubelet counts six before it acts,
-	// and here all share two cores with the crowd. It is to have its answer at the second attempt.
+	// floodAttempts is how often a client without an answer asks: SDKs retry at once, and a kubelet acts after six failures.
+	// Here all share two cores with the crowd. The second attempt must succeed.
 	floodAttempts = 3
 )
 
-// floods are the crowds; the last one is all of the worst at once.
+// floods are the crowds; the last one combines the worst.
 var floods = []struct {
 	name   string
 	crowds []world.Crowd
@@ -62,8 +62,8 @@ var floods = []struct {
 	}},
 }
 
-// TestFloods sends crowds against a sidecar in a cgroup with the memory limit of the manifests. It lives, stays below two
-// thirds of it, and answers those who behave.
+// TestFloods sends crowds to a sidecar in a cgroup with the memory limit of the manifests. It must keep running, use less than
+// two thirds of the limit, and answer well-behaved clients.
 func TestFloods(t *testing.T) {
 	probe, err := world.NewMemoryGroup(world.PodMemory)
 	if err != nil {
@@ -144,13 +144,13 @@ func TestFloods(t *testing.T) {
 	}
 }
 
-// goodClient asks as an SDK, a kubelet or Prometheus does: on a connection of its own, and reading.
+// goodClient asks like an SDK, a kubelet or Prometheus: on its own connection, and reading the answer.
 type goodClient struct {
 	url, token string
 	limit      time.Duration
 
 	answered, again, unanswered int
-	slowest                     time.Duration // of those that were answered, from the first attempt on
+	slowest                     time.Duration // answer, counted from the first attempt
 	err                         error         // of the last attempt without an answer
 }
 

@@ -1,6 +1,6 @@
 //go:build faults
 
-// Package faults tests what goes wrong in one way at a time, most of it in namespaces of its own. Nothing else may run meanwhile.
+// Package faults tests one fault at a time, mostly in separate namespaces. Nothing else may run at the same time.
 package faults
 
 import (

@@ -11,8 +11,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// TestNamespacesTellHowItWent is what the tests in namespaces stand on: the process outside says what became
-// of the one inside.
+// TestNamespacesTellHowItWent tests what the tests in namespaces depend on: the process outside reports the result of the one
+// inside.
 func TestNamespacesTellHowItWent(t *testing.T) {
 	const asVariable = "IRSA_TEST_ENDS_AS"
 	if as, ok := os.LookupEnv(asVariable); ok {
@@ -46,7 +46,7 @@ func TestNamespacesTellHowItWent(t *testing.T) {
 			world.NotRun(t, "namespaces", lacking)
 		}
 		world.WantContains(t, row.as+" inside", output, row.because)
-		// The one outside has the last word.
+		// The process outside reports last.
 		if last := output[max(0, strings.LastIndex(output, "--- ")):]; !strings.HasPrefix(last, "--- "+row.outside+": "+t.Name()) || (err != nil) != (row.outside == "FAIL") {
 			t.Errorf("%s inside, IRSA_TEST_REQUIRE=%s: %v, and outside %s", row.as, row.require, err, last)
 		}

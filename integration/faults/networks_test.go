@@ -23,10 +23,10 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// inOwnNetwork is InNamespaces with a network that nobody else is in, and in which the loopback is up.
+// inOwnNetwork is world.InNamespaces with a separate network whose loopback is up.
 func inOwnNetwork(t *testing.T) bool {
 	t.Helper()
-	world.Program(t) // outside, where go build can still fetch a module
+	world.Program(t) // outside, where go build can fetch modules
 	if !world.InNamespaces(t, syscall.CLONE_NEWNET) {
 		return false
 	}
@@ -36,7 +36,7 @@ func inOwnNetwork(t *testing.T) bool {
 	return true
 }
 
-// withoutIPv4 takes 127.0.0.1 away.
+// withoutIPv4 removes 127.0.0.1.
 func withoutIPv4(t *testing.T) {
 	t.Helper()
 	if err := world.SetIPv4(world.Loopback, [4]byte{}); err != nil {
@@ -45,7 +45,7 @@ func withoutIPv4(t *testing.T) {
 	wantLoopback(t, "::1/128")
 }
 
-// withoutIPv6 takes ::1 away.
+// withoutIPv6 removes ::1.
 func withoutIPv6(t *testing.T) {
 	t.Helper()
 	lo, err := net.InterfaceByName("lo")
@@ -64,7 +64,7 @@ func withoutIPv6(t *testing.T) {
 	wantLoopback(t, "127.0.0.1/8")
 }
 
-// wantLoopback wants this network to have one address and no other.
+// wantLoopback checks that this network has only one address.
 func wantLoopback(t *testing.T, address string) {
 	t.Helper()
 	if have := loopbackAddresses(t); !slices.Equal(have, []string{address}) {
@@ -72,7 +72,7 @@ func wantLoopback(t *testing.T, address string) {
 	}
 }
 
-// loopbackAddresses are all that this network has.
+// loopbackAddresses returns all addresses of this network.
 func loopbackAddresses(t *testing.T) (all []string) {
 	t.Helper()
 	have, err := net.InterfaceAddrs()
@@ -85,7 +85,7 @@ func loopbackAddresses(t *testing.T) (all []string) {
 	return all
 }
 
-// listenAt serves a handler at an address that the test chooses, which ststest does not.
+// listenAt serves a handler at a given address, which ststest cannot.
 func listenAt(t *testing.T, address string, h http.Handler, certificates ...tls.Certificate) {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
@@ -101,8 +101,8 @@ func listenAt(t *testing.T, address string, h http.Handler, certificates ...tls.
 	t.Cleanup(s.Close)
 }
 
-// TestAPodWithOneKindOfAddress runs the program and its commands in a network that has IPv6 alone, and in one
-// that has IPv4 alone: whole clusters are of either kind.
+// TestAPodWithOneKindOfAddress runs the program and its commands in a network with only IPv6, and in one with only IPv4. Both
+// kinds of clusters exist.
 func TestAPodWithOneKindOfAddress(t *testing.T) {
 	for _, row := range []struct {
 		name, has, lacks string
@@ -115,11 +115,11 @@ func TestAPodWithOneKindOfAddress(t *testing.T) {
 			if !inOwnNetwork(t) {
 				return
 			}
-			// Where there is none at all, the other tests have IPv4 alone.
+			// Without IPv6 on this machine, all other tests have only IPv4.
 			if addresses := loopbackAddresses(t); !slices.Contains(addresses, "::1/128") {
 				world.NotRun(t, "ipv6", fmt.Sprintf("this machine has no IPv6: the loopback has %q", addresses))
 			}
-			w := world.New(t, ststest.Options{}) // its own address may be the one that goes
+			w := world.New(t, ststest.Options{}) // its own address may be the one that is removed
 			listenAt(t, row.has+":8080", w.STS)
 			row.take(t)
 			w.Env = w.EnvWith("AWS_ENDPOINT_URL_STS=http://"+row.has+":8080",
@@ -127,7 +127,7 @@ func TestAPodWithOneKindOfAddress(t *testing.T) {
 			if r := world.RunCommand(t, w.Env, "credentials"); r.Code != 0 || r.Stderr != "" {
 				t.Errorf("credentials: exit code %d: %s", r.Code, r.Stderr)
 			}
-			// By default it listens on all addresses, and is asked through the one that is there.
+			// By default it listens on all addresses, and is asked at the existing one.
 			const ops = "IRSA_SIDECAR_OPS_LISTEN"
 			oneLife(t, w, ops)
 			oneLife(t, w, ops+"=[::]:9912")
@@ -144,11 +144,11 @@ func TestAPodWithOneKindOfAddress(t *testing.T) {
 	}
 }
 
-// oneLife starts a sidecar with its own ports, asks it everything, and has it end itself.
+// oneLife starts a sidecar with its own ports, makes all requests, and shuts it down.
 func oneLife(t *testing.T, w *world.World, ops string) {
 	t.Helper()
 	s := w.Serve(t, ops)
-	var beside []string // nothing at all, for the default
+	var beside []string // nothing for the default
 	if strings.Contains(ops, "=") {
 		beside = []string{ops}
 	}
@@ -169,7 +169,7 @@ func oneLife(t *testing.T, w *world.World, ops string) {
 	world.WantContains(t, "healthcheck of nobody", r.Stderr, "no sidecar answers at ", ":9912 (IRSA_SIDECAR_OPS_LISTEN): connection refused")
 }
 
-// TestAPortStolenBetweenRestarts has another program take each of the sidecar's ports while it is away.
+// TestAPortStolenBetweenRestarts lets another program take each of the sidecar's ports during a restart.
 func TestAPortStolenBetweenRestarts(t *testing.T) {
 	if !inOwnNetwork(t) {
 		return
@@ -208,8 +208,8 @@ func TestAPortStolenBetweenRestarts(t *testing.T) {
 	d.WantFiles(t, "state")
 }
 
-// TestNoDNSAtTheStart starts the sidecar before the cluster's DNS, and then with one that does not know STS;
-// when the name is there, it finds it by itself. The name is the real one, in a network that has no other.
+// TestNoDNSAtTheStart starts the sidecar before the cluster's DNS, and then with a DNS that does not know STS. Once the name
+// exists, the sidecar finds it by itself. It is the real name, in a separate network.
 func TestNoDNSAtTheStart(t *testing.T) {
 	if !inOwnNetwork(t) {
 		return
@@ -225,7 +225,7 @@ func TestNoDNSAtTheStart(t *testing.T) {
 		if err := os.WriteFile(own, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		// A machine without nsswitch.conf does as ours says.
+		// Without nsswitch.conf, the order is the same as here.
 		if err := syscall.Mount(own, "/etc/"+file, "", syscall.MS_BIND, ""); err != nil && !errors.Is(err, syscall.ENOENT) {
 			t.Fatal(err)
 		}
@@ -263,8 +263,8 @@ func TestNoDNSAtTheStart(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "hosts"), []byte("127.0.0.1 localhost "+name+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// Go looks at /etc/hosts again after 5 s; a try that comes before is in vain, and the next is due within
-	// the 30 s that the schedule has for the first minutes.
+	// Go reads /etc/hosts again after 5 s. A try before that fails, and the next is due within the 30 s of the schedule for the
+	// first minutes.
 	const hostsAge, longestDelay = 5 * time.Second, 30 * time.Second
 	var a world.Answer
 	world.Eventually(t, hostsAge+longestDelay+world.Soon, "credentials", func() bool { a = s.Ask(t); return a.Valid() })
@@ -279,7 +279,7 @@ func TestNoDNSAtTheStart(t *testing.T) {
 	t.Logf("credentials %s after the name was there", took.Round(100*time.Millisecond))
 }
 
-// untilRefused waits for an answer with this reason, and looks into its message and its hint.
+// untilRefused waits for an answer with this reason, and checks its message and hint.
 func untilRefused(t *testing.T, s *world.Sidecar, code string, words ...string) {
 	t.Helper()
 	var a world.Answer
@@ -290,7 +290,7 @@ func untilRefused(t *testing.T, s *world.Sidecar, code string, words ...string) 
 	world.WantContains(t, "the answer", a.Message+"\n"+a.Hint, words...)
 }
 
-// lastFailure returns when the last exchange failed that did, and in what time the next was announced.
+// lastFailure returns when the last failed exchange ended, and the announced delay until the next.
 func lastFailure(t *testing.T, s *world.Sidecar) (at time.Time, retryIn time.Duration) {
 	t.Helper()
 	line := world.FindLog(s.Output(t), "exchange failed")

@@ -11,12 +11,12 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// Where Kubernetes reads why a container has ended there is what the program says last on stderr.
+// The file where Kubernetes reads why a container has ended has the last message of stderr.
 func TestAContainersEndIsLeftForKubernetes(t *testing.T) {
 	if !world.InNamespaces(t, 0) {
 		return
 	}
-	world.Program(t) // built before /dev is another
+	world.Program(t) // built before /dev is replaced
 	if err := syscall.Mount("dev", "/dev", "tmpfs", 0, "size=1m"); err != nil {
 		t.Fatal(err)
 	}

@@ -22,51 +22,48 @@ import (
 )
 
 const (
-	// timedLength is that of the tokens, and nearly the most that one may have: what a comparison gives away
-	// grows with how far it goes.
+	// timedLength is the length of the tokens, nearly the maximum: the farther a comparison gets, the more its time reveals.
 	timedLength = 4000
 
-	// Where things happen to lie in memory costs some ten nanoseconds, and stays while they lie there: so
-	// everything is made anew now and then.
+	// The places of objects in memory make a difference of some ten nanoseconds for as long as the objects exist, so
+	// everything is made again from time to time.
 	timedLayouts, timedRounds = 250, 80
 
-	// timedLeak is how much of a question's time a leak must make up to be found at all, and timedNothing how
-	// much of that leak is nothing. Both are sizes and not significances: a t-value grows with the number of
-	// questions, whatever it is that differs, and with enough of them everything does. A comparison with ==, many
-	// bytes at a time, still gives away three to five per cent of what one by bytes does; ours has been seen to
-	// differ by less than one, in thirty runs on a machine with five times as much to do as it has processors for.
+	// timedLeak is the part of a question's time that a leak must take to be found, and timedNothing the part of that leak
+	// that counts as none. Both are sizes, not significances: with enough questions, every difference is significant. A
+	// comparison with ==, many bytes at a time, reveals three to five per cent of what a comparison by bytes does. The
+	// sidecar's differed by less than one per cent, in thirty runs on a machine with five times more work than processors.
 	timedLeak, timedNothing = 0.05, 0.02
 )
 
-// timedPair is two questions that differ in nothing but what must not be found out. Both send the same length:
-// that more takes longer to read is known to whoever sends it.
+// timedPair is two questions that differ only in what must not be revealed. Both have the same length, because the sender
+// knows that longer ones take longer to read.
 type timedPair struct {
 	name      string
-	near, far timedQuestion // near is what takes longer if a comparison stops where it first finds a difference
+	near, far timedQuestion // near takes longer if a comparison stops at the first difference
 }
 
 type timedQuestion struct{ token, sent string } // the sidecar's, and the caller's
 
-// timedCell is one question, asked of one handler.
+// timedCell is one question to one handler.
 type timedCell struct {
 	timedQuestion
-	leaks bool // a comparison that stops early goes before ours
+	leaks bool // a comparison that stops early runs first
 	took  []float64
 }
 
-// TestTheTokensTimingTellsNothing times how wrong tokens are refused: the right one cannot be felt for, byte by
-// byte. With each question another is asked of a handler that does the same and compares by bytes as well: what
-// is measured there shows that here it could be.
+// TestTheTokensTimingTellsNothing measures how long wrong tokens take to refuse: the right one cannot be found byte by byte.
+// Each question is also sent to a handler that additionally compares byte by byte, to show that the test would find a leak.
 func TestTheTokensTimingTellsNothing(t *testing.T) {
 	t.Run("a token in a variable", func(t *testing.T) { timeTokens(t, server.FixedAuthorization) })
 	t.Run("a token in a file", func(t *testing.T) {
 		dir := t.TempDir()
 		timeTokens(t, func(token string) (*server.Authorization, error) {
-			path := filepath.Join(dir, fmt.Sprintf("%04d", len(token))) // two files, with names of one length: names take time too
+			path := filepath.Join(dir, fmt.Sprintf("%04d", len(token))) // two files, with names of the same length, which takes time too
 			if err := os.WriteFile(path, []byte(token), 0o600); err != nil {
 				return nil, err
 			}
-			longAgo := time.Now().Add(-time.Hour) // what has just been written is read for each wrong token
+			longAgo := time.Now().Add(-time.Hour) // a file that has just been written is read for each wrong token
 			if err := os.Chtimes(path, longAgo, longAgo); err != nil {
 				return nil, err
 			}
@@ -82,7 +79,7 @@ func timeTokens(t *testing.T, authorize func(token string) (*server.Authorizatio
 		token[i] = byte('a' + luck.IntN(26))
 	}
 	right := string(token)
-	wrong := func(i int, s string) string { return s[:i] + "." + s[i+1:] } // a byte that the token does not have
+	wrong := func(i int, s string) string { return s[:i] + "." + s[i+1:] } // a byte that is not in the token
 	const last = timedLength - 1
 	pairs := []timedPair{
 		{"the last byte is wrong, or the first", timedQuestion{right, wrong(last, right)}, timedQuestion{right, wrong(0, right)}},
@@ -90,7 +87,7 @@ func timeTokens(t *testing.T, authorize func(token string) (*server.Authorizatio
 		{"too long, and else right or not", timedQuestion{right, right + "."}, timedQuestion{right, wrong(0, right+".")}},
 		{"as long as the right one, or longer", timedQuestion{right, wrong(last, right)}, timedQuestion{right[:server.MinAuthorization], wrong(last, right)}},
 	}
-	cells := make([]timedCell, 0, 4*len(pairs)) // for each pair near and far, and near and far that leak
+	cells := make([]timedCell, 0, 4*len(pairs)) // for each pair: near and far, and near and far with a leak
 	for _, p := range pairs {
 		cells = append(cells, timedCell{timedQuestion: p.near}, timedCell{timedQuestion: p.far},
 			timedCell{timedQuestion: p.near, leaks: true}, timedCell{timedQuestion: p.far, leaks: true})
@@ -99,10 +96,10 @@ func timeTokens(t *testing.T, authorize func(token string) (*server.Authorizatio
 		asks := make([]func(), len(cells))
 		for i, c := range cells {
 			asks[i] = c.asking(t, authorize)
-			asks[i]() // what is done but once
+			asks[i]() // what is done only once
 		}
 		for range timedRounds {
-			for _, i := range luck.Perm(len(cells)) { // in any order: what else the machine does falls on all alike
+			for _, i := range luck.Perm(len(cells)) { // in random order, so that other load affects all alike
 				began := time.Now()
 				asks[i]()
 				cells[i].took = append(cells[i].took, float64(time.Since(began)))
@@ -123,7 +120,7 @@ func timeTokens(t *testing.T, authorize func(token string) (*server.Authorizatio
 	}
 }
 
-// asking makes a handler and a question, and returns what asks it.
+// asking makes a handler and a question, and returns a function that asks.
 func (c timedCell) asking(t *testing.T, authorize func(token string) (*server.Authorization, error)) func() {
 	t.Helper()
 	authorization, err := authorize(c.token)
@@ -157,7 +154,7 @@ func (c timedCell) asking(t *testing.T, authorize func(token string) (*server.Au
 	}
 }
 
-// refusalWriter writes to nobody; a recorder would cost more than what is measured.
+// refusalWriter discards the answer; a recorder would cost more than what is measured.
 type refusalWriter struct {
 	header http.Header
 	code   int
@@ -182,7 +179,7 @@ func equalByBytes(a, b string) bool {
 // sample is a mean, and the square of its standard error.
 type sample struct{ mean, squaredError float64 }
 
-// quick is the faster half of a cell: what else happens on a machine makes a question slower and never faster.
+// quick is the faster half of a cell: other load on the machine only makes questions slower.
 func quick(c timedCell) (s sample) {
 	half := slices.Sorted(slices.Values(c.took))[:len(c.took)/2]
 	n := float64(len(half))
@@ -195,5 +192,5 @@ func quick(c timedCell) (s sample) {
 	return s
 }
 
-// welch is the t of Welch's test, to be looked at: see timedLeak.
+// welch returns the t of Welch's test, for information: see timedLeak.
 func welch(a, b sample) float64 { return (a.mean - b.mean) / math.Sqrt(a.squaredError+b.squaredError) }

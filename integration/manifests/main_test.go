@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package manifests tests what is in deploy/ with Helm, kustomize and promtool.
+// Package manifests tests deploy/ with Helm, kustomize and promtool.
 package manifests
 
 import (

@@ -24,7 +24,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// These have helm, kustomize and promtool on PATH: `make integration` builds them.
+// These tests need helm, kustomize and promtool on PATH: `make integration` builds them.
 
 func TestAlertRules(t *testing.T) {
 	for _, args := range [][]string{
@@ -67,7 +67,7 @@ func TestChart(t *testing.T) {
 		}
 	}
 	world.MustRun(t, exec.Command("helm", "template", chart, "--set", "enabled=true,resources.limits.cpu=1"))
-	// The policy is v1 from Kubernetes 1.36 on, whatever a vendor adds to the version. The rest of the chart needs no more than a native sidecar.
+	// The policy is v1 from Kubernetes 1.36 on, whatever a vendor adds to the version. The rest of the chart only needs native sidecars.
 	for version, says := range map[string]string{
 		"1.29.0": "needs Kubernetes 1.36", "1.35.9": "needs Kubernetes 1.36", "v1.35.2-eks-0123456": "needs Kubernetes 1.36",
 		"1.36.0": "", "v1.36.0-eks-0123456": "", "1.37.2": "",
@@ -96,7 +96,7 @@ func TestChart(t *testing.T) {
 	}
 }
 
-// Whatever way a team takes, the Pod is the same.
+// All ways to add the sidecar make the same Pod.
 func TestAllWaysMakeTheSamePod(t *testing.T) {
 	const role, region = "arn:aws:iam::111122223333:role/app", "eu-west-1"
 	app := string(world.RepoFile(t, "integration/testdata/app.yaml"))
@@ -147,14 +147,14 @@ func TestAllWaysMakeTheSamePod(t *testing.T) {
 			t.Errorf("%s makes\n%s\nand not\n%s", test.name, pretty(test.have), pretty(test.want))
 		}
 	}
-	// The manifest to copy differs from the app in what its author has added to it.
+	// The manifest to copy has the same sidecar, but an app with more settings.
 	native := podSpec(t, documents(t, world.RepoFile(t, "deploy/native-sidecar.yaml")))
 	if !reflect.DeepEqual(native["initContainers"], self["initContainers"]) || !reflect.DeepEqual(native["volumes"], self["volumes"]) {
 		t.Errorf("deploy/native-sidecar.yaml has\n%s\nand not\n%s", pretty(native), pretty(self))
 	}
 }
 
-// The component does what the pipe does, whatever the workloads look like, and wherever it is listed.
+// The component has the same result as irsa-sidecar-inject, for all shapes of workloads, and wherever it is listed.
 func TestKustomizeDoesWhatThePipeDoes(t *testing.T) {
 	shapes := string(world.RepoFile(t, "integration/testdata/shapes.yaml"))
 	injector := newInjector(t)
@@ -174,7 +174,7 @@ func TestKustomizeDoesWhatThePipeDoes(t *testing.T) {
 				"in two bases and their overlay": {"a": base + "namespace: a\nCOMPONENTS", "b": base + "namespace: b\nCOMPONENTS",
 					".": "resources: [a, b]\ncomponents: [deploy/kustomize]\n"}, // without token/: there are two service accounts
 			}
-			if resources["account.yaml"] == "" { // which kustomize would rename, but not in a ReplicaSet
+			if resources["account.yaml"] == "" { // kustomize would rename it, but not in a ReplicaSet
 				rows["with a prefix"] = map[string]string{"base": base + "namePrefix: a-\nCOMPONENTS", ".": "resources: [base]\nnamePrefix: b-\nCOMPONENTS"}
 			}
 			for name, kustomizations := range rows {
@@ -215,7 +215,7 @@ func TestKustomizeDoesWhatThePipeDoes(t *testing.T) {
 	}
 }
 
-// What a base has made of the sidecar stays, also where its overlay lists the component again.
+// Changes that a base makes to the sidecar are kept, also if its overlay lists the component again.
 func TestKustomizeLeavesASidecarAsItIs(t *testing.T) {
 	for _, program := range kustomizes(t) {
 		base := func(dir string) map[string]string {
@@ -249,7 +249,7 @@ patches:
 	}
 }
 
-// A container that sets a region, under either name, keeps it, and gets no other beside it.
+// A container that sets a region, with either variable, keeps it, and gets no other.
 func TestKustomizeKeepsAContainersRegion(t *testing.T) {
 	const app = `apiVersion: apps/v1
 kind: Deployment
@@ -294,7 +294,7 @@ spec:
 	}
 }
 
-// Where kustomize cannot do it, the build stops. Exit code 0 and no credentials would be noticed much later.
+// If kustomize cannot add the sidecar, the build fails. Otherwise the missing credentials would be noticed much later.
 func TestKustomizeStops(t *testing.T) {
 	app := string(world.RepoFile(t, "integration/testdata/app.yaml"))
 	for _, program := range kustomizes(t) {
@@ -323,17 +323,17 @@ func TestKustomizeStops(t *testing.T) {
 	}
 }
 
-// account is a service account as the ways without the EKS webhook read it.
+// account is a service account for the ways without the EKS webhook.
 const account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {eks.amazonaws.com/role-arn: \"arn:aws:iam::111122223333:role/app\", " +
 	"irsa-sidecar/region: eu-west-1}}\n"
 
-// kustomize is a version of it, of its own or in a kubectl.
+// kustomize is one version, by itself or in a kubectl.
 type kustomize struct {
 	name string
 	args []string
 }
 
-// kustomizes are those beside the kustomize on PATH, and the one of `make cluster`.
+// kustomizes returns those in the directory of the kustomize on PATH, and the one of `make cluster`.
 func kustomizes(t *testing.T) (all []kustomize) {
 	t.Helper()
 	newest, err := exec.LookPath("kustomize")
@@ -356,7 +356,7 @@ func kustomizes(t *testing.T) (all []kustomize) {
 		all = append(all, kustomize{name, []string{path, command}})
 		names = append(names, name)
 	}
-	// docs promises these, and what comes after them.
+	// docs names these versions as the oldest.
 	oldest := regexp.MustCompile(`kustomize (\d+\.\d+\.\d+) or later, which is in kubectl (\d+\.\d+)`).FindStringSubmatch(pages.Join(world.Pages(t)))
 	if oldest == nil {
 		t.Fatal("docs does not say from which kustomize on it works")
@@ -365,7 +365,7 @@ func kustomizes(t *testing.T) (all []kustomize) {
 	return all
 }
 
-// command builds the kustomization in a directory of these files, with ours in deploy/.
+// command builds the kustomization in a directory with these files and deploy/.
 func (k kustomize) command(t *testing.T, files map[string]string) *exec.Cmd {
 	t.Helper()
 	dir := t.TempDir()
@@ -381,7 +381,7 @@ func (k kustomize) command(t *testing.T, files map[string]string) *exec.Cmd {
 			t.Fatal(err)
 		}
 	}
-	// A build takes a second. One that never finds what it has created itself would take all memory.
+	// A build takes a second. One that creates elements forever would use all memory.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return exec.CommandContext(ctx, k.args[0], k.args[1], dir)
@@ -392,7 +392,7 @@ func (k kustomize) build(t *testing.T, files map[string]string) []map[string]any
 	return documents(t, world.MustOutput(t, k.command(t, files)))
 }
 
-// injector is irsa-sidecar-inject.
+// injector runs irsa-sidecar-inject.
 type injector string
 
 func newInjector(t *testing.T) injector {
@@ -409,7 +409,7 @@ func (i injector) inject(t *testing.T, input []byte, args ...string) []map[strin
 	return documents(t, world.MustOutput(t, cmd))
 }
 
-// byName are objects as normal makes them, each under its own name.
+// byName returns normalized objects by name.
 func byName[O any](t *testing.T, objects []O) map[string]any {
 	t.Helper()
 	found := map[string]any{}
@@ -442,7 +442,7 @@ func documents(t *testing.T, text []byte) (found []map[string]any) {
 	}
 }
 
-// podSpec is that of the Deployment, as normal makes it.
+// podSpec returns the normalized Pod spec of the Deployment.
 func podSpec(t *testing.T, objects []map[string]any) map[string]any {
 	t.Helper()
 	for _, object := range objects {
@@ -455,7 +455,7 @@ func podSpec(t *testing.T, objects []map[string]any) map[string]any {
 	return nil
 }
 
-// normal puts what has no order in one, and takes out the lists that are left empty.
+// normal sorts lists whose order does not matter, and removes empty ones.
 func normal(value any) {
 	switch v := value.(type) {
 	case []any:

@@ -29,20 +29,19 @@ const (
 	audience   = "sts.amazonaws.com"
 	objectPath = "/demo/object.bin"
 
-	// tokenLife is how long the tokens live, and with them the sessions: MinIO's end with the token that
-	// bought them. Within it the AWS CLI must have the time to start.
+	// tokenLife is the lifetime of the tokens and of the sessions, which at MinIO end with their token. The AWS CLI must be
+	// able to start within it.
 	tokenLife = 30 * time.Second
 )
 
-// TestMinIO is the main path with nothing of our own making on the far sides: MinIO is the STS and the
-// S3, and the AWS CLI is the client. `make integration` builds MinIO and runs it.
+// TestMinIO is the main path with real programs on both sides: MinIO is the STS and the S3, and the AWS CLI is the client.
+// `make integration` builds MinIO and runs it.
 //
-// MinIO's STS is real about what a fake tends to be lenient with: it fetches the issuer's keys, it
-// verifies the token, and its S3 refuses a session that has ended. What it is not is AWS: it ignores
-// the role and answers every refusal with InvalidParameterValue.
+// MinIO's STS is strict where a fake may not be: it fetches the issuer's keys and verifies the token, and its S3 refuses a
+// session that has ended. But it is not AWS: it ignores the role and answers every refusal with InvalidParameterValue.
 func TestMinIO(t *testing.T) {
 	s := newStage(t)
-	// Each act goes on where the one before it ended.
+	// Each act continues where the previous one ended.
 	for _, act := range []struct {
 		name string
 		play func(*stage, *testing.T)
@@ -73,7 +72,7 @@ func (s *stage) copies(t *testing.T) {
 }
 
 func (s *stage) tokenExpires(t *testing.T) {
-	// The first refusal may be another: a token that ends while MinIO is at work on it gets a 500 InternalError.
+	// The first refusal may be another one: if the token expires while MinIO works on it, the answer is 500 InternalError.
 	refusal := s.poll(t, tokenLife+world.Soon, "ExpiredTokenException", func(a world.Answer) bool { return a.Code == "ExpiredTokenException" })
 	t.Logf("with an expired token: %d %s: %s", refusal.Status, refusal.Code, refusal.Message)
 	s.sidecar.WantRunning(t)
@@ -114,7 +113,7 @@ func (s *stage) tokenRotatesInTime(t *testing.T) {
 
 func (s *stage) stsStops(t *testing.T) {
 	s.minio.Stop(t)
-	s.rotate(t, time.Hour) // the token is not to blame for what follows
+	s.rotate(t, time.Hour) // so that the token does not expire during what follows
 	kept := s.poll(t, world.Soon, "an answer without STS", func(world.Answer) bool { return true })
 	if !kept.Valid() {
 		t.Fatalf("answered %d %s as soon as STS was gone", kept.Status, kept.Code)
@@ -153,7 +152,7 @@ func (s *stage) sidecarStops(t *testing.T) {
 		t.Errorf("the sidecar's end: %v, want exit code 0", err)
 	}
 	output := s.sidecar.Output(t)
-	// Whoever looks for something that is not there should look in the right place.
+	// Secrets that must not be found must be searched for in the right place.
 	if !strings.Contains(output, "EndpointUnreachable") {
 		t.Error("the output does not tell of the outage")
 	}
@@ -163,7 +162,7 @@ func (s *stage) sidecarStops(t *testing.T) {
 	}
 }
 
-// stage is what is set up once, and what one act leaves for the next.
+// stage is what is set up once, and what one act passes to the next.
 type stage struct {
 	world   *world.World
 	minio   *world.Process
@@ -171,7 +170,7 @@ type stage struct {
 
 	object []byte
 
-	last world.Answer // the last that held credentials
+	last world.Answer // the last one with credentials
 }
 
 func newStage(t *testing.T) *stage {
@@ -192,7 +191,7 @@ func newStage(t *testing.T) *stage {
 	}
 	t.Cleanup(func() { issuer.Close() })
 
-	address := world.FreeAddress(t) // MinIO does not say which port it has been given
+	address := world.FreeAddress(t) // MinIO does not report which port it got
 	s.world = world.NewWithSTS(t, issuer, "http://"+address)
 	s.startMinIO(t, minio, address)
 	s.seed(t)
@@ -203,8 +202,8 @@ func newStage(t *testing.T) *stage {
 
 // startMinIO starts MinIO as STS and S3. The issuer must be up: MinIO reads its configuration once.
 //
-// With a CLAIM_NAME MinIO takes any role ARN and looks for a policy that is named like the claim's
-// value; without, it would take no ARN but its own, and ours is to look like AWS's.
+// With a CLAIM_NAME, MinIO accepts any role ARN and looks for a policy with the name of the claim's value. Without one, it
+// would accept only its own ARN, and the test needs one like AWS's.
 func (s *stage) startMinIO(t *testing.T, program, address string) {
 	home := t.TempDir()
 	s.minio = world.StartProgram(t, program, []string{
@@ -230,7 +229,7 @@ func (s *stage) startMinIO(t *testing.T, program, address string) {
 	})
 }
 
-// seed makes the bucket, the object, and the policy that lets the service account read it.
+// seed makes the bucket, the object, and the policy that allows the service account to read it.
 func (s *stage) seed(t *testing.T) {
 	const subject = "system:serviceaccount:default:app"
 	policy := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject"],"Resource":["arn:aws:s3:::demo/*"]}]}`
@@ -248,20 +247,19 @@ func (s *stage) seed(t *testing.T) {
 	}
 }
 
-// startSidecar starts the sidecar and lets another one wait for it, as a Pod's main container would.
+// startSidecar starts the sidecar, and waits for it with the command wait.
 func (s *stage) startSidecar(t *testing.T) {
 	s.sidecar = s.world.Serve(t)
 	world.WantExitCode(t, world.RunCommand(t, s.sidecar.CommandEnv(), "wait", "--timeout", world.Soon.String()), 0)
 }
 
-// rotate puts a new token where the kubelet would.
+// rotate writes a new token, as the kubelet does.
 func (s *stage) rotate(t *testing.T, lifetime time.Duration) {
 	s.world.Rotate(t, ststest.Claims{Lifetime: lifetime})
 }
 
-// copyObject lets the AWS CLI copy the object out of MinIO. Its environment has one word about
-// credentials; its home is empty, so that it finds none it has kept, and the machine's own settings
-// are out of reach.
+// copyObject copies the object out of MinIO with the AWS CLI. Only one variable in its environment is about credentials. Its
+// home is empty, so that it finds no cached credentials and none of the machine's settings.
 func (s *stage) copyObject(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), tokenLife)
 	defer cancel()
@@ -287,7 +285,7 @@ func (s *stage) copyObject(t *testing.T) {
 	t.Logf("the AWS CLI copied %d bytes in %s", len(content), time.Since(began).Round(time.Millisecond))
 }
 
-// ask asks for the credentials and checks what is promised at every moment: none are taken away that are still valid.
+// ask asks for the credentials and checks what must always hold: valid credentials are not taken away.
 func (s *stage) ask(t *testing.T) world.Answer {
 	t.Helper()
 	asked := time.Now()
@@ -304,7 +302,7 @@ func (s *stage) ask(t *testing.T) world.Answer {
 	return a
 }
 
-// poll asks until done is content with the answer, and returns it.
+// poll asks until done accepts the answer, and returns it.
 func (s *stage) poll(t *testing.T, patience time.Duration, what string, done func(world.Answer) bool) world.Answer {
 	t.Helper()
 	var a world.Answer
@@ -319,7 +317,7 @@ func (s *stage) poll(t *testing.T, patience time.Duration, what string, done fun
 // root is MinIO's own user.
 var root = aws.Credentials{AccessKeyID: "minio-root", SecretAccessKey: "minio-root-password"}
 
-// readObject reads the object with the credentials of a, and returns what MinIO thinks of it.
+// readObject reads the object with the credentials of a, and returns MinIO's error.
 func (s *stage) readObject(t *testing.T, a world.Answer) (status int) {
 	t.Helper()
 	status, _ = s.s3(t, aws.Credentials{
@@ -341,7 +339,7 @@ func (s *stage) s3(t *testing.T, credentials aws.Credentials, method, path strin
 	hash := hex.EncodeToString(sum[:])
 	request.Header.Set("X-Amz-Content-Sha256", hash)
 	err = v4.NewSigner().SignHTTP(t.Context(), credentials, request, hash, "s3", world.Region, time.Now(), func(o *v4.SignerOptions) {
-		o.DisableURIPathEscaping = true // S3 alone signs the path as it stands
+		o.DisableURIPathEscaping = true // only S3 signs the path unescaped
 	})
 	if err != nil {
 		t.Fatal(err)

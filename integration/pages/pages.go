@@ -1,5 +1,5 @@
-// Package pages reads the project's pages, README.md and docs/*.md, for the tests that keep them true and
-// for `make readme`, which writes what is generated in them.
+// Package pages reads the project's pages, README.md and docs/*.md, for the tests that check them and for `make readme`,
+// which writes their generated parts.
 package pages
 
 import (
@@ -46,7 +46,7 @@ func Join(all []Page) string {
 	return b.String()
 }
 
-// Blocks returns what the page has between fences of one language, without the indentation that the fences have.
+// Blocks returns the code blocks of one language, without the indentation of their fences.
 func (p Page) Blocks(language string) (found []string) {
 	fence := regexp.MustCompile("(?ms)^( *)```" + regexp.QuoteMeta(language) + "\n(.*?)^ *```$")
 	for _, m := range fence.FindAllStringSubmatch(p.Text, -1) {

@@ -35,7 +35,7 @@ func TestREADMEIsShort(t *testing.T) {
 	}
 }
 
-// anchors are those that GitHub gives to the headings of a page.
+// anchors returns those that GitHub makes from the headings of a page.
 func anchors(text string) (all []string) {
 	fenced := false
 	for line := range strings.Lines(text) {
@@ -59,7 +59,7 @@ func anchors(text string) (all []string) {
 	return all
 }
 
-// check reports a link from the page from that leads nowhere.
+// check reports a broken link on the page from.
 func check(t *testing.T, from, link string) {
 	t.Helper()
 	file, anchor, _ := strings.Cut(link, "#")

@@ -41,8 +41,8 @@ type pkg struct {
 // files are the files that are built for this machine.
 func (p *pkg) files() []string { return slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) }
 
-// packages are the module's, and all that they depend on, by import path. Packages that import more
-// for their tests are there once, without.
+// packages are the module's, and all that they depend on, by import path. What a package imports only for its tests is not
+// included.
 var packages = sync.OnceValues(func() (map[string]*pkg, error) {
 	cmd := exec.Command("go", "list", "-deps", "-test", "-tags", "browser clients cluster faults minio tools", "-json=ImportPath,Dir,Standard,DepOnly,ForTest,Imports,Deps,GoFiles,TestGoFiles,XTestGoFiles,Module", module+"/...")
 	output, err := cmd.Output()
@@ -84,12 +84,11 @@ func ours(t *testing.T) (own []*pkg) {
 	return own
 }
 
-// Which package may know which. An arrow that is forbidden has a reason, which is given to whoever
-// draws it.
+// Which package may know which. Each forbidden arrow has a reason, which the error gives.
 var arrows = []struct {
 	from     string
-	notTo    string // and nothing below it
-	directly bool   // it may be reached through others
+	notTo    string // nor to anything below it
+	directly bool   // only direct imports are forbidden
 	because  string
 }{
 	{module + "/cache", "github.com/aws", false,
@@ -99,7 +98,7 @@ var arrows = []struct {
 	{module + "/cmd/irsa-sidecar/doctor", module + "/server", false,
 		"the doctor asks a sidecar over HTTP, as everybody does"},
 	{module + "/server", "github.com/aws", false,
-		"the server knows caches; what AWS said reaches it as a cache.Reason, so that every failure has one name"},
+		"the server knows caches; a failed exchange is a cache.Reason there, so that every failure has one name"},
 	{module + "/cache", module + "/server", false,
 		"arrows point downward: who reads credentials is no business of the cache"},
 	{module + "/cache", module + "/cmd", false,
@@ -117,7 +116,7 @@ var arrows = []struct {
 	{module + "/server", module + "/cmd", false,
 		"only main knows flags, environment, signals and exit codes"},
 	{module + "/cache/regular", module + "/cache", false,
-		"whoever reads a file may use it, and so it uses nobody"},
+		"every package that reads files may use it, so it uses none of them"},
 	{binary, "github.com/aws/aws-sdk-go-v2/config", false,
 		"it would bring credential chains, profiles and IMDS along: the program has one way to get credentials"},
 	{binary, "github.com/aws/aws-sdk-go-v2/credentials", false,
@@ -147,7 +146,7 @@ func TestArrowsPointDownward(t *testing.T) {
 		}
 		for _, to := range reached {
 			if to == arrow.notTo || strings.HasPrefix(to, arrow.notTo+"/") {
-				t.Errorf("%s must not depend on %s: %s\n(go list -deps says so; `go mod why` and the imports say through whom)", short(arrow.from), short(to), arrow.because)
+				t.Errorf("%s must not depend on %s: %s\n(found by go list -deps; `go mod why` shows the path)", short(arrow.from), short(to), arrow.because)
 			}
 		}
 	}
@@ -164,13 +163,13 @@ func TestArrowsForbidWhatExists(t *testing.T) {
 		}
 		switch {
 		case exists:
-		case strings.HasPrefix(arrow.notTo, "github.com/aws/"): // not even required, which is the best way to keep the rule
+		case strings.HasPrefix(arrow.notTo, "github.com/aws/"): // not even in go.mod, which is the best way to keep the rule
 		case !strings.Contains(arrow.notTo, ".") && exec.Command("go", "list", arrow.notTo).Run() == nil: // of the standard library
 		default:
 			t.Errorf("%s is forbidden to %s, and there is no such package any more: give the rule its new name", short(arrow.notTo), short(arrow.from))
 		}
 	}
-	// And the prefix that the rules of AWS stand on is where the SDK is.
+	// The rules about AWS have the prefix of the SDK.
 	if !slices.ContainsFunc(all[binary].Deps, func(path string) bool { return strings.HasPrefix(path, "github.com/aws/") }) {
 		t.Error("the binary has nothing of github.com/aws: either the rules name it wrongly, or they can go")
 	}
@@ -188,7 +187,7 @@ func TestTheFakeSTSIsForTestsAlone(t *testing.T) {
 	}
 }
 
-// No package at the top knows another: what two of them share belongs below.
+// No package at the top imports another: what two of them share belongs below.
 func TestNobodyImportsACommand(t *testing.T) {
 	t.Parallel()
 	for _, p := range ours(t) {
@@ -196,7 +195,7 @@ func TestNobodyImportsACommand(t *testing.T) {
 			continue
 		}
 		for _, path := range p.Imports {
-			if strings.HasPrefix(path, p.ImportPath+"/") { // a part of its own
+			if strings.HasPrefix(path, p.ImportPath+"/") { // a part of the same program
 				continue
 			}
 			if strings.HasPrefix(path, module+"/cmd/") || strings.HasPrefix(path, module+"/integration") {
@@ -206,7 +205,7 @@ func TestNobodyImportsACommand(t *testing.T) {
 	}
 }
 
-// Every line is something that has to be kept up to date, audited and explained.
+// Each dependency must be kept up to date, audited and explained.
 func TestDirectRequirementsAreTheKnownOnes(t *testing.T) {
 	t.Parallel()
 	known := []string{
@@ -214,11 +213,11 @@ func TestDirectRequirementsAreTheKnownOnes(t *testing.T) {
 		"github.com/aws/aws-sdk-go-v2/service/sts",
 		"github.com/aws/smithy-go",
 		"github.com/go-chi/chi/v5",
-		"github.com/go-jose/go-jose/v4", // the doctor verifies signatures, which is no place for code of one's own
+		"github.com/go-jose/go-jose/v4", // the doctor verifies signatures, which needs proven code
 		"github.com/kelseyhightower/envconfig",
 		"github.com/prometheus/client_golang",
-		"github.com/rogpeppe/go-internal", // runs the scripts of the command line: it is in no program
-		"go.yaml.in/yaml/v3",              // irsa-sidecar-inject, and the tests of deploy/: it is not in the sidecar
+		"github.com/rogpeppe/go-internal", // runs the scripts of the command line; not in any program
+		"go.yaml.in/yaml/v3",              // irsa-sidecar-inject and the tests of deploy/; not in the sidecar
 		"golang.org/x/sync",
 	}
 	cmd := exec.Command("go", "mod", "edit", "-json")
@@ -248,11 +247,11 @@ func TestDirectRequirementsAreTheKnownOnes(t *testing.T) {
 		}
 		direct = append(direct, r.Path)
 		if !slices.Contains(known, r.Path) {
-			whom := "the binary"
+			user := "the binary"
 			if !slices.ContainsFunc(linked, func(path string) bool { return path == r.Path || strings.HasPrefix(path, r.Path+"/") }) {
-				whom = "tests"
+				user = "tests"
 			}
-			t.Errorf("go.mod requires %s for %s: do without it, or put it on the list with a reason", r.Path, whom)
+			t.Errorf("go.mod requires %s for %s: do without it, or put it on the list with a reason", r.Path, user)
 		}
 	}
 	for _, path := range known {
@@ -262,7 +261,7 @@ func TestDirectRequirementsAreTheKnownOnes(t *testing.T) {
 	}
 }
 
-// The places where a secret becomes a string are those to read for who looks for a leak.
+// To look for a leak, one reads the places where a secret becomes a string.
 var revealing = map[string]string{
 	"cache/credentials.go":            "it defines Reveal",
 	"cmd/irsa-sidecar/credentials.go": "the command credentials prints them",
@@ -282,7 +281,7 @@ func TestSecretsAreRevealedInAFewPlaces(t *testing.T) {
 			}
 			name = short(p.ImportPath) + "/" + name
 			ast.Inspect(file, func(n ast.Node) bool {
-				if selector, ok := n.(*ast.SelectorExpr); ok && selector.Sel.Name == "Reveal" { // called, or kept to be
+				if selector, ok := n.(*ast.SelectorExpr); ok && selector.Sel.Name == "Reveal" { // called, or taken as a value
 					found[name] = true
 				}
 				return true
@@ -316,5 +315,5 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 	}
 }
 
-// short leaves out the module's name, which is the same everywhere.
+// short removes the module's name from an import path.
 func short(path string) string { return strings.TrimPrefix(path, module+"/") }

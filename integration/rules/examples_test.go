@@ -10,13 +10,12 @@ import (
 	"testing"
 )
 
-// The first thing that people look for in a package is how it is used. An example without an output is compiled and
-// not run, so it shows what nobody has checked.
+// Readers first want to see how a package is used. An example without an output is compiled but not run, so it must have one.
 func TestEveryPackageHasAnExample(t *testing.T) {
 	t.Parallel()
 	checked := 0
 	for _, p := range ours(t) {
-		if strings.HasPrefix(p.ImportPath, module+"/integration") { // what tests share
+		if strings.HasPrefix(p.ImportPath, module+"/integration") { // shared by tests
 			continue
 		}
 		exported := false

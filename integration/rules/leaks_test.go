@@ -12,7 +12,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// A check that finds nothing should be able to find something.
+// The check must be able to find a leak.
 func TestALeakIsFound(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, ststest.Options{})
@@ -38,7 +38,7 @@ func TestALeakIsFound(t *testing.T) {
 	}
 }
 
-// A package of tests that starts programs has a TestMain that looks for leaks: without it, nothing would.
+// A package of tests that starts programs must have a TestMain that looks for leaks.
 func TestEveryPackageLooksForLeaks(t *testing.T) {
 	t.Parallel()
 	checked := 0

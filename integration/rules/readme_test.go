@@ -20,8 +20,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// Every block of YAML can be copied: it is a file as it stands, or environment for a container. That an API
-// server takes them is seen by `make cluster`.
+// Every block of YAML can be copied: it is a complete file, or environment for a container. `make cluster` checks that an API
+// server accepts them.
 func TestREADMEsYAMLIsWhole(t *testing.T) {
 	for _, block := range world.Blocks(t, "yaml") {
 		for decoder := yaml.NewDecoder(strings.NewReader(block)); ; {
@@ -49,7 +49,7 @@ func TestREADMEsYAMLIsWhole(t *testing.T) {
 			}
 		}
 	}
-	// The trust policy lets in whom the text says, and the doctor finds nothing in it.
+	// The trust policy allows what the text says, and the doctor finds nothing wrong with it.
 	policy, err := trustpolicy.Parse([]byte(world.Blocks(t, "json")[0]))
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func TestREADMEsYAMLIsWhole(t *testing.T) {
 	if decision, problems := policy.Decide(app), policy.Review(app); decision != trustpolicy.Allowed || problems != nil {
 		t.Errorf("the trust policy: %v, %+v", decision, problems)
 	}
-	// The chart that the tests render has these lines in it.
+	// The chart that the tests render has these lines.
 	chart := string(world.RepoFile(t, "integration/testdata/chart/templates/deployment.yaml"))
 	for _, block := range world.Blocks(t, "gotemplate") {
 		for line := range strings.Lines(block) {
@@ -79,7 +79,7 @@ func TestREADMEsYAMLIsWhole(t *testing.T) {
 	}
 }
 
-// What the dashboard and the alerts ask for is there, and what is there is on the dashboard.
+// The dashboard and the alerts use only metrics that exist, and the dashboard shows all of them.
 func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
 	w := world.New(t, ststest.Options{})
 	w.STS.Break(ststest.Fault{Status: 503})
@@ -135,7 +135,7 @@ func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
 	}
 }
 
-// Every threat in SECURITY.md names the tests that show what stops it, and they are there.
+// Every threat in SECURITY.md names tests of what stops it, and they exist.
 func TestEveryThreatHasItsTests(t *testing.T) {
 	var tests []string
 	err := filepath.WalkDir(world.Path(t), func(path string, entry fs.DirEntry, err error) error {
@@ -182,7 +182,7 @@ func TestContributingKnowsEveryPackage(t *testing.T) {
 	}
 }
 
-// What docs/reference.md says can be asked for is there.
+// The paths in docs/reference.md exist.
 func TestEndpointsInReferenceAreThere(t *testing.T) {
 	s := world.New(t, ststest.Options{}).Serve(t, "IRSA_SIDECAR_QUITQUITQUIT=true")
 	s.AskUntilValid(t)

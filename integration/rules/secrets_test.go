@@ -18,7 +18,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// lookForSecrets has CI's look for secrets look through a text.
+// lookForSecrets searches a text with CI's script.
 func lookForSecrets(t *testing.T, text string) world.Result {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "output")
@@ -36,11 +36,11 @@ func secretsScript(t *testing.T) string {
 		}
 	}
 	script := world.Path(t, ".ci/secrets")
-	world.ReadFile(t, script) // or go test would not see that it has changed
+	world.ReadFile(t, script) // so that go test notices a change of the script
 	return script
 }
 
-// What the tests have for secrets has the shape that CI looks for.
+// The tests' secrets have the shape that CI looks for.
 func TestCIFindsSecrets(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, ststest.Options{})
@@ -87,7 +87,7 @@ func TestCIFindsSecrets(t *testing.T) {
 	}
 }
 
-// onAPage is a text as a page of HTML has it.
+// onAPage is a text as it is written in HTML.
 func onAPage(t *testing.T, text string) string {
 	t.Helper()
 	var page strings.Builder
@@ -97,7 +97,7 @@ func onAPage(t *testing.T, text string) string {
 	return page.String()
 }
 
-// What looks like a secret to somebody in a hurry is none.
+// These are not secrets, although they look similar.
 func TestCIFindsNoSecretsWhereNoneAre(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, ststest.Options{})
@@ -126,7 +126,7 @@ func TestCIFindsNoSecretsWhereNoneAre(t *testing.T) {
 	}
 }
 
-// Who cannot look has not found that there is nothing.
+// A script that cannot read the file must not report success.
 func TestCIFailsWhereItCannotLookForSecrets(t *testing.T) {
 	t.Parallel()
 	script := secretsScript(t)

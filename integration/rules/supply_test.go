@@ -16,7 +16,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// Whoever may run the program may not read it, and the manifests run it as those who may do what they do with it.
+// In the image, users may run the program but not read it, and the manifests run it as users with the rights that they need.
 func TestTheImageAndTheManifestsAgree(t *testing.T) {
 	image := world.ShippedImage(t)
 	if image.Mode != 0o151 || image.User == image.Group || image.Group == 0 {
@@ -50,7 +50,7 @@ func TestTheImageAndTheManifestsAgree(t *testing.T) {
 	world.WantContains(t, "the Job that installs", string(world.RepoFile(t, "deploy/classic-job.yaml")), "args: [install, /irsa-sidecar-bin]", fmt.Sprintf("runAsUser: %d\n            runAsGroup: %d ", image.User, image.Group))
 }
 
-// The same sources make the same program, wherever they lie.
+// The same sources make the same program, in every directory.
 func TestBuildIsReproducible(t *testing.T) {
 	t.Parallel()
 	elsewhere := filepath.Join(t.TempDir(), "another", "place")
@@ -71,7 +71,7 @@ func TestBuildIsReproducible(t *testing.T) {
 			// As `make build` does.
 			cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version=v1.2.3", "-o", file, "./cmd/"+name)
 			cmd.Dir = dir
-			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=") // a coverage run has flags of its own
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=") // a coverage run has its own flags
 			world.MustRun(t, cmd)
 			sums[i] = sha256.Sum256(world.ReadFile(t, file))
 		}
@@ -81,7 +81,7 @@ func TestBuildIsReproducible(t *testing.T) {
 	}
 }
 
-// What is linked into the programs may be handed on under the Apache License 2.0.
+// What is linked into the programs may be distributed under the Apache License 2.0.
 func TestLicencesOfWhatIsShipped(t *testing.T) {
 	t.Parallel()
 	text := world.MustOutput(t, exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}", world.Module+"/cmd/..."))
