@@ -357,9 +357,9 @@ func kustomizes(t *testing.T) (all []kustomize) {
 		names = append(names, name)
 	}
 	// docs names these versions as the oldest.
-	oldest := regexp.MustCompile(`kustomize (\d+\.\d+\.\d+) or later, which is in kubectl (\d+\.\d+)`).FindStringSubmatch(pages.Join(world.Pages(t)))
+	oldest := regexp.MustCompile(`kustomize (\d+\.\d+\.\d+) or later,\s+which\s+is\s+in\s+kubectl (\d+\.\d+)`).FindStringSubmatch(pages.Join(world.Pages(t)))
 	if oldest == nil {
-		t.Fatal("docs does not say from which kustomize on it works")
+		t.Fatal("docs do not name the oldest kustomize")
 	}
 	world.WantContains(t, "the versions that are run", strings.Join(names, " ")+" ", fmt.Sprintf("kustomize-v%s ", oldest[1]), fmt.Sprintf("kubectl-v%s.", oldest[2]))
 	return all
