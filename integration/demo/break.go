@@ -34,10 +34,10 @@ func (s *stage) trust(old, new string) {
 	s.sts.Change(func(o *ststest.Options) { o.TrustPolicy = s.policy })
 }
 
-// breaks are what -break takes, each a mistake that people make or a bad day of somebody else.
+// breaks are the values of -break: common mistakes, and failures of others.
 var breaks = []struct {
-	name, story string
-	do          func(*stage) error
+	name, effect string
+	do           func(*stage) error
 }{
 	{"wrong-audience", "the token is for sts.amazon.com", func(s *stage) error {
 		s.kubelet.audience = []string{"sts.amazon.com"}
@@ -47,7 +47,7 @@ var breaks = []struct {
 		s.sts.Change(func(o *ststest.Options) { o.Providers = []ststest.Provider{} })
 		return nil
 	}},
-	{"no-provider-old", "the same, in STS's words of before 2026", func(s *stage) error {
+	{"no-provider-old", "the same, with STS's message from before 2026", func(s *stage) error {
 		s.sts.Change(func(o *ststest.Options) { o.Providers, o.OldWording = []ststest.Provider{}, true })
 		return nil
 	}},
@@ -55,7 +55,7 @@ var breaks = []struct {
 	{"trust-star", "the trust policy has StringEquals with a *", func(s *stage) error { s.trust("demo:demo", "demo:*"); return nil }},
 	{"trust-case", "the trust policy has the service account in another case", func(s *stage) error { s.trust("demo:demo", "demo:Demo"); return nil }},
 	{"trust-account", "the trust policy names another account's provider", func(s *stage) error { s.trust("123456789012", "210987654321"); return nil }},
-	{"trust-open", "the trust policy lets in every service account, which works", func(s *stage) error {
+	{"trust-open", "the trust policy allows every service account, which works", func(s *stage) error {
 		before, rest, _ := strings.Cut(s.policy, ",\n"+strings.Repeat(" ", 10)+`"`+trustpolicy.Identity{Issuer: s.kubelet.issuer.URL()}.Provider()+`:sub"`)
 		_, after, _ := strings.Cut(rest, "\n")
 		s.policy = before + "\n" + after
@@ -67,8 +67,8 @@ var breaks = []struct {
 		s.kubelet.lifetime = -time.Hour
 		return s.kubelet.write()
 	}},
-	{"token-missing", "AWS_WEB_IDENTITY_TOKEN_FILE names nothing", func(s *stage) error { s.env["AWS_WEB_IDENTITY_TOKEN_FILE"] += "s"; return nil }},
-	{"not-a-token", "the token file holds something else", func(s *stage) error { return s.kubelet.file.Write("to be done") }},
+	{"token-missing", "AWS_WEB_IDENTITY_TOKEN_FILE names a missing file", func(s *stage) error { s.env["AWS_WEB_IDENTITY_TOKEN_FILE"] += "s"; return nil }},
+	{"not-a-token", "the token file contains something else", func(s *stage) error { return s.kubelet.file.Write("to be done") }},
 	{"clock", "STS's clock is ten minutes ahead", func(s *stage) error {
 		s.sts.Change(func(o *ststest.Options) { o.Now = func() time.Time { return time.Now().Add(10 * time.Minute) } })
 		s.kubelet.lifetime = time.Hour
@@ -79,25 +79,25 @@ var breaks = []struct {
 		return nil
 	}},
 	{"throttling", "the account's quota is used up", func(s *stage) error { s.sts.Break(ststest.Throttling); return nil }},
-	{"sts-503", "STS has a bad day", func(s *stage) error { s.sts.Break(ststest.ServiceUnavailable); return nil }},
-	{"proxy-page", "a proxy answers for STS", func(s *stage) error { s.sts.Break(ststest.HTMLPage(http.StatusForbidden)); return nil }},
+	{"sts-503", "STS fails with 503", func(s *stage) error { s.sts.Break(ststest.ServiceUnavailable); return nil }},
+	{"proxy-page", "a proxy answers instead of STS", func(s *stage) error { s.sts.Break(ststest.HTMLPage(http.StatusForbidden)); return nil }},
 	{"sts-silent", "a firewall drops everything", func(s *stage) error { s.sts.Break(ststest.Hang); return nil }},
 }
 
 func breakNames() string {
 	var b strings.Builder
 	for _, one := range breaks {
-		fmt.Fprintf(&b, "  %-16s %s\n", one.name, one.story)
+		fmt.Fprintf(&b, "  %-16s %s\n", one.name, one.effect)
 	}
 	return b.String()
 }
 
-// playBreak breaks one thing, and shows how it looks to everybody who meets it: the log, a program that
-// asks for credentials, a person with curl, and the doctor.
+// playBreak breaks one thing, and shows the effects: in the log, for a program that asks for credentials, with curl, and with
+// the doctor.
 func playBreak(ctx context.Context, o options, program, dir string, out *log.Logger) error {
 	which := slices.IndexFunc(breaks, func(b struct {
-		name, story string
-		do          func(*stage) error
+		name, effect string
+		do           func(*stage) error
 	}) bool {
 		return b.name == o.breaks
 	})
@@ -125,7 +125,7 @@ func playBreak(ctx context.Context, o options, program, dir string, out *log.Log
 		"AWS_ROLE_ARN": roleARN, "AWS_WEB_IDENTITY_TOKEN_FILE": kubelet.file.Path(), "AWS_ENDPOINT_URL_STS": stsURL, "AWS_REGION": region,
 		"IRSA_SIDECAR_LISTEN": o.listen, "IRSA_SIDECAR_OPS_LISTEN": o.ops, "IRSA_SIDECAR_ADMIN_LISTEN": o.admin, "IRSA_SIDECAR_LOG_FORMAT": "text",
 	}
-	out.Printf("\nbroken: %s\n\nthe log:", breaks[which].story)
+	out.Printf("\nbroken: %s\n\nthe log:", breaks[which].effect)
 	if err := breaks[which].do(s); err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func showBreak(ctx context.Context, o options, s *stage, program string, env []s
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	late := time.After(patience)
-	// Until the first exchange has ended, the answer is that it is under way.
+	// Before the first exchange has ended, the answer is CredentialsUninitialized.
 	answer := ""
 	for answer == "" || strings.Contains(answer, "CredentialsUninitialized") {
 		select {
@@ -158,7 +158,7 @@ func showBreak(ctx context.Context, o options, s *stage, program string, env []s
 		case <-late:
 			return fmt.Errorf("no answer within %s: %s", patience, answer)
 		case <-sidecar.ended:
-			return fmt.Errorf("the sidecar ended by itself (%s)", sidecar.cmd.ProcessState)
+			return fmt.Errorf("the sidecar stopped by itself (%s)", sidecar.cmd.ProcessState)
 		case <-look.C:
 			if c, err := ask(ctx, baseURL(o.listen)+"/v1/credentials"); err != nil {
 				answer = err.Error()
@@ -167,7 +167,7 @@ func showBreak(ctx context.Context, o options, s *stage, program string, env []s
 			}
 		}
 	}
-	out.Printf("\na program that asks for credentials gets:\n  %s\n\nand a person with curl %s/:", answer, baseURL(o.listen))
+	out.Printf("\na program that asks for credentials gets:\n  %s\n\ncurl %s/ prints:", answer, baseURL(o.listen))
 	page, err := text(ctx, baseURL(o.listen)+"/")
 	if err != nil {
 		return err

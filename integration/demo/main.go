@@ -1,8 +1,8 @@
 //go:build unix
 
-// Command demo shows the sidecar at work without a cluster and without AWS: it builds the real binary,
-// gives it a kubelet's token file and an STS that behaves like AWS's, and tells what happens. Sessions
-// last seconds, so that an hour of a Pod's life passes while one watches.
+// Command demo shows the sidecar at work without a cluster and without AWS: it builds the real binary, gives it a kubelet's
+// token file and an STS that behaves like AWS's, and prints what happens. Sessions last seconds, so that one can watch what
+// takes an hour in a Pod.
 //
 //	make demo
 //	make demo PORT=9921
@@ -36,21 +36,21 @@ const (
 	roleARN = "arn:aws:iam::123456789012:role/demo"
 	region  = "eu-west-1"
 
-	// issuerURL is never asked for anything: the STS here knows the issuer's key.
+	// issuerURL gets no requests, because this STS knows the issuer's key.
 	issuerURL = "https://oidc.eks." + region + ".amazonaws.com/id/EXAMPLE"
 
-	// rotateAt is the part of a token's life after which the kubelet replaces it.
+	// rotateAt is the part of a token's lifetime after which the kubelet replaces it.
 	rotateAt = 0.8
 
 	lookEvery = 200 * time.Millisecond
 
-	// patience bounds the wait for the first credentials, and for the sidecar's end.
+	// patience limits the wait for the first credentials, and for the sidecar to stop.
 	patience = 10 * time.Second
 )
 
 func main() {
 	o := parseFlags()
-	// SIGHUP and SIGPIPE too: whichever way the terminal goes, the sidecar must not stay behind.
+	// SIGHUP and SIGPIPE too: however the terminal is closed, the sidecar must not keep running.
 	ctx, stop := signal.NotifyContext(context.Background(),
 		os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	err := run(ctx, o, log.New(os.Stdout, "", 0))
@@ -77,24 +77,24 @@ func parseFlags() options {
 	flag.StringVar(&o.admin, "admin", "127.0.0.1:9913", "where the sidecar serves its status page")
 	flag.DurationVar(&o.lifetime, "lifetime", 20*time.Second, "how long a session lasts")
 	flag.DurationVar(&o.tokenLifetime, "token-lifetime", 30*time.Second, "how long a projected token lasts")
-	flag.DurationVar(&o.length, "for", 0, "end by itself this long after the first credentials; 0: when told to")
-	flag.StringVar(&o.breaks, "break", "", "break one thing, show how it looks, and end:\n"+breakNames())
+	flag.DurationVar(&o.length, "for", 0, "stop this long after the first credentials; 0 runs until Ctrl-C")
+	flag.StringVar(&o.breaks, "break", "", "break one thing, show the effects, and stop:\n"+breakNames())
 	flag.Parse()
 	o.chosen = make(map[string]bool)
 	flag.Visit(func(f *flag.Flag) { o.chosen[f.Name] = true })
 	if o.breaks != "" && !strings.Contains(breakNames(), "  "+o.breaks+" ") {
-		fmt.Fprintf(flag.CommandLine.Output(), "demo: there is no break %q; there are\n%s", o.breaks, breakNames())
+		fmt.Fprintf(flag.CommandLine.Output(), "demo: unknown break %q; the breaks are\n%s", o.breaks, breakNames())
 		os.Exit(2)
 	}
 	if flag.NArg() > 0 || o.lifetime < 5*time.Second || o.tokenLifetime < 5*time.Second || o.length < 0 {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: flags only; sessions and tokens last 5s or more")
+		fmt.Fprintln(flag.CommandLine.Output(), "demo takes only flags; sessions and tokens must last at least 5s")
 		flag.PrintDefaults()
 		os.Exit(2)
 	}
 	return o
 }
 
-// run plays the demo until ctx ends. It leaves nothing behind, however it ends.
+// run runs the demo until ctx ends. It always removes everything that it has created.
 func run(ctx context.Context, o options, out *log.Logger) (err error) {
 	if err := o.findPorts(out); err != nil {
 		return err
@@ -107,7 +107,7 @@ func run(ctx context.Context, o options, out *log.Logger) (err error) {
 
 	program, err := build(ctx, dir, out)
 	if ctx.Err() != nil {
-		return nil // told to end, which is no failure
+		return nil // stopped by the user
 	}
 	if err != nil {
 		return err
@@ -155,22 +155,22 @@ func run(ctx context.Context, o options, out *log.Logger) (err error) {
 	if ended := sidecar.wait(); err == nil {
 		err = ended
 	}
-	out.Printf("\nended after %s: exchanges %d, rotations %d",
+	out.Printf("\nstopped after %s: exchanges %d, rotations %d",
 		time.Since(began).Round(time.Second), len(sts.Issued()), kubelet.rotations)
 	return err
 }
 
-// watch tells what happens, until ctx or the demo's time ends.
+// watch prints what happens, until ctx or the demo's time ends.
 func watch(ctx context.Context, o options, kubelet *kubelet, sidecar *sidecar, out *log.Logger) error {
 	rotation := time.NewTimer(kubelet.period())
 	defer rotation.Stop()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	late := time.After(patience)
-	var end <-chan time.Time // never, unless -for says when
+	var end <-chan time.Time // nil without -for
 
 	var current credentials
-	var trouble string // said already, and still the same
+	var trouble string // printed already, and unchanged
 	for {
 		select {
 		case <-ctx.Done():
@@ -181,7 +181,7 @@ func watch(ctx context.Context, o options, kubelet *kubelet, sidecar *sidecar, o
 			if ctx.Err() != nil {
 				return nil // the same Ctrl-C
 			}
-			return fmt.Errorf("the sidecar ended by itself (%s): its last words are above", sidecar.cmd.ProcessState)
+			return fmt.Errorf("the sidecar stopped by itself (%s); its last messages are above", sidecar.cmd.ProcessState)
 		case <-late:
 			return fmt.Errorf("no credentials within %s: %s", patience, trouble)
 		case <-rotation.C:
@@ -232,14 +232,13 @@ to paste into another terminal:
   %s
   curl -s %s/    # or %s/ in a browser
 
-from here on, refreshes and rotations as they happen; Ctrl-C ends it
+refreshes and rotations follow; Ctrl-C stops the demo
 `, c.RoleARN, c.keyHint(), c.Expiration.Format(time.RFC3339), time.Until(c.Expiration).Round(time.Second),
 		credentialsURL, awsCommand(credentialsURL), baseURL(o.listen), baseURL(o.admin))
 }
 
-// awsCommand asks the AWS CLI where it finds its credentials, which needs no AWS. The caller's own
-// profiles and keys stand before a container's credentials in its search, so none of them may be there;
-// and version 1 of the CLI knows the region by this name only.
+// awsCommand asks the AWS CLI which credentials it finds, which works without AWS. The CLI prefers the caller's own profiles
+// and keys to a container's credentials, so there must be none; and version 1 reads the region only from this variable.
 func awsCommand(credentialsURL string) string {
 	return `env -i PATH="$PATH" HOME="$HOME" AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null` +
 		` AWS_CONTAINER_CREDENTIALS_FULL_URI=` + credentialsURL +
@@ -289,7 +288,7 @@ func (k *kubelet) rotate() error {
 
 func (k *kubelet) period() time.Duration { return time.Duration(rotateAt * float64(k.lifetime)) }
 
-// build makes the program as it is shipped.
+// build builds the program as it is shipped.
 func build(ctx context.Context, dir string, out *log.Logger) (program string, err error) {
 	out.Print("building ./cmd/irsa-sidecar (the first time takes a while)")
 	began := time.Now()
@@ -308,8 +307,8 @@ type sidecar struct {
 	err   error
 }
 
-// startSidecar starts the program with env and nothing else. When ctx ends it gets a SIGTERM, and a
-// SIGKILL if it has not ended some time later.
+// startSidecar starts the program with only env in its environment. When ctx ends, it gets a SIGTERM, and later a SIGKILL if
+// it is still running.
 func startSidecar(ctx context.Context, program string, env []string, out *log.Logger) (*sidecar, error) {
 	s := &sidecar{cmd: exec.CommandContext(ctx, program), ended: make(chan struct{})}
 	lines := &lineWriter{prefix: "  sidecar | ", out: out}
@@ -317,8 +316,7 @@ func startSidecar(ctx context.Context, program string, env []string, out *log.Lo
 	s.cmd.Stdout, s.cmd.Stderr = lines, lines
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
 	s.cmd.WaitDelay = patience
-	// A process group of its own keeps the terminal's Ctrl-C from the sidecar: in a Pod it is told to end
-	// by a SIGTERM alone.
+	// In its own process group, the sidecar does not get the terminal's Ctrl-C: in a Pod it only gets a SIGTERM.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
@@ -330,20 +328,20 @@ func startSidecar(ctx context.Context, program string, env []string, out *log.Lo
 	return s, nil
 }
 
-// wait waits for the end and returns what was wrong with it. That ctx has ended is not wrong.
+// wait waits for the end and returns what was wrong with it. The end of ctx is not an error.
 func (s *sidecar) wait() error {
 	<-s.ended
 	if s.err != nil && !s.cmd.ProcessState.Success() {
-		return fmt.Errorf("the sidecar should have ended with 0 within %s of its SIGTERM: %w", patience, s.err)
+		return fmt.Errorf("the sidecar did not stop with exit code 0 within %s of SIGTERM: %w", patience, s.err)
 	}
 	return nil
 }
 
-// lineWriter passes whole lines on, each with a prefix.
+// lineWriter writes complete lines, each with a prefix.
 type lineWriter struct {
 	prefix string
 	out    *log.Logger
-	rest   []byte // the line that has no end yet
+	rest   []byte // the incomplete line
 }
 
 func (w *lineWriter) Write(p []byte) (int, error) {
@@ -358,7 +356,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 	}
 }
 
-// credentials are what the sidecar serves, without the secrets: the demo has no use for them.
+// credentials are what the sidecar serves, without the secrets, which the demo does not need.
 type credentials struct {
 	RoleARN     string    `json:"RoleArn"`
 	AccessKeyID string    `json:"AccessKeyId"`
@@ -399,8 +397,8 @@ func ask(ctx context.Context, url string) (credentials, error) {
 	return answer, nil
 }
 
-// findPorts makes sure that the sidecar can listen before anything is built. A port that nobody has chosen is replaced
-// by a free one if it is in use.
+// findPorts makes sure that the sidecar can listen before anything is built. If a port is in use that the user has not chosen,
+// it takes a free one.
 func (o *options) findPorts(out *log.Logger) error {
 	var errs []error
 	for _, one := range []struct {
@@ -410,7 +408,7 @@ func (o *options) findPorts(out *log.Logger) error {
 		listener, err := net.Listen("tcp", *one.address)
 		if errors.Is(err, syscall.EADDRINUSE) && !o.chosen[one.flag] {
 			if listener, err = net.Listen("tcp", "127.0.0.1:0"); err == nil {
-				out.Printf("%s is in use; instead of it the demo takes %s", *one.address, listener.Addr())
+				out.Printf("%s is in use; using %s instead", *one.address, listener.Addr())
 				*one.address = listener.Addr().String()
 			}
 		}
@@ -420,13 +418,13 @@ func (o *options) findPorts(out *log.Logger) error {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("-%s: %w", one.flag, err))
 		default:
-			defer listener.Close() // when all are found, so that they differ
+			defer listener.Close() // after all are found, so that they differ
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// baseURL is where an address is reached from this machine.
+// baseURL returns the URL of an address for this machine.
 func baseURL(address string) string {
 	host, port, err := net.SplitHostPort(address)
 	if err == nil && host == "" {

@@ -51,7 +51,7 @@ func TestPortsInUse(t *testing.T) {
 	if err := o.findPorts(log.New(&printed, "", 0)); err != nil || o.listen == taken || o.admin == taken || o.listen == o.admin || o.ops != "127.0.0.1:0" {
 		t.Errorf("%v: credentials at %s, the page at %s, ops at %s", err, o.listen, o.admin, o.ops)
 	}
-	world.WantContains(t, "the demo", printed.String(), taken+" is in use; instead of it the demo takes "+o.listen+"\n", o.admin)
+	world.WantContains(t, "the demo", printed.String(), taken+" is in use; using "+o.listen+" instead\n", o.admin)
 
 	o = options{listen: taken, ops: "127.0.0.1:0", admin: "127.0.0.1:0", chosen: map[string]bool{"listen": true}}
 	if err := o.findPorts(log.New(&printed, "", 0)); err == nil || err.Error() != taken+" is in use; stop the program that listens there, or choose another port (make demo PORT=9921)" {

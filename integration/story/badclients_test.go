@@ -19,9 +19,9 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// TestBadClients counts what clients that misbehave, a thousand of them at once, cost the sidecar and
-// those who behave. It runs alone, for it measures; what it asserts is what makes an SDK give up, and
-// what would make the kernel end a container that has the memory limit of the manifests.
+// TestBadClients measures what a thousand misbehaving clients at once cost the sidecar and the other clients. It runs alone,
+// because it measures. It fails if an SDK would give up, or if the kernel would kill a container with the memory limit of the
+// manifests.
 func TestBadClients(t *testing.T) {
 	w := world.New(t, ststest.Options{})
 	s := w.Serve(t)
@@ -34,7 +34,7 @@ func TestBadClients(t *testing.T) {
 		}
 		return names
 	}
-	for route := range strings.FieldsSeq("/v1/credentials /v1/credentials/other /nowhere") { // so that every series is there
+	for route := range strings.FieldsSeq("/v1/credentials /v1/credentials/other /nowhere") { // so that every series exists
 		world.HTTPGet(t, s.BaseURL+route)
 	}
 	series()
@@ -46,7 +46,7 @@ func TestBadClients(t *testing.T) {
 			conns = append(conns, dial(t, address))
 		}
 		for _, conn := range conns {
-			io.WriteString(conn, first) // what has been closed by now has been closed for good reason
+			io.WriteString(conn, first) // a connection that is closed by now was closed for a good reason
 		}
 		return conns
 	}
@@ -56,7 +56,7 @@ func TestBadClients(t *testing.T) {
 	fmt.Fprintln(table, "meanwhile\tgood requests\tmedian wait\tlongest wait\tmemory\tat most")
 	for _, bad := range []struct {
 		name string
-		// start does what lasts, and returns a step to be done until it says that it was the last.
+		// start does what lasts, and returns a step that is repeated until it returns false.
 		start func(*testing.T) (step func() bool)
 	}{
 		{"nothing", func(*testing.T) func() bool { return times(100, func(int) {}) }},
@@ -69,18 +69,18 @@ func TestBadClients(t *testing.T) {
 			return times(100, func(int) {})
 		}},
 		{"1,000 connections that say a byte a second", func(t *testing.T) func() bool {
-			conns, tick, said := crowd(t, ""), time.NewTicker(time.Second), 0
+			conns, tick, sent := crowd(t, ""), time.NewTicker(time.Second), 0
 			t.Cleanup(tick.Stop)
 			return func() bool {
 				select {
 				case <-tick.C:
 					for _, conn := range conns {
-						io.WriteString(conn, request[said:said+1])
+						io.WriteString(conn, request[sent:sent+1])
 					}
-					said++
+					sent++
 				default:
 				}
-				return said < 3
+				return sent < 3
 			}
 		}},
 		{"1,000 connections that say 4 KiB of noise", func(t *testing.T) func() bool {
@@ -136,7 +136,7 @@ func TestBadClients(t *testing.T) {
 	t.Logf("\n%s", report.String())
 }
 
-// times returns a step that does do n times.
+// times returns a step that calls do n times.
 func times(n int, do func(i int)) (step func() bool) {
 	i := 0
 	return func() bool {
@@ -148,7 +148,7 @@ func times(n int, do func(i int)) (step func() bool) {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// dial opens a connection that is there to the test's end.
+// dial opens a connection for the rest of the test.
 func dial(t *testing.T, address string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -159,7 +159,7 @@ func dial(t *testing.T, address string) net.Conn {
 	return conn
 }
 
-// converse sends bytes on a connection of its own, and reads to the end.
+// converse sends bytes on a new connection, and reads until it is closed.
 func converse(t *testing.T, address string, sent []byte) []byte {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -178,7 +178,7 @@ func converse(t *testing.T, address string, sent []byte) []byte {
 	return answer
 }
 
-// Where there are few file descriptors there are few places: more clients than that lock nobody out.
+// With few file descriptors, few connections may be open. More clients than that must not lock anyone out.
 func TestFewFileDescriptorsLockNobodyOut(t *testing.T) {
 	t.Parallel()
 	for _, most := range []string{"24", "32"} {
@@ -193,7 +193,7 @@ func TestFewFileDescriptorsLockNobodyOut(t *testing.T) {
 		for range 40 {
 			conn := dial(t, address)
 			io.WriteString(conn, "GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-			dial(t, address) // and one that says nothing
+			dial(t, address) // and one that sends nothing
 		}
 		for range 20 {
 			begun := time.Now()

@@ -15,7 +15,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// asInit starts a program as the first process of a PID namespace, as most containers do.
+// asInit starts a program as the first process of a PID namespace, as in most containers.
 func asInit(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -24,7 +24,7 @@ func asInit(cmd *exec.Cmd) error {
 	return cmd.Start()
 }
 
-// everyWay runs a test with a sidecar that is a process like others, and with one that is PID 1.
+// everyWay runs a test with a sidecar that is an ordinary process, and with one that is PID 1.
 func everyWay(t *testing.T, f func(t *testing.T, start func(*exec.Cmd) error)) {
 	t.Helper()
 	t.Run("a process", func(t *testing.T) { f(t, (*exec.Cmd).Start) })
@@ -38,8 +38,7 @@ func everyWay(t *testing.T, f func(t *testing.T, start func(*exec.Cmd) error)) {
 	})
 }
 
-// A log driver that is stuck takes no credentials away: not by the refresh, not by a request that is logged, not by
-// the end.
+// A stuck log driver does not affect credentials: neither in a refresh, nor in a request that is logged, nor in the shutdown.
 func TestALogThatNobodyReadsStopsNothing(t *testing.T) {
 	t.Parallel()
 	everyWay(t, func(t *testing.T, start func(*exec.Cmd) error) {
@@ -134,7 +133,7 @@ func TestAClosedStderrEndsNothing(t *testing.T) {
 	})
 }
 
-// SIGHUP asks for an exchange, at most once a second, and ends nothing; the command does the same.
+// SIGHUP, like the command reload, causes an exchange, at most once a second, and stops nothing.
 func TestReload(t *testing.T) {
 	t.Parallel()
 	everyWay(t, func(t *testing.T, start func(*exec.Cmd) error) {
@@ -168,7 +167,7 @@ func TestReload(t *testing.T) {
 		if n := strings.Count(s.Output(t), `"msg":"reloading"`); n > int(time.Since(begun).Seconds())+4 {
 			t.Errorf("it has read its files %d times", n)
 		}
-		// While it ends, neither is it cut short.
+		// It does not cut the shutdown short either.
 		s.Terminate(t)
 		begun = time.Now()
 		s.WaitForLog(t, "shutting down")
@@ -240,7 +239,7 @@ func TestAClosedStderrCostsACommandNothingElse(t *testing.T) {
 		}
 		r.Close()
 		cmd := exec.Command(world.Program(t), strings.Fields(command)...)
-		cmd.Env = world.WithCoverage(w.EnvWith("AWS_STS_REGIONAL_ENDPOINTS=legacy", "IRSA_SIDECAR_OPS_LISTEN="+world.RefusingAddress(t))) // which is warned of
+		cmd.Env = world.WithCoverage(w.EnvWith("AWS_STS_REGIONAL_ENDPOINTS=legacy", "IRSA_SIDECAR_OPS_LISTEN="+world.RefusingAddress(t))) // the sidecar warns about it
 		cmd.Stderr = broken
 		stdout, err := cmd.Output()
 		broken.Close()
@@ -253,7 +252,7 @@ func TestAClosedStderrCostsACommandNothingElse(t *testing.T) {
 	}
 }
 
-// However often it is told, and whether its last words are read or not, it ends with 0.
+// However many signals it gets, and whether or not its last lines are read, the exit code is 0.
 func TestManySignalsEndItAsOneDoes(t *testing.T) {
 	t.Parallel()
 	everyWay(t, func(t *testing.T, start func(*exec.Cmd) error) {

@@ -26,7 +26,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// Each test is a story: what somebody does with the program, in order, and what they see.
+// Each test is a story: what a user does with the program, in order, and what they see.
 
 func TestAPodsWholeLife(t *testing.T) {
 	t.Parallel()
@@ -112,7 +112,7 @@ func TestKeepsServingDuringTheShutdownDelay(t *testing.T) {
 	}
 	s.WantRunning(t)
 
-	s.Terminate(t) // the second ends the delay, which has most of an hour to go
+	s.Terminate(t) // the second one ends the delay, of which most of an hour is left
 	s.WantStopped(t)
 }
 
@@ -165,7 +165,7 @@ func TestRefreshesGoOnDuringTheShutdownDelay(t *testing.T) {
 		return a.AccessKeyID != before.AccessKeyID
 	})
 
-	// The second signal finds the next refresh under way.
+	// The second signal arrives during the next refresh.
 	w.STS.Break(ststest.Hang)
 	calls := w.STS.Calls()
 	world.Eventually(t, world.Soon, "the next refresh", func() bool { return w.STS.Calls() > calls })
@@ -177,7 +177,7 @@ func TestRefreshesGoOnDuringTheShutdownDelay(t *testing.T) {
 	}
 }
 
-// A container beside us may be waiting for its first credentials when the end comes.
+// Another container may be waiting for its first credentials during the shutdown.
 func TestWhoIsAskingIsAnsweredInTheGrace(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, ststest.Options{})
@@ -193,7 +193,7 @@ func TestWhoIsAskingIsAnsweredInTheGrace(t *testing.T) {
 	address := strings.TrimPrefix(s.BaseURL, "http://")
 	asking, asked := dial(t, address), time.Now()
 	fmt.Fprintf(asking, "GET /v1/credentials HTTP/1.1\r\nHost: %s\r\n\r\n", address)
-	for range 10 { // connections are taken in turn: with these answered, the one before is being answered
+	for range 10 { // connections are accepted in order: once these are answered, the one before is being answered
 		converse(t, address, []byte("GET / HTTP/1.1\r\nHost: "+address+"\r\nConnection: close\r\n\r\n"))
 	}
 
@@ -205,7 +205,7 @@ func TestWhoIsAskingIsAnsweredInTheGrace(t *testing.T) {
 		}
 		return errors.Is(err, syscall.ECONNREFUSED)
 	})
-	s.Cmd.Process.Signal(syscall.SIGTERM) // somebody is impatient: the grace is short, and goes on
+	s.Cmd.Process.Signal(syscall.SIGTERM) // a second signal does not end the short grace period
 	answerNow()
 	response, err := http.ReadResponse(bufio.NewReader(asking), nil)
 	if err != nil {
@@ -216,7 +216,7 @@ func TestWhoIsAskingIsAnsweredInTheGrace(t *testing.T) {
 	if err := json.NewDecoder(response.Body).Decode(&a); err != nil {
 		t.Fatal(err)
 	}
-	// Nobody is kept waiting for longer than SDKs do, and on a busy machine so much may have passed by now.
+	// The wait is no longer than the time-out of SDKs, which may have passed by now on a busy machine.
 	late := a.Code == "CredentialsUninitialized" && waited > 700*time.Millisecond
 	if issued := w.STS.Issued(); !late && (len(issued) != 1 || a.AccessKeyID != issued[0].AccessKeyID) {
 		t.Errorf("a question that was under way is answered after %s with %s %s", waited, response.Status, a.Code)
@@ -230,7 +230,7 @@ func TestARotatedTokenBringsNewCredentials(t *testing.T) {
 	s := w.Serve(t)
 	first := s.AskUntilValid(t)
 
-	// Which token was used is seen by its end, in the metrics.
+	// The metrics show which token was used, by its expiry.
 	expires := time.Now().Add(2 * time.Hour).Truncate(time.Second)
 	w.Rotate(t, ststest.Claims{Lifetime: 2 * time.Hour, IssuedAt: expires.Add(-2 * time.Hour)})
 	var next world.Answer
@@ -257,13 +257,13 @@ func TestWithoutSTSCredentialsAreServedUntilTheyExpire(t *testing.T) {
 	if err := w.STS.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// A refresh may have slipped in before the end of STS.
+	// There may have been a refresh just before STS stopped.
 	issued := w.STS.Issued()
 	last := issued[len(issued)-1]
 	served, late := 0, 0
 	var a world.Answer
 	world.Eventually(t, world.Soon, "the end of the credentials", func() bool {
-		if a = s.Ask(t); !a.Valid() { // ask has an eye on the expired
+		if a = s.Ask(t); !a.Valid() { // Ask checks that none are expired
 			if left := time.Until(last.Expiration); left > 0 {
 				t.Errorf("%d %s with credentials valid for another %s", a.Status, a.Code, left)
 			}
@@ -332,7 +332,7 @@ func TestAuthorizationByFile(t *testing.T) {
 	}
 	s.WantAuthorization(t, token)
 
-	// A second sidecar finds the file and leaves it alone.
+	// A second sidecar finds the file and keeps it.
 	w.Serve(t, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE="+path).WantAuthorization(t, token)
 }
 
@@ -390,7 +390,7 @@ func TestSTSWithTLS(t *testing.T) {
 	world.WantContains(t, "the last line", world.LastLine(r.Stderr), "EndpointNotTrusted: ", "set AWS_CA_BUNDLE to the proxy's CA")
 }
 
-// A proxy sees where the program wants to go, without anybody going there.
+// A proxy sees where the program wants to connect, without a connection there.
 func TestWhichSTSIsAsked(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, ststest.Options{})
@@ -472,7 +472,7 @@ func metric(t *testing.T, s *world.Sidecar, series string) float64 {
 func TestARestartSurvivesAnOutageOfSTS(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, ststest.Options{Lifetime: 20 * time.Second})
-	dir, err := os.MkdirTemp("/dev/shm", "irsa-sidecar-test-") // in memory, as the program wants it
+	dir, err := os.MkdirTemp("/dev/shm", "irsa-sidecar-test-") // in memory, as the program requires
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -496,7 +496,7 @@ func TestARestartSurvivesAnOutageOfSTS(t *testing.T) {
 	}
 	second.Kill(t)
 
-	// Neither another role's sidecar takes them, nor one without the file.
+	// Neither a sidecar of another role restores them, nor one without the file.
 	for _, change := range []string{"AWS_ROLE_ARN=" + world.RoleARN + "-2", "IRSA_SIDECAR_STATE_FILE"} {
 		third := w.Serve(t, state, change)
 		if answer := third.Ask(t); answer.Valid() {
@@ -504,7 +504,7 @@ func TestARestartSurvivesAnOutageOfSTS(t *testing.T) {
 		}
 		third.Kill(t)
 	}
-	// The other role has got none, and has left the file as it was.
+	// The other role has no credentials, and has not changed the file.
 	fourth := w.Serve(t, state)
 	if !fourth.Ask(t).Valid() {
 		t.Fatal("they are gone")
@@ -514,13 +514,13 @@ func TestARestartSurvivesAnOutageOfSTS(t *testing.T) {
 		t.Errorf("they ended at %s, and were good until %s", now, before.Expiration)
 	}
 	w.STS.Repair()
-	// Nothing asks for an exchange, and the schedule may have drawn as much as that before the next one.
+	// No exchange is requested, and the schedule may wait this long before the next one.
 	const longestRetry = 30 * time.Second
 	world.Eventually(t, longestRetry+world.Soon, "new credentials", func() bool { return fourth.Ask(t).Valid() })
 }
 
-// Another process of the same user, as in a Pod with shareProcessNamespace or in the same container, gets
-// nothing by way of /proc.
+// Another process of the same user, as in a Pod with shareProcessNamespace or in the same container, cannot read anything
+// through /proc.
 func TestTheSameUserCannotLookInside(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -558,9 +558,9 @@ func TestTheSameUserCannotLookInside(t *testing.T) {
 	}
 }
 
-// Until the program can make itself undumpable, only the image keeps other processes of its user out: a program
-// that its user may not read is closed to them from the exec on. Where the user may read it, its environment is
-// seen in nearly every start; otherwise this test could not fail.
+// Until the program has made itself undumpable, only the image protects it from other processes of its user: if the user may
+// not read the program, they see nothing from the first instant. If the user may read it, its environment is visible in
+// nearly every start; otherwise this test could not fail.
 func TestTheSameUserCannotLookInsideFromTheFirstInstant(t *testing.T) {
 	const spiedOn, starts, nobody = "IRSA_TEST_SPIED_ON", 50, 65534
 	if path := os.Getenv(spiedOn); path != "" {
@@ -606,8 +606,8 @@ func TestTheSameUserCannotLookInsideFromTheFirstInstant(t *testing.T) {
 	}
 }
 
-// seesTheStart starts the program and looks at its environment all the time, until it has ended. The process is a
-// shell before, so that its number is known; what tells the two apart is a variable that only the program has.
+// seesTheStart starts the program and reads its environment continuously until it has ended. The process begins as a shell, so
+// that its ID is known. Only the program has a certain variable, which distinguishes the two.
 func seesTheStart(t *testing.T, path string) (seen bool) {
 	t.Helper()
 	const mark = "IRSA_TEST_MARK=secret"
@@ -639,7 +639,7 @@ func seesTheStart(t *testing.T, path string) (seen bool) {
 	}
 }
 
-// SIGTERM may come at any moment: before there is a listener, while an exchange is under way, right after it.
+// SIGTERM may arrive at any time: before there is a listener, during an exchange, right after it.
 func TestSIGTERMAtAnyMomentOfTheStart(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, ststest.Options{})
@@ -663,7 +663,7 @@ func TestSIGTERMAtAnyMomentOfTheStart(t *testing.T) {
 			stage = "serving"
 		}
 		stages[stage]++
-		// Before main the runtime itself takes the signal, and there is nothing yet to end well.
+		// Before main, the runtime handles the signal, and there is nothing to shut down yet.
 		if p.Err != nil && stage != "before its first line" {
 			t.Errorf("told to end after %s, %s, it ended with %v:\n%s", moment, stage, p.Err, log)
 		}
@@ -681,12 +681,12 @@ func TestSIGTERMAtAnyMomentOfTheStart(t *testing.T) {
 	}
 }
 
-// The runtime prints every goroutine on SIGQUIT, as it does when a program panics.
+// On SIGQUIT, the runtime prints every goroutine, as it does when a program panics.
 func TestATraceOfAllGoroutinesHoldsNoSecret(t *testing.T) {
 	t.Parallel()
 	const token = "the-authorization-token-of-a-trace"
 	w := world.New(t, ststest.Options{})
-	p := world.StartProgram(t, world.Program(t), w.EnvWith("IRSA_SIDECAR_AUTHORIZATION_TOKEN="+token)) // not served: a trace is what is wanted here
+	p := world.StartProgram(t, world.Program(t), w.EnvWith("IRSA_SIDECAR_AUTHORIZATION_TOKEN="+token)) // not Serve: the test needs the trace
 	p.WaitForLog(t, "credentials refreshed")
 	if err := p.Cmd.Process.Signal(syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
