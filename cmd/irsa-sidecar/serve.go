@@ -97,7 +97,7 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 	}
 	logger.Info("serving", "version", version, "credentials", "http://"+bound[credentialsListener].Addr().String()+"/v1/credentials",
 		"ops", bound[opsListener].Addr().String(), "admin", bound[adminListener].Addr().String(), "role", s.profiles[0].exchange.RoleARN,
-		"authorization", s.profiles[0].access.authorization != nil, "memory_limit", spellLimit(memory), "connections", places.credentials)
+		"authorization", s.profiles[0].access.authorization != nil, "memory_limit", formatLimit(memory), "connections", places.credentials)
 	return c, nil
 }
 
@@ -223,8 +223,8 @@ func newRegistry(stderr *output) *prometheus.Registry {
 	return registry
 }
 
-// spellLimit returns a memory limit for people.
-func spellLimit(limit int64) string {
+// formatLimit returns a memory limit as people write it.
+func formatLimit(limit int64) string {
 	if limit == 0 {
 		return "none"
 	}
