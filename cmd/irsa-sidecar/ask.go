@@ -27,7 +27,7 @@ const (
 
 // A peer is a listener of the sidecar in the same Pod. The addresses are tried until one accepts the connection.
 type peer struct {
-	variable  string // which says where it listens
+	variable  string // that sets the address
 	addresses []string
 }
 
@@ -35,7 +35,7 @@ func (p peer) String() string {
 	return fmt.Sprintf("%s (%s)", strings.Join(p.addresses, " or "), p.variable)
 }
 
-// A reply is what a peer has answered.
+// A reply is the answer of a peer.
 type reply struct {
 	code         int
 	status, body string
@@ -85,7 +85,7 @@ func ask(ctx context.Context, method, url, authorization string) (*reply, error)
 		request.Header.Set("Authorization", authorization)
 	}
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10}, // never through a proxy
+		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10}, // without a proxy
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	response, err := client.Do(request)
@@ -100,12 +100,12 @@ func ask(ctx context.Context, method, url, authorization string) (*reply, error)
 	return &reply{response.StatusCode, response.Status, string(body)}, nil
 }
 
-// notSidecar is the error for an answer that a sidecar does not give.
+// notSidecar is the error for an answer that is not a sidecar's.
 func (p peer) notSidecar(r *reply, path string) error {
 	return fmt.Errorf("the server at %s is not this sidecar: it answered %s to %s", p, shown(r.status, maxReason), path)
 }
 
-// opsPeer is the ops listener. One that listens on all addresses is asked on loopback.
+// opsPeer is the ops listener. If it listens on all addresses, it is asked on loopback.
 func (s *settings) opsPeer() peer {
 	l := s.listener(opsListener)
 	host, port, _ := net.SplitHostPort(l.address)
@@ -183,7 +183,7 @@ func checkHealth(ctx context.Context, ops peer, path string) error {
 	return ops.notSidecar(r, path)
 }
 
-// shutdownPath exists only where the shutdown command is allowed.
+// shutdownPath exists only if the shutdown command is enabled.
 const shutdownPath = "/quitquitquit"
 
 func reloadCommand() command {

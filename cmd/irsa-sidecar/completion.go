@@ -24,7 +24,7 @@ func runCompletion(_ context.Context, c *call) error {
 	return emit(c.stdout, scripts[c.given[""]](commands()))
 }
 
-// candidates are the values to choose from, and what else a shell may offer: files, directories or nothing.
+// candidates are the values to choose from, and what else the shell offers: files, directories or nothing.
 func (c *command) candidates(v *value) (words []string, files, directories bool) {
 	if v.name == "COMMAND" {
 		return commandNames(), false, false
@@ -163,7 +163,7 @@ func fishCompletion(all []command) string {
 	return b.String()
 }
 
-// quoted is words as one word of a shell.
+// quoted returns words as one word for a shell.
 func quoted(words ...string) string {
 	return "'" + strings.ReplaceAll(strings.Join(words, " "), "'", `'\''`) + "'"
 }

@@ -54,7 +54,7 @@ func runCredentials(ctx context.Context, c *call) error {
 // https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
 func writeProcess(w io.Writer, c *cache.Credentials) error {
 	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false) // some readers take the bytes between the quotes as they are
+	e.SetEscapeHTML(false) // some readers take the bytes between the quotes literally
 	return e.Encode(struct {
 		Version         int
 		AccessKeyId     string
@@ -64,7 +64,7 @@ func writeProcess(w io.Writer, c *cache.Credentials) error {
 	}{1, c.AccessKeyID, c.SecretAccessKey.Reveal(), c.SessionToken.Reveal(), c.Expiration.UTC().Format(cache.ExpirationLayout)})
 }
 
-// The variables that a shell gets.
+// The variables for a shell.
 const (
 	keyVariable     = "AWS_ACCESS_KEY_ID"
 	secretVariable  = "AWS_SECRET_ACCESS_KEY"

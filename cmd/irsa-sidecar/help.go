@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// helpWidth is what every terminal shows, in characters.
+// helpWidth is the width of the narrowest terminal, in characters.
 const helpWidth = 80
 
 func helpCommand() command {

@@ -16,8 +16,8 @@ type network struct {
 // known reports whether the environment says if the Pod shares the node's network.
 func (n network) known() bool { return n.hostIP != "" && n.podIP != "" }
 
-// isHosts reports whether this Pod shares the node's network, or guesses it by the names of the interfaces where the
-// environment does not say.
+// isHosts reports whether this Pod shares the node's network. If the environment does not say that, it guesses from the names
+// of the interfaces.
 func (n network) isHosts() bool {
 	if n.known() {
 		return n.hostIP == n.podIP
@@ -32,15 +32,15 @@ func (n network) isHosts() bool {
 	return slices.ContainsFunc(interfaces, func(i net.Interface) bool { return nodeInterface(i.Name) })
 }
 
-// nodeInterface reports whether a network interface is one that a network plugin or a container engine
-// makes on the node, and that no Pod with a network of its own has.
+// nodeInterface reports whether a network plugin or a container engine makes interfaces of this name only on the node, not in
+// a Pod with its own network.
 func nodeInterface(name string) bool {
 	return slices.ContainsFunc([]string{
 		"veth", "cali", "cilium_", "lxc", "cni", "flannel", "docker", "kube-ipvs", "eni", "weave", "nodelocaldns", "antrea-gw", "ovn-k8s",
 	}, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
-// mustAuthorize returns why callers have to send a token, or nil where they need not.
+// mustAuthorize returns why callers must send a token, or nil if they need not.
 func (n network) mustAuthorize() error {
 	switch {
 	case !n.isHosts():

@@ -9,16 +9,16 @@ import (
 	"syscall"
 )
 
-// memoryLimit returns how much memory the kernel lets this container have, in bytes; zero where it sets no limit, or
-// does not tell. root is where cgroups are mounted, of either version, and self says in which of them we are,
-// cgroups(7): in a container the path in it is most often its own root, but may be the node's.
+// memoryLimit returns the memory limit of this container in bytes; zero if there is none, or it is unknown. root is where
+// cgroups of either version are mounted. self lists the cgroups of this process, cgroups(7): in a container, the path in it
+// is mostly relative to the container, but may be relative to the node.
 func memoryLimit(root, self string) (limit int64) {
 	least := func(file string) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			return
 		}
-		// Version 1 says "no limit" with a number that no machine has, version 2 with a word.
+		// For no limit, version 1 has a huge number, version 2 a word.
 		n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 		if err == nil && n > 0 && n < 1<<50 && (limit == 0 || n < limit) {
 			limit = n
@@ -47,7 +47,7 @@ func memoryLimit(root, self string) (limit int64) {
 	return limit
 }
 
-// limits returns the memory limit in bytes, zero for none, and how many file descriptors there may be.
+// limits returns the memory limit in bytes, zero for none, and the limit of file descriptors.
 func limits() (memory int64, descriptors uint64) {
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {

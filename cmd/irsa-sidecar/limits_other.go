@@ -4,5 +4,5 @@ package main
 
 import "math"
 
-// limits knows none: Pods are Linux.
+// limits returns none: Pods run on Linux.
 func limits() (memory int64, descriptors uint64) { return 0, math.MaxInt64 }

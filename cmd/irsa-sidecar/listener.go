@@ -16,10 +16,10 @@ import (
 // A listener is an address where something is served.
 type listener struct {
 	name     string // in logs and in the code
-	variable string // which says where it listens
-	address  string // empty where the variable is wrong
-	set      bool   // the variable says so, rather than a default
-	buffer   int    // what the kernel may keep of an answer, in bytes
+	variable string // that sets the address
+	address  string // empty if the variable is wrong
+	set      bool   // by the variable, not by default
+	buffer   int    // bytes of an answer that the kernel may buffer
 }
 
 // The names of the listeners.
@@ -29,14 +29,14 @@ const (
 	adminListener       = "admin"
 )
 
-// The variables that say where they listen.
+// The variables that set their addresses.
 const (
 	listenVariable = "IRSA_SIDECAR_LISTEN"
 	opsVariable    = "IRSA_SIDECAR_OPS_LISTEN"
 	adminVariable  = "IRSA_SIDECAR_ADMIN_LISTEN"
 )
 
-// The ports of the credentials and the admin listener where no variable says otherwise.
+// The default ports of the credentials and the admin listener.
 const (
 	credentialsPort = "9911"
 	adminPort       = "9913"
@@ -73,7 +73,7 @@ func (p *parser) listeners() []listener {
 	return all
 }
 
-// ports wants a port for each listener, unless the kernel chooses.
+// ports checks that each listener has its own port, unless the kernel chooses it.
 func (p *parser) ports(listeners []listener) {
 	taken := make(map[string]string)
 	for _, l := range listeners {
@@ -104,7 +104,7 @@ func (s *settings) listener(name string) *listener {
 	return &s.listeners[slices.IndexFunc(s.listeners, func(l listener) bool { return l.name == name })]
 }
 
-// credentialsAddress is where credentials are served; the zero value where the variable is wrong.
+// credentialsAddress is where credentials are served; the zero value if the variable is wrong.
 func (s *settings) credentialsAddress() netip.AddrPort {
 	address, _ := netip.ParseAddrPort(s.listener(credentialsListener).address)
 	return address
@@ -138,8 +138,8 @@ func (l *listener) listen() (net.Listener, error) {
 	return bound, nil
 }
 
-// bind listens with IPv6 where a Pod has no 127.0.0.1. net.Listen tells by that address whether one socket can
-// serve both kinds, and would take IPv4, of which there is none, for all addresses.
+// bind listens with IPv6 if a Pod has no 127.0.0.1. net.Listen checks with that address whether one socket can serve both
+// kinds; without it, it would use IPv4, which does not exist there, for all addresses.
 func bind(address string, sendBuffer int) (net.Listener, error) {
 	network := "tcp"
 	if host, _, _ := net.SplitHostPort(address); (host == "" || host == "::") && loopback() == "::1" {
@@ -148,7 +148,7 @@ func bind(address string, sendBuffer int) (net.Listener, error) {
 	return server.Listen(network, address, sendBuffer)
 }
 
-// otherLoopback is a hint for a Pod that has no loopback address of the kind that was asked for.
+// otherLoopback is a hint for a Pod that lacks the requested kind of loopback address.
 func otherLoopback(address string, err error) string {
 	host, port, _ := net.SplitHostPort(address)
 	kind, other := "IPv6", "::1"

@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// maxUnread is how much may wait to be written to stderr, in bytes: as much as a pipe holds.
+	// maxUnread is how many bytes may wait to be written to stderr: as many as a pipe holds.
 	maxUnread = 64 << 10
 
 	// flushWait is how long the exit of the program waits for the rest to be written.
 	flushWait = 500 * time.Millisecond
 )
 
-// output is stderr for a program that must not depend on it: a log driver that is stuck, or gone, must not stop a
-// refresh. Write never blocks and never fails; lines that cannot be written are dropped whole, and counted.
+// output is stderr for a program that must not depend on it: a log driver that is stuck, or gone, must not stop a refresh.
+// Write never blocks and never fails. Lines that cannot be written are dropped as a whole, and counted.
 type output struct {
 	to      io.Writer
 	dropped atomic.Uint64 // lines
@@ -30,10 +30,10 @@ type output struct {
 	torn    bool                      // the last line was written in part
 	missing uint64                    // lines dropped that the log has not reported yet
 	note    func(lines uint64) []byte // the line that reports them; nil writes none
-	drained chan struct{}             // closed when the goroutine that writes has ended; nil where there is none
+	drained chan struct{}             // closed when the goroutine that writes has ended; nil if there is none
 }
 
-// Write takes in whole lines.
+// Write accepts complete lines.
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -66,7 +66,7 @@ func (o *output) drain() {
 	for taken := false; ; {
 		text, telling := o.unread, uint64(0)
 		o.unread = nil
-		if o.torn && len(text) > 0 { // what comes is not to be the end of the line that was cut
+		if o.torn && len(text) > 0 { // what follows must not continue the incomplete line
 			text = append([]byte("\n"), text...)
 		}
 		if taken && o.missing > 0 && o.note != nil {

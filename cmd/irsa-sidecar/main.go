@@ -46,22 +46,22 @@ func exitCode(err error) int {
 	return 0
 }
 
-// terminationLog is where Kubernetes reads why a container has ended, for kubectl describe pod; of more than
-// maxTerminationMessage bytes it shows the end.
+// terminationLog is the file where Kubernetes reads why a container has ended, for kubectl describe pod. If it is longer than
+// maxTerminationMessage bytes, only the end is shown.
 // https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
 const (
 	terminationLog        = "/dev/termination-log"
 	maxTerminationMessage = 4096
 )
 
-// endsContainer reports whether the failure of this command line is what a container ends with: of process 1, or of a
-// command that is run as one, be it by a shell. Others are run in a container that goes on.
+// endsContainer reports whether a failure of this command line ends the container: it does for process 1, and for commands
+// that are the container's main program, perhaps in a shell. Other commands run in a container that continues.
 func endsContainer(args []string) bool {
 	name, _ := split(args)
 	return os.Getpid() == 1 || slices.Contains([]string{"serve", "wait", "install"}, name)
 }
 
-// leaveMessage replaces what is in the file at path, if it is there and may be written. It waits for no disk.
+// leaveMessage replaces the content of the file at path, if it exists and may be written. It does not wait for a slow disk.
 func leaveMessage(path, text string) {
 	if len(text) > maxTerminationMessage {
 		text = strings.ToValidUTF8(text[:maxTerminationMessage], "")
@@ -72,7 +72,7 @@ func leaveMessage(path, text string) {
 			return
 		}
 		defer f.Close()
-		if f.Truncate(0) == nil { // which only a regular file can be
+		if f.Truncate(0) == nil { // works only for a regular file
 			f.WriteString(text)
 		}
 	})

@@ -2,10 +2,10 @@ package main
 
 import "strings"
 
-// nearest returns the candidate that word most likely stands for, in upper or lower case, or "" where no candidate is
-// close: one letter in three may be wrong, three at most, or one of the two is a part of the other.
+// nearest returns the candidate that word is most likely a misspelling of, in any case, or "". One letter in three may be
+// wrong, at most three, or one of the two may be a part of the other.
 func nearest(word string, candidates []string) (best string) {
-	const shortest = 4 // bytes of what counts as a part
+	const shortest = 4 // length of a part that counts, in bytes
 	lower := strings.ToLower(word)
 	least := -1
 	for _, candidate := range candidates {
@@ -19,7 +19,7 @@ func nearest(word string, candidates []string) (best string) {
 	return best
 }
 
-// distance is the number of bytes to insert, delete, replace, or swap with the next one, that makes a into b.
+// distance is the number of bytes to insert, delete, replace, or swap with the next one, to turn a into b.
 func distance(a, b string) int {
 	beforeLast, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {

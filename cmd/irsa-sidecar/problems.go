@@ -35,8 +35,7 @@ func (p problems) Error() string {
 	return b.String()
 }
 
-// concerning leaves out the problems of all other variables. Names that are no variable at all stay:
-// each may be one of these, misspelt.
+// concerning returns the problems of these variables, and unknown names, each of which may be one of these, misspelt.
 func (p problems) concerning(variables ...string) problems {
 	known := knownVariables()
 	return slices.DeleteFunc(p, func(one problem) bool { return !slices.Contains(variables, one.variable) && known[one.variable] })
