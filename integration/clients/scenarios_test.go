@@ -1,0 +1,352 @@
+//go:build clients
+
+package clients_test
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/clients"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
+)
+
+// scenarios are what every client goes through. Each has a Pod of its own: STS, token, sidecar, tape.
+var scenarios = []struct {
+	name  string
+	play  func(*pod) string
+	never bool // also with a client that never asks the sidecar
+	node  bool // only on a node
+}{
+	{name: "no token", play: (*pod).asksWithoutToken, never: true},
+	{name: "token, variable", play: (*pod).asksWithVariable},
+	{name: "token, file", play: (*pod).asksWithFile},
+	{name: "file replaced", play: (*pod).fileIsReplaced},
+	{name: "cold, STS 300 ms", play: (*pod).coldStart},
+	{name: "4 min left, no STS", play: (*pod).fourMinutesLeft},
+	{name: "30 at 26 min left", play: (*pod).thirtyUses},
+	{name: "STS refuses", play: (*pod).stsRefuses},
+	{name: "web identity too", play: (*pod).webIdentityToo},
+	{name: "no token sent", play: (*pod).sendsNoToken, node: true},
+	{name: "wrong token", play: (*pod).sendsWrongToken, node: true},
+	{name: "no sidecar", play: (*pod).findsNoSidecar, node: true},
+	{name: "no sidecar, no variable", play: (*pod).isNotKept, never: true, node: true},
+	{name: "hop limit 1", play: (*pod).reachesNoNode, never: true, node: true},
+}
+
+// cell is what the table says: how often it asked, and what came of it.
+func cell(result string, requests []exchange) string {
+	return fmt.Sprintf("%s %d×", result, len(requests))
+}
+
+func (p *pod) asksWithoutToken() string {
+	p.open(ststest.Options{})
+	got := p.start(p.env()).ask()
+	requests := p.requests()
+	if !p.Endpoint || p.FileNeeded {
+		p.wantRequests(requests, 0)
+		if p.FileNeeded {
+			return "never asks, " + p.wantNode(got)
+		}
+		return "never asks, " + p.wantFailed(got)
+	}
+	p.wantServed(got)
+	p.wantRequests(requests, 1)
+	for _, e := range requests {
+		if e.header("Authorization") != "" {
+			p.Errorf("it sent an Authorization header out of nothing: %q", e.request)
+		}
+		var served world.Answer
+		if err := json.Unmarshal([]byte(e.body), &served); err != nil {
+			p.Fatal(err)
+		}
+		if left := time.Until(served.Expiration); left < 26*time.Minute {
+			p.Errorf("it was given credentials with %s left", left)
+		}
+	}
+	return fmt.Sprintf("%s %s", cell("ok", requests), brief(requests))
+}
+
+// brief is the longest that a request took.
+func brief(requests []exchange) string {
+	var longest time.Duration
+	for _, e := range requests {
+		longest = max(longest, e.took)
+	}
+	return fmt.Sprintf("%.1f ms", float64(longest)/float64(time.Millisecond))
+}
+
+// Not of the alphabet of a header's token alone: it must arrive as it is.
+const clientToken = "Pod 7c9e6679+7425/40de=944b"
+
+func (p *pod) asksWithVariable() string {
+	world.Leaks.Secret("an authorization token", clientToken)
+	p.open(ststest.Options{}, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+clientToken)
+	got := p.start(p.env("AWS_CONTAINER_AUTHORIZATION_TOKEN=" + clientToken)).ask()
+	requests := p.requests()
+	switch {
+	case p.FileNeeded:
+		p.wantRequests(requests, 0)
+		return cell("never asks, "+p.wantNode(got), requests)
+	case p.FileOnly:
+		p.wantRequests(requests, p.Tries)
+		p.wantAuthorization(requests, "")
+		return cell("no token sent, "+p.wantFailed(got), requests)
+	}
+	p.wantServed(got)
+	p.wantRequests(requests, 1)
+	p.wantAuthorization(requests, clientToken)
+	return cell("ok", requests)
+}
+
+func (p *pod) asksWithFile() string {
+	path, token := p.withTokenFile()
+	got := p.start(p.env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + path)).ask()
+	requests := p.requests()
+	if !p.TokenFile {
+		p.wantRequests(requests, p.Tries)
+		p.wantAuthorization(requests, "")
+		return cell("no token sent, "+p.wantFailed(got), requests)
+	}
+	p.wantServed(got)
+	p.wantRequests(requests, 1)
+	p.wantAuthorization(requests, token)
+	return cell("ok", requests)
+}
+
+// fileIsReplaced: who reads the file sends the new token, who knows only the variable the old one, and
+// both get what they ask for.
+func (p *pod) fileIsReplaced() string {
+	const token = "a-token-that-has-stood-for-long-0123456789"
+	path, stood := filepath.Join(p.TempDir(), "authorization"), time.Now().Add(-time.Minute)
+	world.Leaks.Secret("an authorization token", token)
+	if err := errors.Join(os.WriteFile(path, []byte(token), 0o440), os.Chtimes(path, stood, stood)); err != nil {
+		p.Fatal(err)
+	}
+	p.open(ststest.Options{}, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE="+path)
+	env := p.env("AWS_CONTAINER_AUTHORIZATION_TOKEN=" + token)
+	if p.TokenFile {
+		env = p.env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + path)
+	}
+	s := p.start(env)
+	p.wantServed(s.ask())
+	p.wantAuthorization(p.requests(), token)
+
+	const replaced = "another-token-for-the-same-file-0123456789"
+	world.Leaks.Secret("an authorization token", replaced)
+	next := path + ".next"
+	if err := errors.Join(os.WriteFile(next, []byte(replaced), 0o440), os.Rename(next, path)); err != nil {
+		p.Fatal(err)
+	}
+	world.Eventually(p.T, world.Soon, "the new token is accepted", func() bool {
+		return p.sidecar.Ask(p.T, "Authorization", replaced).Valid()
+	})
+	p.wantServed(s.askAnew())
+	requests := p.requests()
+	p.wantRequests(requests, 1)
+	if p.TokenFile {
+		p.wantAuthorization(requests, replaced)
+		return cell("new token ok", requests)
+	}
+	p.wantAuthorization(requests, token)
+	return cell("old token ok", requests)
+}
+
+// coldStart: the sidecar starts when the client's request is there, and STS takes 300 ms.
+func (p *pod) coldStart() string {
+	p.world, p.tape = world.New(p.T, ststest.Options{}), newTape(p.T, p.node)
+	p.world.STS.Break(ststest.Fault{Latency: 300 * time.Millisecond})
+	p.tape.before = func() { p.serve() }
+	p.wantServed(p.start(p.asking()).ask())
+	requests := p.requests()
+	p.wantRequests(requests, 1)
+	if calls := p.world.STS.Calls(); calls != 1 {
+		p.Errorf("STS was asked %d times, want once", calls)
+	}
+	return fmt.Sprintf("%s %s", cell("ok", requests), brief(requests))
+}
+
+// fourMinutesLeft is inside every client's own window: each use may be another request, and each is
+// answered with the same credentials and without STS.
+func (p *pod) fourMinutesLeft() string {
+	uses := 10
+	if p.Tool() { // each process asks for itself
+		uses = 3
+	}
+	p.open(ststest.Options{Lifetime: 4 * time.Minute})
+	p.world.STS.Close()
+	calls := p.world.STS.Calls()
+	s := p.start(p.asking())
+	for range uses {
+		p.wantServed(s.ask())
+	}
+	if p.Window { // some ask behind the back of who uses the credentials, some not at every use
+		world.Eventually(p.T, world.Soon, "another request", func() bool {
+			if p.tape.count() == 1 {
+				p.wantServed(s.ask())
+			}
+			return p.tape.count() > 1
+		})
+	}
+	requests := p.requests()
+	for _, e := range requests {
+		if e.status != http.StatusOK {
+			p.Errorf("it was answered %d while there were valid credentials", e.status)
+		}
+	}
+	if more := p.world.STS.Calls() - calls; more != 0 {
+		p.Errorf("its requests caused %d calls of STS", more)
+	}
+	if again := len(requests) > 1; !p.Tool() && again != p.Window {
+		p.Errorf("%d uses made %d requests: asking again is %v, want %v", uses, len(requests), again, p.Window)
+	}
+	return cell(fmt.Sprintf("%d ok,", uses), requests)
+}
+
+// thirtyUses of the oldest credentials of an hour that are ever served: no client asks again.
+func (p *pod) thirtyUses() string {
+	const uses = 30
+	p.open(ststest.Options{Lifetime: 26*time.Minute + 10*time.Second})
+	s := p.start(p.asking())
+	if p.Tool() { // each process asks once; thirty of them say no more than one
+		p.wantServed(s.ask())
+		requests := p.requests()
+		p.wantRequests(requests, 1)
+		return cell("1 ok,", requests)
+	}
+	for range uses {
+		p.wantServed(s.ask())
+	}
+	requests := p.requests()
+	p.wantRequests(requests, 1)
+	return cell(fmt.Sprintf("%d ok,", uses), requests)
+}
+
+// stsRefuses, with nothing cached: the client's own error shows ours, where it shows any.
+func (p *pod) stsRefuses() string {
+	p.world, p.tape = world.New(p.T, ststest.Options{}), newTape(p.T, p.node)
+	p.world.STS.Break(ststest.AccessDenied)
+	p.serve()
+	p.sidecar.WaitForLog(p.T, "exchange failed")
+	got := p.start(p.asking()).ask()
+	failed := p.wantFailed(got)
+	requests := p.requests()
+	p.wantRequests(requests, p.Tries)
+	for _, e := range requests {
+		if e.status != http.StatusForbidden {
+			p.Errorf("it was answered %d, want STS's own 403", e.status)
+		}
+	}
+	world.Leaks.Printed(p.ID()+" about a refusal", got.said)
+	p.said = got.said
+	ours := strings.Contains(got.said, ststest.AccessDenied.Message) && strings.Contains(got.said, "in the role's trust policy")
+	if ours != p.Message {
+		p.Errorf("its error shows the sidecar's message: %v, want %v. It says: %s", ours, p.Message, got.said)
+	}
+	if ours {
+		return cell("shows why", requests)
+	}
+	return cell(failed, requests)
+}
+
+// webIdentityToo is the trap: a client that has the variables of the EKS webhook as well never asks the
+// sidecar, and the one line that mends it does.
+func (p *pod) webIdentityToo() string {
+	p.open(ststest.Options{})
+	trapped := p.asking("AWS_ROLE_ARN="+world.RoleARN,
+		"AWS_WEB_IDENTITY_TOKEN_FILE="+filepath.Join(p.TempDir(), "token"), // not there, so that nobody is sent a token
+		"HTTPS_PROXY=http://"+p.refusingAddress(), "AWS_MAX_ATTEMPTS=1")
+	got := p.start(trapped).ask()
+	requests := p.requests()
+	if p.WebIdentityFirst {
+		p.wantNone(got)
+		p.wantRequests(requests, 0)
+	} else {
+		p.wantServed(got)
+		p.wantRequests(requests, 1)
+	}
+	// In a Pod's spec: the webhook sets neither variable where it finds the one. In a shell: unset.
+	const file = "AWS_WEB_IDENTITY_TOKEN_FILE"
+	for _, mended := range [][]string{p.asking(), without(file, p.asking("AWS_ROLE_ARN="+world.RoleARN))} {
+		p.wantServed(p.start(mended).ask())
+		p.wantRequests(p.requests(), 1)
+	}
+	if p.WebIdentityFirst {
+		return cell("never asks,", requests) + "; mended 1×"
+	}
+	return cell("ok", requests)
+}
+
+// sendsNoToken: the sidecar asks for a token, and the client is not told of it.
+func (p *pod) sendsNoToken() string {
+	world.Leaks.Secret("an authorization token", clientToken)
+	p.open(ststest.Options{}, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+clientToken)
+	return p.refused(p.env(), !p.FileNeeded)
+}
+
+// sendsWrongToken: the client is given another token.
+func (p *pod) sendsWrongToken() string {
+	world.Leaks.Secret("an authorization token", clientToken)
+	p.open(ststest.Options{}, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+clientToken)
+	return p.refused(p.env(p.token("of-another-pod")), true)
+}
+
+// refused starts a client that the sidecar refuses; one that does not even ask gets nothing either.
+func (p *pod) refused(env []string, asks bool) string {
+	p.Helper()
+	got := p.start(env).ask()
+	requests := p.requests()
+	for _, e := range requests {
+		if e.status != http.StatusForbidden {
+			p.Errorf("it was answered %d, want 403", e.status)
+		}
+	}
+	if !asks {
+		p.wantRequests(requests, 0)
+		return cell("never asks, "+p.wantNode(got), requests)
+	}
+	p.wantRequests(requests, p.Tries)
+	return cell(p.wantFailed(got), requests)
+}
+
+// findsNoSidecar: nobody listens where the client is sent.
+func (p *pod) findsNoSidecar() string {
+	return p.wantFailed(p.start(p.env(p.token(clientToken))).ask())
+}
+
+// isNotKept: without the one variable that keeps it from the node's role, a client takes it.
+func (p *pod) isNotKept() string {
+	variable := cmp.Or(p.KeptBy, clients.Disabled)
+	if p.KeptBy == clients.Nothing {
+		variable = clients.Disabled
+	}
+	got := p.start(without(string(variable), p.env(p.token(clientToken)))).ask()
+	if p.KeptBy != clients.Itself {
+		return p.wantNode(got)
+	}
+	p.wantNone(got)
+	return "fails"
+}
+
+// reachesNoNode: a client that nothing else keeps from the node's role does not get it where the node's hop
+// limit is 1.
+func (p *pod) reachesNoNode() string {
+	if p.KeptBy != clients.Nothing && !p.FileNeeded {
+		return "–"
+	}
+	p.node.hidden.Store(true)
+	defer p.node.hidden.Store(false)
+	p.wantNone(p.start(p.env()).ask())
+	p.toNode = true
+	if p.node.outwait.Swap(false) {
+		return "waits"
+	}
+	return "fails"
+}
