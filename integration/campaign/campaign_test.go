@@ -27,52 +27,52 @@ import (
 )
 
 const (
-	// faultLife is how long sessions last: an hour in three seconds.
+	// faultLife is the lifetime of sessions: three seconds instead of an hour.
 	faultLife = 3 * time.Second
 
-	// refreshBy is the latest at which a session is replaced when all is well.
+	// refreshBy is when a session is replaced at the latest, without faults.
 	refreshBy = faultLife * 56 / 100
 
-	// early is by how much the sidecar may end credentials early, for a client to see it.
+	// early is how much earlier than their expiry the sidecar may stop serving credentials.
 	early = 100 * time.Millisecond
 
-	// clockStep is by how much STS's clock is set.
+	// clockStep is how far STS's clock is changed.
 	clockStep = 7 * time.Minute
 
-	// slack is what a busy machine may add to a delay: an exchange, and a client that comes to see what it brought.
+	// slack is what a busy machine may add to a delay: an exchange, and the next request of a client.
 	slack = 2 * time.Second
 
-	// noticeAfter is how long the sidecar needs to see that a refused token has been replaced.
+	// noticeAfter is how long the sidecar needs to notice that a refused token has been replaced.
 	noticeAfter = 2 * time.Second
 
-	// patience is how long an answer may take: one that waits for an exchange is to take 0.7 s.
+	// patience is how long an answer may take. If it waits for an exchange, it should take 0.7 s.
 	patience = 2 * time.Second
 
-	// stuckAfter ends an SDK that is stuck, and with it the campaign.
+	// stuckAfter is when a stuck SDK ends the campaign.
 	stuckAfter = time.Minute
 
-	// memoryLimit is what the kernel lets the sidecar have, in bytes, with its connections and the pages of its
-	// program; anonymousLimit what it may have of its own, in MiB.
+	// memoryLimit is the kernel's limit for the sidecar in bytes, with its connections and the pages of its program;
+	// anonymousLimit limits its own memory, in MiB.
 	memoryLimit    = world.PodMemory
 	anonymousLimit = 20
 
-	// restingLimit is what it may have of its own, in MiB, when nobody has asked for some seconds: on a good day less than
-	// five, and what the stacks of a thousand goroutines have left behind.
+	// restingLimit limits its own memory, in MiB, some seconds after the last request: less than five without faults, and what
+	// the stacks of a thousand goroutines leave behind.
 	restingLimit = 8
 
-	// mostConnections is how many all listeners take together, with that memory.
+	// mostConnections is how many connections all listeners together accept with that memory.
 	mostConnections = 146
 
-	// quietEvery is after how many faults nobody asks for a moment.
+	// quietEvery is after how many faults there is a moment without requests.
 	quietEvery = 10
 )
 
-// TestFaults is a day of faults at random, one after the other, before clients that ask all the time and
-// attackers that must never get anything. IRSA_TEST_FAULTS is how many, otherwise one of each kind; IRSA_TEST_KIND leaves
-// out all kinds without it in their name; IRSA_TEST_SEED repeats a schedule: what fails prints its own.
+// TestFaults causes random faults, one after the other, while clients ask all the time and attackers must never get anything.
+// IRSA_TEST_FAULTS is their number, by default one of each kind; IRSA_TEST_KIND selects kinds by a part of their name;
+// IRSA_TEST_SEED repeats a schedule, and a failed test prints its seed.
 //
-// The first time round is that of all kinds that the sidecar lives through, in one life; then come those that end it,
-// and then whatever luck has.
+// The first round has all kinds that the sidecar survives, without a restart. Then come those that end it, and then random
+// kinds.
 func TestFaults(t *testing.T) {
 	installed := installSDKs(t)
 	if !world.InNamespaces(t, 0) {
@@ -106,8 +106,8 @@ func TestFaults(t *testing.T) {
 	})
 
 	c := newCampaign(t, installed)
-	defer c.end() // whatever happens, before the sidecar is
-	// Each fault has luck of its own, so that it is the same one on every machine, whatever has been left out before.
+	defer c.end() // in any case, before the sidecar
+	// Each fault has its own random numbers, so that it is the same on every machine, whatever was left out before.
 	luck := func(n int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(n))) }
 	luck(0).Shuffle(len(schedule), func(i, j int) { schedule[i], schedule[j] = schedule[j], schedule[i] })
 	lives := slices.DeleteFunc(slices.Clone(schedule), func(k faultKind) bool { return k.ends })
@@ -120,7 +120,7 @@ func TestFaults(t *testing.T) {
 			c.wantNothingLeft(t)
 		}
 		c.luck = luck(n + 1)
-		kind := schedule[n%len(schedule)] // each at least once, where there are enough
+		kind := schedule[n%len(schedule)] // each at least once, if there are enough
 		if n >= len(schedule) {
 			kind = schedule[c.luck.IntN(len(schedule))]
 		}
@@ -152,40 +152,40 @@ func TestFaults(t *testing.T) {
 	c.report(took)
 }
 
-// campaign is a sidecar with its clients, and what is known of all that STS has issued.
+// campaign is a sidecar with its clients, and what is known about everything that STS has issued.
 type campaign struct {
 	*world.World
 	asking
-	luck    *rand.Rand // of the fault that is being played
+	luck    *rand.Rand // for the current fault
 	changes []string
 	proxy   *proxy.Proxy
-	memory  *world.MemoryGroup  // nil where this machine has none for us
-	user    *syscall.Credential // whom the sidecar runs as; nil is our own user
-	strange bool                // we can be another user
+	memory  *world.MemoryGroup  // nil if this machine allows none
+	user    *syscall.Credential // the sidecar's user; nil means the test's
+	strange bool                // the test can become another user
 
 	volume string // in memory, with the state file and the authorization token
 	hosts  string // /etc/hosts of the sidecar
 
 	sidecar       *world.Sidecar
-	lives         []*world.Process // since the fault began, the one that was there then included
+	lives         []*world.Process // since the fault began, including the one at that time
 	base          string
-	goroutines    int // of a sidecar that nobody asks
+	goroutines    int // of a sidecar without requests
 	descriptors   int // of the same
 	authorization atomic.Pointer[string]
 
 	injected        map[string]int
-	met             map[string]int            // of those, in how many it showed that they took effect
+	met             map[string]int            // how many of them were seen to take effect
 	noticed         map[string]map[string]int // exchanges that failed, by kind and reason
 	leftOut         map[string]int            // why, and how often
 	slowestRecovery time.Duration
-	dropped         int          // lines of the log, by a sidecar whose log nobody reads
+	dropped         int          // log lines, by a sidecar whose log is not read
 	seen            atomic.Int64 // connections of a crowd
-	mostDescriptors int          // of those that a crowd has seen
-	largest         float64      // MiB of memory of its own, when asked
-	resting         float64      // MiB of the same, the most when nobody had asked for a while
+	mostDescriptors int          // during a crowd
+	largest         float64      // MiB of its own memory, with requests
+	resting         float64      // MiB of the same, the most after a while without requests
 }
 
-// leaveOut notes what this machine does not let us do.
+// leaveOut records what this machine does not allow.
 func (c *campaign) leaveOut(what string) {
 	if c.leftOut[what]++; c.leftOut[what] == 1 {
 		fmt.Println("NOT RUN:", what)
@@ -219,8 +219,8 @@ func newCampaign(t *testing.T, installed []installation) *campaign {
 		t.Fatal(err)
 	}
 
-	// As in a Pod the sidecar is nobody in particular, and others may be told from its clients; only root can
-	// have it so.
+	// As in a Pod, the sidecar has its own user, and other users can be distinguished from its clients. Only root can arrange
+	// that.
 	owner := os.Geteuid()
 	if owner == 0 && realRoot(t) {
 		owner, c.strange = 49911, true
@@ -267,7 +267,7 @@ func newCampaign(t *testing.T, installed []installation) *campaign {
 	c.launch(t)
 
 	c.startSDKs(t, installed, dir)
-	t.Cleanup(c.end) // before the SDKs are
+	t.Cleanup(c.end) // before the SDKs end
 	for range 6 {
 		transport := &http.Transport{}
 		c.idle = append(c.idle, transport)
@@ -282,12 +282,12 @@ func newCampaign(t *testing.T, installed []installation) *campaign {
 	return c
 }
 
-// realRoot reports whether we may become any user there is, and not just the one of a user namespace.
+// realRoot reports whether the test may become any user, not only one of a user namespace.
 func realRoot(t *testing.T) bool {
 	return strings.Join(strings.Fields(string(world.ReadFile(t, "/proc/self/uid_map"))), " ") == "0 0 4294967295"
 }
 
-// mount makes the volume, and the files by which names are found.
+// mount makes the volume, and the files for name resolution.
 func (c *campaign) mount(t *testing.T, dir string, owner int) {
 	c.volume, c.hosts = filepath.Join(dir, "volume"), filepath.Join(dir, "hosts")
 	resolv := filepath.Join(dir, "resolv.conf")
@@ -305,7 +305,7 @@ func (c *campaign) mount(t *testing.T, dir string, owner int) {
 	t.Cleanup(func() { syscall.Unmount(c.volume, syscall.MNT_DETACH) })
 }
 
-// setHosts has the name of STS lead to ip, or nowhere.
+// setHosts resolves the name of STS to ip, or to nothing.
 func (c *campaign) setHosts(t *testing.T, ip string) {
 	text := "127.0.0.1 localhost\n"
 	if ip != "" {
@@ -339,7 +339,7 @@ func (c *campaign) lived(p *world.Process) {
 	c.logs = append(c.logs, p.Log)
 }
 
-// repeatedly does it until the end, with a pause in between.
+// repeatedly calls a function until the end, with pauses.
 func (c *campaign) repeatedly(pause time.Duration, do func(n int)) {
 	c.all.Go(func() {
 		tick := time.NewTicker(pause)
@@ -357,12 +357,12 @@ func (c *campaign) repeatedly(pause time.Duration, do func(n int)) {
 	})
 }
 
-// faultKind is one way in which things go wrong, for a while.
+// faultKind is one kind of temporary fault.
 type faultKind struct {
 	name string
 
-	// It has taken effect if an exchange failed for the reason, or if the log has what it says, or if met finds so. A
-	// kind with neither takes effect in what play does.
+	// It has taken effect if an exchange failed for the reason, if the log has the text, or if met is true. For a kind with none
+	// of these, play itself is the effect.
 	reason cache.Reason
 	says   string
 	met    func(c *campaign, s *step) bool
@@ -370,24 +370,24 @@ type faultKind struct {
 
 	play func(c *campaign, t *testing.T, hold func())
 
-	// least is how long it must last to be noticed at all, lag how long the end of it is not.
+	// least is how long it must last to be noticed; lag is how long its end remains unnoticed.
 	least, lag time.Duration
 
-	ends bool // the sidecar may not live through it
+	ends bool // it may end the sidecar
 }
 
-// step is one fault with what happened meanwhile, until it was forgotten.
+// step is one fault, and what happened until the recovery from it.
 type step struct {
 	kind            faultKind
-	began, mended   time.Time
+	began, ended    time.Time
 	calls, issued   int // by STS: since it began
-	callsInside     int // of those, while it lasted
-	connections     int // to the proxy, in the state that the kind is about
-	squeezed        int // how often the kernel has refused memory, or had to look for some
+	callsInside     int // those while it lasted
+	connections     int // to the proxy, in the state of the fault
+	squeezed        int // how often the kernel has refused or reclaimed memory
 	failures, lines []line
 }
 
-// line is one of a sidecar's log.
+// line is a line of a sidecar's log.
 type line struct {
 	Time                 time.Time
 	Msg, Reason, Serving string
@@ -399,14 +399,14 @@ type line struct {
 	text  string
 }
 
-// step injects one fault, and waits until it is over and forgotten.
+// step causes one fault, and waits for its end and the recovery.
 func (c *campaign) step(t *testing.T, kind faultKind) {
 	length := time.Duration(c.luck.Int64N(int64(faultLife / 2)))
 	if c.luck.IntN(5) == 0 { // one in five outlasts the session
 		length += faultLife
 	}
 	first := c.injected[kind.name] == 0
-	if first || c.luck.IntN(2) == 0 { // the first time for certain, an exchange falls into it
+	if first || c.luck.IntN(2) == 0 { // the first time always, there is an exchange during it
 		length = max(length, refreshBy+slack/4)
 	}
 	length = max(length, kind.least)
@@ -415,15 +415,15 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 	c.mostDescriptors = 0
 	calls, issued, connections, refused := c.STS.Calls(), len(c.STS.Issued()), c.proxy.Count(kind.state), c.memory.Refused()
 	s := &step{kind: kind, began: time.Now()}
-	// How long it lasts is the fault itself: nothing is waited for, and nothing is assumed to have happened since.
+	// This sleep is the duration of the fault. Nothing is assumed to have happened meanwhile.
 	kind.play(c, t, func() { time.Sleep(length) })
 	s.callsInside = c.STS.Calls() - calls
-	c.Rotate(t, ststest.Claims{}) // as the kubelet would: a stale token is tried again when the file changes
-	s.mended = time.Now()
+	c.Rotate(t, ststest.Claims{}) // as the kubelet does: after a stale token, a change of the file causes a retry
+	s.ended = time.Now()
 	c.rest(t)
 	recovered := time.Now()
-	c.slowestRecovery = max(c.slowestRecovery, recovered.Sub(s.mended))
-	s.issued = len(c.STS.Issued()) - issued // before the calls, of which each is one
+	c.slowestRecovery = max(c.slowestRecovery, recovered.Sub(s.ended))
+	s.issued = len(c.STS.Issued()) - issued // read before the calls, each of which issues one
 	s.calls = c.STS.Calls() - calls
 	s.connections = c.proxy.Count(kind.state) - connections
 	s.squeezed = c.memory.Refused() - refused
@@ -451,23 +451,22 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 	}
 }
 
-// recovery bounds the wait for a new session, lest a campaign last for ever. What is asked of the sidecar is
-// in wantRecovery.
+// recovery limits the wait for a new session, so that a campaign ends. wantRecovery has the actual requirement.
 const recovery = 70 * time.Second
 
-// readLog reads what the sidecars have said since the fault began, and holds each delay against what the schedule has
-// for a failure of its class, and after so many in a row.
+// readLog reads the sidecars' logs since the fault began, and compares each delay with the schedule for a failure of its class
+// after so many in a row.
 func (c *campaign) readLog(t *testing.T, s *step) {
 	for _, life := range c.lives {
 		class, inARow := cache.Class(-1), 0
-		var due time.Time // of the next exchange, the latest that it is promised
+		var due time.Time // when the next exchange is due at the latest
 		for text := range strings.Lines(life.Output(t)) {
 			l := line{life: life, text: text}
 			if json.Unmarshal([]byte(text), &l) != nil {
 				continue
 			}
 			success := strings.HasPrefix(l.Msg, refreshed) || strings.HasPrefix(l.Msg, "new credentials expire no later")
-			if l.Msg == "reloading" { // another exchange has been asked for
+			if l.Msg == "reloading" { // another exchange was requested
 				due = time.Time{}
 			}
 			if (success || l.Msg == "exchange failed") && l.Time.Add(early).Before(due) {
@@ -489,7 +488,7 @@ func (c *campaign) readLog(t *testing.T, s *step) {
 				}
 				most := longestRetry(class, inARow)
 				if !strings.HasPrefix(l.Serving, "nothing") {
-					most = min(most, time.Second) // of sessions that last for seconds
+					most = min(most, time.Second) // for sessions of some seconds
 				}
 				if l.Failures != inARow || l.retry > most || l.retry < 200*time.Millisecond {
 					t.Errorf("failure %d in a row of class %s calls itself %d, and is tried again in %s, want at most %s", inARow, class, l.Failures, l.retry, most)
@@ -508,7 +507,7 @@ func (c *campaign) readLog(t *testing.T, s *step) {
 	}
 }
 
-// waitsForFile reports whether what is waited for is another token file, and not only time.
+// waitsForFile reports whether the sidecar waits for another token file, not only for time.
 func waitsForFile(reason string) bool {
 	switch r := cache.Reason(reason); r {
 	case cache.InvalidIdentityToken, cache.IDPRejectedClaim, cache.InvalidParameterValue, cache.RegionUnknown:
@@ -518,8 +517,8 @@ func waitsForFile(reason string) bool {
 	}
 }
 
-// longestRetry is the longest delay after so many failures in a row. A campaign's faults never last for the two
-// minutes after which a human's have longer ones.
+// longestRetry is the longest delay after so many failures in a row. A campaign's faults never last the two minutes after which
+// failures of the class human have longer ones.
 func longestRetry(class cache.Class, inARow int) time.Duration {
 	base, limit := time.Second, 30*time.Second
 	switch class {
@@ -531,27 +530,27 @@ func longestRetry(class cache.Class, inARow int) time.Duration {
 	return min(limit, base<<min(inARow-1, 10))
 }
 
-// wantRecovery holds the time that it took against the delay that the sidecar had given itself: it may have
-// been in the middle of an exchange, and that may fail, but no other.
+// wantRecovery compares the time of the recovery with the delay that the sidecar had announced. An exchange that was in
+// progress at the end of the fault may fail, but no other.
 func (c *campaign) wantRecovery(t *testing.T, s *step, recovered time.Time) {
-	mended := s.mended.Add(s.kind.lag)
-	due, late := mended.Add(refreshBy), 0
-	var next time.Time // the retry after the last failure
+	ended := s.ended.Add(s.kind.lag)
+	due, late := ended.Add(refreshBy), 0
+	var next time.Time // when the retry after the last failure is due
 	for _, f := range s.failures {
 		if f.life != c.sidecar.Process {
-			continue // its plans have gone with it
+			continue // its schedule has ended with it
 		}
 		next = f.Time.Add(f.retry)
 		if waitsForFile(f.Reason) {
-			noticed := mended.Add(noticeAfter)
-			if f.Time.After(mended) {
+			noticed := ended.Add(noticeAfter)
+			if f.Time.After(ended) {
 				noticed = f.Time.Add(noticeAfter)
 			}
 			if noticed.Before(next) {
 				next = noticed
 			}
 		}
-		if f.Time.After(mended) {
+		if f.Time.After(ended) {
 			late++
 		}
 	}
@@ -566,9 +565,9 @@ func (c *campaign) wantRecovery(t *testing.T, s *step, recovered time.Time) {
 	}
 }
 
-// wantFewCalls holds the calls to STS against what they brought: each brings a session, or a failure in the log, but
-// for one that is under way, and one in each life that has ended. And sessions are only replaced when they are due, at
-// 40% of their life, of which rounding may take a second; one that was cut on its way counts as a failure, too.
+// wantFewCalls compares the calls to STS with their results: each has a session, or a failure in the log, except for one in
+// progress and one for each sidecar that has ended. Sessions are replaced only when due, after 40% of their lifetime, minus a
+// second of rounding. A call that was cut off counts as a failure, too.
 func (c *campaign) wantFewCalls(t *testing.T, s *step, took time.Duration) {
 	if most := s.issued + len(s.failures) + len(c.lives) + 1; s.calls > most {
 		t.Errorf("%d calls to STS, want at most %d: they brought %d sessions and %d failures", s.calls, most, s.issued, len(s.failures))
@@ -579,7 +578,7 @@ func (c *campaign) wantFewCalls(t *testing.T, s *step, took time.Duration) {
 	}
 }
 
-// notice notes what the sidecar said of a fault, and whether that shows that it took effect: the first time it must.
+// notice records what the sidecar logged about a fault, and whether that shows an effect, which it must the first time.
 func (c *campaign) notice(t *testing.T, s *step, first bool) {
 	name := s.kind.name
 	reasons := c.noticed[name]
@@ -605,7 +604,7 @@ func (c *campaign) notice(t *testing.T, s *step, first bool) {
 	}
 }
 
-// rest waits until a new session has been seen, and with it all before.
+// rest waits until a new session has been seen, after all others.
 func (c *campaign) rest(t *testing.T) {
 	since := len(c.STS.Issued())
 	world.Eventually(t, recovery, "a new session", func() bool {
@@ -615,14 +614,14 @@ func (c *campaign) rest(t *testing.T) {
 	})
 }
 
-// whileAway has nobody expect an answer while it lasts.
+// whileAway runs a function during which no client expects an answer.
 func (c *campaign) whileAway(while func()) {
 	c.away.Add(1)
 	defer c.away.Add(1)
 	while()
 }
 
-// whileClosed has nobody expect an answer while it lasts who is not connected.
+// whileClosed runs a function during which only connected clients expect an answer.
 func (c *campaign) whileClosed(while func()) {
 	c.closed.Add(1)
 	defer c.closed.Add(1)
@@ -655,14 +654,14 @@ func (c *campaign) restart(t *testing.T, signal syscall.Signal) {
 	})
 }
 
-// trace ends the sidecar by having it print its goroutines, and returns how many there were.
+// trace ends the sidecar with a dump of its goroutines, and returns their number.
 func (c *campaign) trace(t *testing.T) int {
 	c.sidecar.Traced = true
 	c.kill(t, syscall.SIGQUIT)
 	return strings.Count(c.sidecar.Output(t), "\ngoroutine ")
 }
 
-// descriptors counts what the sidecar has open.
+// descriptors counts the open files of the sidecar.
 func descriptors(t *testing.T, s *world.Sidecar) int {
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Cmd.Process.Pid))
 	if err != nil {
@@ -671,7 +670,7 @@ func descriptors(t *testing.T, s *world.Sidecar) int {
 	return len(entries)
 }
 
-// end has nobody ask any more.
+// end stops all clients.
 func (c *campaign) end() {
 	c.stopped.Store(true)
 	c.all.Wait()

@@ -29,26 +29,26 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// asking is what the clients share: what they have been given, and what was wrong with it.
+// asking is what the clients share: the answers that they got, and what was wrong with them.
 type asking struct {
 	stopped atomic.Bool
-	gate    sync.RWMutex // held by who asks; locked, nobody does
+	gate    sync.RWMutex // read-locked by clients; locked to keep them from asking
 	all     sync.WaitGroup
 	idle    []*http.Transport
 	sdks    []*sdk
 
-	// Odd while the sidecar is not there to be asked, and while it lets in nobody who is not in.
+	// Odd while the sidecar cannot be asked, and while it accepts no new connections.
 	away, closed atomic.Int64
 
 	mu        sync.Mutex
 	ahead     time.Duration // of STS's clock
-	skewed    bool          // from when it is, until credentials from then are gone
+	skewed    bool          // from the change until credentials from before it are gone
 	sessions  map[string]issued
-	best      issued    // the session that ends last of those that a client has been given
-	logs      []string  // of all sidecars there were
-	heldSince time.Time // from when on, until best, somebody has always had valid ones
-	forgotten time.Time // what was given to those who had asked before is not held against the sidecar
-	newest    int       // of the sessions that a client has been given, in the order in which STS issued them
+	best      issued    // the session with the latest end that a client has received
+	logs      []string  // of all sidecars so far
+	heldSince time.Time // from then until the end of best, some client has always had valid ones
+	forgotten time.Time // answers to requests from before then prove nothing against the sidecar
+	newest    int       // session that a client has received, in the order in which STS issued them
 	slowest   time.Duration
 	wrong     []string
 	successes int // of attacks
@@ -56,7 +56,7 @@ type asking struct {
 	requests, again, refused, cut, attacks, readiness atomic.Int64
 }
 
-// issued is a session, with its number and its end by a right clock.
+// issued is a session with its number, and its end by a correct clock.
 type issued struct {
 	ststest.Session
 	number int
@@ -77,12 +77,12 @@ func (c *campaign) now() moment {
 	return moment{time.Now(), c.skewed, c.away.Load(), c.closed.Load()}
 }
 
-// excuses reports whether the sidecar was stopped or ended since.
+// excuses reports whether the sidecar was paused or ended since.
 func (c *campaign) excuses(since moment) bool {
 	return since.away%2 == 1 || c.away.Load() != since.away
 }
 
-// excusesNewcomers reports whether one who came since may have been kept out.
+// excusesNewcomers reports whether a new connection may have been refused since.
 func (c *campaign) excusesNewcomers(since moment) bool {
 	return c.excuses(since) || since.closed%2 == 1 || c.closed.Load() != since.closed
 }
@@ -93,17 +93,17 @@ func (c *campaign) complain(format string, args ...any) {
 	c.wrong = append(c.wrong, fmt.Sprintf(format, args...))
 }
 
-// attempts are how often a request is made that gets no answer, as most SDKs do: in a crowd, a connection is closed whose
-// client takes longer than a twentieth of a second to send anything, and on a busy machine this test's own may.
+// attempts is how often a request without an answer is repeated, as most SDKs do: in a crowd, a connection is closed if its
+// client sends nothing for a twentieth of a second, and on a busy machine this test's clients may be that slow.
 const attempts = 3
 
-// ask is a program with a client of its own.
+// ask makes requests like a program with its own client.
 func (c *campaign) ask(transport *http.Transport, n int) {
 	asked := c.now()
 	if n%50 == 0 && asked.closed%2 == 0 {
 		transport.CloseIdleConnections()
 	}
-	inside := false // by a connection that was there already
+	inside := false // over an existing connection
 	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { inside = info.Reused },
 	})
@@ -150,7 +150,7 @@ func (c *campaign) ask(transport *http.Transport, n int) {
 	c.judge(asked, response.StatusCode, body)
 }
 
-// judge holds an answer against what STS has issued.
+// judge compares an answer with what STS has issued.
 func (c *campaign) judge(asked moment, status int, body []byte) {
 	var a struct {
 		AccessKeyID, SecretAccessKey, Token, Code string
@@ -165,7 +165,7 @@ func (c *campaign) judge(asked moment, status int, body []byte) {
 		if a.AccessKeyID != "" {
 			c.complain("answered %d with half a document", status)
 		}
-		// Whoever asks as he should is never taken for somebody else, whatever is going on.
+		// A correct request is never refused as another one, whatever happens.
 		if !slices.Contains(cache.Reasons(), cache.Reason(a.Code)) {
 			c.complain("answered %d %q, which is not about STS", status, a.Code)
 		}
@@ -177,9 +177,8 @@ func (c *campaign) judge(asked moment, status int, body []byte) {
 	}
 }
 
-// mayRefuse complains where there were valid credentials all the time from when somebody asked until now. In between
-// he may have asked several times, and each time could have been given some. A sidecar that was stopped or ended owes
-// nobody an answer, but if it gives one, this.
+// mayRefuse reports an error if there were valid credentials all the time from the request until now, whichever of its attempts
+// was answered. A sidecar that was paused or ended need not answer, but if it does, this holds.
 func (c *campaign) mayRefuse(asked moment, why string) {
 	now := time.Now()
 	c.mu.Lock()
@@ -190,15 +189,15 @@ func (c *campaign) mayRefuse(asked moment, why string) {
 	}
 }
 
-// servedUntil is when the sidecar may end a session. It counts the lifetime from before the exchange; where clocks
-// differ, without the second by which STS's Date may be rounded.
+// servedUntil is when the sidecar may stop serving a session. It counts the lifetime from before the exchange; if clocks differ,
+// minus the second by which STS's Date may be rounded.
 func (c *campaign) servedUntil(s issued, skewed bool) time.Time {
 	life := faultLife
 	if skewed {
 		life -= time.Second
 	}
 	if time.Now().Add(early).After(s.ends) {
-		return s.ends.Add(-early) // of all that are refused, nearly all know without a look at the logs
+		return s.ends.Add(-early) // enough for nearly all refusals, without reading the logs
 	}
 	until := s.ends
 	if counted := c.exchangeBegan(s).Add(life); counted.Before(until) {
@@ -207,8 +206,8 @@ func (c *campaign) servedUntil(s issued, skewed bool) time.Time {
 	return until.Add(-early)
 }
 
-// exchangeBegan is when the exchange that brought a session began, as the log has it. Where the log does not have it,
-// because the line is still to come or was lost with a sidecar that was killed, it is when the session was issued.
+// exchangeBegan is when the exchange for a session began, according to the log. If the line is not in the log, because it is
+// still to come or was lost with a killed sidecar, it is when the session was issued.
 func (c *campaign) exchangeBegan(s issued) time.Time {
 	c.mu.Lock()
 	logs := slices.Clone(c.logs)
@@ -216,7 +215,7 @@ func (c *campaign) exchangeBegan(s issued) time.Time {
 	for _, name := range slices.Backward(logs) {
 		log, err := os.ReadFile(name)
 		if err != nil {
-			panic(err) // it is there until the test ends
+			panic(err) // it exists until the test ends
 		}
 		for text := range bytes.Lines(log) {
 			var l struct {
@@ -235,12 +234,12 @@ func (c *campaign) exchangeBegan(s issued) time.Time {
 	return s.ends.Add(-faultLife)
 }
 
-// refreshed is how the line begins that the log has for a session.
+// refreshed is the beginning of the log line for a session.
 const refreshed = "credentials refreshed"
 
 const clockTime = time.TimeOnly + ".000"
 
-// given takes in credentials that somebody has got, and complains if nobody should.
+// given records credentials that a client got, and reports an error if they are wrong.
 func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok bool) {
 	c.mu.Lock()
 	s, ok = c.sessions[key]
@@ -248,7 +247,7 @@ func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok 
 	if !ok {
 		for n, session := range c.STS.Issued() {
 			if session.AccessKeyID == key {
-				// STS's clock has been ahead, or behind, or right, when it was issued.
+				// STS's clock was ahead, behind or right when it was issued.
 				ahead := time.Until(session.Expiration).Round(clockStep)
 				s, ok = issued{Session: session, number: n, ends: session.Expiration.Truncate(time.Second).Add(-ahead)}, true
 			}
@@ -265,7 +264,7 @@ func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok 
 	}
 	best := c.held()
 	better := s.ends.After(best.ends)
-	gap := better && time.Now().After(c.servedUntil(best, asked.skewed)) // there may have been nothing for a moment
+	gap := better && time.Now().After(c.servedUntil(best, asked.skewed)) // there may have been no valid ones for a moment
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !s.seen {
@@ -282,22 +281,21 @@ func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok 
 	return s, true
 }
 
-// forget is for when what came after best is lost with the sidecar, as it always was before there was a state
-// file.
+// forget is called when the sessions after best are lost with the sidecar, as without a state file.
 func (c *campaign) forget(best issued) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.best, c.forgotten = best, time.Now()
 }
 
-// held is the session that ends last of those that clients have been given.
+// held is the session with the latest end that clients have received.
 func (c *campaign) held() issued {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.best
 }
 
-// compareReadiness holds what the kubelet is told against what a client is.
+// compareReadiness compares what the kubelet is told with what a client gets.
 func (c *campaign) compareReadiness() {
 	asked := c.now()
 	ready := func() (status int) {
@@ -336,7 +334,7 @@ func (c *campaign) compareReadiness() {
 		return
 	}
 	c.readiness.Add(1)
-	const least = faultLife / 10 // of a session's time, for who is ready
+	const least = faultLife / 10 // of a session must be left to be ready
 	if before == http.StatusOK && after == http.StatusOK && response.StatusCode != http.StatusOK && took < least {
 		c.complain("ready before and after, and refused with %d in between", response.StatusCode)
 	}
@@ -350,7 +348,7 @@ func (c *campaign) compareReadiness() {
 	}
 }
 
-// sidecarOps is the same address for every sidecar there is.
+// sidecarOps is the same address for all sidecars.
 func (c *campaign) sidecarOps() string {
 	for _, change := range c.changes {
 		if address, ok := strings.CutPrefix(change, "IRSA_SIDECAR_OPS_LISTEN="); ok {
@@ -360,8 +358,8 @@ func (c *campaign) sidecarOps() string {
 	panic("no address")
 }
 
-// attacks are requests that must never be answered with anything. TOKEN is the right one, so that what
-// refuses them is the guard that is meant.
+// attacks are requests that must never get credentials. TOKEN stands for the right token, so that the intended guard refuses
+// them.
 var attacks = []struct{ head, status string }{
 	{"GET /v1/credentials HTTP/1.1|Host: evil.example|Authorization: TOKEN", "403"},
 	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1.evil.example:PORT|Authorization: TOKEN", "403"},
@@ -385,7 +383,7 @@ var attacks = []struct{ head, status string }{
 	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Host: evil.example|Authorization: TOKEN", "400"},
 }
 
-// attack makes one attack, and now and then one by another user who knows all that there is to know.
+// attack makes one attack, and sometimes one by another user who knows everything.
 func (c *campaign) attack(n int) {
 	asked := c.now()
 	n %= len(attacks) + 1
@@ -408,13 +406,13 @@ func (c *campaign) mustResist(asked moment, whose, head, status string) {
 	c.complain("%s%s was not answered", whose, head)
 }
 
-// resists reports whether there was an answer, and holds it against what it should be.
+// resists reports whether there was an answer, and checks it.
 func (c *campaign) resists(asked moment, whose, head, status string) (answered bool) {
 	address := strings.TrimPrefix(c.base, "http://")
 	_, port, _ := net.SplitHostPort(address)
 	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
 	if err != nil {
-		return true // there is nobody to attack
+		return true // there is no sidecar to attack
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(5 * time.Second))
@@ -435,7 +433,7 @@ func (c *campaign) resists(asked moment, whose, head, status string) (answered b
 	return len(answer) > 0
 }
 
-// asUser does it as another user; nil is our own.
+// asUser calls a function as another user; nil is the test's own.
 func asUser(user *syscall.Credential, do func()) {
 	if user == nil {
 		do()
@@ -451,7 +449,7 @@ func asUser(user *syscall.Credential, do func()) {
 	})
 }
 
-// sdk is a real one, in a program of its own.
+// sdk is a real SDK, in its own program.
 type sdk struct {
 	name    string
 	command clients.Command
@@ -459,23 +457,23 @@ type sdk struct {
 	cmd     *exec.Cmd
 	in      io.WriteCloser
 	out     *bufio.Reader
-	mu      sync.Mutex // held while it is asked
+	mu      sync.Mutex // held during a request
 
 	asked, failed, excused int
 }
 
-// installation is an SDK as it is started, or why there is none in its language.
+// installation says how to start an SDK, or why there is none for its language.
 type installation struct {
 	Name    string
 	Command clients.Command
 	NotRun  string
 }
 
-// installedVariable names the file in which the process outside says what it has installed.
+// installedVariable names the file with the result of the installation in the process outside.
 const installedVariable = "IRSA_TEST_INSTALLED"
 
-// installSDKs installs one SDK of each language, the newest that this machine can have. It does so outside of all
-// namespaces, for it needs the network, and reads inside what became of it.
+// installSDKs installs one SDK for each language, the newest that works on this machine. It does so outside the namespaces,
+// because it needs the network, and reads the result inside.
 func installSDKs(t *testing.T) (all []installation) {
 	t.Helper()
 	if path := os.Getenv(installedVariable); path != "" {
@@ -527,7 +525,7 @@ func installSDKs(t *testing.T) (all []installation) {
 	return all
 }
 
-// startSDKs starts those that are installed.
+// startSDKs starts the installed ones.
 func (c *campaign) startSDKs(t *testing.T, installed []installation, dir string) {
 	for _, one := range installed {
 		if one.NotRun != "" {
@@ -564,7 +562,7 @@ func (s *sdk) start(t *testing.T) {
 	s.in, s.out = in, bufio.NewReader(out)
 }
 
-// stop ends the program, and with it the connections that it keeps for each time that it has started over.
+// stop ends the program, and the connections that it keeps for each restart of its SDK.
 func (s *sdk) stop() {
 	s.in.Close()
 	stuck := time.AfterFunc(stuckAfter, func() { s.cmd.Process.Kill() })
@@ -572,7 +570,7 @@ func (s *sdk) stop() {
 	s.cmd.Wait()
 }
 
-// askSDK has an SDK start over, so that it asks the sidecar.
+// askSDK restarts an SDK, so that it asks the sidecar.
 func (c *campaign) askSDK(s *sdk) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -595,7 +593,7 @@ func (c *campaign) askSDK(s *sdk) {
 		return
 	}
 	s.failed++
-	// On a node whose clock is wrong an SDK throws good credentials away, and AWS would what it signs.
+	// On a node whose clock is wrong, an SDK discards good credentials, and AWS would refuse what it signs.
 	if now := c.now(); asked.skewed || now.skewed || c.excusesNewcomers(asked) {
 		s.excused++
 	} else {

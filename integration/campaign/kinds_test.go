@@ -27,7 +27,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// impossible says why this machine does not let us make a fault, or nothing.
+// impossible says why this machine does not allow a fault; "" if it does.
 func (c *campaign) impossible(kind faultKind) (why string) {
 	switch {
 	case kind.name == squeezed && c.memory == nil:
@@ -48,11 +48,11 @@ const (
 
 type play = func(c *campaign, t *testing.T, hold func())
 
-// The name of STS is looked for again when /etc/hosts is five seconds old: that is Go's.
+// Go reads /etc/hosts again after five seconds.
 const hostsAge = 5 * time.Second
 
 var faultKinds = []faultKind{
-	// What STS does, and what answers in its place.
+	// STS, and what answers instead of it.
 	{name: "STS hangs up", reason: cache.EndpointUnreachable, play: answers(ststest.Drop)},
 	{name: "STS says nothing", reason: cache.EndpointTimeout, play: answers(ststest.Hang), least: refreshBy + 6*time.Second},
 	{name: "STS slow", met: hadCalls, play: answers(ststest.Fault{Latency: 700 * time.Millisecond})},
@@ -75,7 +75,7 @@ var faultKinds = []faultKind{
 	{name: "STS's clock ahead", says: `"clock_skew"`, play: clock(clockStep)},
 	{name: "STS's clock behind", says: `"clock_skew"`, play: clock(-clockStep)},
 
-	// The network on the way to it.
+	// The network between the sidecar and STS.
 	{name: "connections are reset", reason: cache.EndpointUnreachable, play: through(proxy.Reset)},
 	{name: "connections are silent", reason: cache.EndpointTimeout, play: through(proxy.Silent), least: refreshBy + 6*time.Second},
 	{name: "no TLS but noise", reason: cache.NotAnSTSEndpoint, play: through(proxy.Garbled)},
@@ -115,7 +115,7 @@ var faultKinds = []faultKind{
 	}},
 	{name: "a token written over in halves", reason: cache.TokenFileMalformed, least: 2 * faultLife, play: meanwhile(func(c *campaign, token string) error {
 		err := os.WriteFile(c.Token.Path(), []byte(token[:len(token)/2]), 0o644)
-		time.Sleep(20 * time.Millisecond) // so that most of who reads it meets it so
+		time.Sleep(20 * time.Millisecond) // so that most reads find it like this
 		return errors.Join(err, os.WriteFile(c.Token.Path(), []byte(token), 0o644))
 	})},
 	{name: "a storm of rotations", met: hadCalls, play: meanwhile(func(c *campaign, token string) error { return c.Token.Write(token) })},
@@ -153,7 +153,7 @@ var faultKinds = []faultKind{
 	{name: "told to end twice", ends: true, play: func(c *campaign, t *testing.T, _ func()) {
 		c.whileAway(func() {
 			c.sidecar.Terminate(t)
-			c.sidecar.Cmd.Process.Signal(syscall.SIGTERM) // it may have ended by now
+			c.sidecar.Cmd.Process.Signal(syscall.SIGTERM) // it may have stopped by now
 			c.wantGone(t)
 			c.launch(t)
 		})
@@ -187,7 +187,7 @@ var faultKinds = []faultKind{
 			if err := c.memory.Ease(); err != nil {
 				t.Fatal(err)
 			}
-			// The kernel may have ended it, and the kubelet would start another.
+			// The kernel may have killed it, and the kubelet would start another.
 			world.Eventually(t, world.Soon, "the sidecar, or its end", func() bool {
 				select {
 				case <-c.sidecar.Ended:
@@ -204,7 +204,7 @@ var faultKinds = []faultKind{
 		})
 	}},
 
-	// What it writes.
+	// Files that it writes.
 	{name: "the state file damaged", ends: true, says: "it is damaged", play: spoilt(func(file string) error {
 		return os.WriteFile(file, []byte("irsa-sidecar state 2 ?\n"), 0o600)
 	})},
@@ -244,7 +244,7 @@ var faultKinds = []faultKind{
 	}},
 	{name: "the disk read-only, and killed", ends: true, says: notKept, play: unkept((*campaign).readOnly)},
 
-	// Who asks.
+	// Callers.
 	{name: "the authorization token replaced", play: func(c *campaign, t *testing.T, _ func()) {
 		token := fmt.Sprintf("another-authorization-token-%d", c.luck.Uint64())
 		next := c.authorizationFile() + ".next"
@@ -255,7 +255,7 @@ var faultKinds = []faultKind{
 		c.readAuthorization(t)
 	}},
 	{name: "the authorization token gone", play: func(c *campaign, t *testing.T, hold func()) {
-		// The SDKs read it every time, and have nothing to show meanwhile: none is asked.
+		// The SDKs read it every time and would fail, so they are not asked.
 		for _, s := range c.sdks {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -291,7 +291,7 @@ func answers(f ststest.Fault) play {
 	}
 }
 
-// meanwhile does it over and over, with a token that is good.
+// meanwhile repeats a function, with a good token.
 func meanwhile(do func(c *campaign, token string) error) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		token := world.NewToken(t, ststest.Claims{})
@@ -318,7 +318,7 @@ func meanwhile(do func(c *campaign, token string) error) play {
 	}
 }
 
-// What shows that a fault took effect where the log does not tell.
+// How the test notices the effect of a fault that is not in the log.
 func hadCalls(_ *campaign, s *step) bool { return s.callsInside > 0 }
 
 func hasConnected(_ *campaign, s *step) bool { return s.connections > 0 }
@@ -331,10 +331,10 @@ func hadReloads(c *campaign, s *step) bool {
 
 func logStuck(c *campaign, _ *step) bool { return c.dropped > 0 }
 
-// cameAgain is of a crowd: more connections have come than there are callers, and places.
+// cameAgain is true if a crowd has made more connections than it has callers, and than may be open.
 func cameAgain(c *campaign, _ *step) bool { return c.seen.Load() > 256+mostConnections }
 
-// notKept is in the log when the state file cannot be written.
+// notKept is the log message if the state file cannot be written.
 const notKept = "cannot write the state file"
 
 func through(s proxy.State) play {
@@ -348,13 +348,13 @@ func through(s proxy.State) play {
 func named(ip string) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		c.setHosts(t, ip)
-		c.proxy.Set(proxy.Clear) // what is open needs no name
+		c.proxy.Set(proxy.Clear) // open connections need no name
 		hold()
 		c.setHosts(t, "127.0.0.1")
 	}
 }
 
-// holds replaces the token by something else.
+// holds replaces the token with something else.
 func holds(content func(*testing.T) string) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		if err := c.Token.Write(content(t)); err != nil {
@@ -364,7 +364,7 @@ func holds(content func(*testing.T) string) play {
 	}
 }
 
-// replaced puts something else in the place of the token's file.
+// replaced replaces the token's file with something else.
 func replaced(by func(path string) error) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		path := c.Token.Path()
@@ -389,13 +389,13 @@ func clock(ahead time.Duration) play {
 		c.Rotate(t, ststest.Claims{IssuedAt: time.Now().Add(to)})
 	}
 	return func(c *campaign, t *testing.T, hold func()) {
-		c.rest(t) // what was issued by the old clock is known by now
+		c.rest(t) // the sessions of the old clock are known by now
 		set(c, t, ahead, true)
 		hold()
 		c.rest(t)
 		set(c, t, 0, true)
 		c.rest(t)
-		c.rest(t) // the first may have been on its way
+		c.rest(t) // the first may have been in progress
 		set(c, t, 0, false)
 	}
 }
@@ -416,7 +416,7 @@ func suspended(length time.Duration) play {
 	}
 }
 
-// wantStopped waits until all threads of the sidecar stand still.
+// wantStopped waits until all threads of the sidecar are stopped.
 func (c *campaign) wantStopped(t *testing.T) {
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", c.sidecar.Cmd.Process.Pid))
 	if err != nil || len(threads) == 0 {
@@ -430,7 +430,7 @@ func (c *campaign) wantStopped(t *testing.T) {
 	}
 }
 
-// spoilt kills the sidecar, and does something to the file that it leaves.
+// spoilt kills the sidecar, and changes its state file.
 func spoilt(spoil func(file string) error) play {
 	return func(c *campaign, t *testing.T, _ func()) {
 		c.whileAway(func() {
@@ -444,8 +444,8 @@ func spoilt(spoil func(file string) error) play {
 	}
 }
 
-// unkept kills the sidecar while it cannot write: what clients had been given before is kept, and nothing else.
-func unkept(spoil func(c *campaign, t *testing.T) (mend func())) play {
+// unkept kills the sidecar while it cannot write: only what was written before is kept.
+func unkept(spoil func(c *campaign, t *testing.T) (repair func())) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		kept := c.held()
 		defer spoil(c, t)()
@@ -458,7 +458,7 @@ func unkept(spoil func(c *campaign, t *testing.T) (mend func())) play {
 	}
 }
 
-// flooded is a crowd of those who ask, and most of whom do not read.
+// flooded is a crowd of callers, most of which do not read.
 func flooded(f world.Crowd) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		f := f
@@ -476,7 +476,7 @@ func flooded(f world.Crowd) play {
 	}
 }
 
-// withLog starts the sidecar with a log driver of ours, and another one afterwards.
+// withLog starts the sidecar with the test's log driver, and another sidecar afterwards.
 func withLog(spoil func(driver *world.LogPipe, hold func())) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		start, changes := c.Start, c.changes
@@ -498,7 +498,7 @@ func withLog(spoil func(driver *world.LogPipe, hold func())) play {
 	}
 }
 
-// crowd is many who ask for nothing, beside those who do. They come again: after two seconds they are sent away.
+// crowd is many clients that send no complete request. They are disconnected after two seconds, and connect again.
 func crowd(say string) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		var conns []net.Conn
@@ -511,7 +511,7 @@ func crowd(say string) play {
 			conn, err := net.DialTimeout("tcp", strings.TrimPrefix(c.base, "http://"), 5*time.Second)
 			if err == nil {
 				conns = append(conns, conn)
-				conn.Write([]byte(say)) // who has been sent away by now has been for good reason
+				conn.Write([]byte(say)) // a connection that is closed by now was closed for a good reason
 			}
 			return err
 		}
@@ -534,7 +534,7 @@ func crowd(say string) play {
 	}
 }
 
-// fill leaves no room on the volume, until it is told to.
+// fill leaves no room on the volume until the returned function is called.
 func (c *campaign) fill(t *testing.T) (empty func()) {
 	path := filepath.Join(c.volume, "filler")
 	f, err := os.Create(path)
@@ -555,10 +555,10 @@ func (c *campaign) fill(t *testing.T) (empty func()) {
 	}
 }
 
-// readOnly lets nobody write to the volume, until it is told to.
+// readOnly makes the volume read-only until the returned function is called.
 func (c *campaign) readOnly(t *testing.T) (writable func()) {
 	remount := func(flags uintptr) {
-		world.Eventually(t, world.Soon, "a remount of the volume", func() bool { // busy, while something is being written
+		world.Eventually(t, world.Soon, "a remount of the volume", func() bool { // it fails during a write
 			err := syscall.Mount("", c.volume, "", syscall.MS_REMOUNT|flags, "")
 			if err != nil && !errors.Is(err, syscall.EBUSY) {
 				t.Fatal(err)
@@ -570,12 +570,12 @@ func (c *campaign) readOnly(t *testing.T) (writable func()) {
 	return func() { remount(0) }
 }
 
-// limit sets how many file descriptors the sidecar may have, prlimit(2): those that are open stay.
+// limit sets the limit of file descriptors of the sidecar, prlimit(2). Open ones are kept.
 func (c *campaign) limit(t *testing.T, most uint64) {
 	t.Helper()
 	limit, pid := syscall.Rlimit{Cur: most, Max: 1 << 10}, uintptr(c.sidecar.Cmd.Process.Pid)
 	var errno syscall.Errno
-	asUser(c.user, func() { // who else would need CAP_SYS_RESOURCE
+	asUser(c.user, func() { // other users would need CAP_SYS_RESOURCE
 		_, _, errno = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, pid, syscall.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
 	})
 	if errno != 0 {
@@ -583,15 +583,15 @@ func (c *campaign) limit(t *testing.T, most uint64) {
 	}
 }
 
-// few is what may be open besides: another connection to STS.
+// few is what else may be open: another connection to STS.
 const few = 1
 
-// quietly has nobody ask, and the sidecar have no more open than at the start, before it goes on.
+// quietly stops the clients, and waits until the sidecar has no more open files than at the start.
 func (c *campaign) quietly(t *testing.T, then func()) {
 	c.gate.Lock()
 	defer c.gate.Unlock()
 	defer func() {
-		if t.Failed() { // and the SDKs are not there
+		if t.Failed() { // the SDKs have ended then
 			c.stopped.Store(true)
 		}
 	}()
@@ -609,7 +609,7 @@ func (c *campaign) quietly(t *testing.T, then func()) {
 	}
 }
 
-// wantNothingLeft has nobody ask, the sidecar give its memory back, and print the goroutines that are left.
+// wantNothingLeft stops the clients, waits until the sidecar has returned its memory, and dumps the remaining goroutines.
 func (c *campaign) wantNothingLeft(t *testing.T) {
 	c.quietly(t, func() {
 		own := c.sidecar.Memory(t, "RssAnon")

@@ -1,6 +1,6 @@
 //go:build faults
 
-// Package campaign plays faults at random, one after the other, before clients that ask all the time.
+// Package campaign causes random faults, one after the other, while clients ask all the time.
 package campaign
 
 import (
