@@ -30,18 +30,18 @@ const (
 	stsHost     = "sts.eu-west-1.amazonaws.com"
 	clusterRole = "arn:aws:iam::111122223333:role/app"
 
-	// sessionLife is how long sessions last: short, so that there are refreshes to see.
+	// sessionLife is the lifetime of sessions: short, so that there are refreshes to see.
 	sessionLife = 2 * time.Minute
 
-	// rotation is what a kubelet needs at most to replace a token of 600 s: four fifths of its life, and
-	// its own period.
+	// rotation is the longest that a kubelet takes to replace a token of 600 s: four fifths of its lifetime, and the kubelet's
+	// own period.
 	rotation = 600 * time.Second
 )
 
 // TestCluster is the Pod's life on a real Kubernetes: kube-apiserver, controllers, scheduler, kubelet,
-// containerd and runc. The API server is the OIDC issuer, the tokens are the kubelet's, and the manifests
-// are those in deploy/, as they stand. Not real is AWS: its names lead to an STS of the tests, which
-// verifies the tokens with the API server's own keys. `make cluster` builds Kubernetes and runs it.
+// containerd and runc. The API server is the OIDC issuer, the tokens are the kubelet's, and the manifests are those in
+// deploy/, unchanged. Only AWS is a fake: its names resolve to a test STS that verifies the tokens with the API server's own
+// keys. `make cluster` builds Kubernetes and runs it.
 func TestCluster(t *testing.T) {
 	if isolated(t) {
 		return
@@ -51,7 +51,7 @@ func TestCluster(t *testing.T) {
 		c.keep(t)
 		return
 	}
-	c.rotatingPod(t) // takes the longest, and needs nobody
+	c.rotatingPod(t) // takes the longest, and needs no attention
 	for _, act := range []struct {
 		name string
 		play func(*cluster, *testing.T)
@@ -77,19 +77,19 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// cluster is a node, with AWS beside it.
+// cluster is a node and a fake AWS.
 type cluster struct {
 	*node
 	program    string // path of the sidecar
 	repository string // path of this repository
 
 	sts      *ststest.Server
-	outages  [][2]time.Time // of STS, each from when to when
-	rotating time.Time      // when the Pod was made whose token is to be rotated
+	outages  [][2]time.Time // of STS: begin and end
+	rotating time.Time      // when the Pod whose token is rotated was created
 }
 
-// breakSTS has STS fail for all Pods there are, until it is mended.
-func (c *cluster) breakSTS(f ststest.Fault) (mend func()) {
+// breakSTS makes STS fail for all current Pods, until repair is called.
+func (c *cluster) breakSTS(f ststest.Fault) (repair func()) {
 	from := time.Now()
 	c.sts.Break(f)
 	return func() {
@@ -113,7 +113,7 @@ func newCluster(t *testing.T) *cluster {
 	binary := world.ReadFile(t, program)
 	busybox := world.ReadFile(t, "/bin/busybox")
 	c.image(t, "localhost/pause:1", `{"Entrypoint": ["/busybox", "sleep", "2000000000"]}`, file{name: "busybox", mode: 0o755, data: busybox})
-	// As the Dockerfile makes it, but for the certificates: the cluster's authority, which has issued STS's.
+	// Like the Dockerfile's, except for the certificates: the cluster's authority, which has issued STS's.
 	image := world.ShippedImage(t)
 	c.image(t, "docker.io/library/irsa-sidecar:0.1.0", fmt.Sprintf(`{"User": "%d:%[1]d", "Entrypoint": ["/irsa-sidecar"]}`, image.User),
 		file{name: "irsa-sidecar", mode: image.Mode, gid: image.Group, data: binary}, file{name: "etc/ssl/cert.pem", mode: 0o644, gid: image.Group, data: c.ca.PEM})
@@ -122,7 +122,7 @@ func newCluster(t *testing.T) *cluster {
 		app = append(app, file{name: "bin/" + applet, to: "busybox", mode: 0o777})
 	}
 	c.image(t, "docker.io/your/app:latest", `{"User": "1000:1000", "Entrypoint": ["sh"], "Env": ["PATH=/bin"]}`, app...)
-	// The AWS CLI is the node's own: the Pod mounts its /usr.
+	// The AWS CLI is the node's: the Pod mounts its /usr.
 	cli := []file{{name: "tmp/", mode: 0o1777}, {name: "usr/", mode: 0o755}, {name: "ca.crt", mode: 0o644, data: c.ca.PEM}}
 	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
 		cli = append(cli, file{name: dir, to: "usr/" + dir, mode: 0o777})
@@ -131,7 +131,7 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
-// serveSTS serves AWS's STS where the Pods' DNS says that it is.
+// serveSTS serves STS at the address that the Pods' DNS returns for AWS's.
 func (c *cluster) serveSTS(t *testing.T) {
 	t.Helper()
 	issuer, err := ststest.ReadIssuer(clusterIssuer, []byte(c.kubectl(t, "get", "--raw", "/openid/v1/jwks")))
@@ -163,7 +163,7 @@ func (c *cluster) serveSTS(t *testing.T) {
 	server := &http.Server{
 		Handler:           http.HandlerFunc(c.answerSTS),
 		ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog:          log.New(io.Discard, "", 0), // the doctor looks at the certificate and hangs up
+		ErrorLog:          log.New(io.Discard, "", 0), // the doctor reads the certificate and disconnects
 	}
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
@@ -171,7 +171,7 @@ func (c *cluster) serveSTS(t *testing.T) {
 
 var signedBy = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/`)
 
-// answerSTS is STS with GetCallerIdentity, which tells by the key and the session token who asks.
+// answerSTS is STS with GetCallerIdentity, which identifies the caller by key and session token.
 func (c *cluster) answerSTS(w http.ResponseWriter, r *http.Request) {
 	signature := signedBy.FindStringSubmatch(r.Header.Get("Authorization"))
 	if signature == nil {
@@ -189,7 +189,7 @@ func (c *cluster) answerSTS(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "nobody's session", http.StatusForbidden)
 }
 
-// say runs a command line as docs have it, and prints both it and its output: the transcript.
+// say runs a command line from docs, and prints it and its output as a transcript.
 func (c *cluster) say(t *testing.T, line string) string {
 	t.Helper()
 	output, err := c.try(line)
@@ -199,14 +199,14 @@ func (c *cluster) say(t *testing.T, line string) string {
 	return output
 }
 
-// try is say for what may fail.
+// try is say for a command that may fail.
 func (c *cluster) try(line string) (output string, err error) {
 	raw, err := c.shell(line).CombinedOutput()
 	fmt.Printf("\n$ %s\n%s", line, raw)
 	return string(raw), err
 }
 
-// shell is a command line with kubectl, our own programs and the tools on its PATH.
+// shell is a command line with kubectl, this module's programs and the tools on its PATH.
 func (c *cluster) shell(line string) *exec.Cmd {
 	cmd := exec.Command("/bin/bash", "-o", "pipefail", "-c", line)
 	cmd.Dir = c.repository
@@ -214,7 +214,7 @@ func (c *cluster) shell(line string) *exec.Cmd {
 	return cmd
 }
 
-// keep leaves the cluster to whoever has started it, until Ctrl-C.
+// keep keeps the cluster running until Ctrl-C.
 func (c *cluster) keep(t *testing.T) {
 	fmt.Printf("\nThe cluster is yours until Ctrl-C. In another terminal, as root:\n\n  nsenter --net=/proc/%s/ns/net --mount=/proc/%[1]s/ns/mnt\n  export KUBECONFIG=%s PATH=%s:$PATH\n\n",
 		world.ReadFile(t, os.Getenv("IRSA_TEST_PID")), c.path("admin.kubeconfig"), c.bin)
@@ -223,14 +223,13 @@ func (c *cluster) keep(t *testing.T) {
 	<-ctx.Done()
 }
 
-// app is what the app of a manifest does: it asks for credentials as soon as it runs, and goes on until it
-// is told to end, which takes it three more requests.
+// app is the app of the manifests: it asks for credentials from its start on, and after SIGTERM makes three more requests.
 const app = `ask() { wget -qO- --header "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" "$AWS_CONTAINER_CREDENTIALS_FULL_URI" | grep -o '"Expiration":"[^"]*"'; }
 trap 'for i in 1 2 3; do echo "ending: $(ask)"; sleep 1; done; echo bye; exit 0' TERM
 echo "first: $(ask)"
 while :; do sleep 1 & wait $!; done`
 
-// withApp is a manifest whose app does that, and is an image of this node.
+// withApp returns a manifest with that app, in an image of this node.
 func withApp(t *testing.T, manifest string) string {
 	t.Helper()
 	const image = "image: your/app\n"
@@ -240,7 +239,7 @@ func withApp(t *testing.T, manifest string) string {
 	return strings.ReplaceAll(manifest, image, "image: your/app\n          imagePullPolicy: IfNotPresent\n          args: [-c, "+strconv.Quote(app)+"]\n")
 }
 
-// apply applies what is not a file.
+// apply applies a text.
 func (c *cluster) apply(t *testing.T, namespace, manifest string) {
 	t.Helper()
 	cmd := c.kubectlCommand("apply", "-n", namespace, "--validate=strict", "-f", "-")
@@ -252,7 +251,7 @@ func (c *cluster) apply(t *testing.T, namespace, manifest string) {
 	fmt.Printf("\n$ kubectl apply -n %s -f -\n%s", namespace, output)
 }
 
-// namespace makes one that is restricted, with an annotated service account.
+// namespace creates a restricted namespace with an annotated service account.
 func (c *cluster) namespace(t *testing.T, name string, labels ...string) {
 	t.Helper()
 	c.kubectl(t, "create", "namespace", name)

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// dockerArchive is an image as `docker save` writes it, and every container engine reads it.
+// dockerArchive is an image in the format of `docker save`, which every container engine reads.
 func dockerArchive(t *testing.T, name, config string, files []file) []byte {
 	t.Helper()
 	layer := tarball(t, files)

@@ -25,7 +25,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// pod is what this test reads of a Pod.
+// pod has the fields of a Pod that this test reads.
 type podStatus struct {
 	Metadata struct {
 		Name              string
@@ -70,7 +70,7 @@ func (p podStatus) container(name string) (s containerStatus) {
 	return s
 }
 
-// wantFirstAnswer looks at what the app of a namespace was answered with when it had just started.
+// wantFirstAnswer checks the first answer that the app of a namespace got.
 func (c *cluster) wantFirstAnswer(t *testing.T, namespace string) {
 	t.Helper()
 	p := c.pod(t, namespace, "app=app")
@@ -79,10 +79,10 @@ func (c *cluster) wantFirstAnswer(t *testing.T, namespace string) {
 	}
 }
 
-// startsInOrder has STS refuse at first: the app must not start until it does not.
+// startsInOrder lets STS fail at first: the app must not start before STS answers.
 func (c *cluster) startsInOrder(t *testing.T) {
 	c.namespace(t, "shop", restricted)
-	mend := c.breakSTS(ststest.Fault{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable"})
+	repair := c.breakSTS(ststest.Fault{Status: http.StatusServiceUnavailable, Code: "ServiceUnavailable"})
 	calls := c.sts.Calls()
 	c.apply(t, "shop", withApp(t, string(world.RepoFile(t, "deploy/native-sidecar.yaml"))))
 	world.Eventually(t, time.Minute, "a third attempt at STS", func() bool { return c.sts.Calls() >= calls+3 })
@@ -94,20 +94,20 @@ func (c *cluster) startsInOrder(t *testing.T) {
 	if s := p.container("app"); s.State.Running != nil || s.State.Terminated != nil {
 		t.Errorf("without credentials the app is %+v, want waiting", s)
 	}
-	mend()
+	repair()
 	c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", "shop", "deployment/app", "--timeout=1s")
 	c.say(t, "kubectl get pods -n shop")
 	p = c.pod(t, "shop", "app=app")
 	c.wantFirstAnswer(t, "shop")
 
-	// Once more, with an STS that answers at once: how long it takes.
+	// Once more, with an STS that answers at once, to measure the time.
 	c.kubectl(t, "delete", "pod", "-n", "shop", p.Metadata.Name, "--grace-period=0", "--force")
 	c.until(t, time.Minute, "the next Pod", "rollout", "status", "-n", "shop", "deployment/app", "--timeout=1s")
 	c.timings(t, "native sidecar", "shop", "app=app")
 }
 
-// timings prints when what happened, counted from the Pod's creation: to the second, as Kubernetes notes it,
-// but for the log's.
+// timings prints the times of events, counted from the Pod's creation: in whole seconds, as Kubernetes records them, except
+// for the log's.
 func (c *cluster) timings(t *testing.T, what, namespace, selector string) {
 	t.Helper()
 	p := c.pod(t, namespace, selector)
@@ -176,7 +176,7 @@ func (c *cluster) isObserved(t *testing.T) {
 	}
 }
 
-// processes are the sidecars of this namespace, by their cgroup's container.
+// processes returns the sidecars of this namespace by their container.
 func sidecars(t *testing.T) (pids []int) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
@@ -195,7 +195,7 @@ func sidecars(t *testing.T) (pids []int) {
 	return pids
 }
 
-// killSidecar kills that of one Pod: what is known of a process is its host name.
+// killSidecar kills the sidecar of one Pod, which it finds by the host name of the process.
 func killSidecar(t *testing.T, pod string) {
 	t.Helper()
 	killed := 0
@@ -212,7 +212,7 @@ func killSidecar(t *testing.T, pod string) {
 	}
 }
 
-// keepsState has the state file of docs/pods.md, in a volume that is memory.
+// keepsState tests the state file of docs/pods.md, in a volume in memory.
 func (c *cluster) keepsState(t *testing.T) {
 	c.namespace(t, "state", restricted)
 	states := world.Blocks(t, "yaml")
@@ -334,7 +334,7 @@ spec:
 	}
 	c.say(t, "kubectl get jobs,pods -n jobs")
 
-	// A work that fails ends the sidecar too, and the Job fails instead of waiting.
+	// Work that fails stops the sidecar too, so that the Job fails instead of waiting.
 	failing := strings.NewReplacer("  name: app\nspec:\n  backoffLimit: 3", "  name: fails\nspec:\n  backoffLimit: 0", work, "exit 3").Replace(classic)
 	c.apply(t, "jobs", failing)
 	c.until(t, time.Minute, "the failing Job's end", "wait", "-n", "jobs", "--for=condition=Failed", "job/fails", "--timeout=1s")
@@ -352,8 +352,8 @@ func (c *cluster) startsClassic(t *testing.T) {
 	c.wantFirstAnswer(t, "classic")
 }
 
-// sharesTokenFile has sidecar and app, which are different users, share the authorization token in a file. A
-// neighbour who reads it too is refused, for he is yet another user.
+// sharesTokenFile tests a sidecar and an app of different users that share the authorization token in a file. A third
+// container that can read the file too is refused, because its user is yet another one.
 func (c *cluster) sharesTokenFile(t *testing.T) {
 	c.namespace(t, "file", restricted)
 	manifest := withApp(t, string(world.RepoFile(t, "deploy/native-sidecar.yaml")))
@@ -387,7 +387,7 @@ func (c *cluster) sharesTokenFile(t *testing.T) {
 	}
 }
 
-// answersStarved gives the sidecar a hundredth of a core and 24 MiB: SDKs give up after a second.
+// answersStarved gives the sidecar a hundredth of a core and 24 MiB. SDKs give up after a second.
 func (c *cluster) answersStarved(t *testing.T) {
 	c.namespace(t, "starved", restricted)
 	manifest := withApp(t, string(world.RepoFile(t, "deploy/native-sidecar.yaml")))
@@ -409,7 +409,7 @@ func (c *cluster) answersStarved(t *testing.T) {
 	c.kubectl(t, "delete", "deployment", "-n", "starved", "app", "--grace-period=1")
 }
 
-// guardsHostNetwork has one Pod with the authorization token of the manifest, and one without.
+// guardsHostNetwork tests a Pod with the authorization token of the manifest, and one without.
 func (c *cluster) guardsHostNetwork(t *testing.T) {
 	c.namespace(t, "host")
 	manifest := strings.Replace(withApp(t, string(world.RepoFile(t, "deploy/native-sidecar.yaml"))), "      serviceAccountName: app\n",
@@ -445,7 +445,7 @@ func (c *cluster) guardsHostNetwork(t *testing.T) {
 	}
 }
 
-// rotatingPod makes a Pod whose token lives for ten minutes, which is as short as an API server makes them.
+// rotatingPod makes a Pod whose token lasts ten minutes, the shortest lifetime that an API server allows.
 func (c *cluster) rotatingPod(t *testing.T) {
 	c.namespace(t, "rotating", restricted)
 	manifest := strings.ReplaceAll(withApp(t, string(world.RepoFile(t, "deploy/native-sidecar.yaml"))), "expirationSeconds: 86400", "expirationSeconds: 600")
@@ -483,7 +483,7 @@ func (c *cluster) rotates(t *testing.T) {
 		if json.Unmarshal([]byte(text), &line) != nil || line.Msg != "exchange failed" {
 			continue
 		}
-		// What other acts have done to STS is done to this Pod as well.
+		// Outages of STS in other acts affect this Pod too.
 		if !slices.ContainsFunc(c.outages, func(o [2]time.Time) bool { return line.Time.After(o[0]) && line.Time.Before(o[1].Add(time.Second)) }) {
 			t.Errorf("an exchange has failed while STS was well: %s", text)
 		}

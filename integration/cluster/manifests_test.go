@@ -44,7 +44,7 @@ func (c *cluster) takesManifests(t *testing.T) {
 	}
 }
 
-// takesREADME has the API server look at every block of YAML in README and docs.
+// takesREADME lets the API server check every block of YAML in README and docs.
 func (c *cluster) takesREADME(t *testing.T) {
 	c.namespace(t, "readme")
 	for i, block := range world.Blocks(t, "yaml") {
@@ -77,7 +77,7 @@ func (c *cluster) takesREADME(t *testing.T) {
 			write("templates/deployment.yaml", string(world.RepoFile(t, "integration/testdata/chart/templates/deployment.yaml")))
 			line = "helm dependency build --skip-refresh " + dir + " >/dev/null && helm template app " + dir + " | " + dryRun + "-"
 		case strings.HasPrefix(block, "- "):
-			// One more variable, below those that the app has not got yet.
+			// One more variable, below those that the app does not have yet.
 			line = dryRun + write("app.yaml", strings.Replace(app, "          image: your/app\n", "          image: your/app\n          env:\n            "+
 				strings.ReplaceAll(strings.TrimSpace(block), "\n", "\n            ")+"\n", 1))
 		default:
@@ -112,7 +112,7 @@ spec:
     - name: usr
       hostPath: {path: /usr}
 `
-	// A policy is in force a moment after it has been made.
+	// A new policy takes a moment to take effect.
 	world.Eventually(t, world.Soon, "the policy in force", func() bool {
 		cmd := c.kubectlCommand("apply", "-n", "tools", "--dry-run=server", "-o", "jsonpath={.spec.initContainers[0].name}", "-f", "-")
 		cmd.Stdin = strings.NewReader(pod)
@@ -147,7 +147,7 @@ spec:
 		t.Errorf("the policy makes\n%+v\nand irsa-sidecar-inject\n%+v", byPolicy, byText)
 	}
 
-	// A namespace as a whole, in a Deployment, restricted.
+	// A Deployment in a restricted namespace with the label.
 	c.namespace(t, "whole", restricted, "irsa-sidecar/inject=enabled")
 	c.kubectl(t, "annotate", "namespace", "whole", "irsa-sidecar/region=eu-west-1")
 	c.apply(t, "whole", withApp(t, string(world.RepoFile(t, "integration/testdata/app.yaml"))))
@@ -156,14 +156,14 @@ spec:
 	c.wantFirstAnswer(t, "whole")
 }
 
-// podParts is what the sidecar's Pods have in common.
+// podParts is the part of a Pod that the sidecar changes.
 type podParts struct {
 	Spec struct {
 		InitContainers, Containers, Volumes []map[string]any
 	}
 }
 
-// partsOf reads a Pod, without what the API server adds to each, and with every environment in order.
+// partsOf reads a Pod without what the API server adds, and with sorted environments.
 func partsOf(t *testing.T, text string) (p podParts) {
 	t.Helper()
 	if err := json.NewDecoder(strings.NewReader(text)).Decode(&p); err != nil {
@@ -206,7 +206,7 @@ func (c *cluster) refusesByPolicy(t *testing.T) {
 		{"tools", "serviceAccountName: senseless, containers: [{name: app, image: your/app}]", "irsa-sidecar/inject: enabled", "service account senseless is missing or not a role's ARN"},
 		{"tools", "serviceAccountName: astray, containers: [{name: app, image: your/app}]", "irsa-sidecar/inject: enabled",
 			"the annotation irsa-sidecar/region of service account astray or namespace tools is not the name of a region"},
-		// Whoever has it already needs nothing.
+		// A Pod that already has the sidecar is not changed.
 		{"quiet", "initContainers: [{name: irsa-sidecar, image: your/app, restartPolicy: Always}], containers: [{name: app, image: your/app}]",
 			"irsa-sidecar/inject: enabled", ""},
 	} {
@@ -235,7 +235,7 @@ func (c *cluster) injectsByText(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name == "kustomize" {
-			// Below the repository, where kustomize finds the component.
+			// In the repository, where kustomize finds the component.
 			if err := os.CopyFS(filepath.Join(dir, "deploy"), os.DirFS(world.Path(t, "deploy"))); err != nil {
 				t.Fatal(err)
 			}

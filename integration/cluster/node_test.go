@@ -25,18 +25,18 @@ import (
 )
 
 const (
-	// nodeIP is an address of the node that is not loopback, which the kubelet would refuse.
+	// nodeIP is an address of the node. The kubelet would refuse loopback.
 	nodeIP   = "10.88.0.1"
 	nodeName = "node"
 
-	// clusterIssuer is the API server, where Pods reach it.
+	// clusterIssuer is the API server's URL for Pods.
 	clusterIssuer = "https://" + nodeIP + ":6443"
 
 	prometheusOperator = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 )
 
-// isolated runs the test again, in network, mount and process namespaces of its own: what it starts
-// meets nobody, and all of it ends with it. It reports whether it has done so.
+// isolated runs the test again, in its own network, mount and process namespaces, so that what it starts meets no other
+// program and ends with it. It reports whether it has done so.
 func isolated(t *testing.T) bool {
 	if os.Getenv("IRSA_TEST_ISOLATED") != "" {
 		return false
@@ -59,7 +59,7 @@ func isolated(t *testing.T) bool {
 	}
 	there := kubepods()
 	t.Cleanup(func() { removeCgroups(there) })
-	// The last that needs the network: the Prometheus Operator's definitions, for what is in deploy/monitoring.
+	// The last step that needs the network: the Prometheus Operator's definitions, for deploy/monitoring.
 	var operator struct{ Dir string }
 	if err := json.Unmarshal(world.MustOutput(t, exec.Command("go", "mod", "download", "-json", prometheusOperator)), &operator); err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func isolated(t *testing.T) bool {
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	// Ctrl-C is for the other; what is to be put back here comes after it.
+	// The other process handles Ctrl-C; this one cleans up after it.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt, syscall.SIGTERM)
 	number := filepath.Join(t.TempDir(), "pid")
 	cmd.Env = append(cmd.Env, "IRSA_TEST_PID="+number)
@@ -88,7 +88,7 @@ func isolated(t *testing.T) bool {
 	return true
 }
 
-// kubepods are the cgroups that a kubelet keeps its Pods below.
+// kubepods are the cgroups that contain a kubelet's Pods.
 func kubepods() (found []string) {
 	for _, pattern := range []string{"/sys/fs/cgroup/kubepods", "/sys/fs/cgroup/*/kubepods"} {
 		matches, _ := filepath.Glob(pattern)
@@ -97,7 +97,7 @@ func kubepods() (found []string) {
 	return found
 }
 
-// removeCgroups removes what our kubelet has left, and nothing of another's.
+// removeCgroups removes what this test's kubelet has left, not what belongs to another one.
 func removeCgroups(others []string) {
 	for _, root := range kubepods() {
 		if slices.Contains(others, root) {
@@ -116,7 +116,7 @@ func removeCgroups(others []string) {
 	}
 }
 
-// node is a Kubernetes of one node.
+// node is a Kubernetes with one node.
 type node struct {
 	dir string // its state
 	bin string
@@ -131,7 +131,7 @@ func newNode(t *testing.T) *node {
 			t.Fatalf("%v; make cluster installs and builds what is needed", err)
 		}
 	}
-	dir, err := os.MkdirTemp("", "irsa-node-") // short: sockets are in it
+	dir, err := os.MkdirTemp("", "irsa-node-") // short, because the paths of sockets are limited
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func newNode(t *testing.T) *node {
 		"--endpoint-reconciler-type=none", "--kubelet-preferred-address-types=InternalIP",
 		"--kubelet-client-certificate="+n.path("admin.crt"), "--kubelet-client-key="+n.path("admin.key"))
 	n.until(t, time.Minute, "the API server", "get", "--raw", "/readyz")
-	// Everybody may read the issuer's documents, as of EKS.
+	// Everyone may read the issuer's documents, as with EKS.
 	n.kubectl(t, "create", "clusterrolebinding", "issuer", "--clusterrole=system:service-account-issuer-discovery", "--group=system:unauthenticated")
 
 	n.start(t, "controllers", n.path("/kube-controller-manager"), "--kubeconfig="+n.path("controllers.kubeconfig"),
@@ -193,7 +193,7 @@ func newNode(t *testing.T) *node {
 		"--bind-address=127.0.0.1", "--authentication-kubeconfig="+n.path("scheduler.kubeconfig"),
 		"--authorization-kubeconfig="+n.path("scheduler.kubeconfig"))
 
-	// Without CAP_SYS_RESOURCE nobody's oom_score_adj can be lowered.
+	// Without CAP_SYS_RESOURCE, no oom_score_adj can be lowered.
 	n.write(t, "containerd.toml", fmt.Appendf(nil, `version = 2
 root = "%[1]s/containerd"
 state = "%[1]s/containerd-run"
@@ -237,12 +237,12 @@ podLogsDir: %[1]s/podlogs
 	n.start(t, "kubelet", n.path("/kubelet"), "--config="+n.path("kubelet.yaml"), "--kubeconfig="+n.path("kubelet.kubeconfig"),
 		"--hostname-override="+nodeName, "--node-ip="+nodeIP, "--root-dir="+n.path("kubelet"), "--cert-dir="+n.path("kubelet-pki"))
 	n.until(t, 90*time.Second, "the node", "wait", "--for=condition=Ready", "node/"+nodeName, "--timeout=1s")
-	// The controllers make it for every namespace, in their own time.
+	// The controllers create it for every namespace after a while.
 	n.until(t, time.Minute, "the default service account", "get", "serviceaccount", "default")
 	return n
 }
 
-// path is that of a file of the node; with a slash before it, of a program that was built.
+// path returns the path of a file of the node or, with a slash before it, of a built program.
 func (n *node) path(name string) string {
 	if strings.HasPrefix(name, "/") {
 		return n.bin + name
@@ -323,7 +323,7 @@ current-context: x
 `, n.dir, name))
 }
 
-// removeState removes a directory that has mounts in it still.
+// removeState removes a directory that still contains mounts.
 func removeState(t *testing.T, dir string) {
 	mounts, err := os.ReadFile("/proc/mounts")
 	if err != nil {
@@ -351,16 +351,16 @@ func (n *node) certify(t *testing.T, name string, subject pkix.Name, hosts ...st
 	n.write(t, name+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
 }
 
-// file is one in an image.
+// file is a file in an image.
 type file struct {
-	name string // a link where there is a target
+	name string // of a link if there is a target
 	to   string
 	mode int64
 	gid  int
 	data []byte
 }
 
-// image puts an image of one layer where the kubelet finds it.
+// image stores an image of one layer where the kubelet finds it.
 func (n *node) image(t *testing.T, name string, config string, files ...file) {
 	t.Helper()
 	archive := n.path(strings.NewReplacer("/", "-", ":", "-").Replace(name) + ".tar")
