@@ -77,7 +77,7 @@ func Scrub(text string) string {
 		text = accessKeyShape.ReplaceAllString(text, "${1}****${2}")
 	}
 	return replace(secretKeyShape, text, func(groups []string) string {
-		if word, _, found := strings.Cut(groups[2], "/"); (found && pathWord(word)) || !mixed(groups[2]) {
+		if word, _, found := strings.Cut(strings.TrimPrefix(groups[2], "/"), "/"); (found && pathWord(word)) || !mixed(groups[2]) {
 			return groups[0]
 		}
 		return groups[1] + redacted + groups[3]

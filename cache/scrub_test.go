@@ -75,6 +75,7 @@ func TestScrubLeavesWhatIsNoSecret(t *testing.T) {
 	for _, text := range []string{
 		"/var/run/secrets/eks.amazonaws.com/serviceaccount/token",
 		"/proc/1/root/Applications/MyApp2/Contents/Resources/token.json",
+		"/tmp/TestGenerate3450760352/001/tebibyte",
 		"No OpenIDConnect provider found in your account for https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLED539D4633E53DE1B71EXAMPLE",
 		"arn:aws:iam::111122223333:role/AnApplicationRoleOfThirtyFiveChars1",
 		"arn:aws:iam::111122223333:role/a-role-with-a-rather-long-name-of-its-own",
