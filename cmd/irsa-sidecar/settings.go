@@ -65,8 +65,12 @@ type parser struct {
 
 // reject notes a problem of a variable; format continues a sentence that begins with its name.
 func (p *parser) reject(variable, format string, args ...any) {
+	one := problem{variable, fmt.Sprintf(format, args...)}
+	if slices.Contains(p.problems, one) { // of two entries in a list
+		return
+	}
 	if p.alike[variable]++; p.alike[variable] <= maxAlike {
-		p.problems = append(p.problems, problem{variable, fmt.Sprintf(format, args...)})
+		p.problems = append(p.problems, one)
 	}
 }
 
