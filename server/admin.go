@@ -7,11 +7,11 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// Obeyed has the admin listener's answers to the commands that it accepts, by path.
-var Obeyed = map[string]string{"/reload": "reloading\n", "/quitquitquit": "shutting down\n"}
+// CommandAnswers has the admin listener's answers to the commands that it accepts, by path.
+var CommandAnswers = map[string]string{"/reload": "reloading\n", "/quitquitquit": "shutting down\n"}
 
-// NothingHere is the admin listener's answer at unknown paths.
-const NothingHere = "there is nothing at this path; the status page is at /\n"
+// AdminNotFound is the admin listener's answer at unknown paths.
+const AdminNotFound = "there is nothing at this path; the status page is at /\n"
 
 // Admin is the handler of the admin listener, on loopback: the status page with role and identity, and the commands that
 // change the running sidecar. kubectl port-forward and programs inside the Pod can reach it, a service mesh cannot.
@@ -30,10 +30,10 @@ func NewAdmin(o Options, reload, quit func()) *Admin {
 	h.router.Get("/", h.page)
 	for path, do := range map[string]func(){"/reload": reload, "/quitquitquit": quit} {
 		if do != nil {
-			h.router.Post(path, command(Obeyed[path], do))
+			h.router.Post(path, command(CommandAnswers[path], do))
 		}
 	}
-	h.router.NotFound(func(w http.ResponseWriter, _ *http.Request) { answerAndClose(w, http.StatusNotFound, NothingHere) })
+	h.router.NotFound(func(w http.ResponseWriter, _ *http.Request) { answerAndClose(w, http.StatusNotFound, AdminNotFound) })
 	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		allow := http.MethodPost
 		if r.URL.Path == "/" {

@@ -160,7 +160,7 @@ func TestWhoWeAreIsToldToThisMachineOnly(t *testing.T) {
 
 func TestThePageForBrowsersEscapesAndLoadsNothing(t *testing.T) {
 	p := profileOf(func(context.Context) (cache.Credentials, error) {
-		return cache.Credentials{}, &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: "it said <script>alert(1)</script>"}
+		return cache.Credentials{}, &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: "the answer is <script>alert(1)</script>"}
 	})
 	p.Cache.Get(t.Context())
 	h := NewAdmin(Options{Profiles: []Profile{p}, Address: testAddress, Version: "<b>"}, nil, nil)

@@ -223,11 +223,11 @@ func (c *call) post(ctx context.Context, path string) error {
 		return err
 	}
 	switch text := r.text(); {
-	case r.code == http.StatusOK && text+"\n" == server.Obeyed[path]:
+	case r.code == http.StatusOK && text+"\n" == server.CommandAnswers[path]:
 		return nil
 	case text != "" && (r.code == http.StatusServiceUnavailable || r.code == http.StatusForbidden):
 		return errors.New(text)
-	case r.code == http.StatusNotFound && path == shutdownPath && text+"\n" == server.NothingHere:
+	case r.code == http.StatusNotFound && path == shutdownPath && text+"\n" == server.AdminNotFound:
 		return errors.New("shutdown is disabled; start the sidecar with IRSA_SIDECAR_QUITQUITQUIT=true")
 	}
 	return admin.notSidecar(r, path)

@@ -110,7 +110,7 @@ func isService(entry string) bool {
 		`^IRSA_SIDECAR_([A-Z0-9_]+_)?(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=[a-z]+://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=)`).MatchString(entry)
 }
 
-// unknown returns the names with our prefix that are no variable: a misspelt setting must not be silently ignored.
+// unknown returns the names with the prefix that are not variables: a misspelt setting must not be silently ignored.
 func (e *environment) unknown() (names []string) {
 	known := knownVariables()
 	for _, entry := range e.all {

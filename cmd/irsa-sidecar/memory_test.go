@@ -27,7 +27,7 @@ func TestMemoryIsGivenBackWhenNobodyAsks(t *testing.T) {
 				t.Errorf("%s: %d forced collections, not %d", what, got, 2*want)
 			}
 		}
-		step("before it is quiet", trimAfter-1, 0)
+		step("before it is idle", trimAfter-1, 0)
 		step("after the start", 1, 1)
 		step("with nothing to do", time.Hour, 0)
 		for range 10 {

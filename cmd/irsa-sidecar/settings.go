@@ -107,7 +107,8 @@ func (p *parser) tokenFile() {
 	}
 }
 
-// missing is for a required variable, which may only be misspelt. The other one's value is not quoted: it may be anything.
+// missing reports that a required variable is not set, perhaps because it is misspelt. The value of the misspelt one is not
+// quoted, because it may be a secret.
 func (p *parser) missing(variable, advice string) {
 	if other := p.misspelt(variable); other != "" {
 		p.reject(variable, "is not set, but %s is; did you mean %s?", other, variable)

@@ -81,7 +81,7 @@ func FuzzEnvironment(f *testing.F) {
 			if read && !filepath.IsLocal(value) && !strings.HasPrefix(filepath.Clean(value), dir) {
 				continue // it could be a device, which never ends
 			}
-			// Of any other variable the value may be said.
+			// The value of any other variable may be quoted.
 			if strings.Contains(name, password) ||
 				strings.Contains(value, password) && known[name] && !slices.Contains(secrets, name) {
 				asSecret = false
@@ -109,7 +109,7 @@ func FuzzEnvironment(f *testing.F) {
 				t.Errorf("%q: not to be shown: %q", environ, line)
 			}
 			if asSecret && strings.Contains(line, password) {
-				t.Errorf("%q: the secret is said: %q", environ, line)
+				t.Errorf("%q: the secret is quoted: %q", environ, line)
 			}
 		}
 		if len(p) == 0 {
@@ -124,7 +124,7 @@ var secrets = []string{
 	"IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE",
 }
 
-// Whatever is put into a variable, be it a file, and whatever is in it: what is wrong with it is said in a line or two.
+// Whatever a variable, or the file that it names, contains: the error about it has one or two lines.
 func TestLongValuesAreCut(t *testing.T) {
 	const size = 20_000
 	known := knownVariables()
@@ -150,7 +150,7 @@ func TestLongValuesAreCut(t *testing.T) {
 				for _, one := range p {
 					mustBeShown(t, variable, one.line(), maxProblem)
 					if !strings.HasPrefix(one.line(), one.variable+" ") || strings.HasSuffix(one.line(), strings.Repeat("a", 20)) {
-						t.Errorf("it is not said what is wrong: %s", one.line())
+						t.Errorf("it does not say what is wrong: %s", one.line())
 					}
 				}
 			})

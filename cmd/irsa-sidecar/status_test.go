@@ -96,12 +96,12 @@ func TestStatusFindsTheTokenThatAnAppSends(t *testing.T) {
 		if token != row.token || from != row.from {
 			t.Errorf("%v: %q from %q, want %q from %q", row.env, token, from, row.token, row.from)
 		}
-		said := ""
+		got := ""
 		if len(wrong) > 0 {
-			said = wrong[0].line()
+			got = wrong[0].line()
 		}
-		if !strings.HasPrefix(said, row.says) || (row.says == "") != (said == "") || strings.Contains(said, password) {
-			t.Errorf("%v: says %q, want %q", row.env, said, row.says)
+		if !strings.HasPrefix(got, row.says) || (row.says == "") != (got == "") || strings.Contains(got, password) {
+			t.Errorf("%v: %q, want %q", row.env, got, row.says)
 		}
 	}
 	if _, err := os.Stat(dir + "/none"); err == nil {

@@ -40,10 +40,10 @@ func runWait(ctx context.Context, c *call) error {
 		timeout: c.duration("timeout"),
 		ready:   func(ctx context.Context) error { return checkHealth(ctx, ops, "/readyz") },
 		report:  c.stderr,
-		quiet:   waitReport,
+		first:   waitReport,
 	}
 	if isTerminal(c.stderr.to) {
-		w.quiet = 0
+		w.first = 0
 	}
 	return w.wait(ctx)
 }
@@ -53,7 +53,7 @@ type waiter struct {
 	timeout time.Duration
 	ready   func(context.Context) error // what is missing
 	report  io.Writer                   // gets a line every waitReport
-	quiet   time.Duration               // and the first one after this
+	first   time.Duration               // when it gets the first one
 }
 
 func (w *waiter) wait(ctx context.Context) error {
@@ -62,7 +62,7 @@ func (w *waiter) wait(ctx context.Context) error {
 	tick := time.NewTicker(waitEvery)
 	defer tick.Stop()
 	began := time.Now()
-	next := began.Add(w.quiet)
+	next := began.Add(w.first)
 	var last error
 	for {
 		err := w.ready(waiting)

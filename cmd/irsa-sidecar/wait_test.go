@@ -17,7 +17,7 @@ func TestWaitSaysWhatItWaitsFor(t *testing.T) {
 	}
 	for _, row := range []struct {
 		name    string
-		quiet   time.Duration
+		first   time.Duration
 		ready   time.Duration // when credentials are there; zero is never
 		stopped time.Duration // when a signal comes; zero is never
 		took    time.Duration
@@ -40,7 +40,7 @@ func TestWaitSaysWhatItWaitsFor(t *testing.T) {
 			}
 			began := time.Now()
 			var report bytes.Buffer
-			w := waiter{timeout: 12 * time.Second, quiet: row.quiet, report: &report, ready: func(context.Context) error {
+			w := waiter{timeout: 12 * time.Second, first: row.first, report: &report, ready: func(context.Context) error {
 				if row.ready > 0 && time.Since(began) >= row.ready {
 					return nil
 				}
@@ -48,7 +48,7 @@ func TestWaitSaysWhatItWaitsFor(t *testing.T) {
 			}}
 			err := w.wait(ctx)
 			if report.String() != row.report {
-				t.Errorf("%s: said %q, want %q", row.name, report.String(), row.report)
+				t.Errorf("%s: wrote %q, want %q", row.name, report.String(), row.report)
 			}
 			if took := time.Since(began); took != row.took {
 				t.Errorf("%s: took %s, want %s", row.name, took, row.took)
@@ -64,7 +64,7 @@ func TestWaitSaysWhatItWaitsFor(t *testing.T) {
 func TestWaitGivesTheLastWholeAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		w := waiter{timeout: time.Second, quiet: waitReport, report: &bytes.Buffer{}, ready: func(ctx context.Context) error {
+		w := waiter{timeout: time.Second, first: waitReport, report: &bytes.Buffer{}, ready: func(ctx context.Context) error {
 			if asked++; asked == 1 {
 				return errors.New("AccessDenied")
 			}
@@ -88,7 +88,7 @@ func TestWaitWithoutAnyAnswer(t *testing.T) {
 			if row.stopped > 0 {
 				defer time.AfterFunc(row.stopped, stop).Stop()
 			}
-			w := waiter{timeout: time.Second, quiet: waitReport, report: &bytes.Buffer{}, ready: func(ctx context.Context) error {
+			w := waiter{timeout: time.Second, first: waitReport, report: &bytes.Buffer{}, ready: func(ctx context.Context) error {
 				<-ctx.Done()
 				return ctx.Err()
 			}}

@@ -18,16 +18,16 @@ import (
 	"time"
 )
 
-// baseline is the table that is committed.
+// baseline is the committed table.
 type baseline struct {
 	machine string // as machine returns it
 	rows    []row
 }
 
-// row is a measure's name and figure.
+// row is the name and the figure of a measure.
 type row struct {
 	name  string
-	ratio bool // to the bare server's
+	ratio bool // to the bare server's figure
 	value float64
 }
 
@@ -41,7 +41,7 @@ func (b baseline) find(name string, ratio bool) (value float64, ok bool) {
 
 const machineKey = "measured on: "
 
-// parse reads a baseline as String writes it, possibly with rows that someone has removed or moved.
+// parse reads a baseline in the format of String. Rows may have been removed or moved.
 func parse(text string) (b baseline, err error) {
 	names := make(map[string]bool)
 	for line := range strings.Lines(text) {
@@ -87,7 +87,7 @@ func (b baseline) String() string {
 	return s.String()
 }
 
-// exact writes a figure as it is compared.
+// exact writes a figure with the precision of the comparison.
 func exact(v float64) string {
 	if v = hundredths(v); v == math.Trunc(v) {
 		return fmt.Sprintf("%.0f", v)
@@ -95,7 +95,7 @@ func exact(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// possible is false for what no measurement yields: a row must not pass because its measurement failed.
+// possible is false for values that no measurement yields: a row must not pass because its measurement failed.
 func possible(v float64) bool { return v >= 0 && !math.IsInf(v, 1) }
 
 // verdict is how a figure compares with the baseline.
@@ -112,7 +112,7 @@ const (
 
 func (v verdict) fails() bool { return v != same && v != better }
 
-// against compares a figure with the baseline's: both margins belong to what is the same.
+// against compares a figure with the baseline's. Figures at the margins count as the same.
 func (m measure) against(base, now float64) verdict {
 	opposite := m
 	opposite.more = !m.more
@@ -143,7 +143,7 @@ type comparison struct {
 	verdict   verdict
 }
 
-// compare has a row for every measure and for every row of the baseline that none of them is.
+// compare has a row for every measure, and for every row of the baseline without a measure.
 func (b baseline) compare(results []*step) (all []comparison) {
 	left := slices.Clone(b.rows)
 	for _, s := range results {
@@ -170,13 +170,13 @@ func (b baseline) compare(results []*step) (all []comparison) {
 	return all
 }
 
-// enough says that a step needs no further round: another could change nothing for the better.
+// enough reports that a step needs no further round, because it could not improve the result.
 func (b baseline) enough(s *step) bool {
 	return !slices.ContainsFunc(b.compare([]*step{s}), func(c comparison) bool { return c.verdict == worse || c.verdict == invalid })
 }
 
-// update returns the baseline that is to be written. What differs by less than the margin stays: else
-// luck would tighten the noisy rows, and a row could get worse step by step.
+// update returns the baseline to write. Rows within their margin keep their figure; otherwise luck would tighten the noisy rows,
+// and a row could get worse step by step.
 func update(all []comparison) (b baseline, changes []string, err error) {
 	b.machine = machine()
 	for _, c := range all {
@@ -211,7 +211,7 @@ func (m measure) show(v float64) string {
 	return exact(v)
 }
 
-// comparisons is the table of make bench-check.
+// comparisons are the table of make bench-check.
 func comparisons(all []comparison) table {
 	t := table{{"measure", "now", "baseline", "margin", "limit", "rounds", ""}}
 	for _, c := range all {
@@ -230,7 +230,7 @@ func comparisons(all []comparison) table {
 	return t
 }
 
-// failures says which rows fail, and what to do: nothing if none does.
+// failures says which rows fail, and what to do; "" if none does.
 func failures(all []comparison) string {
 	var rows []string
 	advice := make(map[verdict]bool)
@@ -279,11 +279,10 @@ func check(ctx context.Context, path string, write bool) (failed bool, err error
 	}
 	enough := base.enough
 	if write {
-		enough = func(*step) bool { return false } // a figure to keep is worth the time
+		enough = func(*step) bool { return false } // a new baseline is worth the time
 	}
 	load, began := loadAverage(), time.Now()
-	// Short rounds, since one of them has to find the machine quiet; and longer than the sidecar takes to
-	// give memory back.
+	// Short rounds, because one of them must find an idle machine, but longer than the sidecar takes to return memory.
 	results, err := measureAll(ctx, options{rounds: 7, most: 40, n: 2000, rest: 15 * time.Second, timeout: 3 * time.Minute}, enough)
 	if err != nil {
 		return false, err

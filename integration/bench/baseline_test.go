@@ -185,7 +185,7 @@ func TestUpdateKeepsWhatDiffersLittle(t *testing.T) {
 	}
 	said := strings.Join(changes, "\n")
 	if strings.Contains(said, "little") || !strings.Contains(said, "worse: 12.35 instead of 10: WORSE") || !strings.Contains(said, "gone") || len(changes) != 4 {
-		t.Errorf("what is said of the changes: %s", said)
+		t.Errorf("the changes: %s", said)
 	}
 	now["little"] = math.NaN()
 	if _, _, err := update(old.compare(results(now, measures...))); err == nil {
@@ -210,7 +210,7 @@ func TestBaselineIsReadAsWritten(t *testing.T) {
 	}
 }
 
-// TestCommittedBaseline keeps a merge or an edit from leaving a file that nobody can read.
+// TestCommittedBaseline checks that the file can be read after a merge or an edit.
 func TestCommittedBaseline(t *testing.T) {
 	text, err := os.ReadFile("baseline.txt")
 	if err != nil {
@@ -246,7 +246,7 @@ func TestRoundsEndWhenThereAreEnough(t *testing.T) {
 		{"no figure", 3, 10, func(int) float64 { return math.NaN() }, 10},
 		{"one round", 1, 1, func(int) float64 { return 9 }, 1},
 	} {
-		synctest.Test(t, func(t *testing.T) { // time passes while the machine is not quiet
+		synctest.Test(t, func(t *testing.T) { // time passes while the machine is busy
 			s := &step{name: test.name, least: test.least, most: test.most, measures: []measure{m}}
 			s.round = func(_ context.Context, round int) ([]pair[float64], error) {
 				return []pair[float64]{{test.ours(round), 1}}, nil

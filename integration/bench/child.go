@@ -23,28 +23,28 @@ import (
 const (
 	roleARN = "arn:aws:iam::123456789012:role/bench"
 
-	// patience bounds every single wait.
+	// patience limits every wait.
 	patience = 10 * time.Second
 )
 
-// build makes a program as the Makefile makes what is shipped.
+// build builds a program with the flags of the Makefile.
 func build(ctx context.Context, dir, pkg string) (program string, err error) {
 	program = filepath.Join(dir, path.Base(pkg))
 	return program, world.Build(ctx, program, pkg, "-buildvcs=false", "-ldflags", "-s -w")
 }
 
-// child is a server that runs.
+// child is a running server.
 type child struct {
 	cmd     *exec.Cmd
 	address string
 	request []byte
-	said    bytes.Buffer
+	output  bytes.Buffer
 	ended   chan struct{}
 
 	listening time.Duration // since it was started
 }
 
-// startSidecar starts a sidecar with an environment of its own: nothing of the caller's reaches it.
+// startSidecar starts a sidecar with its own environment, without anything of the caller's.
 func (b *bench) startSidecar(ctx context.Context) (*child, error) {
 	listen, ops, err := freePorts()
 	if err != nil {
@@ -55,8 +55,8 @@ func (b *bench) startSidecar(ctx context.Context) (*child, error) {
 		"AWS_WEB_IDENTITY_TOKEN_FILE=" + b.token,
 		"AWS_ENDPOINT_URL_STS=" + b.stsURL,
 		"AWS_REGION=eu-west-1",
-		// In place of the file with the system's roots. Those in the system's directory are read all the
-		// same, as they are in an image: they are a good part of the way to the first credentials.
+		// Instead of the file with the system's roots. Those in the system's directory are read too, as in an image: that takes
+		// a good part of the time to the first credentials.
 		"SSL_CERT_FILE=" + b.roots,
 		"IRSA_SIDECAR_LISTEN=" + listen,
 		"IRSA_SIDECAR_OPS_LISTEN=" + ops,
@@ -72,7 +72,7 @@ func (b *bench) startBare(ctx context.Context) (*child, error) {
 	return start(ctx, listen, []string{b.programs.bare, listen, b.body}, []string{})
 }
 
-// both starts one of each, neighbours in time.
+// both starts one of each, one right after the other.
 func (b *bench) both(ctx context.Context) (p pair[*child], err error) {
 	if p.ours, err = b.startSidecar(ctx); err != nil {
 		return p, err
@@ -92,10 +92,10 @@ func start(ctx context.Context, address string, args, env []string) (*child, err
 	}
 	c.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
 	c.cmd.Env = env
-	c.cmd.Stderr = &c.said
+	c.cmd.Stderr = &c.output
 	c.cmd.Cancel = func() error { return c.cmd.Process.Signal(syscall.SIGTERM) }
 	c.cmd.WaitDelay = patience
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for bench, which ends its children itself
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // bench handles Ctrl-C, and ends its children itself
 	began := time.Now()
 	if err := c.cmd.Start(); err != nil {
 		return nil, err
@@ -106,15 +106,14 @@ func start(ctx context.Context, address string, args, env []string) (*child, err
 	}()
 	if err := c.first(began); err != nil {
 		c.stop()
-		return nil, fmt.Errorf("%s: %w; its last words: %s", filepath.Base(args[0]), err, bytes.TrimSpace(c.said.Bytes()))
+		return nil, fmt.Errorf("%s: %w; its output: %s", filepath.Base(args[0]), err, bytes.TrimSpace(c.output.Bytes()))
 	}
 	return c, nil
 }
 
-// first knocks until somebody opens. Both servers are knocked at alike, and what it costs them is the same.
+// first tries to connect until that succeeds. The cost is the same for both servers.
 func (c *child) first(began time.Time) error {
-	// From another address than the one that is dialled: a free port is an ephemeral one, and a socket
-	// may connect to itself.
+	// From another address than the one that is dialled: a free port is an ephemeral port, and a socket may connect to itself.
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 	for time.Since(began) < patience {
 		conn, err := dialer.Dial("tcp", c.address)
@@ -143,7 +142,7 @@ func (c *child) stop() {
 	}
 }
 
-// freePorts returns two addresses on which nobody listens.
+// freePorts returns two unused addresses.
 func freePorts() (one, other string, err error) {
 	var listeners [2]net.Listener
 	for i := range listeners {

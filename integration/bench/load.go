@@ -40,13 +40,13 @@ func (s shape) String() string {
 	return fmt.Sprintf("%s: %d at once, %s", s.name, s.conns, kind)
 }
 
-// load is how a server took a number of requests.
+// load is how a server handled a number of requests.
 type load struct {
 	perSecond, p99 float64 // p99 in microseconds
 }
 
-// put sends n requests, and reads n answers of the size it has been told. The client is no more than a
-// socket, so that what is measured is mostly the server: on a small machine they share the CPUs.
+// put sends n requests, and reads n answers of a known size. The client is only a socket, so that the measured time is mostly
+// the server's: on a small machine they share the CPUs.
 func (s shape) put(c *child, size, n int) (load, error) {
 	each := n / s.conns
 	took := make([]time.Duration, each*s.conns)
@@ -107,7 +107,7 @@ func dial(address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Closed by a reset, a connection leaves no TIME_WAIT behind: tens of thousands would use up the ports.
+	// A reset leaves no connection in TIME_WAIT; tens of thousands would use up the ports.
 	conn.(*net.TCPConn).SetLinger(0)
 	return conn, conn.SetDeadline(time.Now().Add(patience))
 }
@@ -121,8 +121,7 @@ func (a answer) withoutDate() string {
 	return strings.Join(lines, "\r\n") + "\r\n\r\n" + body
 }
 
-// ask asks until it is answered with 200: on a machine that is busy with something else, the first
-// exchange may take longer than the sidecar lets a client wait.
+// ask asks until the status is 200: on a busy machine, the first exchange may take longer than the sidecar lets a client wait.
 func (c *child) ask() (a answer, err error) {
 	for began := time.Now(); time.Since(began) < patience; {
 		if a, err = c.askOnce(); !errors.Is(err, errNotOK) {
@@ -134,7 +133,7 @@ func (c *child) ask() (a answer, err error) {
 
 var errNotOK = errors.New("the answer is not 200")
 
-// askOnce asks on a connection of its own.
+// askOnce asks on a new connection.
 func (c *child) askOnce() (answer, error) {
 	conn, err := dial(c.address)
 	if err != nil {

@@ -1,18 +1,17 @@
 //go:build linux
 
-// Command bench compares the sidecar, built as it is shipped, with a bare net/http server that writes
-// the same bytes on the same machine in the same run. Machines differ and are never quiet, so what it
-// judges are ratios of neighbouring measurements wherever there can be one.
+// Command bench compares the sidecar, built as it is shipped, with a bare net/http server that writes the same bytes on the
+// same machine in the same run. Machines differ and are never idle, so it judges ratios of neighbouring measurements if
+// possible.
 //
 //	make bench
 //
-// prints medians beside the limits we aim for. It is no gate: it exits with 0 whatever it finds, and
-// with 2 if it could not measure.
+// prints medians and the intended limits. It is not a check: it exits with 0 in any case, and with 2 if it could not measure.
 //
 //	make bench-check
 //
-// compares with the figures in baseline.txt. It exits with 0 if no row is worse than they and its margin
-// allow, with 1 if one is, and with 2 if it could not measure.
+// compares with the figures in baseline.txt. It exits with 1 if a row is worse than its figure and margin allow, with 2 if it
+// could not measure, and otherwise with 0.
 package main
 
 import (
@@ -95,13 +94,13 @@ func compare(ctx context.Context, o options) error {
 	return limits(results).print(os.Stdout)
 }
 
-// machine is what the figures of a run depend on, beside the code.
+// machine is what the figures of a run depend on, besides the code.
 func machine() string {
 	return fmt.Sprintf("%s/%s, %s, %d CPUs", runtime.GOOS, runtime.GOARCH, runtime.Version(), runtime.NumCPU())
 }
 
-// measureAll builds both programs and measures everything: enough is asked after each round of a step,
-// from its least number of rounds on, whether that is enough.
+// measureAll builds both programs and measures everything. After the least number of rounds of a step, it calls enough after
+// each round to decide whether to continue.
 func measureAll(ctx context.Context, o options, enough func(*step) bool) (results []*step, err error) {
 	dir, err := os.MkdirTemp("", "irsa-sidecar-bench-")
 	if err != nil {
@@ -131,7 +130,7 @@ func measureAll(ctx context.Context, o options, enough func(*step) bool) (result
 		return nil, fmt.Errorf("requests: %w", err)
 	}
 	steps := append([]*step{handler, b.binaries(), b.starts(), b.cold()}, requests...)
-	// Those that rest do so meanwhile.
+	// The resting servers rest meanwhile.
 	for _, together := range [][]*step{steps, {rest}} {
 		if err := run(ctx, together, o.timeout, enough); err != nil {
 			return nil, err
@@ -142,7 +141,7 @@ func measureAll(ctx context.Context, o options, enough func(*step) bool) (result
 	return results, nil
 }
 
-// loadAverage is the last minute's: on a machine that is busy already, speed says little.
+// loadAverage returns the last minute's: on a busy machine, speed means little.
 func loadAverage() string {
 	raw, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
@@ -152,7 +151,7 @@ func loadAverage() string {
 	return load
 }
 
-// progress tells a person what is going on, on one line that the next call overwrites.
+// progress shows what is being done, on one line that the next call overwrites.
 func progress(what string) {
 	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
 		fmt.Fprintf(os.Stderr, "\r\x1b[K%s", what)
@@ -164,7 +163,7 @@ type bench struct {
 	programs pair[string] // paths
 	sts      *ststest.Server
 	stsURL   string
-	roots    string // path of the certificate that vouches for the STS
+	roots    string // path of the certificate of the STS's authority
 	token    string // path
 	body     string // what both servers write
 	size     int    // of the whole answer, the same for both
@@ -179,7 +178,7 @@ func (b *bench) stop() {
 	}
 }
 
-// pair is one thing of ours and one of the bare server's.
+// pair is something of the sidecar's and of the bare server's.
 type pair[T any] struct{ ours, bare T }
 
 func newBench(ctx context.Context, dir string) (*bench, error) {
@@ -219,7 +218,7 @@ func newBench(ctx context.Context, dir string) (*bench, error) {
 	return b, b.learn(ctx)
 }
 
-// learn takes the body from a sidecar and makes sure that the bare server writes the same answer.
+// learn gets the body from a sidecar and checks that the bare server writes the same answer.
 func (b *bench) learn(ctx context.Context) error {
 	sidecar, err := b.startSidecar(ctx)
 	if err != nil {

@@ -25,17 +25,17 @@ import (
 
 const (
 	coldClients = 1000
-	coldLatency = 100 * time.Millisecond // of STS, while the clients come
+	coldLatency = 100 * time.Millisecond // of STS, while the clients connect
 
 	restAfter = 10_000 // requests
 )
 
-// measure is one thing that is measured, and a row of each table.
+// measure is something to measure, and a row of each table.
 type measure struct {
 	name  string
 	kind  kind
-	more  bool    // the more, the better
-	limit float64 // what make bench says of the median; 0 is none
+	more  bool    // more is better
+	limit float64 // the limit that make bench shows for the median; 0 is none
 	// margin is the part of the baseline by which a measure may be worse in make bench-check, 0 for a
 	// measure that is the same in every run.
 	margin float64
@@ -55,10 +55,10 @@ const inARow = 3
 
 // figure returns the one number that is compared.
 //
-// A noisy machine disturbs the bare server as much as ours: the best ratio would be from the round in which
-// the bare server was disturbed most, and the best time of each would change with the number of rounds. The
-// median does neither, and further rounds bring it closer. A count must be right in a few rounds in a row, of
-// which the worst speaks: what goes wrong in every third round is a bug and not noise.
+// Other load disturbs the bare server as much as the sidecar. The best ratio would be that of the round in which the bare
+// server was disturbed most, and the best time of each would depend on the number of rounds. The median has neither problem,
+// and more rounds make it more exact. A count must be right in a few rounds in a row, and the worst of them counts: what goes
+// wrong in every third round is a bug, not noise.
 func (m measure) figure(values []pair[float64]) float64 {
 	switch m.kind {
 	case relative:
@@ -98,7 +98,7 @@ func median(pairs []pair[float64], of func(pair[float64]) float64) float64 {
 	return values[len(values)/2]
 }
 
-// step takes all values of a few measures.
+// step measures all values of a few measures.
 type step struct {
 	name        string
 	least, most int // rounds
@@ -109,10 +109,9 @@ type step struct {
 	values [][]pair[float64] // for each measure, one for each round
 }
 
-// run lets the steps take turns, so that a noisy moment of the machine falls on all of them a little
-// rather than on one of them alone. Each has its least number of rounds, and then as many as it takes
-// until there are enough, or the most, for which it looks for a quiet moment; but when timeout is over, no
-// round begins except a step's first.
+// run alternates the steps, so that a busy moment of the machine affects all of them a little instead of only one. Each has its
+// least number of rounds, and then more, in idle moments, until there are enough or the most. After timeout, only the first
+// round of a step begins.
 func run(ctx context.Context, steps []*step, timeout time.Duration, enough func(*step) bool) error {
 	began := time.Now()
 	open := slices.Clone(steps)
@@ -120,7 +119,7 @@ func run(ctx context.Context, steps []*step, timeout time.Duration, enough func(
 		for _, s := range open {
 			progress(fmt.Sprintf("measuring: %s, round %d", s.name, round+1))
 			if round >= s.least {
-				quiet(ctx)
+				untilIdle(ctx)
 			}
 			values, err := s.round(ctx, round)
 			switch {
@@ -145,8 +144,8 @@ func run(ctx context.Context, steps []*step, timeout time.Duration, enough func(
 	return nil
 }
 
-// quiet waits until nothing else on the machine wants to run, for a second at most.
-func quiet(ctx context.Context) {
+// untilIdle waits until nothing else on the machine is ready to run, at most a second.
+func untilIdle(ctx context.Context) {
 	for began := time.Now(); time.Since(began) < time.Second && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
 		raw, err := os.ReadFile("/proc/loadavg")
 		if fields := strings.Fields(string(raw)); err != nil || len(fields) < 4 || strings.HasPrefix(fields[3], "1/") { // which is us
@@ -155,8 +154,8 @@ func quiet(ctx context.Context) {
 	}
 }
 
-// handler measures the handler alone, without sockets, on credentials that are there. Its request
-// counters are left out: they would need a package that bench does not otherwise know.
+// handler measures the handler alone, without sockets, with existing credentials. It leaves out the request counters, which
+// would need a package that bench does not import otherwise.
 func (b *bench) handler(ctx context.Context, o options) (*step, error) {
 	fetch := func(context.Context) (cache.Credentials, error) {
 		return cache.Credentials{
@@ -221,7 +220,7 @@ func cost(h http.Handler) (allocations, nanoseconds float64, err error) {
 	return allocations, nanoseconds, err
 }
 
-// sink is a ResponseWriter that costs nothing.
+// sink is a ResponseWriter without a cost.
 type sink struct {
 	header        http.Header
 	status, bytes int
@@ -249,8 +248,8 @@ func (b *bench) binaries() *step {
 	}
 }
 
-// starts measures from exec to the first open connection, and to the first answer: of the sidecar, one
-// with credentials from an STS that takes no time.
+// starts measures the time from exec to the first open connection, and to the first answer; the sidecar's has credentials, from
+// an STS that takes no time.
 func (b *bench) starts() *step {
 	return &step{
 		name: "start", least: 15, most: 150,
@@ -281,7 +280,7 @@ func (b *bench) starts() *step {
 	}
 }
 
-// cold lets many clients come at once to a sidecar that has no credentials yet.
+// cold lets many clients ask a sidecar that has no credentials yet, all at once.
 func (b *bench) cold() *step {
 	return &step{
 		name: "cold clients", least: inARow, most: 30,
@@ -311,8 +310,7 @@ func (b *bench) cold() *step {
 	}
 }
 
-// rush sends one request each from many clients at once and returns how many got their answer, and how
-// many milliseconds that took.
+// rush sends one request from each of many clients at once. It returns how many got an answer, and the time in milliseconds.
 func rush(c *child) (answered, took float64) {
 	var clients sync.WaitGroup
 	var mu sync.Mutex
@@ -337,7 +335,7 @@ func (b *bench) requests(ctx context.Context, o options) ([]*step, error) {
 		return nil, err
 	}
 	b.children = append(b.children, busy.ours, busy.bare)
-	if _, err := busy.ours.ask(); err != nil { // which waits for the credentials
+	if _, err := busy.ours.ask(); err != nil { // this waits for the credentials
 		return nil, err
 	}
 	var steps []*step
@@ -346,7 +344,7 @@ func (b *bench) requests(ctx context.Context, o options) ([]*step, error) {
 		if !s.fresh {
 			n = max(n, 125*s.conns) // so that the first request of each connection is beyond the p99
 		}
-		for _, c := range []*child{busy.ours, busy.bare} { // no first request of a kind counts
+		for _, c := range []*child{busy.ours, busy.bare} { // the first request of a kind does not count
 			if _, err := s.put(c, b.size, max(s.conns, n/10)); err != nil {
 				return nil, err
 			}
@@ -358,7 +356,7 @@ func (b *bench) requests(ctx context.Context, o options) ([]*step, error) {
 				{name: "p99 in µs, " + s.String(), kind: relative, limit: 1.3, margin: 0.30},
 			},
 			round: func(_ context.Context, round int) ([]pair[float64], error) {
-				// Who goes first changes: the second one profits from a warm machine, or suffers from a hot one.
+				// The order alternates: the second one profits from a warm machine, or suffers from a hot one.
 				var ours, bare load
 				var failed [2]error
 				turns := []func(){
@@ -374,14 +372,14 @@ func (b *bench) requests(ctx context.Context, o options) ([]*step, error) {
 	return steps, nil
 }
 
-// resting is a pair of servers that have done their work.
+// resting is a pair of servers after their work.
 type resting struct {
 	pair[*child]
 	since time.Time
 }
 
-// rest starts a few pairs of servers and lets them do their work. Its step, which waits until they have
-// rested, measures what a process costs that nobody asks anything.
+// rest starts a few pairs of servers and lets them work. Its step waits until they have rested, and measures what a process
+// without requests costs.
 func (b *bench) rest(ctx context.Context, o options) (*step, error) {
 	const pairs = 3
 	var all []resting

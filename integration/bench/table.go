@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// table is what is printed: rows of as many cells as the first, which is the head.
+// table has rows with as many cells as the first one, the head.
 type table [][]string
 
 // limits is the table of make bench.
@@ -46,7 +46,7 @@ func (m measure) judge(value float64, unit string) (bound, verdict string) {
 	return bound, "MISS"
 }
 
-// allows compares what is printed: a value that rounds to its limit keeps it.
+// allows compares rounded values: a value that rounds to its limit is within it.
 func (m measure) allows(value, limit float64) bool {
 	if m.more {
 		return hundredths(value) >= hundredths(limit)
@@ -54,7 +54,7 @@ func (m measure) allows(value, limit float64) bool {
 	return hundredths(value) <= hundredths(limit)
 }
 
-// bound stands before a limit.
+// bound is the sign before a limit.
 func (m measure) bound() string {
 	if m.more {
 		return "≥ "
@@ -81,7 +81,7 @@ func times(ratio float64) string {
 	return fmt.Sprintf("%.2f ×", ratio)
 }
 
-// print aligns by characters: text/tabwriter does so too, but cannot put text left and numbers right.
+// print aligns by characters. text/tabwriter cannot align text left and numbers right.
 func (t table) print(w io.Writer) error {
 	last := len(t[0]) - 1
 	widths := make([]int, last)

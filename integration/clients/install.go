@@ -94,7 +94,7 @@ func (in *Installer) fromGo(ctx context.Context, c Client) (Command, error) {
 		}
 		// The SDK's own requirements decide the rest, and they are as fixed as its version.
 		for _, args := range [][]string{{"mod", "tidy"}, {"build", "-o", "driver", "."}} {
-			if err := quiet(ctx, dir, "go", args...); err != nil {
+			if err := runSilently(ctx, dir, "go", args...); err != nil {
 				return err
 			}
 		}
@@ -118,7 +118,7 @@ func (in *Installer) fromNPM(ctx context.Context, c Client) (Command, error) {
 		if err := os.WriteFile(filepath.Join(dir, "package.json"), []byte("{\"private\": true}\n"), 0o644); err != nil {
 			return err
 		}
-		return quiet(ctx, dir, "npm", "install", "--no-audit", "--no-fund", "--ignore-scripts",
+		return runSilently(ctx, dir, "npm", "install", "--no-audit", "--no-fund", "--ignore-scripts",
 			"--before="+in.Table.NPMBefore, c.Package+"@"+c.Version)
 	})
 	return Command{Args: []string{node, "-e", string(source)}, Dir: path, Version: c.Version}, err
@@ -137,7 +137,7 @@ func (in *Installer) fromPyPI(ctx context.Context, c Client) (Command, error) {
 	}
 	path := filepath.Join(in.Cache, fmt.Sprintf("pypi-%s-%s-%s", c.Package, c.Version, tag))
 	err = in.whole(path, func(dir string) error {
-		return quiet(ctx, "", python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+		return runSilently(ctx, "", python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
 			"--only-binary", ":all:", "--target", dir, c.Package+"=="+c.Version)
 	})
 	// Of Python's own directories alone, and the one that it starts in: the machine's packages are not the client's.
@@ -184,8 +184,8 @@ func (in *Installer) fromDebian(ctx context.Context, c Client) (Command, error) 
 	if args == nil {
 		args = []string{"/usr/bin/" + c.Driver}
 	}
-	if err := quiet(ctx, "", enter[0], enter[1:]...); err != nil {
-		return Command{}, fmt.Errorf("this machine lets nobody have a root directory of his own: %w", err)
+	if err := runSilently(ctx, "", enter[0], enter[1:]...); err != nil {
+		return Command{}, fmt.Errorf("this machine does not allow other root directories: %w", err)
 	}
 	return Command{Args: append(enter, args...), Version: versions[c.Package]}, nil
 }
@@ -245,7 +245,7 @@ APT::Architecture %[6]q; APT::Install-Recommends "false"; APT::Sandbox::User "";
 	}
 	for _, args := range [][]string{{"update"}, append([]string{"install", "--yes", "--download-only"}, packages...)} {
 		args = append([]string{"APT_CONFIG=" + in("apt.conf"), "apt-get", "-q"}, args...)
-		if err := quiet(ctx, "", "env", args...); err != nil {
+		if err := runSilently(ctx, "", "env", args...); err != nil {
 			return err
 		}
 	}
@@ -265,7 +265,7 @@ APT::Architecture %[6]q; APT::Install-Recommends "false"; APT::Sandbox::User "";
 	}
 	versions := make(map[string]string)
 	for _, archive := range archives {
-		if err := quiet(ctx, "", "dpkg-deb", "--extract", archive, root); err != nil {
+		if err := runSilently(ctx, "", "dpkg-deb", "--extract", archive, root); err != nil {
 			return err
 		}
 		// name_version_architecture.deb
@@ -362,18 +362,18 @@ func (in *Installer) fromMachine(ctx context.Context, c Client) (Command, error)
 	return Command{Args: []string{path}, Version: version}, nil
 }
 
-// digest tells two inputs of the same name apart.
+// digest distinguishes two inputs of the same name.
 func digest(b []byte) string {
 	sum := sha256.Sum256(b)
 	return fmt.Sprintf("%x", sum[:4])
 }
 
-// quiet runs a program that is only heard when it fails.
-func quiet(ctx context.Context, dir, program string, args ...string) error {
+// runSilently runs a program whose output is shown only if it fails.
+func runSilently(ctx context.Context, dir, program string, args ...string) error {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = dir
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", program, err, lastLines(said))
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", program, err, lastLines(output))
 	}
 	return nil
 }
@@ -382,14 +382,14 @@ func output(ctx context.Context, program string, args ...string) (string, error)
 	cmd := exec.CommandContext(ctx, program, args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	said, err := cmd.Output()
+	output, err := cmd.Output()
 	if err != nil {
 		return "", fmt.Errorf("%s: %w: %s", program, err, lastLines(stderr.Bytes()))
 	}
-	return strings.TrimSpace(string(said)), nil
+	return strings.TrimSpace(string(output)), nil
 }
 
-func lastLines(said []byte) string {
-	lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+func lastLines(output []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(output)), "\n")
 	return strings.Join(lines[max(0, len(lines)-3):], "; ")
 }
