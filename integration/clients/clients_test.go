@@ -18,18 +18,18 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// installPatience bounds the installation of one client: the first of a release of Debian brings all.
+// installPatience limits the installation of one client; the first one of a release of Debian installs all of them.
 const installPatience = 5 * time.Minute
 
-// installedVariable names the file in which the process outside says what it has installed.
+// installedVariable names the file with the result of the installation in the process outside.
 const installedVariable = "IRSA_TEST_INSTALLED"
 
-// TestClients has real SDKs and tools, old and new, get their credentials from the real binary and from
-// nowhere else. `make integration` installs and runs them all, CLIENT=name those with name in theirs.
-// What they sent and what they made of the answers is printed at the end.
+// TestClients lets real SDKs and tools, old and new, get their credentials from the real binary. `make integration` installs
+// and runs all of them, CLIENT=name those with name in theirs. At the end it prints what they sent and how they used the
+// answers.
 //
-// Each runs on a node of its own that would give it the node's role, in a network that nobody else is in.
-// Where the machine does not allow namespaces there is no node, and what needs one is not run.
+// Each runs on its own node, in its own network, and the node would give it the node's role. If the machine does not allow
+// namespaces, there is no node, and what needs one is not run.
 func TestClients(t *testing.T) {
 	table, err := clients.Read()
 	if err != nil {
@@ -56,7 +56,7 @@ func TestClients(t *testing.T) {
 	if noNode != nil && world.Required("namespaces") {
 		t.Errorf("no nodes, although IRSA_TEST_REQUIRE has namespaces: %v", noNode)
 	}
-	world.Program(t) // built before the clock of anything ticks
+	world.Program(t) // built before any time limit begins
 	reports := make([]*report, len(chosen))
 	t.Run("each", func(t *testing.T) {
 		for i, c := range chosen {
@@ -73,14 +73,13 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// installation is a client as it is started, or why it cannot be.
+// installation says how to start a client, or why that is impossible.
 type installation struct {
 	Command clients.Command
 	NotRun  string
 }
 
-// install installs clients outside of all namespaces, for it needs the network, and reads inside what became
-// of it.
+// install installs clients outside the namespaces, because it needs the network, and reads the result inside.
 func install(t *testing.T, table clients.Table, chosen []clients.Client) []installation {
 	t.Helper()
 	all := make([]installation, len(chosen))
@@ -135,7 +134,7 @@ type report struct {
 	clients.Client
 	installation
 	node     *ec2
-	noNode   error // why there is none
+	noNode   error // why there is no node
 	cells    []string
 	requests []string
 	said     string // its own words about a refusal
@@ -172,7 +171,7 @@ func (r *report) fill(t *testing.T) {
 		case !played:
 			result = "FAILED"
 		case !passed:
-			result += " WRONG ANSWER" // though this client took it
+			result += " WRONG ANSWER" // although this client accepted it
 		}
 		r.cells = append(r.cells, result)
 	}

@@ -15,25 +15,24 @@ import (
 	"sync"
 )
 
-// Installer installs clients below a directory, each once. What is there already is taken for good: its
-// name says all that went into it.
+// Installer installs clients below a directory, each once. An existing installation is reused: its name contains all inputs.
 type Installer struct {
 	Table   Table
 	Cache   string
 	Drivers string                           // the directory of that name
-	Log     func(format string, args ...any) // told before anything that takes time
+	Log     func(format string, args ...any) // called before anything that takes time
 
 	debian sync.Mutex
 }
 
-// Command starts a client. What follows Args is the client's own.
+// Command starts a client. Arguments after Args are for the client.
 type Command struct {
 	Args    []string
 	Dir     string // to start it in; empty where it does not matter
 	Version string // what has been installed
 }
 
-// Install returns how c is started. An error says why it cannot be, on this machine.
+// Install returns how to start c. An error says why that is impossible on this machine.
 func (in *Installer) Install(ctx context.Context, c Client) (Command, error) {
 	switch c.From {
 	case "go":
@@ -50,8 +49,8 @@ func (in *Installer) Install(ctx context.Context, c Client) (Command, error) {
 	return Command{}, fmt.Errorf("no way to install from %q", c.From)
 }
 
-// whole makes the directory path by letting fill a new one, which gets its name only when it is
-// complete: an interrupted run leaves nothing that looks finished.
+// whole makes the directory path with fill. It is renamed to path only when it is complete, so that an interrupted run leaves
+// nothing that looks finished.
 func (in *Installer) whole(path string, fill func(dir string) error) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
@@ -92,7 +91,7 @@ func (in *Installer) fromGo(ctx context.Context, c Client) (Command, error) {
 		if err != nil {
 			return err
 		}
-		// The SDK's own requirements decide the rest, and they are as fixed as its version.
+		// The rest follows from the SDK's own requirements, which are as fixed as its version.
 		for _, args := range [][]string{{"mod", "tidy"}, {"build", "-o", "driver", "."}} {
 			if err := runSilently(ctx, dir, "go", args...); err != nil {
 				return err
@@ -125,7 +124,7 @@ func (in *Installer) fromNPM(ctx context.Context, c Client) (Command, error) {
 }
 
 func (in *Installer) fromPyPI(ctx context.Context, c Client) (Command, error) {
-	// Wheels are made for a version of Python.
+	// Wheels are specific to a version of Python.
 	found, err := output(ctx, "python3", "-c", "import sys; print(sys.implementation.cache_tag, sys.executable)")
 	if err != nil {
 		return Command{}, err
@@ -140,7 +139,7 @@ func (in *Installer) fromPyPI(ctx context.Context, c Client) (Command, error) {
 		return runSilently(ctx, "", python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
 			"--only-binary", ":all:", "--target", dir, c.Package+"=="+c.Version)
 	})
-	// Of Python's own directories alone, and the one that it starts in: the machine's packages are not the client's.
+	// Only Python's own directories, and the one that it starts in, without the machine's packages.
 	return Command{Args: slices.Insert(args, 1, "-S"), Dir: path, Version: c.Version}, err
 }
 
@@ -173,7 +172,7 @@ func (in *Installer) fromDebian(ctx context.Context, c Client) (Command, error) 
 		enter = slices.Insert(enter, 1, "--map-root-user")
 	}
 	interpreters := map[string]string{".py": "/usr/bin/python3", ".rb": "/usr/bin/ruby"}
-	// Debian's php has its name from the configuration of the package, which here nothing has.
+	// Debian's php gets its name when the package is configured, which is not done here.
 	if found, _ := filepath.Glob(filepath.Join(root, "usr/bin/php[0-9]*")); len(found) > 0 {
 		interpreters[".php"] = strings.TrimPrefix(found[0], root)
 	}
@@ -190,8 +189,8 @@ func (in *Installer) fromDebian(ctx context.Context, c Client) (Command, error) 
 	return Command{Args: append(enter, args...), Version: versions[c.Package]}, nil
 }
 
-// debianRoot makes a directory that holds all packages of a release and whatever they depend on, as
-// files: nothing is configured, and the machine's own packages do not change.
+// debianRoot makes a directory with all packages of a release and their dependencies, as files: nothing is configured, and the
+// machine's own packages do not change.
 func (in *Installer) debianRoot(ctx context.Context, release string) (string, error) {
 	const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 	for _, tool := range []string{"apt-get", "dpkg", "dpkg-deb", "unshare", "chroot"} {
@@ -249,7 +248,7 @@ APT::Architecture %[6]q; APT::Install-Recommends "false"; APT::Sandbox::User "";
 			return err
 		}
 	}
-	// Packages of Debian 13 have their files in /usr alone and rely on these.
+	// Packages of Debian 13 have their files only in /usr and need these links.
 	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
 		err = errors.Join(err, os.MkdirAll(filepath.Join(root, "usr", dir), 0o755), os.Symlink("usr/"+dir, filepath.Join(root, dir)))
 	}
@@ -283,8 +282,8 @@ APT::Architecture %[6]q; APT::Install-Recommends "false"; APT::Sandbox::User "";
 	return os.WriteFile(filepath.Join(root, "versions.json"), list, 0o644)
 }
 
-// trustCertificates does what configuring ca-certificates would have done: some clients do not start
-// without the file, though nobody here speaks TLS.
+// trustCertificates does what configuring ca-certificates would do: some clients do not start without the file, although
+// nothing here uses TLS.
 func trustCertificates(root string) error {
 	all, err := filepath.Glob(filepath.Join(root, "usr/share/ca-certificates/mozilla/*.crt"))
 	if err != nil {

@@ -19,17 +19,16 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// ec2 is the node of a client's Pods: a network with nobody else in it, and the metadata service at
-// 169.254.169.254, as good as EC2's, which gives the node's own role to everybody who asks. It takes questions
-// of both versions, as a node does unless it is told otherwise.
+// ec2 is the node of a client's Pods: a separate network, and a metadata service at 169.254.169.254 like EC2's, which gives the
+// node's own role to every caller. It accepts requests of both versions, as nodes do by default.
 type ec2 struct {
 	role ststest.Session
 
-	work  chan func() // done by the one thread that is in that network
+	work  chan func() // executed by the one thread in that network
 	token string
 
-	// hidden: it answers as to a Pod that is one hop away, when no token may go further than the node and
-	// questions of the first version are refused.
+	// hidden: it answers as to a Pod, one hop away, if tokens may not leave the node and requests of the first version are
+	// refused.
 	hidden  atomic.Bool
 	outwait atomic.Bool // a client without a time-out has waited for the token
 
@@ -64,7 +63,7 @@ func newEC2(t *testing.T) *ec2 {
 	return n
 }
 
-// inside does it in the node's network: a socket or a process that it makes stays there.
+// inside calls a function in the node's network, where the sockets and processes that it creates remain.
 func (n *ec2) inside(do func() error) error {
 	done := make(chan error)
 	n.work <- func() { done <- do() }
@@ -83,7 +82,7 @@ func (n *ec2) listen(t *testing.T, address string) (l net.Listener) {
 	return l
 }
 
-// taken returns the questions since it was last called.
+// taken returns the requests since the last call.
 func (n *ec2) taken() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -122,7 +121,7 @@ func (n *ec2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"Code": "Success", "Type": "AWS-HMAC", "LastUpdated": now, "Expiration": now.Add(6 * time.Hour),
 			"AccessKeyId": n.role.AccessKeyID, "SecretAccessKey": n.role.SecretAccessKey, "Token": n.role.SessionToken,
 		})
-	default: // such as the region, which all have been told
+	default: // such as the region, which all clients are given
 		w.WriteHeader(http.StatusNotFound)
 	}
 }

@@ -26,11 +26,11 @@ type pod struct {
 	world   *world.World
 	sidecar *world.Sidecar
 	tape    *tape
-	all     []exchange // all there have been
-	toNode  bool       // it asks the node, as it should
+	all     []exchange // so far
+	toNode  bool       // it asks the node, as expected
 }
 
-// open starts what a Pod has around the client. The sidecar has credentials when it returns.
+// open starts the rest of the client's Pod. When it returns, the sidecar has credentials.
 func (p *pod) open(o ststest.Options, changes ...string) {
 	p.Helper()
 	p.world, p.tape = world.New(p.T, o), newTape(p.T, p.node)
@@ -44,8 +44,7 @@ func (p *pod) serve(changes ...string) {
 	p.sidecar = p.world.Serve(p.T, append(changes, "IRSA_SIDECAR_LISTEN="+p.tape.upstream)...)
 }
 
-// env is all that the client has in its environment: what deploy/templates/parts.yaml gives to an app, but
-// for the authorization token.
+// env is the client's whole environment: what deploy/templates/parts.yaml gives to an app, except for the authorization token.
 func (p *pod) env(more ...string) []string {
 	uri := "http://127.0.0.1:9911/v1/credentials"
 	if p.tape != nil {
@@ -63,12 +62,12 @@ func (p *pod) env(more ...string) []string {
 	}, more...)
 }
 
-// without takes a variable out of an environment.
+// without removes a variable from an environment.
 func without(variable string, env []string) []string {
 	return slices.DeleteFunc(env, func(entry string) bool { return strings.HasPrefix(entry, variable+"=") })
 }
 
-// asking is env for a client that is to ask, whatever it is answered: some do not without a token file.
+// asking is env for a client that must ask, whatever the answer is: some need a token file for that.
 func (p *pod) asking(more ...string) []string {
 	if p.FileNeeded {
 		more = append(more, p.token(clientToken))
@@ -76,7 +75,7 @@ func (p *pod) asking(more ...string) []string {
 	return p.env(more...)
 }
 
-// token gives the client an authorization token: by variable, if it knows that.
+// token gives the client an authorization token, in a variable if it reads that.
 func (p *pod) token(value string) string {
 	if !p.FileOnly {
 		return "AWS_CONTAINER_AUTHORIZATION_TOKEN=" + value
@@ -88,7 +87,7 @@ func (p *pod) token(value string) string {
 	return "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + path
 }
 
-// requests returns the exchanges since it was last called.
+// requests returns the exchanges since the last call.
 func (p *pod) requests() []exchange {
 	if p.tape == nil {
 		return nil
@@ -101,7 +100,7 @@ func (p *pod) requests() []exchange {
 // servedShape is the answer that all clients read, down to the order and the spelling.
 var servedShape = regexp.MustCompile(`^\{"RoleArn":"arn:[^"\\]+","AccessKeyId":"[A-Z0-9]+","SecretAccessKey":"[A-Za-z0-9/+=]+","Token":"[A-Za-z0-9/+=]+","Expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"\}$`)
 
-// judge holds all that went over the wire against what always holds.
+// judge checks everything that was sent for what must always hold.
 func (p *pod) judge() {
 	p.Helper()
 	p.requests()
@@ -132,7 +131,7 @@ func (p *pod) judge() {
 	}
 }
 
-// wantServed checks that the client holds the credentials that STS issued last, all three parts.
+// wantServed checks that the client has the credentials that STS issued last, all three parts.
 func (p *pod) wantServed(got outcome) {
 	p.Helper()
 	issued := p.world.STS.Issued()
@@ -155,7 +154,7 @@ func (p *pod) wantNone(got outcome) {
 	}
 }
 
-// wantNode checks that the client has taken the node's role, all three parts, and says so.
+// wantNode checks that the client has the node's role, all three parts, and reports it.
 func (p *pod) wantNode(got outcome) string {
 	p.Helper()
 	p.toNode = true
@@ -165,8 +164,8 @@ func (p *pod) wantNode(got outcome) string {
 	return "AS THE NODE"
 }
 
-// wantFailed checks that a client that was given nothing has nothing, if anything can keep it from the node's
-// role, and says what came of it.
+// wantFailed checks that a client that got nothing has nothing, if anything can keep it from the node's role, and reports the
+// result.
 func (p *pod) wantFailed(got outcome) string {
 	p.Helper()
 	if p.KeptBy == clients.Nothing {
@@ -204,10 +203,10 @@ func (p *pod) withTokenFile() (path, token string) {
 	return path, string(made)
 }
 
-// refusingAddress is an address at which nobody listens in the client's network.
+// refusingAddress is an unused address in the client's network.
 func (p *pod) refusingAddress() string {
 	if p.node != nil {
-		return "127.0.0.1:9" // of a network in which nothing is but what the test has put there
+		return "127.0.0.1:9" // the network has only what the test has put there
 	}
 	return world.RefusingAddress(p.T)
 }

@@ -14,25 +14,25 @@ import (
 	"time"
 )
 
-// outcome is what a client made of one use of its credentials.
+// outcome is the result of one use of the credentials by a client.
 type outcome struct {
 	key, secret, token string // empty where it has none
 	said               string // its own words, where it has none
 }
 
-// user is a client in use.
+// user is a running client.
 type user struct {
 	*pod
 	env []string
 	s3  *s3 // for those that show no credentials
 
-	// Of a driver, which lives on from use to use:
+	// Of a driver, which keeps running between uses:
 	to   io.Writer
 	from *bufio.Scanner
 	log  bytes.Buffer // complete when it has ended
 }
 
-// start starts a client, if it is one that lives. A tool is started for each use.
+// start starts a client, if it keeps running. A tool is started for each use.
 func (p *pod) start(env []string) *user {
 	p.Helper()
 	u := &user{pod: p, s3: newS3(p)}
@@ -69,7 +69,7 @@ func (p *pod) start(env []string) *user {
 	return u
 }
 
-// inside does it in the client's network.
+// inside calls a function in the client's network.
 func (p *pod) inside(do func() error) error {
 	if p.node == nil {
 		return do()
@@ -80,8 +80,8 @@ func (p *pod) inside(do func() error) error {
 // ask uses the credentials once.
 func (u *user) ask() outcome { return u.use("get") }
 
-// askAnew uses them from a session, configuration or process that has not been there before.
-func (u *user) askAnew() outcome { return u.use("new") }
+// askFromNew uses them from a new session, configuration or process.
+func (u *user) askFromNew() outcome { return u.use("new") }
 
 func (u *user) use(command string) outcome {
 	u.Helper()
@@ -118,7 +118,7 @@ func (u *user) decode(document []byte) outcome {
 	return outcome{d.AccessKeyId, d.SecretAccessKey, d.SessionToken, d.Error}
 }
 
-// signs runs a tool once, which uses credentials and does not show them.
+// signs runs a tool once that uses credentials without showing them.
 func (u *user) signs(args []string, env ...string) outcome {
 	u.Helper()
 	ctx, cancel := context.WithTimeout(u.Context(), time.Minute)
@@ -129,7 +129,7 @@ func (u *user) signs(args []string, env ...string) outcome {
 	if err := u.inside(cmd.Start); err != nil {
 		u.Fatal(err)
 	}
-	cmd.Wait() // the signature says all
+	cmd.Wait() // the signature is the result
 	if signed := u.s3.taken(); signed.key != "" {
 		return signed
 	}

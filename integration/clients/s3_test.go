@@ -18,7 +18,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
 
-// s3 is a service that notes whose signature it has seen.
+// s3 is a service that records whose signatures it has seen.
 type s3 struct {
 	url string
 
@@ -57,7 +57,7 @@ func newS3(p *pod) *s3 {
 	return s
 }
 
-// taken returns the signer that was seen last since it was last called, if any.
+// taken returns the last signer since the last call, if any.
 func (s *s3) taken() outcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +91,7 @@ func (p *pod) signer(r *http.Request) outcome {
 	if err != nil {
 		return outcome{}
 	}
-	// Signed again, with the same headers, by who should have signed it.
+	// Signed again with the same headers and the expected credentials.
 	again, err := http.NewRequest(r.Method, "http://"+r.Host+r.URL.RequestURI(), nil)
 	if err != nil {
 		return outcome{}

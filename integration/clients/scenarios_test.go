@@ -18,7 +18,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// scenarios are what every client goes through. Each has a Pod of its own: STS, token, sidecar, tape.
+// scenarios are run with every client. Each has its own Pod: STS, token, sidecar, tape.
 var scenarios = []struct {
 	name  string
 	play  func(*pod) string
@@ -41,7 +41,7 @@ var scenarios = []struct {
 	{name: "hop limit 1", play: (*pod).reachesNoNode, never: true, node: true},
 }
 
-// cell is what the table says: how often it asked, and what came of it.
+// cell is the text in the table: how often the client asked, and the result.
 func cell(result string, requests []exchange) string {
 	return fmt.Sprintf("%s %d×", result, len(requests))
 }
@@ -74,7 +74,7 @@ func (p *pod) asksWithoutToken() string {
 	return fmt.Sprintf("%s %s", cell("ok", requests), brief(requests))
 }
 
-// brief is the longest that a request took.
+// brief returns the longest time of a request.
 func brief(requests []exchange) string {
 	var longest time.Duration
 	for _, e := range requests {
@@ -83,7 +83,7 @@ func brief(requests []exchange) string {
 	return fmt.Sprintf("%.1f ms", float64(longest)/float64(time.Millisecond))
 }
 
-// Not of the alphabet of a header's token alone: it must arrive as it is.
+// It has characters that a header's token may not have: it must arrive unchanged.
 const clientToken = "Pod 7c9e6679+7425/40de=944b"
 
 func (p *pod) asksWithVariable() string {
@@ -121,8 +121,8 @@ func (p *pod) asksWithFile() string {
 	return cell("ok", requests)
 }
 
-// fileIsReplaced: who reads the file sends the new token, who knows only the variable the old one, and
-// both get what they ask for.
+// fileIsReplaced: a client that reads the file sends the new token, one that reads only the variable the old one, and both get
+// credentials.
 func (p *pod) fileIsReplaced() string {
 	const token = "a-token-that-has-stood-for-long-0123456789"
 	path, stood := filepath.Join(p.TempDir(), "authorization"), time.Now().Add(-time.Minute)
@@ -148,7 +148,7 @@ func (p *pod) fileIsReplaced() string {
 	world.Eventually(p.T, world.Soon, "the new token is accepted", func() bool {
 		return p.sidecar.Ask(p.T, "Authorization", replaced).Valid()
 	})
-	p.wantServed(s.askAnew())
+	p.wantServed(s.askFromNew())
 	requests := p.requests()
 	p.wantRequests(requests, 1)
 	if p.TokenFile {
@@ -159,7 +159,7 @@ func (p *pod) fileIsReplaced() string {
 	return cell("old token ok", requests)
 }
 
-// coldStart: the sidecar starts when the client's request is there, and STS takes 300 ms.
+// coldStart: the sidecar starts when the client's request has arrived, and STS takes 300 ms.
 func (p *pod) coldStart() string {
 	p.world, p.tape = world.New(p.T, ststest.Options{}), newTape(p.T, p.node)
 	p.world.STS.Break(ststest.Fault{Latency: 300 * time.Millisecond})
@@ -173,8 +173,8 @@ func (p *pod) coldStart() string {
 	return fmt.Sprintf("%s %s", cell("ok", requests), brief(requests))
 }
 
-// fourMinutesLeft is inside every client's own window: each use may be another request, and each is
-// answered with the same credentials and without STS.
+// fourMinutesLeft is within every client's refresh window: each use may cause a request, which is answered with the same
+// credentials and without STS.
 func (p *pod) fourMinutesLeft() string {
 	uses := 10
 	if p.Tool() { // each process asks for itself
@@ -187,7 +187,7 @@ func (p *pod) fourMinutesLeft() string {
 	for range uses {
 		p.wantServed(s.ask())
 	}
-	if p.Window { // some ask behind the back of who uses the credentials, some not at every use
+	if p.Window { // some ask in the background, some not at every use
 		world.Eventually(p.T, world.Soon, "another request", func() bool {
 			if p.tape.count() == 1 {
 				p.wantServed(s.ask())
@@ -210,12 +210,12 @@ func (p *pod) fourMinutesLeft() string {
 	return cell(fmt.Sprintf("%d ok,", uses), requests)
 }
 
-// thirtyUses of the oldest credentials of an hour that are ever served: no client asks again.
+// thirtyUses of the oldest hourly credentials that are served: no client asks again.
 func (p *pod) thirtyUses() string {
 	const uses = 30
 	p.open(ststest.Options{Lifetime: 26*time.Minute + 10*time.Second})
 	s := p.start(p.asking())
-	if p.Tool() { // each process asks once; thirty of them say no more than one
+	if p.Tool() { // each process asks once, so one is enough
 		p.wantServed(s.ask())
 		requests := p.requests()
 		p.wantRequests(requests, 1)
@@ -229,7 +229,7 @@ func (p *pod) thirtyUses() string {
 	return cell(fmt.Sprintf("%d ok,", uses), requests)
 }
 
-// stsRefuses, with nothing cached: the client's own error shows ours, where it shows any.
+// stsRefuses, without cached credentials: the client's error contains the sidecar's, if it shows any.
 func (p *pod) stsRefuses() string {
 	p.world, p.tape = world.New(p.T, ststest.Options{}), newTape(p.T, p.node)
 	p.world.STS.Break(ststest.AccessDenied)
@@ -256,12 +256,12 @@ func (p *pod) stsRefuses() string {
 	return cell(failed, requests)
 }
 
-// webIdentityToo is the trap: a client that has the variables of the EKS webhook as well never asks the
-// sidecar, and the one line that mends it does.
+// webIdentityToo is the trap: a client that also has the variables of the EKS webhook never asks the sidecar. With the
+// documented fix, it does.
 func (p *pod) webIdentityToo() string {
 	p.open(ststest.Options{})
 	trapped := p.asking("AWS_ROLE_ARN="+world.RoleARN,
-		"AWS_WEB_IDENTITY_TOKEN_FILE="+filepath.Join(p.TempDir(), "token"), // not there, so that nobody is sent a token
+		"AWS_WEB_IDENTITY_TOKEN_FILE="+filepath.Join(p.TempDir(), "token"), // a missing file, so that no token is sent
 		"HTTPS_PROXY=http://"+p.refusingAddress(), "AWS_MAX_ATTEMPTS=1")
 	got := p.start(trapped).ask()
 	requests := p.requests()
@@ -272,7 +272,7 @@ func (p *pod) webIdentityToo() string {
 		p.wantServed(got)
 		p.wantRequests(requests, 1)
 	}
-	// In a Pod's spec: the webhook sets neither variable where it finds the one. In a shell: unset.
+	// In a Pod's spec, the webhook sets neither variable if one exists. In a shell, both are unset.
 	const file = "AWS_WEB_IDENTITY_TOKEN_FILE"
 	for _, mended := range [][]string{p.asking(), without(file, p.asking("AWS_ROLE_ARN="+world.RoleARN))} {
 		p.wantServed(p.start(mended).ask())
@@ -284,21 +284,21 @@ func (p *pod) webIdentityToo() string {
 	return cell("ok", requests)
 }
 
-// sendsNoToken: the sidecar asks for a token, and the client is not told of it.
+// sendsNoToken: the sidecar requires a token, and the client has none.
 func (p *pod) sendsNoToken() string {
 	world.Leaks.Secret("an authorization token", clientToken)
 	p.open(ststest.Options{}, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+clientToken)
 	return p.refused(p.env(), !p.FileNeeded)
 }
 
-// sendsWrongToken: the client is given another token.
+// sendsWrongToken: the client has another token.
 func (p *pod) sendsWrongToken() string {
 	world.Leaks.Secret("an authorization token", clientToken)
 	p.open(ststest.Options{}, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+clientToken)
 	return p.refused(p.env(p.token("of-another-pod")), true)
 }
 
-// refused starts a client that the sidecar refuses; one that does not even ask gets nothing either.
+// refused starts a client that the sidecar refuses. A client that does not ask gets nothing either.
 func (p *pod) refused(env []string, asks bool) string {
 	p.Helper()
 	got := p.start(env).ask()
@@ -316,12 +316,12 @@ func (p *pod) refused(env []string, asks bool) string {
 	return cell(p.wantFailed(got), requests)
 }
 
-// findsNoSidecar: nobody listens where the client is sent.
+// findsNoSidecar: nothing listens at the client's address of the sidecar.
 func (p *pod) findsNoSidecar() string {
 	return p.wantFailed(p.start(p.env(p.token(clientToken))).ask())
 }
 
-// isNotKept: without the one variable that keeps it from the node's role, a client takes it.
+// isNotKept: without the variable that keeps it from the node's role, a client takes that role.
 func (p *pod) isNotKept() string {
 	variable := cmp.Or(p.KeptBy, clients.Disabled)
 	if p.KeptBy == clients.Nothing {
@@ -335,8 +335,7 @@ func (p *pod) isNotKept() string {
 	return "fails"
 }
 
-// reachesNoNode: a client that nothing else keeps from the node's role does not get it where the node's hop
-// limit is 1.
+// reachesNoNode: a client that nothing else keeps from the node's role does not get it if the node's hop limit is 1.
 func (p *pod) reachesNoNode() string {
 	if p.KeptBy != clients.Nothing && !p.FileNeeded {
 		return "–"

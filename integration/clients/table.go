@@ -1,6 +1,5 @@
-// Package clients knows the AWS clients that the sidecar is tested with: which there are, what is
-// expected of each, and how it is installed and started. The test that starts them is in the package
-// above; the table in docs/programs.md is made from the same list.
+// Package clients knows the AWS clients that the sidecar is tested with: what is expected of each, and how it is installed and
+// started. The table in docs/programs.md is made from the same list.
 package clients
 
 import (
@@ -16,57 +15,55 @@ var raw []byte
 
 // Table is clients.json.
 type Table struct {
-	// NPMBefore is the day that npm is held to, YYYY-MM-DD: it pins what the packages themselves need.
+	// NPMBefore is the latest date of packages from npm, YYYY-MM-DD, which pins their dependencies.
 	NPMBefore string `json:"npmBefore"`
 
-	// Clients are those that are run.
+	// Clients are run by the tests.
 	Clients []Client `json:"clients"`
 
-	// Known are those that are not: no registry that the suite can rely on has them.
+	// Known are not run: no registry that the tests can rely on has them.
 	Known []Known `json:"known"`
 }
 
-// Client is one version of an SDK or a tool. The expectations are checked in both directions: a client
-// that has learned something fails the test until the table, and with it docs/programs.md, says so.
+// Client is one version of an SDK or a tool. The expectations are checked in both directions: if a client has a new ability, the
+// test fails until the table, and docs/programs.md with it, says so.
 type Client struct {
 	Name    string `json:"name"`
 	From    string `json:"from"`    // go, npm, pypi, debian, or machine: whatever is installed
 	Package string `json:"package"` // its name there
-	Version string `json:"version"` // pinned; for Debian the upstream part alone; empty for machine
+	Version string `json:"version"` // pinned; for Debian only the upstream part; empty for machine
 	Release string `json:"release"` // Debian's name for one
 	Driver  string `json:"driver"`  // the program in drivers that uses an SDK; for a tool, its own name
 
-	// Endpoint: it knows AWS_CONTAINER_CREDENTIALS_FULL_URI. One that does not asks for nothing.
+	// Endpoint: it knows AWS_CONTAINER_CREDENTIALS_FULL_URI. Otherwise it never asks.
 	Endpoint bool `json:"endpoint"`
 
-	// TokenFile: it knows AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE. All but those with FileOnly know the variable
-	// with the token itself.
+	// TokenFile: it knows AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE. All except those with FileOnly know the variable with the token
+	// itself.
 	TokenFile bool `json:"tokenFile"`
 
 	// FileOnly: it does not know AWS_CONTAINER_AUTHORIZATION_TOKEN.
 	FileOnly bool `json:"fileOnly"`
 
-	// FileNeeded: nor does it ask without AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE. It then takes the node's role.
+	// FileNeeded: without AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE it does not ask either, and takes the node's role.
 	FileNeeded bool `json:"fileNeeded"`
 
-	// Message: its own error shows the one that the sidecar gave.
+	// Message: its error contains the sidecar's.
 	Message bool `json:"message"`
 
-	// WebIdentityFirst: with AWS_WEB_IDENTITY_TOKEN_FILE set it does the exchange itself.
+	// WebIdentityFirst: if AWS_WEB_IDENTITY_TOKEN_FILE is set, it makes the exchange itself.
 	WebIdentityFirst bool `json:"webIdentityFirst"`
 
-	// Tries is how often it asks before it gives up on a refusal.
+	// Tries is how often it asks before it gives up after refusals.
 	Tries int `json:"tries"`
 
-	// Window: it asks again before every use when credentials have 4 minutes left.
+	// Window: if the credentials have 4 minutes left, it asks again before every use.
 	Window bool `json:"window"`
 
-	// KeptBy is what keeps it from the node's role, which the EC2 metadata service gives, when it gets nothing
-	// from the sidecar.
+	// KeptBy is what keeps it from the node's role, which the EC2 metadata service gives, if it gets nothing from the sidecar.
 	KeptBy Keeper `json:"keptBy"`
 
-	// Since and TokenFileSince are the first versions that know either; empty where another row says so,
-	// or nobody does.
+	// Since and TokenFileSince are the first versions with Endpoint and TokenFile; empty if another row has them, or none.
 	Since          string `json:"since"`
 	TokenFileSince string `json:"tokenFileSince"`
 }
@@ -74,9 +71,9 @@ type Client struct {
 // Keeper is what keeps a client from the role of the node that it runs on.
 type Keeper string
 
-// What can keep a client from it: most do not ask the metadata service once they are told of the sidecar. A
-// variable keeps a client from it with the value that all manifests give it; where that is EmptyFile, it is by
-// accident, for the client takes the empty value for the name of a file.
+// What can keep a client from it: most do not ask the metadata service if they are configured to use the sidecar. A variable
+// works with the value that all manifests set. EmptyFile works by accident, because the client takes the empty value for the
+// name of a file.
 const (
 	Itself    Keeper = ""
 	Disabled  Keeper = "AWS_EC2_METADATA_DISABLED"
@@ -84,7 +81,7 @@ const (
 	Nothing   Keeper = "nothing"
 )
 
-// Known is what the source of a client says that is not run.
+// Known is what the source of a client says, for one that is not run.
 type Known struct {
 	Name           string `json:"name"`
 	Since          string `json:"since"`
@@ -118,13 +115,13 @@ func (c Client) label() string {
 	return strings.TrimPrefix(c.Version, "v")
 }
 
-// Tool reports whether it is a program for people, which is a process for each use and shows no credentials.
-// Its driver is its own name. Any other is a program in drivers that lives on from use to use.
+// Tool reports whether it is a program for people, which runs once for each use and shows no credentials. Its driver is its own
+// name. All others are programs in drivers that keep running between uses.
 func (c Client) Tool() bool {
 	return slices.Contains([]string{"aws", "rclone", "restic", "s3cmd"}, c.Driver)
 }
 
-// withoutSidecar says what it does when the sidecar gives it nothing.
+// withoutSidecar says what it does if the sidecar gives it nothing.
 func (c Client) withoutSidecar() string {
 	const node = "**runs as the node**"
 	switch {

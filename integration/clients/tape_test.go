@@ -15,22 +15,21 @@ import (
 	"time"
 )
 
-// tape stands between a client and a sidecar and notes what goes over the wire, unchanged. Both listen
-// on the same port, the sidecar on 127.0.0.2: it refuses a Host header with another port than its own. Where
-// there is a node, the client's side is in its network, and the sidecar's is not.
+// tape is a proxy between a client and a sidecar that records everything unchanged. Both listen on the same port, the sidecar on
+// 127.0.0.2, because it refuses a Host header with another port. If there is a node, only the client's side is in its network.
 type tape struct {
 	listener net.Listener
 	upstream string
 
 	mu         sync.Mutex
-	before     func() // called once, before the first request goes on
+	before     func() // called once, before the first request is forwarded
 	exchanges  []exchange
 	unfinished []error
 }
 
 // exchange is one request with its answer.
 type exchange struct {
-	request string // as it came, up to the body, which none has
+	request string // unchanged; requests have no body
 	status  int
 	kind    string // Content-Type
 	body    string
@@ -82,7 +81,7 @@ func newTape(t *testing.T, node *ec2) *tape {
 // url is what the client gets as AWS_CONTAINER_CREDENTIALS_FULL_URI.
 func (r *tape) url() string { return "http://" + r.listener.Addr().String() + "/v1/credentials" }
 
-// splice hands on one connection, request by request: no client sends the next before the answer.
+// splice forwards one connection, request by request: no client sends the next one before the answer.
 func (r *tape) splice(client net.Conn) {
 	defer client.Close()
 	fromClient := bufio.NewReader(client)
@@ -104,7 +103,7 @@ func (r *tape) splice(client net.Conn) {
 		began := time.Now()
 		if server == nil {
 			if server, err = net.Dial("tcp", r.upstream); err != nil {
-				return // as if nobody listened
+				return // as if nothing listened
 			}
 			defer server.Close()
 			fromServer = bufio.NewReader(server)
@@ -136,8 +135,7 @@ func (r *tape) fail(err error) {
 	r.unfinished = append(r.unfinished, err)
 }
 
-// roundTrip sends a request and reads the answer, the bytes of which go to raw too: they are all there
-// once the answer's body has been read.
+// roundTrip sends a request and reads the answer. Its bytes are also written to raw, completely once the body has been read.
 func roundTrip(conn net.Conn, from *bufio.Reader, head string, raw *bytes.Buffer) (*http.Response, error) {
 	if _, err := io.WriteString(conn, head); err != nil {
 		return nil, err
@@ -154,7 +152,7 @@ func roundTrip(conn net.Conn, from *bufio.Reader, head string, raw *bytes.Buffer
 	if response.ContentLength < 0 {
 		return nil, errors.New("the answer has no Content-Length")
 	}
-	// The reader above may have read ahead of the body, but nothing comes there: no request is under way.
+	// The reader above may read beyond the body, but nothing follows, because there is no other request.
 	return response, nil
 }
 
@@ -179,7 +177,7 @@ func (r *tape) count() int {
 	return len(r.exchanges)
 }
 
-// taken returns what has been noted since the last call.
+// taken returns what was recorded since the last call.
 func (r *tape) taken() []exchange {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -16,8 +16,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// newClinic is a world whose issuer can be asked, so that a signature can be verified, and whose role
-// has a trust policy.
+// newClinic is a world whose issuer answers, so that a signature can be verified, and whose role has a trust policy.
 func newClinic(t *testing.T) (*world.World, trustpolicy.Identity) {
 	t.Helper()
 	w := world.New(t, ststest.Options{})
@@ -84,7 +83,7 @@ func TestTheDoctorsExitCodeAndOutput(t *testing.T) {
 	}
 }
 
-// A token that may not be read: by root's rules where the test is root, and otherwise by one's own.
+// A token that may not be read. If the test runs as root, the program runs as another user.
 func TestTheDoctorNamesModeOwnerAndUser(t *testing.T) {
 	t.Parallel()
 	w, _ := newClinic(t)

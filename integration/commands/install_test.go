@@ -15,7 +15,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// In the image its user may not read the program, and install says what would help.
+// In the image, the user may not read the program, and install says what to do.
 func TestInstallNeedsTheGroupThatMayReadTheProgram(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("the owner of a program may read it, or let himself: this needs root")

@@ -17,8 +17,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// mistake is something that goes wrong and that the sidecar serves with all the same: it must say so wherever one asks.
-// What it refuses to start with is in testdata/mistakes. In env and message, {dir} is the directory of mistaken files,
+// mistake is a fault that does not prevent the sidecar from starting: every answer must name it. Those that do are in
+// testdata/mistakes. In env and message, {dir} is the directory of mistaken files,
 // {refused} an address that refuses connections, and {sts} the STS's.
 type mistake struct {
 	name string
@@ -89,7 +89,7 @@ var mistakes = []mistake{
 	{name: "half of the credentials", sts: halfCredentials, status: 503, code: "UnusableCredentials", message: "STS answered without SessionToken"},
 }
 
-// halfCredentials are credentials without the session token, which no AWS service would take.
+// halfCredentials are credentials without the session token, which no AWS service accepts.
 var halfCredentials = ststest.Fault{Body: `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
   <AssumeRoleWithWebIdentityResult><Credentials>
     <AccessKeyId>ASIAEXAMPLEEXAMPLE00</AccessKeyId><SecretAccessKey>EXAMPLE</SecretAccessKey><Expiration>2100-01-01T00:00:00Z</Expiration>
@@ -157,7 +157,7 @@ func (m mistake) wantAnswer(t *testing.T, w *world.World, env []string, fill fun
 	}
 }
 
-// mistakenFiles makes the files that nobody means to use as a token.
+// mistakenFiles makes files that are used as a token by mistake.
 func mistakenFiles(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -189,7 +189,7 @@ func mistakenFiles(t *testing.T) (dir string) {
 	return dir
 }
 
-// A token that this user may not read: root runs the program as somebody who may not.
+// A token that this user may not read. Root runs the program as another user.
 func TestATokenThatMayNotBeRead(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, ststest.Options{})
@@ -209,7 +209,7 @@ func TestATokenThatMayNotBeRead(t *testing.T) {
 	}
 }
 
-// Each variable that the program knows has a mistake, here or in a script.
+// Each variable of the program has a mistake, here or in a script.
 func TestEveryVariableHasItsMistakes(t *testing.T) {
 	t.Parallel()
 	variables := configurationVariables(t)
@@ -234,7 +234,7 @@ func TestEveryVariableHasItsMistakes(t *testing.T) {
 	}
 }
 
-// configurationVariables are those that help lists.
+// configurationVariables are those in the help.
 func configurationVariables(t *testing.T) (names []string) {
 	t.Helper()
 	help := world.RunCommand(t, nil, "help", "serve").Stdout
@@ -244,7 +244,7 @@ func configurationVariables(t *testing.T) (names []string) {
 	return names
 }
 
-// An empty variable is as good as none: whoever renders manifests cannot always leave one out.
+// An empty variable counts as unset, because templates cannot always leave one out.
 func TestEmptyVariablesHaveTheirDefaults(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, ststest.Options{})
@@ -254,7 +254,7 @@ func TestEmptyVariablesHaveTheirDefaults(t *testing.T) {
 			empty = append(empty, name+"=")
 		}
 	}
-	// Which does not listen, and so leaves the default ports to whoever has them.
+	// It does not listen, so the default ports may be in use.
 	r := world.RunCommand(t, w.EnvWith(empty...), "credentials")
 	world.WantExitCode(t, r, 0)
 	if r.Stderr != "" {

@@ -23,11 +23,11 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// The scripts in testdata are transcripts: what somebody types, and what the program, as it is shipped, prints and exits
-// with. testscript runs them (https://pkg.go.dev/github.com/rogpeppe/go-internal/testscript). Besides its own commands
+// The scripts in testdata are transcripts: what a user types, and the output and the exit code of the shipped program.
+// testscript runs them (https://pkg.go.dev/github.com/rogpeppe/go-internal/testscript). Besides its own commands
 // they have these:
 //
-//	[!] irsa-sidecar ARG... [&]       run the program; ! where it must fail; & in the background
+//	[!] irsa-sidecar ARG... [&]       run the program; ! if it must fail; & in the background
 //	[!] fg                            wait for the program in the background
 //	[!] sh SCRIPT                     run a shell that finds it
 //	[!] with [-i] NAME[=VALUE]... ... run either with variables set or, without a value, unset; -i unsets all others
@@ -37,12 +37,12 @@ import (
 //	sidecar log MESSAGE               wait for a line of its log, and print it
 //	sidecar terminate                 send SIGTERM
 //	sidecar stopped                   wait for its end, which must be orderly
-//	sts break FAULT, sts repair       have the STS fail
+//	sts break FAULT, sts repair       make the STS fail
 //	sts trust FILE                    replace the variables in a trust policy, and give it to the role
 //	sts request N                     wait for the Nth request, and print what it asks for
 //	token rotate, token expire        replace the token as the kubelet does; by one that has expired
-//	issuer start                      have the tokens from an issuer that can be asked for its keys
-//	secret FILE                       note that nothing may print what is in it
+//	issuer start                      use tokens of an issuer that serves its keys
+//	secret FILE                       record that its content must not be printed
 //	file NAME SIZE, pipe NAME         make a file of SIZE bytes, a named pipe
 //
 // The program's environment is the one that a Pod's sidecar has, with the changes of `with`; testscript's env sets
@@ -106,7 +106,7 @@ func newStage(t *testing.T) *stage {
 }
 
 func (s *stage) setUp(e *testscript.Env) error {
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // connections wait in its queue, and nobody takes them
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // connections wait in its queue, and are never accepted
 	if err != nil {
 		return err
 	}
@@ -176,13 +176,13 @@ func (s *stage) run(ts *testscript.TestScript, neg bool, env []string, name stri
 	if name == "sh" {
 		path = "/bin/sh"
 		env = append(slices.Clip(env), "PATH="+filepath.Dir(world.Program(s.t))+":/usr/bin:/bin")
-		// Where credentials are printed, the leak record has to be told.
+		// If credentials are printed, the leak record must know that.
 		args = append([]string{"-c"}, args...)
 		if strings.Contains(args[1], "irsa-sidecar credentials") {
 			args = append(args, "credentials")
 		}
 	}
-	ctx, cancel := context.WithTimeout(s.t.Context(), 2*world.Soon) // what is not refused may run for ever
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*world.Soon) // what is not refused may run forever
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = ts.MkAbs(".")
@@ -192,7 +192,7 @@ func (s *stage) run(ts *testscript.TestScript, neg bool, env []string, name stri
 	s.ended(ts, neg)
 }
 
-// foreground shows all that the program has printed as its stderr, where commands that wait print.
+// foreground shows all output of the program as its stderr, where commands that wait print.
 func (s *stage) foreground(ts *testscript.TestScript, neg bool, _ []string) {
 	select {
 	case <-s.background.Ended:

@@ -14,7 +14,7 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// shell finds a shell. One that this machine should have must not be missing.
+// shell finds a shell. The test fails if a required one is missing.
 func shell(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -28,7 +28,7 @@ func shell(t *testing.T, name string) string {
 	return ""
 }
 
-// A shell that evaluates what credentials prints knows whether it has got any.
+// A shell that evaluates the output of credentials notices whether there are any.
 func TestAShellNoticesThatThereAreNoCredentials(t *testing.T) {
 	t.Parallel()
 	const evaluate = `eval "$(irsa-sidecar credentials --format env 2>/dev/null)"`
@@ -72,7 +72,7 @@ func TestAShellNoticesThatThereAreNoCredentials(t *testing.T) {
 	}
 }
 
-// completions are what is typed and what it becomes, or may become.
+// completions are what is typed, and the possible completions.
 var completions = []struct {
 	typed string
 	want  []string
@@ -154,7 +154,7 @@ func TestShellCompletionInFish(t *testing.T) {
 	}
 }
 
-// zsh completes in its line editor alone, which wants a terminal.
+// zsh completes only in its line editor, which needs a terminal.
 func TestShellCompletionInZsh(t *testing.T) {
 	t.Parallel()
 	path, dir, script := completing(t, "zsh")
