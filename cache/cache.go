@@ -170,7 +170,7 @@ func (c *Cache) Profile() string { return c.profile }
 type Kept struct {
 	Credentials *Credentials // never nil
 
-	// Remaining is how long they still work, by a clock that nobody sets, counted from the call of Keep or of
+	// Remaining is how long they still work, by a clock that cannot be set, counted from the call of Keep or of
 	// Restore.
 	Remaining time.Duration
 
@@ -190,7 +190,7 @@ func (k *Kept) lease(now time.Time) *lease {
 	return &lease{Credentials: *k.Credentials, issued: now, lifetime: k.Remaining, skew: max(-keptSkew, min(k.Skew, keptSkew))}
 }
 
-// restore stores what was kept if it still works. The next exchange is due at once all the same.
+// restore stores what was kept if it still works. The next exchange is due at once anyway.
 func (c *Cache) restore(k *Kept) {
 	if k == nil {
 		return

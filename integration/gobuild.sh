@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# gobuild.sh FILE PACKAGE [LDFLAGS]: builds a program of somebody else's, from the module in the current directory, unless the file is there.
+# gobuild.sh FILE PACKAGE [LDFLAGS]: builds a program of another project, from the module in the current directory, unless the file is there.
 set -euo pipefail
 file=$1 package=$2
 [ -x "$file" ] && exit

@@ -30,7 +30,7 @@ func TestIdleConnectionsDoNotLockOutTheNextClient(t *testing.T) {
 			synctest.Wait() // so that they become idle in order
 		}
 		if took := time.Since(epoch); took != 0 {
-			t.Errorf("somebody waited: %v", took)
+			t.Errorf("a client waited: %v", took)
 		}
 		// Only those that had been idle longest were closed.
 		for i, conn := range conns {

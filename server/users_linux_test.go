@@ -66,10 +66,10 @@ func TestUsersAreToldApart(t *testing.T) {
 			users []uint32
 			want  string
 		}{
-			"nobody is named":     {nil, "200 OK"},
+			"none is named":       {nil, "200 OK"},
 			"we are":              {[]uint32{us}, "200 OK"},
 			"we are among others": {[]uint32{us + 1, us}, "200 OK"},
-			"somebody else is":    {[]uint32{us + 1}, "403 Forbidden"},
+			"another is":          {[]uint32{us + 1}, "403 Forbidden"},
 		} {
 			t.Run(ip+", "+name, func(t *testing.T) {
 				conn := dial(t, serveUsers(t, ip, row.users))
@@ -98,7 +98,7 @@ func TestUsersAreToldApart(t *testing.T) {
 
 func TestAnotherUserIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can be somebody else; TestUsersAreToldApart has the rest")
+		t.Skip("only root can become another user; TestUsersAreToldApart has the rest")
 	}
 	address := serveUsers(t, "127.0.0.1", []uint32{0, 1234})
 	for uid, want := range map[int]string{0: "200 OK", 1234: "200 OK", 1235: "403 Forbidden", 65534: "403 Forbidden"} {
@@ -273,7 +273,7 @@ func TestTheLogSaysWhoIsRefused(t *testing.T) {
 // the same address, so an attacker's connection would seem to be the app's.
 func TestAListenerOfAnotherUserIsNotMistakenForTheApp(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can be somebody else")
+		t.Skip("only root can become another user")
 	}
 	address := serveUsers(t, "127.0.0.1", []uint32{0})
 	as(1234, func() {

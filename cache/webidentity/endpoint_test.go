@@ -73,7 +73,7 @@ func TestNoRegionAnywhere(t *testing.T) {
 	s := stage(t, tweak{claims: ststest.Claims{Issuer: "https://kubernetes.default.svc"}})
 	s.provider.options.Endpoint = ""
 	s.tap(func(*http.Request, http.RoundTripper) (*http.Response, error) {
-		t.Error("somebody was asked")
+		t.Error("a server was asked")
 		return nil, http.ErrHandlerTimeout
 	})
 	failure := s.mustFail(t, cache.RegionUnknown,

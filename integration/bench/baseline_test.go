@@ -183,9 +183,9 @@ func TestUpdateKeepsWhatDiffersLittle(t *testing.T) {
 	if !slices.Equal(next.rows, want) || next.machine != machine() {
 		t.Errorf("%+v, want %+v", next, want)
 	}
-	said := strings.Join(changes, "\n")
-	if strings.Contains(said, "little") || !strings.Contains(said, "worse: 12.35 instead of 10: WORSE") || !strings.Contains(said, "gone") || len(changes) != 4 {
-		t.Errorf("the changes: %s", said)
+	printed := strings.Join(changes, "\n")
+	if strings.Contains(printed, "little") || !strings.Contains(printed, "worse: 12.35 instead of 10: WORSE") || !strings.Contains(printed, "gone") || len(changes) != 4 {
+		t.Errorf("the changes: %s", printed)
 	}
 	now["little"] = math.NaN()
 	if _, _, err := update(old.compare(results(now, measures...))); err == nil {

@@ -433,7 +433,7 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 	c.wantFewCalls(t, s, recovered.Sub(s.began))
 	c.notice(t, s, first)
 	if n := c.proxy.Deceived(); n > 0 {
-		t.Errorf("the token went to somebody who is not STS, or not over TLS of today, %d times", n)
+		t.Errorf("the token was sent to another server than STS, or not over current TLS, %d times", n)
 	}
 	if status, body := world.HTTPGet(t, "http://"+c.sidecar.OpsAddress+"/readyz"); status != http.StatusOK {
 		t.Errorf("credentials are served, and /readyz says %d %s", status, body)

@@ -255,7 +255,7 @@ func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok 
 	}
 	switch {
 	case !ok:
-		c.complain("answered with credentials that nobody has issued")
+		c.complain("answered with credentials that STS has not issued")
 		return s, false
 	case secret != s.SecretAccessKey || token != s.SessionToken:
 		c.complain("answered with a mixture of credentials")

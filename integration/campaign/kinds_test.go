@@ -161,7 +161,7 @@ var faultKinds = []faultKind{
 	{name: "asked for its goroutines", ends: true, play: func(c *campaign, t *testing.T, _ func()) { c.wantNothingLeft(t) }},
 	{name: "no file descriptors left", reason: cache.TokenFileUnreadable, play: func(c *campaign, t *testing.T, hold func()) {
 		c.whileClosed(func() {
-			c.proxy.Set(proxy.Clear) // what is open to STS is needed anew
+			c.proxy.Set(proxy.Clear) // so that new connections to STS are needed
 			c.limit(t, 1)
 			hold()
 			c.limit(t, 1<<10)

@@ -137,7 +137,7 @@ type report struct {
 	noNode   error // why there is no node
 	cells    []string
 	requests []string
-	said     string // its own words about a refusal
+	printed  string // its own words about a refusal
 }
 
 func (r *report) fill(t *testing.T) {
@@ -202,7 +202,7 @@ func summary(reports []*report, noNode error) string {
 	if noNode != nil {
 		fmt.Fprintf(&b, "NOT RUN: what is about the role of a node: %v\n", noNode)
 	} else {
-		fmt.Fprint(&b, "Beside each was a node that gives its own role to everybody who asks: AS THE NODE is whom the client runs as.\n")
+		fmt.Fprint(&b, "Each had a node that gives its own role to every caller: AS THE NODE means that the client took that role.\n")
 	}
 	fmt.Fprint(&b, "\nWhat they sent:\n")
 	for _, r := range reports {
@@ -212,8 +212,8 @@ func summary(reports []*report, noNode error) string {
 	}
 	fmt.Fprint(&b, "\nWhat they say when STS refuses:\n")
 	for _, r := range reports {
-		if r.said != "" {
-			fmt.Fprintf(&b, "  %-40s %s\n", r.ID(), strings.Join(strings.Fields(r.said), " "))
+		if r.printed != "" {
+			fmt.Fprintf(&b, "  %-40s %s\n", r.ID(), strings.Join(strings.Fields(r.printed), " "))
 		}
 	}
 	for _, r := range reports {

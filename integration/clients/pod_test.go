@@ -140,7 +140,7 @@ func (p *pod) wantServed(got outcome) {
 	}
 	s := issued[len(issued)-1]
 	if got.key != s.AccessKeyID || got.secret != s.SecretAccessKey || got.token != s.SessionToken {
-		p.Errorf("it does not have the credentials that were issued; it says: %s", cmp.Or(got.said, "nothing"))
+		p.Errorf("it does not have the credentials that were issued; it says: %s", cmp.Or(got.printed, "nothing"))
 	}
 }
 
@@ -150,7 +150,7 @@ func (p *pod) wantNone(got outcome) {
 	case p.node != nil && got.key == p.node.role.AccessKeyID:
 		p.Error("it runs as the node")
 	case got.key != "":
-		p.Error("it has credentials, from nobody knows where")
+		p.Error("it has credentials, from an unknown source")
 	}
 }
 
@@ -159,7 +159,7 @@ func (p *pod) wantNode(got outcome) string {
 	p.Helper()
 	p.toNode = true
 	if p.node == nil || got.key != p.node.role.AccessKeyID || got.secret != p.node.role.SecretAccessKey || got.token != p.node.role.SessionToken {
-		p.Errorf("it does not have the node's role; it says: %s", cmp.Or(got.said, "nothing"))
+		p.Errorf("it does not have the node's role; it says: %s", cmp.Or(got.printed, "nothing"))
 	}
 	return "AS THE NODE"
 }

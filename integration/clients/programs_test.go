@@ -17,7 +17,7 @@ import (
 // outcome is the result of one use of the credentials by a client.
 type outcome struct {
 	key, secret, token string // empty where it has none
-	said               string // its own words, where it has none
+	printed            string // its own words, where it has none
 }
 
 // user is a running client.
@@ -133,5 +133,5 @@ func (u *user) signs(args []string, env ...string) outcome {
 	if signed := u.s3.taken(); signed.key != "" {
 		return signed
 	}
-	return outcome{said: strings.TrimSpace(log.String())}
+	return outcome{printed: strings.TrimSpace(log.String())}
 }

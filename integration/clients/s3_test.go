@@ -106,7 +106,7 @@ func (p *pod) signer(r *http.Request) outcome {
 		again, r.Header.Get("X-Amz-Content-Sha256"), "s3", found[2], when)
 	signature := func(h string) string { return h[strings.LastIndex(h, "Signature="):] }
 	if err != nil || signature(again.Header.Get("Authorization")) != signature(r.Header.Get("Authorization")) {
-		return outcome{said: "a signature that is not of " + found[1]}
+		return outcome{printed: "a signature that is not of " + found[1]}
 	}
 	return outcome{session.AccessKeyID, session.SecretAccessKey, r.Header.Get("X-Amz-Security-Token"), ""}
 }

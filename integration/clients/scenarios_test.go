@@ -244,11 +244,11 @@ func (p *pod) stsRefuses() string {
 			p.Errorf("it was answered %d, want STS's own 403", e.status)
 		}
 	}
-	world.Leaks.Printed(p.ID()+" about a refusal", got.said)
-	p.said = got.said
-	ours := strings.Contains(got.said, ststest.AccessDenied.Message) && strings.Contains(got.said, "in the role's trust policy")
+	world.Leaks.Printed(p.ID()+" about a refusal", got.printed)
+	p.printed = got.printed
+	ours := strings.Contains(got.printed, ststest.AccessDenied.Message) && strings.Contains(got.printed, "in the role's trust policy")
 	if ours != p.Message {
-		p.Errorf("its error shows the sidecar's message: %v, want %v. It says: %s", ours, p.Message, got.said)
+		p.Errorf("its error shows the sidecar's message: %v, want %v. It says: %s", ours, p.Message, got.printed)
 	}
 	if ours {
 		return cell("shows why", requests)
@@ -274,12 +274,12 @@ func (p *pod) webIdentityToo() string {
 	}
 	// In a Pod's spec, the webhook sets neither variable if one exists. In a shell, both are unset.
 	const file = "AWS_WEB_IDENTITY_TOKEN_FILE"
-	for _, mended := range [][]string{p.asking(), without(file, p.asking("AWS_ROLE_ARN="+world.RoleARN))} {
-		p.wantServed(p.start(mended).ask())
+	for _, fixed := range [][]string{p.asking(), without(file, p.asking("AWS_ROLE_ARN="+world.RoleARN))} {
+		p.wantServed(p.start(fixed).ask())
 		p.wantRequests(p.requests(), 1)
 	}
 	if p.WebIdentityFirst {
-		return cell("never asks,", requests) + "; mended 1×"
+		return cell("never asks,", requests) + "; fixed 1×"
 	}
 	return cell("ok", requests)
 }

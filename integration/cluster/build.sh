@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/kubernetes"
 
-# The names of the directory and so of the programs carry the version: a new pin in go.mod builds anew.
+# The names of the directory and so of the programs carry the version: a new pin in go.mod is built again.
 version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
 bin=${XDG_CACHE_HOME:-$HOME/.cache}/irsa-sidecar/kubernetes-$version
 bash ../../install.sh etcd=etcd-server containerd=containerd runc=runc ip=iproute2 /usr/lib/cni/bridge=containernetworking-plugins \

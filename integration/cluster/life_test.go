@@ -144,8 +144,8 @@ func (c *cluster) isObserved(t *testing.T) {
 	report := c.say(t, "kubectl exec -n shop "+pod+" -c irsa-sidecar -- /irsa-sidecar doctor")
 	world.WantContains(t, "the doctor's report", report, " 0 warn, 0 FAIL")
 	forward := c.kubectlCommand("port-forward", "-n", "shop", "pod/"+pod, "9913:9913")
-	var said bytes.Buffer
-	forward.Stdout, forward.Stderr = &said, &said
+	var printed bytes.Buffer
+	forward.Stdout, forward.Stderr = &printed, &printed
 	if err := forward.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -379,11 +379,11 @@ func (c *cluster) sharesTokenFile(t *testing.T) {
 	c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", "file", "deployment/app", "--timeout=1s")
 	p := c.pod(t, "file", "app=app")
 	c.wantFirstAnswer(t, "file")
-	if said, err := c.try("kubectl exec -n file " + p.Metadata.Name + " -c app -- wget -qO- http://127.0.0.1:9911/v1/credentials"); err == nil || !strings.Contains(said, "403") {
+	if printed, err := c.try("kubectl exec -n file " + p.Metadata.Name + " -c app -- wget -qO- http://127.0.0.1:9911/v1/credentials"); err == nil || !strings.Contains(printed, "403") {
 		t.Error("and without the token it is not refused")
 	}
-	if said, err := c.try("kubectl exec -n file " + p.Metadata.Name + ` -c neighbour -- sh -c 'id -u && T=$(cat /authorization/token) && wget -qO- --header "Authorization: $T" http://127.0.0.1:9911/v1/credentials'`); err == nil || !strings.Contains(said, "1001") || !strings.Contains(said, "403") {
-		t.Errorf("and another user is not refused: %s", said)
+	if printed, err := c.try("kubectl exec -n file " + p.Metadata.Name + ` -c neighbour -- sh -c 'id -u && T=$(cat /authorization/token) && wget -qO- --header "Authorization: $T" http://127.0.0.1:9911/v1/credentials'`); err == nil || !strings.Contains(printed, "1001") || !strings.Contains(printed, "403") {
+		t.Errorf("and another user is not refused: %s", printed)
 	}
 }
 
@@ -398,9 +398,9 @@ func (c *cluster) answersStarved(t *testing.T) {
 	c.apply(t, "starved", strings.Replace(manifest, limits, "            limits: {cpu: 10m, memory: 24Mi}\n", 1))
 	c.until(t, 2*time.Minute, "the Deployment", "rollout", "status", "-n", "starved", "deployment/app", "--timeout=1s")
 	p := c.pod(t, "starved", "app=app")
-	said := c.say(t, "kubectl exec -n starved "+p.Metadata.Name+` -c app -- sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do `+
+	printed := c.say(t, "kubectl exec -n starved "+p.Metadata.Name+` -c app -- sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do `+
 		`timeout 1 wget -qO /dev/null --header "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" $AWS_CONTAINER_CREDENTIALS_FULL_URI && echo answered; done'`)
-	if n := strings.Count(said, "answered"); n != 20 {
+	if n := strings.Count(printed, "answered"); n != 20 {
 		t.Errorf("%d of 20 requests were answered within a second", n)
 	}
 	if s := c.pod(t, "starved", "app=app").container("irsa-sidecar"); s.RestartCount != 0 {
@@ -433,11 +433,11 @@ func (c *cluster) guardsHostNetwork(t *testing.T) {
 	for name, env := range map[string]string{"told by its addresses": known, "guessed by the network interfaces": ""} {
 		c.apply(t, "host", strings.Replace(manifest, token, env, 1))
 		world.Eventually(t, time.Minute, "a refusal to start, "+name, func() bool {
-			said, _ := c.kubectlCommand("logs", "-n", "host", "-l", "app=app", "-c", "irsa-sidecar").CombinedOutput()
-			if !strings.Contains(string(said), "this Pod uses the node's network") || strings.Contains(string(said), "if it does not") == (env != "") {
+			printed, _ := c.kubectlCommand("logs", "-n", "host", "-l", "app=app", "-c", "irsa-sidecar").CombinedOutput()
+			if !strings.Contains(string(printed), "this Pod uses the node's network") || strings.Contains(string(printed), "if it does not") == (env != "") {
 				return false
 			}
-			fmt.Printf("\n$ kubectl logs -n host -l app=app -c irsa-sidecar   # hostNetwork, %s, and no authorization token\n%s", name, said)
+			fmt.Printf("\n$ kubectl logs -n host -l app=app -c irsa-sidecar   # hostNetwork, %s, and no authorization token\n%s", name, printed)
 			return true
 		})
 		c.kubectl(t, "delete", "deployment", "-n", "host", "app", "--cascade=foreground", "--grace-period=1")

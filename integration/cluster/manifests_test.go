@@ -122,8 +122,8 @@ spec:
 	c.apply(t, "tools", pod)
 	c.until(t, time.Minute, "the Pod", "wait", "-n", "tools", "--for=condition=Ready", "pod/cli", "--timeout=1s")
 	c.say(t, "kubectl get pod -n tools cli -o yaml")
-	said := c.say(t, "kubectl exec -n tools cli -c cli -- aws sts get-caller-identity")
-	world.WantContains(t, "the AWS CLI", said, "assumed-role/app/tools.cli")
+	printed := c.say(t, "kubectl exec -n tools cli -c cli -- aws sts get-caller-identity")
+	world.WantContains(t, "the AWS CLI", printed, "assumed-role/app/tools.cli")
 	if _, err := c.try("kubectl exec -n tools cli -c other -- env | grep AWS_CONTAINER"); err == nil {
 		t.Error("a container that is to be left alone has the environment")
 	}

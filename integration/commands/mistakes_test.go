@@ -258,7 +258,7 @@ func TestEmptyVariablesHaveTheirDefaults(t *testing.T) {
 	r := world.RunCommand(t, w.EnvWith(empty...), "credentials")
 	world.WantExitCode(t, r, 0)
 	if r.Stderr != "" {
-		t.Errorf("said %s", r.Stderr)
+		t.Errorf("printed %s", r.Stderr)
 	}
 
 	empty = slices.DeleteFunc(empty, func(change string) bool { return strings.HasSuffix(change, "LISTEN=") })

@@ -43,7 +43,7 @@ func TestREADMEShowsTheDemo(t *testing.T) {
 	}
 }
 
-// A port in use is no reason not to see the demo, unless somebody has chosen it.
+// The demo works although a port is in use, unless the user has chosen that port.
 func TestPortsInUse(t *testing.T) {
 	taken := world.TakenAddress(t)
 	var printed bytes.Buffer

@@ -206,7 +206,7 @@ func anAuthorizationToken(t *testing.T, cause string, spoil spoiler) {
 	wanted := "irsa-sidecar: invalid configuration: IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE " + file +
 		" does not exist and cannot be created: " + cause + "\n"
 	if r.Stderr != wanted {
-		t.Errorf("said\n%s\nwant\n%s", r.Stderr, wanted)
+		t.Errorf("printed\n%s\nwant\n%s", r.Stderr, wanted)
 	}
 	d.WantFiles(t)
 
@@ -243,7 +243,7 @@ func anInstallation(t *testing.T, cause string, spoil spoiler) {
 		// The name of the temporary file would not help anyone, and the file has been removed.
 		if wanted := "irsa-sidecar: install: cannot write to " + d.Dir + ": " + cause; world.LastLine(r.Stderr) != wanted &&
 			world.LastLine(r.Stderr) != wanted+"; it must be a directory, on a volume that this container's user may write to" {
-			t.Errorf("said\n%s\nwant\n%s", r.Stderr, wanted)
+			t.Errorf("printed\n%s\nwant\n%s", r.Stderr, wanted)
 		}
 	}
 	spoil(t, d, size/2&^(world.PageSize-1))

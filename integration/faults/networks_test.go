@@ -138,7 +138,7 @@ func TestAPodWithOneKindOfAddress(t *testing.T) {
 			wanted := "irsa-sidecar: IRSA_SIDECAR_LISTEN: cannot listen on " + row.lacks + ":9911: cannot assign requested address; " +
 				"in an " + row.name + "-only Pod, use " + row.has + ":9911 here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI\n"
 			if r.Stderr != wanted {
-				t.Errorf("said\n%s\nwant\n%s", r.Stderr, wanted)
+				t.Errorf("printed\n%s\nwant\n%s", r.Stderr, wanted)
 			}
 		})
 	}
@@ -198,7 +198,7 @@ func TestAPortStolenBetweenRestarts(t *testing.T) {
 		wanted := "irsa-sidecar: " + row.variable + ": " + row.address +
 			" is in use by another program in this Pod, or by another irsa-sidecar; stop it, or choose another port\n"
 		if r.Stderr != wanted {
-			t.Errorf("with a thief at %s, said\n%s\nwant\n%s", row.thief, r.Stderr, wanted)
+			t.Errorf("with a thief at %s, printed\n%s\nwant\n%s", row.thief, r.Stderr, wanted)
 		}
 		if string(world.ReadFile(t, d.Path("state"))) != state {
 			t.Errorf("with a thief at %s, the state file is another one", row.thief)

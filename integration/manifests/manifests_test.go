@@ -72,9 +72,9 @@ func TestChart(t *testing.T) {
 		"1.29.0": "needs Kubernetes 1.36", "1.35.9": "needs Kubernetes 1.36", "v1.35.2-eks-0123456": "needs Kubernetes 1.36",
 		"1.36.0": "", "v1.36.0-eks-0123456": "", "1.37.2": "",
 	} {
-		said, err := exec.Command("helm", "template", chart, "--set", "policy.enabled=true", "--kube-version", version).CombinedOutput()
-		if (err == nil) != (says == "") || !strings.Contains(string(said), says) {
-			t.Errorf("policy.enabled on Kubernetes %s: %v, %s", version, err, said)
+		printed, err := exec.Command("helm", "template", chart, "--set", "policy.enabled=true", "--kube-version", version).CombinedOutput()
+		if (err == nil) != (says == "") || !strings.Contains(string(printed), says) {
+			t.Errorf("policy.enabled on Kubernetes %s: %v, %s", version, err, printed)
 		}
 		world.MustRun(t, exec.Command("helm", "template", chart, "--set", "podMonitor.enabled=true", "--kube-version", version))
 	}
@@ -89,9 +89,9 @@ func TestChart(t *testing.T) {
 		"env[0].value=x":       "name",
 		"policy.enabled=true,roleARN=arn:aws:iam::111122223333:role/app": "set the role in the service account's annotation",
 	} {
-		said, err := exec.Command("helm", "template", chart, "--set", set).CombinedOutput()
-		if err == nil || !strings.Contains(string(said), says) {
-			t.Errorf("--set %s: %v, %s", set, err, said)
+		printed, err := exec.Command("helm", "template", chart, "--set", set).CombinedOutput()
+		if err == nil || !strings.Contains(string(printed), says) {
+			t.Errorf("--set %s: %v, %s", set, err, printed)
 		}
 	}
 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# build.sh: makes sure that the two programs exist which the MinIO test needs and which nobody here wrote: MinIO itself, built through Go
+# build.sh: makes sure that the two foreign programs exist that the MinIO test needs: MinIO itself, built through Go
 # modules from the module in server/, and the AWS CLI. Prints MinIO's path, alone, on stdout; everything else goes to stderr.
 #
 # MinIO (AGPLv3) is a tool of the tests: it is in no go.mod but the one in server/, and in nothing that is shipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/server"
 
-# The name carries the version, so that a new pin in go.mod builds anew and two checkouts share one binary.
+# The name carries the version, so that a new pin in go.mod is built again and two checkouts share one binary.
 version=$(go list -m -f '{{.Version}}' github.com/minio/minio)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/irsa-sidecar
 minio=$cache/minio-$version

@@ -108,7 +108,7 @@ func TestALogThatIsReadAgainSaysWhatItLacks(t *testing.T) {
 		}
 	}
 	if lines := int(line["lines"].(float64)); lines == 0 || requests+lines != asked {
-		t.Errorf("%d lines of %d are there, and %d are said to be dropped", requests, asked, lines)
+		t.Errorf("%d lines of %d are there, and %d are reported as dropped", requests, asked, lines)
 	}
 }
 

@@ -593,10 +593,10 @@ func TestTheSameUserCannotLookInsideFromTheFirstInstant(t *testing.T) {
 			spy := exec.Command("/proc/self/exe", "-test.run=^TestTheSameUserCannotLookInsideFromTheFirstInstant$", "-test.count=1", "-test.v")
 			spy.Env, spy.Dir = []string{spiedOn + "=" + path, "PATH=" + os.Getenv("PATH")}, "/"
 			spy.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: uint32(row.group)}}
-			said := string(world.MustOutput(t, spy))
-			match := regexp.MustCompile(`(?m)^seen=(\d+)$`).FindStringSubmatch(said)
+			printed := string(world.MustOutput(t, spy))
+			match := regexp.MustCompile(`(?m)^seen=(\d+)$`).FindStringSubmatch(printed)
 			if match == nil {
-				t.Fatalf("the spy says nothing:\n%s", said)
+				t.Fatalf("the spy says nothing:\n%s", printed)
 			}
 			t.Logf("seen in %s of %d starts", match[1], starts)
 			if (match[1] != "0") != row.seen {

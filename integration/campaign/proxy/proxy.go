@@ -28,7 +28,7 @@ type State int
 const (
 	Clear    State = iota // passed on to STS, and back
 	Reset                 // connections are taken, and reset
-	Silent                // connections are taken, and nothing is ever said
+	Silent                // connections are taken, and nothing is ever sent
 	Garbled               // what comes back is noise and no TLS
 	Cut                   // the answer ends in the middle
 	Crawl                 // the answer comes at a thousand bytes a second
