@@ -119,7 +119,8 @@ func (d Disk) Stick(t *testing.T, name string) (release func()) {
 		t.Skipf("fanotify on %s: %v", d.Dir, errno)
 	}
 	questions := os.NewFile(fd, "fanotify")
-	go func() {
+	var answering sync.WaitGroup
+	answering.Go(func() {
 		for buffer := make([]byte, 4096); ; {
 			n, err := questions.Read(buffer)
 			if err != nil {
@@ -137,8 +138,11 @@ func (d Disk) Stick(t *testing.T, name string) (release func()) {
 				syscall.Close(int(file))
 			}
 		}
-	}()
-	return sync.OnceFunc(func() { questions.Close() })
+	})
+	return sync.OnceFunc(func() {
+		questions.Close()
+		answering.Wait() // its descriptors are open files on the disk
+	})
 }
 
 // Free removes the ballast and makes the disk writable again.
