@@ -21,7 +21,7 @@ var version = "dev"
 func main() {
 	signal.Ignore(syscall.SIGPIPE) // a pipe that nobody reads is an error of the write, and does not end the program
 	harden()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt) // for good: later signals must not change the exit code
 	stderr := &output{to: os.Stderr}
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, stderr)
 	if err != nil {
@@ -32,7 +32,6 @@ func main() {
 		}
 	}
 	stderr.flush()
-	stop() // not before: a second signal must not change the exit code
 	os.Exit(exitCode(err))
 }
 
