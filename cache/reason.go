@@ -126,7 +126,7 @@ var reasons = map[Reason]struct {
 	IDPRejectedClaim: {Human, "recreate the Pod for a new token, and check the identity provider's own log",
 		"the identity provider rejected the token: get a new one by recreating the Pod, and check the provider's own log"},
 	RegionDisabledException: {Human, "activate STS for this region in the account, or set AWS_REGION to another",
-		"STS is switched off in this region for the account: activate it in IAM, Account settings, or set AWS_REGION to another region"},
+		"STS is not active in this region for the account: activate it in IAM, Account settings, or set AWS_REGION to another region"},
 	PackedPolicyTooLarge: {Human, "shorten the session policy",
 		"shorten the session policy: IRSA_SIDECAR_POLICY_FILE, IRSA_SIDECAR_POLICY_ARNS"},
 	MalformedPolicyDocument: {Human, "correct the session policy in IRSA_SIDECAR_POLICY_FILE",
@@ -139,10 +139,10 @@ var reasons = map[Reason]struct {
 		"the account and the endpoint do not belong together: check the partition in AWS_ROLE_ARN, and AWS_REGION"},
 	Throttling: {Throttled, "use longer sessions or fewer callers",
 		"the account's STS quota is used up: use longer sessions (IRSA_SIDECAR_DURATION) or fewer callers"},
-	ServiceUnavailable: {Transient, "wait: the sidecar tries again",
-		"STS, or a proxy in front of it, has a fault of its own: the sidecar tries again"},
+	ServiceUnavailable: {Transient, "wait: the sidecar retries",
+		"STS, or a proxy in front of it, failed: the sidecar retries"},
 	UnknownError: {Human, "see STS's own message",
-		"STS refused with a code that this program does not know: its own message says why"},
+		"STS refused with an unknown code: its message says why"},
 
 	CredentialsUninitialized: {Transient, "ask again", "the first exchange is under way: ask again"},
 }
