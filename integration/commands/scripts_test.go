@@ -4,6 +4,7 @@ package commands
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -32,6 +33,7 @@ import (
 //	[!] sh SCRIPT                     run a shell that finds it
 //	[!] with [-i] NAME[=VALUE]... ... run either with variables set or, without a value, unset; -i unsets all others
 //	exit CODE [TEXT]                  check the exit code and, with TEXT, that the program printed this message only
+//	json NAME=VALUE...                check that it printed one JSON object on stdout, with these fields
 //	took FROM TO                      check how long it took
 //	sidecar start [NAME[=VALUE]...]   start a sidecar, which the commands that follow find
 //	sidecar log MESSAGE               wait for a line of its log, and print it
@@ -135,6 +137,7 @@ func (s *stage) commands() map[string]command {
 		"with":         s.with,
 		"fg":           s.foreground,
 		"exit":         s.exit,
+		"json":         s.json,
 		"took":         s.tookBetween,
 		"sidecar":      s.ofSidecar,
 		"sts":          s.ofSTS,
@@ -176,9 +179,9 @@ func (s *stage) run(ts *testscript.TestScript, neg bool, env []string, name stri
 	if name == "sh" {
 		path = "/bin/sh"
 		env = append(slices.Clip(env), "PATH="+filepath.Dir(world.Program(s.t))+":/usr/bin:/bin")
-		// If credentials are printed, the leak record must know that.
+		// RunToEnd must know whether the script is there to print the key. One that only evaluates it must not.
 		args = append([]string{"-c"}, args...)
-		if strings.Contains(args[1], "irsa-sidecar credentials") {
+		if strings.Contains(args[1], "$AWS_SECRET_ACCESS_KEY") {
 			args = append(args, "credentials")
 		}
 	}
@@ -241,6 +244,19 @@ func (s *stage) exit(ts *testscript.TestScript, _ bool, args []string) {
 	reports := slices.ContainsFunc(s.args, func(arg string) bool { return slices.Contains([]string{"credentials", "doctor", "status"}, arg) })
 	if s.last.Stdout != "" && !reports {
 		ts.Fatalf("printed %d bytes on stdout", len(s.last.Stdout))
+	}
+}
+
+func (s *stage) json(ts *testscript.TestScript, _ bool, args []string) {
+	var document map[string]any
+	if err := json.Unmarshal([]byte(s.last.Stdout), &document); err != nil {
+		ts.Fatalf("stdout is not a JSON object: %v", err)
+	}
+	for _, arg := range args {
+		name, want, _ := strings.Cut(arg, "=")
+		if got := fmt.Sprint(document[name]); got != want {
+			ts.Fatalf("%s is %s, want %s", name, got, want)
+		}
 	}
 }
 
