@@ -180,6 +180,7 @@ func (t *tally) add(r *http.Request, sum uint64, user, now int64) {
 	known := slices.Clone(*t.known.Load())
 	if i := slices.IndexFunc(known, func(one *counted) bool { return one.sum == sum && one.user == user }); i >= 0 {
 		known[i].count.Add(1)
+		known[i].last.Store(now)
 		return
 	}
 	if len(known) == t.most && now-t.replaced.Load() < int64(replacePause) {
@@ -214,12 +215,15 @@ func (t *tally) total() (n uint64) {
 	return n
 }
 
-// list returns the listed callers, the latest first, and how many requests have been counted in all.
+// list returns the listed callers, the latest first, and how many requests have been counted in all. If there was a
+// request, at least one caller is listed, even if the first request arrives meanwhile.
 func (t *tally) list() (callers []caller, total uint64) {
 	now, elapsed := time.Now(), t.now()
+	total = t.rest.Load() // before the callers: it is not zero only if they are listed
 	for _, one := range *t.known.Load() {
-		callers = append(callers, caller{one.agent, one.user, one.count.Load(), now.Add(-time.Duration(max(0, elapsed-one.last.Load())))})
+		c := caller{one.agent, one.user, one.count.Load(), now.Add(-time.Duration(max(0, elapsed-one.last.Load())))}
+		callers, total = append(callers, c), total+c.count
 	}
 	sort.SliceStable(callers, func(i, j int) bool { return callers[i].last.After(callers[j].last) }) // slices.SortStableFunc is 13 KB larger
-	return callers, t.total()
+	return callers, total
 }

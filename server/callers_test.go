@@ -183,6 +183,24 @@ func TestCallersAreCountedFromManyConnectionsAtOnce(t *testing.T) {
 	}
 }
 
+// A page may be made while the first request arrives.
+func TestThereIsNoRequestWithoutACaller(t *testing.T) {
+	r := request("GET", "/", agent("first"))
+	for range 3000 {
+		var tally tally
+		tally.init(4)
+		var first sync.WaitGroup
+		first.Go(func() { tally.note(r, noUser, time.Now()) })
+		for total := uint64(0); total == 0; {
+			var callers []caller
+			if callers, total = tally.list(); total != uint64(len(callers)) {
+				t.Fatalf("%d requests by %v", total, callers)
+			}
+		}
+		first.Wait()
+	}
+}
+
 func TestTheSameProgramOfAnotherUserIsAnotherCaller(t *testing.T) {
 	o := warm(t)
 	o.Callers = new(Callers)
