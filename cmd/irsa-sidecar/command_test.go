@@ -113,7 +113,31 @@ func TestArgumentsThatAreSecretsAreNotQuoted(t *testing.T) {
 				t.Errorf("%s: %v", name, errorText(err))
 			}
 		}
+		t.Setenv("IRSA_SIDECAR_ALLOWED_UIDS", password)
+		if _, err := called(t, "serve"); !strings.Contains(errorText(err), "contains \"[the value of "+name+"]\", which is not a user ID") {
+			t.Errorf("%s in another variable: %v", name, errorText(err))
+		}
+		if report, _ := called(t, "doctor"); !strings.Contains(report, "contains \"[the value of "+name+"]\", which is not a user ID") {
+			t.Errorf("%s in another variable, for the doctor: %s", name, report)
+		}
+		t.Setenv("IRSA_SIDECAR_ALLOWED_UIDS", "")
 		t.Setenv(name, "")
+	}
+}
+
+// The kubelet's probes run these commands: a mistake that does not concern them must not restart the container.
+func TestAMistakeInAVariableThatACommandDoesNotReadDoesNotStopIt(t *testing.T) {
+	for _, entry := range []string{"https_proxy=x://", "HTTPS_PROXY=x://", "IRSA_SIDECAR_LISTEN=x", "AWS_REGION=x"} {
+		_, invalid := parse(environmentOf(append(good, entry)...))
+		if len(invalid) == 0 {
+			t.Errorf("%s is accepted", entry)
+		}
+		if rest := slices.Clone(invalid).concerning(find("healthcheck").variables...); len(rest) > 0 {
+			t.Errorf("healthcheck reports %s", rest)
+		}
+		if entry != "IRSA_SIDECAR_LISTEN=x" && len(invalid.concerning(find("credentials").variables...)) == 0 {
+			t.Errorf("credentials does not report %s", entry)
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ func runDoctor(ctx context.Context, call *call) error {
 		Authorization: p.access.token,
 	}
 	for _, m := range mistakes {
-		o.Mistakes = append(o.Mistakes, doctor.Mistake{Variable: m.variable, Text: m.text})
+		o.Mistakes = append(o.Mistakes, doctor.Mistake{Variable: m.variable, Text: withoutSecrets(m.text)})
 	}
 	if p.access.file != "" {
 		// It may not exist yet: serve creates it.

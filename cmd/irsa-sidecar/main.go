@@ -88,13 +88,17 @@ func errorText(err error) string {
 			return p.Error()
 		}
 	}
-	text := err.Error()
+	return shown(withoutSecrets(err.Error()), maxErrorText)
+}
+
+// withoutSecrets masks the values of the secretVariables: one may have been given as an argument, or to another variable.
+func withoutSecrets(text string) string {
 	for _, name := range secretVariables {
-		if secret := os.Getenv(name); len(secret) >= server.MinAuthorization { // given as an argument, perhaps
+		if secret := os.Getenv(name); len(secret) >= server.MinAuthorization {
 			text = strings.ReplaceAll(text, secret, "[the value of "+name+"]")
 		}
 	}
-	return shown(text, maxErrorText)
+	return text
 }
 
 // secretVariables hold what no error quotes. Their values need not look like secrets.

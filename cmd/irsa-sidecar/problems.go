@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
 // problems are all mistakes of a configuration, one to a line.
@@ -20,7 +18,7 @@ const (
 
 // line is what people see: a value, even a name, may hold whatever the environment does, and any amount of it.
 func (p problem) line() string {
-	return cache.Shorten(cache.Scrub(cache.OneLine(p.variable+" "+p.text)), maxProblem)
+	return shown(p.variable+" "+withoutSecrets(p.text), maxProblem)
 }
 
 func (p problems) Error() string {
@@ -38,5 +36,8 @@ func (p problems) Error() string {
 // concerning returns the problems of these variables, and unknown names, each of which may be one of these, misspelt.
 func (p problems) concerning(variables ...string) problems {
 	known := knownVariables()
-	return slices.DeleteFunc(p, func(one problem) bool { return !slices.Contains(variables, one.variable) && known[one.variable] })
+	return slices.DeleteFunc(p, func(one problem) bool {
+		name := strings.ToUpper(one.variable) // https_proxy is the other spelling of a known one
+		return known[name] && !slices.Contains(variables, name)
+	})
 }
