@@ -113,7 +113,7 @@ var faults = []struct {
 		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "https://oidc.example" }))
 	}, "RegionUnknown", forPeople},
 	{"region-typo", func(w *world) { w.env["AWS_REGION"] = "eu-wset-1" }, "EndpointNotFound", fixed},
-	{"fips-elsewhere", func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "true" }, "EndpointNotFound", fixed},
+	{"fips-elsewhere", func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "1" }, "EndpointNotFound", fixed},
 	{"refused", func(w *world) { w.hosts[stsHost+":443"] = silentAddress(w.t).String() }, "EndpointUnreachable", forPeople},
 	{"dropped", func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
 	{"tls-not-trusted", func(w *world) { w.options.Exchange.Roots, _ = authority(w.t) }, "EndpointNotTrusted", forPeople},

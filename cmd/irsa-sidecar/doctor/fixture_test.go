@@ -137,7 +137,8 @@ func (w *world) examine() *Report {
 	w.t.Helper()
 	w.options.Exchange.RoleARN, w.options.Exchange.TokenFile = w.env["AWS_ROLE_ARN"], w.env["AWS_WEB_IDENTITY_TOKEN_FILE"]
 	w.options.Exchange.Region, w.options.Exchange.Endpoint = w.env["AWS_REGION"], w.env["AWS_ENDPOINT_URL_STS"]
-	w.options.Exchange.FIPS, w.options.Exchange.SessionName = w.env["AWS_USE_FIPS_ENDPOINT"] == "true", w.env["AWS_ROLE_SESSION_NAME"]
+	w.options.Exchange.FIPS, _ = strconv.ParseBool(w.env["AWS_USE_FIPS_ENDPOINT"])
+	w.options.Exchange.SessionName = w.env["AWS_ROLE_SESSION_NAME"]
 	begun := time.Now()
 	report := Examine(w.t.Context(), w.options)
 	if took := time.Since(begun); took > 15*time.Second {

@@ -307,7 +307,7 @@ func (e *examination) fixEndpoint(reason cache.Reason) []Fix {
 		if unset != nil {
 			return unset
 		}
-		if strings.EqualFold(e.Getenv("AWS_USE_FIPS_ENDPOINT"), "true") {
+		if e.Exchange.FIPS {
 			return []Fix{{"use the regular endpoint: few regions have a FIPS endpoint", shell, "unset AWS_USE_FIPS_ENDPOINT"}}
 		}
 		return []Fix{e.fixRegion("AWS_REGION")}
