@@ -142,6 +142,7 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 		"a role with a blank":    {[]string{"--role-arn", role + " "}, "is not a role's ARN"},
 		"eleven digits":          {[]string{"--role-arn", "arn:aws:iam::11112222333:role/app"}, "is not a role's ARN"},
 		"a placeholder":          {[]string{"--role-arn", "arn:aws:iam::<account>:role/app"}, "is not a role's ARN"},
+		"three dashes":           {[]string{"---region=x"}, "bad flag syntax: ---region=x; see irsa-sidecar-inject --help"},
 		"no image":               {[]string{"--image", ""}, `--image "" is not an image`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -128,5 +128,8 @@ func flagError(err error) error {
 	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
 		return usagef("--%s needs a value; see irsa-sidecar-inject --help", name)
 	}
-	return err // flag.ErrHelp
+	if errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	return usagef("%w; see irsa-sidecar-inject --help", err)
 }
