@@ -256,6 +256,7 @@ func TestLongValuesAreCutInReports(t *testing.T) {
 }
 
 func TestEachFaultHasItsReportAndItsFix(t *testing.T) {
+	t.Parallel()
 	for _, row := range faults {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -587,6 +588,7 @@ func (w *world) replaceIssuer(issuer *ststest.Issuer) {
 
 // A DNS that never answers costs seconds, and the rest is still examined.
 func TestADNSThatHangsEndsInTime(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.options.Lookup = func(ctx context.Context, _ string) ([]netip.Addr, error) {
 		<-ctx.Done()
