@@ -158,6 +158,9 @@ func (c *command) flag(arg string, rest *[]string) (name, value string, err erro
 	case !hasValue:
 		value, *rest = (*rest)[0], (*rest)[1:]
 	}
+	if value == "" { // a script passes a variable that is not set
+		return "", "", usagef("%s needs a value; usage: %s", typed, c.usage())
+	}
 	return name, value, o.accept(typed, value)
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,7 +60,7 @@ var usageErrors = []struct {
 	{[]string{"wait", "--timeout"}, `--timeout needs a value; usage: irsa-sidecar wait [--timeout 30s]`},
 	{[]string{"doctor", "--trust-policy", "--json"}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`},
 	{[]string{"wait", "--timeout", "30x"}, `--timeout takes a duration, such as 30s or 2m, not "30x"`},
-	{[]string{"wait", "--timeout", ""}, `--timeout takes a duration, such as 30s or 2m, not ""`},
+	{[]string{"wait", "--timeout", ""}, `--timeout needs a value; usage: irsa-sidecar wait [--timeout 30s]`},
 	{[]string{"wait", "--timeout", "3\n0"}, `--timeout takes a duration, such as 30s or 2m, not "3\n0"`},
 	{[]string{"wait", "--timeout", "NaN"}, `--timeout takes a duration, such as 30s or 2m, not "NaN"`},
 	{[]string{"wait", "--timeout", "99999999999h"}, `--timeout takes a duration, such as 30s or 2m, not "99999999999h"`},
@@ -85,6 +86,10 @@ var usageErrors = []struct {
 	{[]string{"install"}, `missing argument; usage: irsa-sidecar install DIR`},
 	{[]string{"install", ""}, `missing argument; usage: irsa-sidecar install DIR`},
 	{[]string{"install", "/a", "/b"}, `unexpected argument "/b"; usage: irsa-sidecar install DIR`},
+
+	// What a script makes of a variable that is not set.
+	{[]string{"doctor", "--trust-policy", ""}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`},
+	{[]string{"doctor", "--trust-policy="}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`},
 
 	// What may be a secret.
 	{[]string{"eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2lnbmF0dXJl"}, `unknown command "[token]"; irsa-sidecar help lists the commands`},
@@ -122,6 +127,27 @@ func TestArgumentsThatAreSecretsAreNotQuoted(t *testing.T) {
 		}
 		t.Setenv("IRSA_SIDECAR_ALLOWED_UIDS", "")
 		t.Setenv(name, "")
+	}
+}
+
+// Standard input may be a terminal, where nobody has typed a policy.
+func TestTheDoctorStopsWhileItReadsAPolicy(t *testing.T) {
+	unset(t)
+	stdin, terminal := io.Pipe()
+	defer terminal.Close()
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	stopped := make(chan error, 1)
+	go func() {
+		stopped <- run(ctx, []string{"doctor", "--trust-policy", "-"}, stdin, io.Discard, &output{to: io.Discard})
+	}()
+	select {
+	case err := <-stopped:
+		if err == nil || err.Error() != "doctor: interrupted before the trust policy was read" || exitCode(err) != 1 {
+			t.Errorf("exit code %d: %v", exitCode(err), err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it still reads")
 	}
 }
 

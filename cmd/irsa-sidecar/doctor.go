@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -55,7 +56,9 @@ func runDoctor(ctx context.Context, call *call) error {
 	}
 	if policyFile := call.given["trust-policy"]; policyFile != "" {
 		var err error
-		if o.Policy, err = readPolicy(policyFile, call.stdin); err != nil {
+		if o.Policy, err = readPolicy(ctx, policyFile, call.stdin); ctx.Err() != nil {
+			return errors.New("doctor: interrupted before the trust policy was read")
+		} else if err != nil {
 			return usagef("--trust-policy: %w", err)
 		}
 		if o.PolicyName = policyFile; policyFile == "-" {
@@ -79,8 +82,25 @@ func runDoctor(ctx context.Context, call *call) error {
 	return nil
 }
 
-// readPolicy reads a file, or standard input for "-", up to a limit.
-func readPolicy(name string, stdin io.Reader) ([]byte, error) {
+// readPolicy is [readLimited], until ctx ends: a terminal, or a pipe without a writer, may never end.
+func readPolicy(ctx context.Context, name string, stdin io.Reader) ([]byte, error) {
+	done := make(chan struct{})
+	var read []byte
+	var failure error
+	go func() {
+		defer close(done)
+		read, failure = readLimited(name, stdin)
+	}()
+	select {
+	case <-done:
+		return read, failure
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// readLimited reads a file, or standard input for "-", up to the longest trust policy.
+func readLimited(name string, stdin io.Reader) ([]byte, error) {
 	from := stdin
 	if name != "-" {
 		file, err := os.Open(name)
