@@ -2,6 +2,7 @@ package world
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"net/url"
 	"os"
@@ -15,11 +16,7 @@ import (
 
 // Main runs the tests of a package, whose TestMain must call it. It fails if a printed text contains a secret.
 func Main(m *testing.M) {
-	code := m.Run()
-	if leaks := Leaks.Found(); len(leaks) > 0 {
-		fmt.Fprintf(os.Stderr, "FAIL: secrets were printed:\n  %s\n", strings.Join(leaks, "\n  "))
-		code = max(code, 1)
-	}
+	code := Leaks.ExitCode(m.Run(), os.Stderr)
 	if built.dir != "" {
 		os.RemoveAll(built.dir)
 	}
@@ -67,6 +64,23 @@ func (r *LeakRecord) IssuedBy(s *ststest.Server) {
 func (r *LeakRecord) Token(token string) {
 	r.Secret("a web identity token", token)
 	r.Secret("the signature of a web identity token", token[strings.LastIndex(token, ".")+1:])
+}
+
+// ExitCode returns the exit code of tests that ended with code: if a secret was printed it is not 0, and w gets the reason.
+func (r *LeakRecord) ExitCode(code int, w io.Writer) int {
+	leaks := r.Found()
+	if len(leaks) == 0 {
+		return code
+	}
+	fmt.Fprintf(w, "FAIL: secrets were printed:\n  %s\n", strings.Join(leaks, "\n  "))
+	return max(code, 1)
+}
+
+// Has reports whether the record has a printed text with this in it.
+func (r *LeakRecord) Has(part string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.texts, func(text text) bool { return strings.Contains(text.text, part) })
 }
 
 // Found says which secrets have been printed by which program, literally or as escaped in a page or a form, without printing
