@@ -157,6 +157,13 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 	}
 }
 
+func TestNamesDoNotControlTheTerminal(t *testing.T) {
+	_, notes, err := pipe(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: \"a\\e[2J\\u202Eb\"}\nspec: {containers: [{name: app, image: one}]}\n")
+	if err != nil || !strings.HasPrefix(notes, "irsa-sidecar-inject: Pod a [2J b: sidecar added; ") {
+		t.Errorf("%q, %v", notes, err)
+	}
+}
+
 // The sidecar would refuse the same values, and the Pod would crash in a loop. The flags and the annotations have one rule.
 func TestRolesAndRegionsAreTheSidecars(t *testing.T) {
 	const (

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
@@ -52,12 +53,23 @@ Exit codes: 0 done; 1 failed, and the reason is the last line on stderr;
 
 func main() {
 	if err := run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintf(os.Stderr, "irsa-sidecar-inject: %v\n", err)
+		say(os.Stderr, err.Error())
 		if _, ok := errors.AsType[usageError](err); ok {
 			os.Exit(2)
 		}
 		os.Exit(1)
 	}
+}
+
+// say prints a line, with blanks for what does not print: a name in a manifest must not control a terminal.
+func say(to io.Writer, text string) {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+	fmt.Fprintf(to, "irsa-sidecar-inject: %s\n", text)
 }
 
 // usageError is a wrong command line: exit code 2.
@@ -80,7 +92,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	}
 	output, notes, err := inject(input, parts)
 	for _, note := range notes {
-		fmt.Fprintf(stderr, "irsa-sidecar-inject: %s\n", note)
+		say(stderr, note)
 	}
 	if err != nil {
 		return err
