@@ -125,6 +125,11 @@ func TestArgumentsThatAreSecretsAreNotQuoted(t *testing.T) {
 		if report, _ := called(t, "doctor"); !strings.Contains(report, "contains \"[the value of "+name+"]\", which is not a user ID") {
 			t.Errorf("%s in another variable, for the doctor: %s", name, report)
 		}
+		t.Setenv(name, password+`"\`)
+		t.Setenv("IRSA_SIDECAR_ALLOWED_UIDS", password+`"\`)
+		if _, err := called(t, "serve"); strings.Contains(errorText(err), password) {
+			t.Errorf("%s with a character that is escaped: %v", name, errorText(err))
+		}
 		t.Setenv("IRSA_SIDECAR_ALLOWED_UIDS", "")
 		t.Setenv(name, "")
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -95,7 +96,10 @@ func errorText(err error) string {
 func withoutSecrets(text string) string {
 	for _, name := range secretVariables {
 		if secret := os.Getenv(name); len(secret) >= server.MinAuthorization {
-			text = strings.ReplaceAll(text, secret, "[the value of "+name+"]")
+			quoted := strconv.Quote(secret)
+			for _, form := range []string{secret, quoted[1 : len(quoted)-1]} {
+				text = strings.ReplaceAll(text, form, "[the value of "+name+"]")
+			}
 		}
 	}
 	return text
