@@ -12,8 +12,8 @@ import (
 type Handler interface {
 	http.Handler
 
-	// malformed counts a request that net/http cannot read, so that no handler sees it. It returns the answer's body and
-	// type.
+	// malformed notes a request that net/http cannot read, so that no handler sees it, where refusals are noted. It returns
+	// the answer's body and type.
 	malformed() (contentType string, body []byte)
 }
 

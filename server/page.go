@@ -96,7 +96,7 @@ func facts(p Profile, s cache.Status, now time.Time) []fact {
 // askerFacts are how often a profile's credentials have been asked for, and by which programs.
 func askerFacts(askers []caller, requests uint64, now time.Time) []fact {
 	if requests == 0 {
-		return []fact{{"asked for", "never: no program has asked for these credentials yet"}}
+		return []fact{{"asked for", "never"}}
 	}
 	rows := []fact{{"asked for", fmt.Sprintf("%s, last %s ago", times(requests), rounded(now.Sub(askers[0].last)))}}
 	for _, a := range askers {

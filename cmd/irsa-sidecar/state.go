@@ -25,8 +25,8 @@ type stateFile struct {
 	tokenFile string
 	binding   stateBinding
 	logger    *slog.Logger
-	clock     func() (boot string, elapsed time.Duration, err error) // bootClock, but for a test
-	write     func(text []byte) error                                // writeFile, but for a test
+	clock     func() (boot string, elapsed time.Duration, err error) // bootClock, except in tests
+	write     func(text []byte) error                                // writeFile, except in tests
 
 	mu      sync.Mutex  // also of binding
 	writing bool        // a goroutine writes; never more than one

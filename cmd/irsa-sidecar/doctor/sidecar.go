@@ -47,6 +47,7 @@ func (e *examination) askSidecar(ctx context.Context) (status int, body []byte, 
 	if err != nil {
 		return 0, nil, err
 	}
+	request.Header.Set("User-Agent", e.Exchange.AppID) // the sidecar lists whom it refuses by that
 	if e.Authorization != "" {
 		request.Header.Set("Authorization", e.Authorization)
 	}
