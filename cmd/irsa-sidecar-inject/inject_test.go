@@ -134,6 +134,8 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 		want string
 	}{
 		"a file":                 {[]string{"app.yaml"}, `unexpected argument "app.yaml"; usage: irsa-sidecar-inject < app.yaml`},
+		"kubectl's flag":         {[]string{"-f", "app.yaml"}, "unknown flag -f; manifests are read from standard input: irsa-sidecar-inject … < app.yaml"},
+		"kubectl's long flag":    {[]string{"--filename=app.yaml"}, "unknown flag --filename; manifests are read from standard input"},
 		"an unknown flag":        {[]string{"--role", "x"}, "unknown flag --role; the flags are --role-arn, --region and --image"},
 		"a role's name":          {[]string{"--role-arn", "app"}, `--role-arn "app" is not a role's ARN`},
 		"a zone":                 {[]string{"--region", "eu-west-1a"}, `--region "eu-west-1a" is an availability zone: its region is eu-west-1`},
@@ -142,8 +144,11 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 		"a role with a blank":    {[]string{"--role-arn", role + " "}, "is not a role's ARN"},
 		"eleven digits":          {[]string{"--role-arn", "arn:aws:iam::11112222333:role/app"}, "is not a role's ARN"},
 		"a placeholder":          {[]string{"--role-arn", "arn:aws:iam::<account>:role/app"}, "is not a role's ARN"},
-		"three dashes":           {[]string{"---region=x"}, "bad flag syntax: ---region=x; see irsa-sidecar-inject --help"},
-		"no image":               {[]string{"--image", ""}, `--image "" is not an image`},
+		"three dashes":           {[]string{"---region=x"}, "bad flag syntax: ---region; see irsa-sidecar-inject --help"},
+		"no image":               {[]string{"--image", ""}, "--image needs a value; see irsa-sidecar-inject --help"},
+		"an empty role":          {[]string{"--role-arn="}, "--role-arn needs a value; see irsa-sidecar-inject --help"},
+		"an empty region":        {[]string{"--region", ""}, "--region needs a value; see irsa-sidecar-inject --help"},
+		"a flag as the image":    {[]string{"--image", "-x"}, `--image "-x" is not an image, such as registry.example/irsa-sidecar:`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			output, _, err := pipe(t, good, test.args...)
@@ -161,6 +166,54 @@ func TestNamesDoNotControlTheTerminal(t *testing.T) {
 	_, notes, err := pipe(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: \"a\\e[2J\\u202Eb\"}\nspec: {containers: [{name: app, image: one}]}\n")
 	if err != nil || !strings.HasPrefix(notes, "irsa-sidecar-inject: Pod a [2J b: sidecar added; ") {
 		t.Errorf("%q, %v", notes, err)
+	}
+}
+
+// A mistaken argument, or a value in a manifest, may be a secret.
+func TestErrorsMaskSecrets(t *testing.T) {
+	const (
+		key       = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYzEXAMPLEQ1"
+		id        = "AKIAIOSFODNN7EXAMPLE"
+		signature = "c2lnbmF0dXJlLW9mLXRoZS10b2tlbi1oZXJl"
+		token     = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW0ifQ." + signature
+		pod       = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {serviceAccountName: app, containers: [{name: app}]}\n"
+		account   = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: app, annotations: {eks.amazonaws.com/role-arn: %q, irsa-sidecar/region: %q}}\n---\n"
+		role      = "arn:aws:iam::111122223333:role/app"
+	)
+	for _, secret := range []string{key, id, token, token + "\n", "\x1b[1m" + token} {
+		for _, test := range []struct {
+			input string
+			args  []string
+		}{
+			{pod, []string{"--role-arn", secret}},
+			{pod, []string{"--role-arn=" + secret}},
+			{pod, []string{"--region", secret}},
+			{pod, []string{"--region=" + secret}},
+			{pod, []string{"---region=" + secret}},
+			{pod, []string{"--image", secret + " x"}},
+			{pod, []string{secret}},
+			{pod, []string{"--" + secret}},
+			{fmt.Sprintf(account, secret, "eu-west-1") + pod, nil},
+			{fmt.Sprintf(account, role, secret) + pod, nil},
+		} {
+			output, notes, err := pipe(t, test.input, test.args...)
+			if err == nil {
+				t.Errorf("%q are accepted:\n%s", test.args, output)
+				continue
+			}
+			var shown strings.Builder
+			say(&shown, err.Error())
+			for _, part := range []string{key, id, signature, "\x1b"} {
+				if strings.Contains(notes+shown.String(), part) {
+					t.Errorf("%.40q: %s%s", test.args, notes, shown.String())
+				}
+			}
+		}
+	}
+	var shown strings.Builder
+	say(&shown, strings.Repeat("a long line, ", 10000))
+	if len(shown.String()) > maxLine+len("irsa-sidecar-inject: … (1234567 more) …\n") {
+		t.Errorf("a line of %d bytes", len(shown.String()))
 	}
 }
 
@@ -207,7 +260,7 @@ func TestRolesAndRegionsAreTheSidecars(t *testing.T) {
 
 // Every terminal shows 80 columns.
 func TestHelp(t *testing.T) {
-	for _, flag := range []string{"-h", "-help", "--help"} {
+	for _, flag := range []string{"-h", "-help", "--help", "help"} {
 		output, notes, err := pipe(t, "", flag)
 		if err != nil || output != help || notes != "" {
 			t.Errorf("%s printed %q, %q, %v", flag, output, notes, err)

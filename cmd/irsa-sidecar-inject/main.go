@@ -9,9 +9,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
-	"unicode"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
 )
@@ -61,15 +62,12 @@ func main() {
 	}
 }
 
-// say prints a line, with blanks for what does not print: a name in a manifest must not control a terminal.
+// maxLine is how much of a line is shown, in characters: it may quote an argument or a manifest.
+const maxLine = 2000
+
+// say prints a line: a name in a manifest must not control a terminal, and a mistaken value may be a secret.
 func say(to io.Writer, text string) {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	fmt.Fprintf(to, "irsa-sidecar-inject: %s\n", text)
+	fmt.Fprintf(to, "irsa-sidecar-inject: %s\n", cache.Shorten(cache.Scrub(cache.OneLine(text)), maxLine))
 }
 
 // usageError is a wrong command line: exit code 2.
@@ -110,10 +108,22 @@ func parse(args []string) (deploy.Parts, error) {
 	flags.StringVar(&parts.Region, "region", "", "")
 	flags.StringVar(&parts.Image, "image", parts.Image, "")
 	if err := flags.Parse(args); err != nil {
-		return parts, flagError(err)
+		return parts, flagError(err, args)
+	}
+	if flags.Arg(0) == "help" {
+		return parts, flag.ErrHelp
 	}
 	if flags.NArg() > 0 {
 		return parts, usagef("unexpected argument %q; usage: irsa-sidecar-inject < %[1]s", flags.Arg(0))
+	}
+	var empty []string // a script passes variables that are not set
+	flags.Visit(func(f *flag.Flag) {
+		if f.Value.String() == "" {
+			empty = append(empty, f.Name)
+		}
+	})
+	if len(empty) > 0 {
+		return parts, usagef("--%s needs a value; see irsa-sidecar-inject --help", empty[0])
 	}
 	if parts.RoleARN != "" {
 		if err := names.CheckRoleARN(parts.RoleARN); err != nil {
@@ -125,17 +135,24 @@ func parse(args []string) (deploy.Parts, error) {
 			return parts, usagef("--region %w", err)
 		}
 	}
-	if parts.Image == "" || strings.ContainsAny(parts.Image, " \t\n\"'{}[],") {
+	if strings.HasPrefix(parts.Image, "-") || strings.ContainsAny(parts.Image, " \t\n\"'{}[],") {
 		return parts, usagef("--image %q is not an image, such as registry.example/irsa-sidecar:0.1.0", parts.Image)
 	}
 	return parts, nil
 }
 
-// flagError rewords the errors of package flag, which writes a flag with one dash and suggests none.
-func flagError(err error) error {
+// flagError rewords the errors of package flag, which writes every flag with one dash and suggests none.
+func flagError(err error, args []string) error {
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
-		return usagef("unknown flag --%s; the flags are --role-arn, --region and --image", name)
+		typed := "-" + cache.Scrub(name) // before there is a dash, which would hide a key
+		if !slices.ContainsFunc(args, func(arg string) bool { arg, _, _ = strings.Cut(arg, "="); return arg == "-"+name }) {
+			typed = "-" + typed
+		}
+		if name == "f" || name == "filename" {
+			return usagef("unknown flag %s; manifests are read from standard input: irsa-sidecar-inject … < app.yaml", typed)
+		}
+		return usagef("unknown flag %s; the flags are --role-arn, --region and --image", typed)
 	}
 	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
 		return usagef("--%s needs a value; see irsa-sidecar-inject --help", name)
@@ -143,5 +160,6 @@ func flagError(err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return err
 	}
-	return usagef("%w; see irsa-sidecar-inject --help", err)
+	text, _, _ = strings.Cut(text, "=") // the value may be a secret
+	return usagef("%s; see irsa-sidecar-inject --help", text)
 }
