@@ -471,7 +471,7 @@ func metric(t *testing.T, s *world.Sidecar, series string) float64 {
 
 func TestARestartSurvivesAnOutageOfSTS(t *testing.T) {
 	t.Parallel()
-	w := world.New(t, ststest.Options{Lifetime: 20 * time.Second})
+	w := world.New(t, ststest.Options{Lifetime: 12 * time.Second})
 	dir, err := os.MkdirTemp("/dev/shm", "irsa-sidecar-test-") // in memory, as the program requires
 	if err != nil {
 		t.Fatal(err)
@@ -509,7 +509,7 @@ func TestARestartSurvivesAnOutageOfSTS(t *testing.T) {
 	if !fourth.Ask(t).Valid() {
 		t.Fatal("they are gone")
 	}
-	world.Eventually(t, world.Soon+20*time.Second, "the end of what was restored", func() bool { return !fourth.Ask(t).Valid() })
+	world.Eventually(t, world.Soon+12*time.Second, "the end of what was restored", func() bool { return !fourth.Ask(t).Valid() })
 	if now := time.Now(); now.Before(before.Expiration.Add(-2 * time.Second)) {
 		t.Errorf("they ended at %s, and were good until %s", now, before.Expiration)
 	}

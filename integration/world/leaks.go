@@ -1,12 +1,15 @@
 package world
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"maps"
 	"net/url"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +19,8 @@ import (
 
 // Main runs the tests of a package, whose TestMain must call it. It fails if a printed text contains a secret.
 func Main(m *testing.M) {
+	// These tests wait for programs more than they compute. -parallel on the command line has precedence.
+	flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0))))
 	code := Leaks.ExitCode(m.Run(), os.Stderr)
 	if built.dir != "" {
 		os.RemoveAll(built.dir)
