@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,9 +91,11 @@ func exportLines(c *cache.Credentials) string {
 // script that continues would use older credentials, perhaps of another role.
 const failingLine = "unset " + keyVariable + " " + secretVariable + " " + sessionVariable + " " + expiryVariable + "; false\n"
 
-// isForShell reports whether a shell may evaluate what these arguments make the program print. It may, if
-// the value of --format is wrong.
+// isForShell reports whether a shell may evaluate what these arguments make the program print. It may if the value of
+// --format is wrong, and if env is given in another way to credentials or to a misspelt command.
 func isForShell(args []string) bool {
+	command, rest := split(args)
+	toCredentials := command == "credentials" || find(command) == nil
 	for i, arg := range args {
 		name, format, given := strings.Cut(arg, "=")
 		if name != "--format" && name != "-format" {
@@ -105,7 +108,14 @@ func isForShell(args []string) bool {
 			return true
 		}
 	}
-	return false
+	return toCredentials && slices.ContainsFunc(rest, mentionsEnv)
+}
+
+// mentionsEnv reports whether an argument has the word env in it, perhaps misspelt.
+func mentionsEnv(arg string) bool {
+	_, value, _ := strings.Cut(arg, "=")
+	env := []string{"env"}
+	return strings.Contains(strings.ToLower(arg), "env") || nearest(arg, env) != "" || nearest(value, env) != ""
 }
 
 // withHint adds what to do, on the same line: the last line on stderr is what a Pod's status shows.

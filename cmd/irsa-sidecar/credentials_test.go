@@ -52,6 +52,18 @@ func TestAFailurePrintsALineThatFailsInAShell(t *testing.T) {
 		{"credentials --frob --format env", true},
 		{"credential --format env", true},
 		{"--format env", true},
+		{"credentials env", true},
+		{"credentials evn", true},
+		{"credentials ENV", true},
+		{"credentials --formt env", true},
+		{"credentials --formt=evn", true},
+		{"credentials -f env", true},
+		{"credentials --env", true},
+		{"credential env", true},
+		{"help env", false},
+		{"wait env", false},
+		{"credentials process", false},
+		{"credentials --formt process", false},
 	} {
 		stdout, err := called(t, strings.Fields(row.args)...)
 		if err == nil {

@@ -56,6 +56,8 @@ func TestAShellNoticesThatThereAreNoCredentials(t *testing.T) {
 				{"set -u", []string{"-u", "-c", evaluate + show}, "", none, 0},
 				{"a shell that people use stays open", []string{"-i"}, evaluate + show + "\nexit 7\n", none, 7},
 				{"a wrong flag", []string{"-e", "-c", strings.Replace(evaluate, "--format", "--frob --format", 1) + show}, "", "", 1},
+				{"no flag", []string{"-e", "-c", strings.Replace(evaluate, "--format env", "env", 1) + show}, "", "", 1},
+				{"a misspelt flag", []string{"-e", "-c", strings.Replace(evaluate, "--format", "--formt", 1) + show}, "", "", 1},
 				{"a wrong command", []string{"-e", "-c", strings.Replace(evaluate, "credentials", "credential", 1) + show}, "", "", 1},
 			} {
 				for _, before := range [][]string{nil, old} {
