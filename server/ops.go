@@ -26,6 +26,12 @@ type Ops struct {
 	draining atomic.Bool
 }
 
+// OpsMark is a header of every answer of [Ops]. By it, commands tell the sidecar from another program that answers 200. It
+// is not Server, which service meshes replace.
+const OpsMark = "Irsa-Sidecar"
+
+var opsMark = []string{"ops"}
+
 // NewOps returns the handler.
 func NewOps(o Options, metrics prometheus.Gatherer) *Ops {
 	o = o.withDefaults()
@@ -61,6 +67,7 @@ func (h *Ops) Drain() { h.draining.Store(true) }
 
 func (h *Ops) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
+	w.Header()[OpsMark] = opsMark
 	profile, route, code := dispatch(h.router, "", w, r)
 	h.account(r, profile, route, code, started, "", nil)
 }

@@ -39,6 +39,7 @@ func (p peer) String() string {
 type reply struct {
 	code         int
 	status, body string
+	marked       bool // as answers of the ops listener are
 }
 
 // text is the body on one line.
@@ -70,7 +71,7 @@ func (p peer) ask(ctx context.Context, method, path, authorization string) (*rep
 	if errors.Is(first, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("no sidecar answers at %s in time", p)
 	}
-	return nil, fmt.Errorf("no sidecar answers at %s: %s", p, shown(cache.Innermost(first).Error(), maxReason))
+	return nil, fmt.Errorf("no sidecar answers at %s: %s", p, shown(maskToken(cache.Innermost(first).Error(), authorization), maxReason))
 }
 
 func ask(ctx context.Context, method, url, authorization string) (*reply, error) {
@@ -97,8 +98,16 @@ func ask(ctx context.Context, method, url, authorization string) (*reply, error)
 	if err != nil && len(body) == 0 {
 		return nil, err
 	}
-	return &reply{response.StatusCode, response.Status, string(body)}, nil
+	return &reply{
+		code:   response.StatusCode,
+		status: maskToken(response.Status, authorization),
+		body:   maskToken(string(body), authorization),
+		marked: response.Header.Get(server.OpsMark) != "",
+	}, nil
 }
+
+// maskToken masks the token that was sent, which another program may echo.
+func maskToken(text, token string) string { return mask(text, token, "[the authorization token]") }
 
 // notSidecar is the error for an answer that is not a sidecar's.
 func (p peer) notSidecar(r *reply, path string) error {
@@ -168,14 +177,14 @@ func runHealthcheck(ctx context.Context, c *call) error {
 	return checkHealth(ctx, config.opsPeer(), "/"+c.given[""])
 }
 
-// checkHealth returns nil if the ops listener answers 200.
+// checkHealth returns nil if the ops listener answers 200. Another program may answer 200 to anything.
 func checkHealth(ctx context.Context, ops peer, path string) error {
 	r, err := ops.ask(ctx, http.MethodGet, path, "")
 	if err != nil {
 		return err
 	}
 	switch text := r.text(); {
-	case r.code == http.StatusOK:
+	case r.code == http.StatusOK && r.marked:
 		return nil
 	case text != "" && (r.code == http.StatusServiceUnavailable || r.code == http.StatusForbidden):
 		return errors.New(text)

@@ -95,14 +95,19 @@ func errorText(err error) string {
 // withoutSecrets masks the values of the secretVariables: one may have been given as an argument, or to another variable.
 func withoutSecrets(text string) string {
 	for _, name := range secretVariables {
-		if secret := os.Getenv(name); len(secret) >= server.MinAuthorization {
-			quoted := strconv.Quote(secret)
-			for _, form := range []string{secret, quoted[1 : len(quoted)-1]} {
-				text = strings.ReplaceAll(text, form, "[the value of "+name+"]")
-			}
-		}
+		text = mask(text, os.Getenv(name), "[the value of "+name+"]")
 	}
 	return text
+}
+
+// mask replaces a secret in text, also where quoting has escaped it. What is too short for a secret stays.
+func mask(text, secret, by string) string {
+	if len(secret) < server.MinAuthorization {
+		return text
+	}
+	quoted := strconv.Quote(secret)
+	text = strings.ReplaceAll(text, secret, by)
+	return strings.ReplaceAll(text, quoted[1:len(quoted)-1], by)
 }
 
 // secretVariables hold what no error quotes. Their values need not look like secrets.

@@ -82,6 +82,19 @@ func TestWhatIsSaidOnTheOpsPortIsShownOnOneLine(t *testing.T) {
 	}
 }
 
+// Another program may answer 200 to anything, and even in the same words.
+func TestAnotherProgramIsNotHealthy(t *testing.T) {
+	for _, body := range []string{"hello", "ok\n", "", "default: ready, for another 59m0s\n", "default: started\n"} {
+		t.Setenv(opsVariable, answering(t, "HTTP/1.1 200 OK\r\nServer: SimpleHTTP/0.6 Python/3.13\r\n\r\n"+body))
+		for _, args := range [][]string{{"healthcheck", "livez"}, {"healthcheck", "readyz"}, {"healthcheck", "startupz"}, {"wait", "--timeout", "50ms"}} {
+			err := run(t.Context(), args, strings.NewReader(""), io.Discard, &output{to: io.Discard})
+			if exitCode(err) != 1 || !strings.Contains(err.Error(), "(IRSA_SIDECAR_OPS_LISTEN) is not this sidecar: it answered 200 OK to /") {
+				t.Errorf("%q, answered with %q: %v", args, body, err)
+			}
+		}
+	}
+}
+
 func TestWhatASidecarSaysIsShownWhole(t *testing.T) {
 	var body string
 	for _, reason := range cache.Reasons() {
