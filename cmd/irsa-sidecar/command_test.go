@@ -135,6 +135,29 @@ func TestArgumentsThatAreSecretsAreNotQuoted(t *testing.T) {
 	}
 }
 
+// A token may be in any variable by mistake, and hold what separates entries of lists and parts of URLs.
+func TestNoVariableShowsTheTokenOfAnother(t *testing.T) {
+	for _, token := range []string{
+		"3f0c2a9e-7d41-4f0b-9d3c-5a1e8b7c6d21", "correct,horse,battery,staple", "correct, horse, battery, staple", "https://correct.example/horse?battery=staple",
+		"127.0.0.1:correct-horse-battery", "arn:aws:iam::correct:role/horse", "Correct/" + strings.Repeat("horse", 400),
+	} {
+		for _, tag := range variables() {
+			unset(t)
+			t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere")
+			name := tag.Get("envconfig")
+			t.Setenv("IRSA_SIDECAR_AUTHORIZATION_TOKEN", token)
+			t.Setenv(name, token)
+			_, invalid := parse(readEnvironment())
+			text := strings.ToLower(invalid.Error())
+			for _, part := range []string{"correct", "horse", "3f0c2a9e", "5a1e8b7c6d21"} {
+				if strings.Contains(text, part) {
+					t.Errorf("%s: %s", name, text)
+				}
+			}
+		}
+	}
+}
+
 // Standard input may be a terminal, where nobody has typed a policy.
 func TestTheDoctorStopsWhileItReadsAPolicy(t *testing.T) {
 	unset(t)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"regexp"
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
@@ -99,7 +101,7 @@ func (a *access) open(listen netip.Addr, n network) (invalid problems) {
 		a.authorization, err = server.AuthorizationFile(a.file)
 	case a.token != "":
 		variable = "IRSA_SIDECAR_AUTHORIZATION_TOKEN"
-		a.authorization, err = server.FixedAuthorization(a.token)
+		a.authorization, err = fixedAuthorization(variable, a.token)
 	default:
 		err = n.mustAuthorize()
 	}
@@ -112,4 +114,22 @@ func (a *access) open(listen netip.Addr, n network) (invalid problems) {
 		}
 	}
 	return invalid
+}
+
+// fixedAuthorization requires the token that a variable is set to. A path there would be the token, and no secret.
+func fixedAuthorization(variable, token string) (*server.Authorization, error) {
+	if isPath(token) {
+		return nil, errors.New("is a path, and the path itself would be the token; a path belongs in " + variable + "_FILE")
+	}
+	return server.FixedAuthorization(token)
+}
+
+// isPath reports whether a token must be the path of a file. A random one may begin with a slash, too, but one in base64
+// with slashes has none of the characters "-", "_" and ".", and is not a file.
+func isPath(token string) bool {
+	if !regexp.MustCompile(`^/[\w.-]+(/[\w.-]+)+$`).MatchString(token) {
+		return false
+	}
+	_, err := os.Stat(token)
+	return err == nil || strings.ContainsAny(token, "-_.")
 }

@@ -147,7 +147,7 @@ func (p *parser) policyARNs() (arns []string) {
 			continue
 		}
 		if !policyARN.MatchString(arn) {
-			p.reject(variable, "%q is not a policy ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess", arn)
+			p.reject(variable, "%q is not a policy ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess", entryToShow(p.PolicyARNs, arn))
 		}
 		arns = append(arns, arn)
 	}
@@ -245,12 +245,21 @@ func (p *parser) uids() (uids []uint32) {
 	for entry := range strings.SplitSeq(p.AllowedUIDs, ",") {
 		uid, err := strconv.ParseUint(strings.TrimSpace(entry), 10, 32)
 		if err != nil || uid == 1<<32-1 { // which is nobody's: chown(2) and its like mean "none" by it
-			p.reject("IRSA_SIDECAR_ALLOWED_UIDS", "contains %q, which is not a user ID; list numbers such as 1000, separated by commas (id -u prints yours)", strings.TrimSpace(entry))
+			p.reject("IRSA_SIDECAR_ALLOWED_UIDS", "contains %q, which is not a user ID; list numbers such as 1000, separated by commas (id -u prints yours)", entryToShow(p.AllowedUIDs, strings.TrimSpace(entry)))
 			continue
 		}
 		uids = append(uids, uint32(uid))
 	}
 	return uids
+}
+
+// entryToShow is an entry of a list or, if the list has a secret in it, which a comma may have split, the list: secrets are
+// masked only as a whole.
+func entryToShow(list, entry string) string {
+	if withoutSecrets(list) != list {
+		return list
+	}
+	return entry
 }
 
 func (p *parser) state() statePlace {

@@ -114,7 +114,10 @@ func (s *settings) credentialsPeer() (at peer, profile string, invalid problems)
 		return peer{listenVariable, loopbacks(credentialsPort)}, "", nil
 	}
 	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "http" {
+	switch {
+	case err == nil && u.Scheme == "https":
+		return peer{}, "", problems{{appURI, "must begin with http://, because the sidecar does not use TLS; set it to " + defaultURI()}}
+	case err != nil || u.Scheme != "http":
 		return peer{}, "", problems{{appURI, "is not a URL such as " + defaultURI()}}
 	}
 	port := u.Port()
@@ -146,7 +149,7 @@ func findToken() (token, from string, invalid problems) {
 			continue
 		}
 		if !strings.HasSuffix(name, "_FILE") {
-			if _, err := server.FixedAuthorization(value); err != nil {
+			if _, err := fixedAuthorization(name, value); err != nil {
 				return "", "", problems{{name, err.Error()}}
 			}
 			return value, name, nil
@@ -172,9 +175,13 @@ func refusedStatus(at peer, path string, r *reply, from string) error {
 	if json.Unmarshal([]byte(r.body), &document) != nil || document.Code == "" || document.Message == "" {
 		return at.notSidecar(r, path)
 	}
-	sent := "sent with the token in " + from
-	if from == "" {
-		sent = "sent without a token: none is set in " + either(tokenVariables)
+	sent := "" // says nothing about other refusals
+	switch server.Refusal(document.Code) {
+	case server.AuthorizationRequired, server.AuthorizationRejected, server.AuthorizationRepeated:
+		sent = " (sent with the token in " + from + ")"
+		if from == "" {
+			sent = " (sent without a token: none is set in " + either(tokenVariables) + ")"
+		}
 	}
-	return fmt.Errorf("%s: %s (%s); hint: %s", document.Code, document.Message, sent, document.Hint)
+	return fmt.Errorf("%s: %s%s; hint: %s", document.Code, document.Message, sent, document.Hint)
 }

@@ -7,10 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
 // unset makes sure that no variable of the test's own environment is there.
@@ -44,7 +46,8 @@ func TestStatusAsksWhereAnAppAsks(t *testing.T) {
 		{"", "http://127.0.0.1", []string{"127.0.0.1:80"}, "", ""},
 		{"", "http://169.254.170.23/v1/credentials", nil, "", `"169.254.170.23" is not on loopback`},
 		{"", "http://sidecar.example:9911/", nil, "", `"sidecar.example:9911" is not on loopback`},
-		{"", "https://127.0.0.1:2/", nil, "", "is not a URL such as http://127.0.0.1:9911/v1/credentials"},
+		{"", "https://127.0.0.1:2/", nil, "", "must begin with http://, because the sidecar does not use TLS; set it to http://127.0.0.1:9911/v1/credentials"},
+		{"", "ftp://127.0.0.1:2/", nil, "", "is not a URL such as http://127.0.0.1:9911/v1/credentials"},
 		{"", "127.0.0.1:9911", nil, "", "is not a URL such as"},
 	} {
 		unset(t)
@@ -85,6 +88,7 @@ func TestStatusFindsTheTokenThatAnAppSends(t *testing.T) {
 		{map[string]string{appTokenFile: dir + "/none"}, "", "", appTokenFile + " " + dir + "/none cannot be read: no such file or directory"},
 		{map[string]string{appTokenFile: password}, "", "", appTokenFile + " is not an absolute path; a token itself belongs in AWS_CONTAINER_AUTHORIZATION_TOKEN"},
 		{map[string]string{appTokenFile: file("line", password+"\n")}, "", "", appTokenFile + " " + dir + "/line contains a line break, which the AWS SDKs refuse: write it with printf %s"},
+		{map[string]string{appToken: "/run/irsa-sidecar/authorization-token"}, "", "", appToken + " is a path, and the path itself would be the token; a path belongs in AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"},
 		{map[string]string{appToken: "short"}, "", "", appToken + " is shorter than 16 characters"},
 		{map[string]string{appTokenFile: "/dev/zero"}, "", "", appTokenFile + " /dev/zero is not a regular file"},
 	} {
@@ -132,6 +136,83 @@ func TestStatusOfSomethingElse(t *testing.T) {
 			if !strings.Contains(err.Error(), " ("+appURI+")") {
 				t.Errorf("%s: %v", name, err)
 			}
+		}
+	}
+}
+
+// Whether a token was sent matters only to a refusal for the token.
+func TestStatusSaysWhatItSentIfTheTokenWasRefused(t *testing.T) {
+	for code, sent := range map[server.Refusal]bool{
+		server.AuthorizationRequired: true, server.AuthorizationRejected: true, server.AuthorizationRepeated: true, server.UserNotAllowed: false,
+	} {
+		unset(t)
+		t.Setenv(appURI, "http://"+answering(t, `HTTP/1.1 403 Forbidden`+"\r\n\r\n"+`{"code":"`+string(code)+`","message":"no","hint":"ask"}`))
+		want := string(code) + ": no; hint: ask"
+		if sent {
+			want = string(code) + ": no (sent without a token: none is set in " + either(tokenVariables) + "); hint: ask"
+		}
+		if _, err := called(t, "status"); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// Another program may echo what it was sent.
+func TestATokenThatIsEchoedIsMasked(t *testing.T) {
+	const token = `echoed-"correct"-horse-battery`
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("a", maxReason-8) // what is cut must not end within the token
+	for _, variable := range []string{appTokenFile, appToken, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "IRSA_SIDECAR_AUTHORIZATION_TOKEN"} {
+		unset(t)
+		value := token
+		if strings.HasSuffix(variable, "_FILE") {
+			value = file
+		}
+		t.Setenv(variable, value)
+		for _, answer := range []string{
+			"HTTP/1.1 403 " + token + "\r\n\r\n",
+			"HTTP/1.1 403 " + long + token + "\r\n\r\n",
+			"HTTP/1.1 " + token + "\r\n\r\n",
+			token + "\r\n\r\n",
+			"HTTP/1.1 403 No\r\n\r\n" + `{"code":"No","message":` + strconv.Quote(token) + `,"hint":` + strconv.Quote(token) + `}`,
+			"HTTP/1.1 200 OK\r\n\r\n" + `{"profile":"default","lastError":{"code":"No","message":` + strconv.Quote(token) + `}}`,
+		} {
+			t.Setenv(appURI, "http://"+answering(t, answer))
+			for _, args := range [][]string{{"status"}, {"status", "--json"}} {
+				stdout, err := called(t, args...)
+				if err == nil {
+					t.Fatal("no error")
+				}
+				if text := stdout + errorText(err); strings.Contains(text, "echoed-") || strings.Contains(text, "horse") {
+					t.Errorf("%s, answered with %.60q: printed %s", variable, answer, text)
+				}
+			}
+		}
+	}
+}
+
+// A token is not a path, though a random one may look like one.
+func TestAPathIsNotAToken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{
+		file:                                    true,
+		"/run/irsa-sidecar/authorization-token": true,
+		"/nowhere/token.txt":                    true,
+		"/k3Vn9/Qx0aB+Zr7fT1uYw2eLs8dGhJp4o==":  false,
+		"/k3Vn9/Qx0aBZr7fT1uYw2eLs8dGhJp4o":     false,
+		"/k3Vn9-Qx0aBZr7fT1uYw2eLs8dGhJp4o":     false,
+		"//run/irsa-sidecar token":              false,
+		"correct-horse/battery-staple":          false,
+		"3f0c2a9e-7d41-4f0b-9d3c-5a1e8b7c6d21":  false,
+	} {
+		if got := isPath(text); got != want {
+			t.Errorf("%s: %t, want %t", text, got, want)
 		}
 	}
 }
