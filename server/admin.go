@@ -27,6 +27,7 @@ func NewAdmin(o Options, reload, quit func()) *Admin {
 	o = o.withDefaults()
 	h := &Admin{Options: o, router: chi.NewMux()}
 	h.listener = newListener("admin", &o, h.refusal, []guard{onThisMachine(0), directOrOwnPage}, MalformedRequest)
+	h.listener.hint = adminHint
 	h.router.Get("/", h.page)
 	for path, do := range map[string]func(){"/reload": reload, "/quitquitquit": quit} {
 		if do != nil {
@@ -60,10 +61,21 @@ func (h *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// adminCallers says who may use this listener.
+const adminCallers = "this listener answers programs inside the Pod, kubectl port-forward, and a browser " +
+	"into which http://127.0.0.1 or http://localhost is typed with the port"
+
+// adminHint says what to do about a refusal by this listener.
+func adminHint(r Refusal) string {
+	if r == MalformedRequest {
+		return r.Hint()
+	}
+	return adminCallers
+}
+
 func (h *Admin) refusal(w http.ResponseWriter, r Refusal, _ error) int {
 	row := refusals[r]
-	writeText(w, row.status, string(r)+": "+row.message+"; this listener answers programs inside the Pod, kubectl port-forward, and a browser "+
-		"into which http://127.0.0.1 or http://localhost is typed with the port\n")
+	writeText(w, row.status, string(r)+": "+row.message+"; "+adminCallers+"\n")
 	return row.status
 }
 

@@ -58,7 +58,7 @@ func answerAndClose(w http.ResponseWriter, status int, text string) {
 func methodNotAllowed(allow string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Allow", allow)
-		answerAndClose(w, http.StatusMethodNotAllowed, "this path does not answer this method\n")
+		answerAndClose(w, http.StatusMethodNotAllowed, "this path answers only "+allow+"\n")
 	}
 }
 
