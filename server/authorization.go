@@ -46,12 +46,12 @@ const (
 	MaxAuthorization = 4096
 )
 
-// Authorization is what callers must send. Only hashes of the tokens are kept.
+// Authorization is what callers must send. Only hashes and lengths of the tokens are kept.
 type Authorization struct {
 	path string // of the token file; empty for a fixed token
 
 	mu       sync.Mutex
-	current  [sha256.Size]byte
+	current  fingerprint
 	since    time.Time // when it became current, or standing ago, whichever is later
 	previous []retired
 	checked  time.Time    // when the file was last read
@@ -63,8 +63,14 @@ type Authorization struct {
 // fault says what is wrong with a token file, for the log.
 type fault struct{ message, detail string }
 
+// fingerprint is what is kept of a token.
+type fingerprint struct {
+	sum    [sha256.Size]byte
+	length int
+}
+
 type retired struct {
-	sum   [sha256.Size]byte
+	fingerprint
 	until time.Time
 }
 
@@ -73,7 +79,7 @@ func FixedAuthorization(token string) (*Authorization, error) {
 	if err := checkAuthorization(token); err != nil {
 		return nil, err
 	}
-	return &Authorization{current: sumOf(token)}, nil
+	return &Authorization{current: fingerprintOf(token)}, nil
 }
 
 // AuthorizationFile requires the token in a file, and reads the file again when it is replaced; a replaced token that was
@@ -81,7 +87,7 @@ func FixedAuthorization(token string) (*Authorization, error) {
 // token, without a newline, because the SDKs refuse one.
 func AuthorizationFile(path string) (*Authorization, error) {
 	a := &Authorization{path: path}
-	if err := a.open(); err != nil {
+	if _, err := a.open(); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -98,28 +104,32 @@ func (a *Authorization) Reload() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.previous = nil
-	return a.open()
+	made, err := a.open()
+	if made && a.logger != nil {
+		a.logger.Warn("the authorization token file was missing; it now has a new token, and the old one is refused", "file", a.path)
+	}
+	return err
 }
 
-// open makes the token in the file the current one, and creates the file if it does not exist.
-func (a *Authorization) open() error {
+// open makes the token in the file the current one. It creates the file if it does not exist, and reports whether it did.
+func (a *Authorization) open() (made bool, err error) {
 	now := time.Now()
 	token, seen, err := readAuthorization(a.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if failure := makeAuthorization(a.path); failure != nil {
 			a.checked, a.seen, a.fault = now, seen, faultOf(seen, err)
-			return fmt.Errorf("%s does not exist and cannot be created: %w", a.path, cache.Innermost(failure))
+			return false, fmt.Errorf("%s does not exist and cannot be created: %w", a.path, cache.Innermost(failure))
 		}
-		now = time.Now()
+		made, now = true, time.Now()
 		token, seen, err = readAuthorization(a.path)
 	}
 	if err != nil {
 		a.checked, a.seen, a.fault = now, seen, faultOf(seen, err) // the caller reports it
-		return err
+		return false, err
 	}
 	a.record(now, seen, nil)
-	a.current, a.since = sumOf(token), now.Add(-min(max(0, now.Sub(seen.ModTime())), standing))
-	return nil
+	a.current, a.since = fingerprintOf(token), now.Add(-min(max(0, now.Sub(seen.ModTime())), standing))
+	return made, nil
 }
 
 func checkAuthorization(token string) error {
@@ -279,7 +289,7 @@ func (a *Authorization) matches(header string, now time.Time) bool {
 	match := func(sum *[sha256.Size]byte) int {
 		return subtle.ConstantTimeCompare(raw[:], sum[:]) | subtle.ConstantTimeCompare(bare[:], sum[:])
 	}
-	ok := match(&a.current)
+	ok := match(&a.current.sum)
 	for i := range a.previous {
 		if now.Before(a.previous[i].until) {
 			ok |= match(&a.previous[i].sum)
@@ -294,6 +304,34 @@ func sumOf(token string) [sha256.Size]byte {
 	return sha256.Sum256(append(stack[:0], token...))
 }
 
+func fingerprintOf(token string) fingerprint { return fingerprint{sumOf(token), len(token)} }
+
+// hide masks the tokens in text of a caller that is logged or shown: a program may send its token in another header, too.
+// It hashes every part of text as long as a token, so it is only for what is recorded for the first time.
+func (a *Authorization) hide(text string) string {
+	if a == nil {
+		return text
+	}
+	a.mu.Lock()
+	tokens := []fingerprint{a.current}
+	for _, p := range a.previous {
+		tokens = append(tokens, p.fingerprint)
+	}
+	a.mu.Unlock()
+	for _, token := range tokens {
+		for i := 0; i+token.length <= len(text); i++ {
+			if end := i + token.length; sumOf(text[i:end]) == token.sum {
+				text = text[:i] + hidden + text[end:]
+				i += len(hidden) - 1
+			}
+		}
+	}
+	return text
+}
+
+// hidden replaces a token.
+const hidden = "[redacted]"
+
 // follow reads the file, and reports whether it has another token. If the file is missing or unusable, nothing changes.
 func (a *Authorization) follow(now time.Time) bool {
 	if a.path == "" {
@@ -305,13 +343,13 @@ func (a *Authorization) follow(now time.Time) bool {
 	if err != nil {
 		return false
 	}
-	sum := sumOf(token)
-	if sum == a.current {
+	next := fingerprintOf(token)
+	if next == a.current {
 		return false
 	}
 	keep := a.previous[:0]
 	for _, p := range a.previous {
-		if now.Before(p.until) && p.sum != sum {
+		if now.Before(p.until) && p.fingerprint != next {
 			keep = append(keep, p)
 		}
 	}
@@ -324,6 +362,6 @@ func (a *Authorization) follow(now time.Time) bool {
 	if replaced.Sub(a.since) >= standing {
 		keep = append(keep, retired{a.current, replaced.Add(overlap)})
 	}
-	a.previous, a.current, a.since = keep, sum, replaced
+	a.previous, a.current, a.since = keep, next, replaced
 	return true
 }

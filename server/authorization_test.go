@@ -467,7 +467,15 @@ func TestReloadRevokesWhatIsNotInTheFile(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		mustAccept(t, a, true, otherToken) // this revokes nothing yet
+		lines()
 		reload(a, "")
+		if got := lines(); len(got) != 1 || !strings.Contains(got[0], "level=WARN") || !strings.Contains(got[0], "the old one is refused") || !strings.Contains(got[0], path) {
+			t.Errorf("a new token was made, and the log has %q", got)
+		}
+		reload(a, "")
+		if got := lines(); len(got) != 0 {
+			t.Errorf("nothing has changed, and the log has %q", got)
+		}
 		mustAccept(t, a, false, otherToken)
 		made, err := os.ReadFile(path)
 		if err != nil {

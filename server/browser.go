@@ -115,7 +115,7 @@ func (h *Admin) writeSection(b *strings.Builder, p Profile, now time.Time) (verd
 	fmt.Fprintf(b, "<section>\n<h2>%s <span class=%q>%s</span></h2>\n", html.EscapeString(s.Profile), verdict, verdicts[verdict].word)
 	writeBar(b, s, now)
 	if f := s.Failure; f != nil {
-		fmt.Fprintf(b, "<div class=\"fix\"><p><strong>%s</strong>, %s ago, %d in a row</p>\n", f.Reason, rounded(now.Sub(s.FailedAt)), s.Failures)
+		fmt.Fprintf(b, "<div class=\"fix\"><p><strong>%s</strong>, %s</p>\n", f.Reason, failed(s, now))
 		fmt.Fprintf(b, "<p>%s</p>\n", html.EscapeString(f.Message))
 		fmt.Fprintf(b, "<p>What to do: %s</p></div>\n", html.EscapeString(f.Advice()))
 	}
@@ -180,6 +180,9 @@ func writeAskers(b *strings.Builder, t *tally, address string, now time.Time) {
 	for _, a := range askers {
 		fmt.Fprintf(b, "<tr><td>%s ago</td><td>%d</td><td>%s</td></tr>\n", rounded(now.Sub(a.last)), a.count, html.EscapeString(a.String()))
 	}
+	if n := unlisted(askers, requests); n > 0 {
+		fmt.Fprintf(b, "<tr><td colspan=\"3\">%s</td></tr>\n", andMore(n))
+	}
 	b.WriteString("</table>\n")
 }
 
@@ -208,6 +211,9 @@ func (h *Admin) writeRefusals(b *strings.Builder, now time.Time) {
 	for _, r := range last {
 		fmt.Fprintf(b, "<tr><td>%s ago</td><td>%d</td><td>%s</td><td class=\"low\">%s</td><td>%s</td></tr>\n",
 			rounded(now.Sub(r.last)), r.count, r.listener, r.refusal, html.EscapeString(r.String()))
+	}
+	if n := unlisted(last, total); n > 0 {
+		fmt.Fprintf(b, "<tr><td colspan=\"5\">%s</td></tr>\n", andMore(n))
 	}
 	b.WriteString("</table>\n")
 	for _, r := range hinted(last) {

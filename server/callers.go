@@ -95,16 +95,35 @@ func (c *Callers) lastRefusals() (last []refusedCaller, total uint64) {
 	return last[:min(len(last), maxRefusals)], total
 }
 
+// String names the caller for people. Of a request that net/http cannot read, no header is known.
+func (r refusedCaller) String() string {
+	if r.refusal == MalformedRequest {
+		return "User-Agent not known"
+	}
+	return r.caller.String()
+}
+
+// unlisted returns how many of the total requests are not those of the listed callers.
+func unlisted[C interface{ requests() uint64 }](listed []C, total uint64) uint64 {
+	for _, one := range listed {
+		total -= min(total, one.requests())
+	}
+	return total
+}
+
 // warn logs a refusal, at most once a minute. The next line counts those that were not logged.
-func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, hint string, why error) {
+func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, a *Authorization, hint string, why error) {
 	now := r.now()
 	before := r.warned.Load()
 	if before != 0 && now-before < int64(warnPause) || !r.warned.CompareAndSwap(before, now) {
 		return
 	}
 	total := r.total()
-	attrs := []any{"listener", r.listener, "refusal", string(r.refusal), "message", r.refusal.Message(),
-		"user_agent", userAgent(request), "count", max(1, int64(total-r.told.Swap(total)))}
+	attrs := []any{"listener", r.listener, "refusal", string(r.refusal), "message", r.refusal.Message()}
+	if r.refusal != MalformedRequest { // its headers are not known
+		attrs = append(attrs, "user_agent", userAgent(request, a))
+	}
+	attrs = append(attrs, "count", max(1, int64(total-r.told.Swap(total))))
 	if why != nil {
 		attrs = append(attrs, "why", why.Error())
 	}
@@ -143,6 +162,8 @@ type caller struct {
 	last  time.Time
 }
 
+func (c caller) requests() uint64 { return c.count }
+
 func (t *tally) init(most int) {
 	t.most, t.seed, t.start = most, maphash.MakeSeed(), time.Now().Add(-1) // so that no moment is zero
 	t.replaced.Store(-int64(replacePause))
@@ -151,8 +172,8 @@ func (t *tally) init(most int) {
 
 func (t *tally) now() int64 { return int64(time.Since(t.start)) }
 
-// note counts a request.
-func (t *tally) note(r *http.Request, user int64, at time.Time) {
+// note counts a request. The tokens of a are masked in what is kept of it.
+func (t *tally) note(r *http.Request, a *Authorization, user int64, at time.Time) {
 	var agent string
 	if values := r.Header["User-Agent"]; len(values) > 0 {
 		agent = values[0]
@@ -170,11 +191,11 @@ func (t *tally) note(r *http.Request, user int64, at time.Time) {
 		t.rest.Add(1)
 		return
 	}
-	t.add(r, sum, user, now)
+	t.add(r, a, sum, user, now)
 }
 
 // add lists a new caller. If the list is full, it replaces the caller with the fewest requests.
-func (t *tally) add(r *http.Request, sum uint64, user, now int64) {
+func (t *tally) add(r *http.Request, a *Authorization, sum uint64, user, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	known := slices.Clone(*t.known.Load())
@@ -187,7 +208,7 @@ func (t *tally) add(r *http.Request, sum uint64, user, now int64) {
 		t.rest.Add(1)
 		return
 	}
-	one := &counted{sum: sum, user: user, agent: userAgent(r)}
+	one := &counted{sum: sum, user: user, agent: userAgent(r, a)}
 	one.count.Store(1)
 	one.last.Store(now)
 	if len(known) < t.most {

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
@@ -173,7 +176,7 @@ func TestCallersAreCountedFromManyConnectionsAtOnce(t *testing.T) {
 		all.Go(func() {
 			r := request("GET", "/", agent(fmt.Sprint("agent ", i%4)))
 			for range 1000 {
-				tally.note(r, noUser, time.Now())
+				tally.note(r, nil, noUser, time.Now())
 			}
 		})
 	}
@@ -190,7 +193,7 @@ func TestThereIsNoRequestWithoutACaller(t *testing.T) {
 		var tally tally
 		tally.init(4)
 		var first sync.WaitGroup
-		first.Go(func() { tally.note(r, noUser, time.Now()) })
+		first.Go(func() { tally.note(r, nil, noUser, time.Now()) })
 		for total := uint64(0); total == 0; {
 			var callers []caller
 			if callers, total = tally.list(); total != uint64(len(callers)) {
@@ -207,7 +210,7 @@ func TestTheSameProgramOfAnotherUserIsAnotherCaller(t *testing.T) {
 	h := Credentials(o)
 	r := request("GET", "/", agent("app"))
 	for _, user := range []int64{1000, 1001, 1000, noUser} {
-		o.Callers.askersOf(testProfile).note(r, user, time.Now())
+		o.Callers.askersOf(testProfile).note(r, nil, user, time.Now())
 	}
 	page := ask(h, request("GET", "/")).Body.String()
 	for _, want := range []string{" app (user 1000): twice", " app (user 1001): once", " app: once"} {
@@ -264,5 +267,135 @@ func BenchmarkWarmManyAgents(b *testing.B) {
 	for b.Loop() {
 		h.ServeHTTP(w, requests[i%len(requests)])
 		i++
+	}
+}
+
+// A program may send the authorization token in its User-Agent, too.
+func TestTheAuthorizationTokenIsMaskedWhereverItIsSent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	synctest.Test(t, func(t *testing.T) {
+		const first, second = "0b7c1f6e-2d5a-4c1b-9e57-8f1d2a3b4c5d", "5f0e3a17-90c4-4b7e-8a21-c3d4e5f60718"
+		write(t, path, first)
+		time.Sleep(time.Minute)
+		a, err := AuthorizationFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var log lockedBuffer
+		o := warm(t)
+		o.Authorization, o.Callers = a, new(Callers)
+		o.Logger = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		h, admin, ops := Credentials(o), NewAdmin(o, nil, nil), NewOps(o, prometheus.NewRegistry())
+		write(t, path, second)
+		time.Sleep(time.Minute)
+		mustAccept(t, a, true, second) // the first one works for another hour
+		for i, name := range []string{"leak/%s", "%s", "Bearer %s", "a%[1]s%[1]sz", strings.Repeat("long ", 47) + "%s" + strings.Repeat(" long", 100)} {
+			for _, token := range []string{first, second} {
+				edit := agent(fmt.Sprintf("%d ", i) + fmt.Sprintf(name, token))
+				ask(h, request("GET", "/v1/credentials", edit, header("Authorization", token)))
+				ask(h, request("GET", "/v1/credentials", edit))
+				ask(admin, request("GET", "/", edit, host("evil.example")))
+				ask(ops, request("GET", "/livez", edit))
+			}
+		}
+		right := header("Authorization", second)
+		for what, text := range map[string]string{
+			"the log":          log.String(),
+			"GET /":            ask(h, request("GET", "/", right)).Body.String(),
+			"GET /v1/identity": ask(h, request("GET", "/v1/identity", right)).Body.String(),
+			"the status page":  ask(admin, request("GET", "/")).Body.String(),
+		} {
+			if !strings.Contains(text, "leak/[redacted]") || !strings.Contains(text, "a[redacted][redacted]z") {
+				t.Errorf("%s does not name the program:\n%s", what, text)
+			}
+			for _, token := range []string{first, second} {
+				if strings.Contains(text, token) || strings.Contains(text, token[:8]) {
+					t.Errorf("%s shows a token:\n%s", what, text)
+				}
+			}
+		}
+	})
+}
+
+func TestAListThatIsCutSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := withToken(t, warm(t))
+		o.Callers = new(Callers)
+		h, admin, right := Credentials(o), NewAdmin(o, nil, nil), header("Authorization", testToken)
+		pages := func() []string {
+			return []string{ask(h, request("GET", "/", right)).Body.String(), ask(admin, request("GET", "/")).Body.String()}
+		}
+		burst := func(n int, edits ...func(*http.Request)) {
+			for i := range n {
+				ask(h, request("GET", "/v1/credentials", append(edits, agent(fmt.Sprint("program ", i)))...))
+			}
+		}
+		burst(maxAskers, right)
+		burst(maxRefusedAgents)
+		for _, page := range pages() {
+			if strings.Contains(page, "not listed") {
+				t.Errorf("nothing is cut:\n%s", page)
+			}
+		}
+		// The first new program replaces one that has asked twice by then.
+		burst(maxAskers+39, right)
+		burst(maxRefusedAgents + 61)
+		for _, page := range pages() {
+			if !strings.Contains(page, "… and 40 more that are not listed") || !strings.Contains(page, "… and 62 more that are not listed") {
+				t.Errorf("the lists are cut and do not say so:\n%s", page)
+			}
+		}
+		var d identityDocument
+		if err := json.Unmarshal(ask(h, request("GET", "/v1/identity", right)).Body.Bytes(), &d); err != nil || d.Requests != 2*maxAskers+39 || d.Unlisted != 40 {
+			t.Errorf("%+v, %v; want %d requests, 40 of them not listed", d, err, 2*maxAskers+39)
+		}
+	})
+}
+
+func TestAMalformedRequestHasNoKnownUserAgent(t *testing.T) {
+	var log lockedBuffer
+	o := warm(t)
+	o.Callers, o.Logger = new(Callers), slog.New(slog.NewJSONHandler(&log, nil))
+	h, admin := Credentials(o), NewAdmin(o, nil, nil)
+	h.malformed()
+	for _, page := range []string{ask(h, request("GET", "/")).Body.String(), ask(admin, request("GET", "/")).Body.String()} {
+		if !strings.Contains(page, "User-Agent not known") || strings.Contains(page, "no User-Agent") || !strings.Contains(page, "at most 8 KiB") {
+			t.Errorf("%s", page)
+		}
+	}
+	if w := logLines(t, &log); len(w) != 1 || w[0]["user_agent"] != nil || !strings.Contains(fmt.Sprint(w[0]["hint"]), "at most 8 KiB") {
+		t.Errorf("%v", w)
+	}
+}
+
+func TestEveryWarningOfARefusalHasAHint(t *testing.T) {
+	var log lockedBuffer
+	o := withToken(t, warm(t))
+	o.Logger = slog.New(slog.NewJSONHandler(&log, nil))
+	refusing := 0
+	for _, l := range []*listener{&Credentials(o).(*credentials).listener, &NewAdmin(o, nil, nil).listener, &NewOps(o, prometheus.NewRegistry()).listener} {
+		for r := range l.refused {
+			l.trace(request("GET", "/"), r, nil)
+			refusing++
+		}
+	}
+	got := logLines(t, &log)
+	for _, w := range got {
+		hint := fmt.Sprint(w["hint"])
+		if w["hint"] == nil || w["listener"] == "admin" && strings.Contains(hint, "9911") {
+			t.Errorf("%v", w)
+		}
+	}
+	if len(got) != refusing || refusing < 10 {
+		t.Errorf("%d warnings of %d refusals", len(got), refusing)
+	}
+}
+
+func TestOnlyRepeatedFailuresAreCounted(t *testing.T) {
+	now := time.Now()
+	for failures, want := range map[int]string{1: "3s ago", 2: "3s ago, 2 in a row"} {
+		if got := failed(cache.Status{FailedAt: now.Add(-3 * time.Second), Failures: failures}, now); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -186,7 +186,7 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.Users != nil {
 		user = knownUser(r)
 	}
-	s.askers.note(r, user, started)
+	s.askers.note(r, h.tokens, user, started)
 	code := h.serve(w, r, s)
 	if code != http.StatusOK {
 		h.account(r, s.Cache.Profile(), route, code, started, "", nil)

@@ -50,7 +50,7 @@ var refusals = map[Refusal]struct {
 	UnknownProfile:        {400, "there is no such profile", "ask for /v1/credentials; GET / lists the profiles"},
 	UnknownPath:           {404, "there is nothing at this path", "credentials are at /v1/credentials, a summary for people is at /"},
 	MethodNotAllowed:      {405, "only GET is answered", "send a plain GET"},
-	MalformedRequest:      {400, "the request is not valid HTTP/1.1, or its headers exceed 8 KiB", "send a plain GET with one Host header"},
+	MalformedRequest:      {400, "the request is not valid HTTP/1.1, or its headers exceed 8 KiB", "send a plain GET with one Host header, and headers of at most 8 KiB"},
 }
 
 // Refusals lists every Refusal, in no order.
@@ -269,6 +269,9 @@ func parsePort(s string) (port int) {
 
 // Message says why the request is refused.
 func (r Refusal) Message() string { return refusals[r].message }
+
+// Status is the HTTP status of the answer. MalformedRequest is 431 instead if the headers are too long.
+func (r Refusal) Status() int { return refusals[r].status }
 
 // Hint says what to do.
 func (r Refusal) Hint() string { return refusals[r].hint }

@@ -26,13 +26,14 @@ type listener struct {
 	metrics *Metrics
 	logger  *slog.Logger
 	refused map[Refusal]*refusalTally
-	hint    func(Refusal) string // nil if callers of this listener get no hints
+	hint    func(Refusal) string // nil if this listener refuses nothing
+	tokens  *Authorization       // masked in what is recorded of requests
 }
 
 // newListener returns a listener that writes refusals with answer. Its guards refuse requests, and what it serves may
 // refuse them with one of the others.
 func newListener(name string, o *Options, answer func(http.ResponseWriter, Refusal, error) int, guards []guard, others ...Refusal) listener {
-	l := listener{name: name, guards: guards, answer: answer, metrics: o.Metrics, logger: o.Logger, refused: make(map[Refusal]*refusalTally)}
+	l := listener{name: name, guards: guards, answer: answer, metrics: o.Metrics, logger: o.Logger, refused: make(map[Refusal]*refusalTally), tokens: o.Authorization}
 	for _, g := range guards {
 		others = append(others, g.refusals...)
 	}
@@ -66,12 +67,12 @@ func (l *listener) refuse(w http.ResponseWriter, r *http.Request, refusal Refusa
 func (l *listener) trace(r *http.Request, refusal Refusal, why error) {
 	l.metrics.refused(l.name, refusal)
 	account := l.refused[refusal]
-	account.note(r, knownUser(r), time.Now())
+	account.note(r, l.tokens, knownUser(r), time.Now())
 	hint := ""
 	if l.hint != nil {
 		hint = l.hint(refusal)
 	}
-	account.warn(l.logger, r, hint, why)
+	account.warn(l.logger, r, l.tokens, hint, why)
 }
 
 // account counts an answer, and logs it at debug level.
@@ -90,7 +91,7 @@ func (l *listener) log(r *http.Request, route string, code int, started time.Tim
 		return
 	}
 	attrs := []slog.Attr{slog.String("listener", l.name), slog.String("route", route), slog.Int("code", code),
-		slog.String("took", time.Since(started).String()), slog.String("user_agent", userAgent(r))}
+		slog.String("took", time.Since(started).String()), slog.String("user_agent", userAgent(r, l.tokens))}
 	if refusal != "" {
 		attrs = append(attrs, slog.String("refusal", string(refusal)))
 	}
@@ -100,7 +101,7 @@ func (l *listener) log(r *http.Request, route string, code int, started time.Tim
 	l.logger.LogAttrs(r.Context(), slog.LevelDebug, "request", attrs...)
 }
 
-// userAgent returns the request's User-Agent in a form that may be shown.
-func userAgent(r *http.Request) string {
-	return cache.Shorten(cache.Scrub(cache.OneLine(r.UserAgent())), maxUserAgent)
+// userAgent returns the request's User-Agent in a form that may be shown, without the tokens of a.
+func userAgent(r *http.Request, a *Authorization) string {
+	return cache.Shorten(cache.Scrub(a.hide(cache.OneLine(r.UserAgent()))), maxUserAgent)
 }

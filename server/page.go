@@ -45,9 +45,13 @@ func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
 	}
 	fmt.Fprintf(&b, "A program that uses an AWS SDK or the AWS CLI takes them from here with\n\n  export AWS_CONTAINER_CREDENTIALS_FULL_URI=http://%s/v1/credentials\n", h.Address)
 	if h.Authorization != nil {
-		fmt.Fprintf(&b, "  export AWS_CONTAINER_AUTHORIZATION_TOKEN=…   (what you sent to see this page)\n")
+		fmt.Fprintf(&b, "  export AWS_CONTAINER_AUTHORIZATION_TOKEN=…   # the authorization token that the sidecar expects\n")
 	}
-	fmt.Fprintf(&b, "\nIf AWS_WEB_IDENTITY_TOKEN_FILE is also set, the SDK bypasses the sidecar. To fix that:\n\n  unset AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN   (in a Pod's spec: AWS_WEB_IDENTITY_TOKEN_FILE with the value \"\")\n")
+	why := ""
+	if asked { // otherwise the list above says so
+		why = "otherwise the SDK bypasses the sidecar; "
+	}
+	fmt.Fprintf(&b, "  unset AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN   # %sin a Pod's spec: AWS_WEB_IDENTITY_TOKEN_FILE with the value \"\"\n", why)
 	writeText(w, http.StatusOK, b.String())
 }
 
@@ -87,10 +91,19 @@ func facts(p Profile, s cache.Status, now time.Time) []fact {
 		rows = append(rows, fact{"last error", "none"})
 	} else {
 		rows = append(rows,
-			fact{"last error", fmt.Sprintf("%s, %s ago, %d in a row", f.Reason, rounded(now.Sub(s.FailedAt)), s.Failures)},
+			fact{"last error", fmt.Sprintf("%s, %s", f.Reason, failed(s, now))},
 			fact{"", f.Message}, fact{"what to do", f.Advice()})
 	}
 	return rows
+}
+
+// failed says when the last exchange failed, and how many in a row if there is more than one.
+func failed(s cache.Status, now time.Time) string {
+	ago := rounded(now.Sub(s.FailedAt)) + " ago"
+	if s.Failures > 1 {
+		ago += fmt.Sprintf(", %d in a row", s.Failures)
+	}
+	return ago
 }
 
 // askerFacts are how often a profile's credentials have been asked for, and by which programs.
@@ -101,6 +114,9 @@ func askerFacts(askers []caller, requests uint64, now time.Time) []fact {
 	rows := []fact{{"asked for", fmt.Sprintf("%s, last %s ago", times(requests), rounded(now.Sub(askers[0].last)))}}
 	for _, a := range askers {
 		rows = append(rows, fact{"", fmt.Sprintf("%s: %s, last %s ago", a, times(a.count), rounded(now.Sub(a.last)))})
+	}
+	if n := unlisted(askers, requests); n > 0 {
+		rows = append(rows, fact{"", andMore(n)})
 	}
 	return rows
 }
@@ -113,6 +129,9 @@ func (c caller) String() string {
 	}
 	return name
 }
+
+// andMore says how many requests a list leaves out.
+func andMore(n uint64) string { return fmt.Sprintf("… and %d more that are not listed", n) }
 
 func times(n uint64) string {
 	switch n {
@@ -135,6 +154,9 @@ func (h *credentials) writeRefusals(b *strings.Builder, now time.Time) {
 		fmt.Fprintf(t, "  %s\t%s\t%s: %s, last %s ago\n", r.listener, r.refusal, r, times(r.count), rounded(now.Sub(r.last)))
 	}
 	t.Flush()
+	if n := unlisted(last, total); n > 0 {
+		fmt.Fprintf(b, "  %s\n", andMore(n))
+	}
 	for _, r := range hinted(last) {
 		fmt.Fprintf(b, "  what to do about %s: %s\n", r, h.Options.hint(r))
 	}
@@ -198,9 +220,10 @@ type identityDocument struct {
 	LastError        *errorSummary `json:"lastError,omitempty"`
 
 	// Requests counts the requests for these credentials that were not refused; Askers are the programs that sent them,
-	// the latest first.
+	// the latest first. Unlisted counts those of the requests whose programs are not among them.
 	Requests uint64          `json:"requests"`
 	Askers   []askerDocument `json:"askers,omitempty"`
+	Unlisted uint64          `json:"unlistedRequests,omitempty"`
 }
 
 type askerDocument struct {
@@ -247,7 +270,7 @@ func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
 		d.LastError = &errorSummary{string(f.Reason), f.Message, f.Advice(), stamp(status.FailedAt), status.Failures}
 	}
 	askers, requests := s.askers.list()
-	d.Requests = requests
+	d.Requests, d.Unlisted = requests, unlisted(askers, requests)
 	for _, a := range askers {
 		asker := askerDocument{UserAgent: a.agent, Requests: a.count, Last: stamp(a.last)}
 		if a.user != noUser {

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -213,11 +214,19 @@ func refusalsTable() string {
 	refusals := server.Refusals()
 	slices.Sort(refusals)
 	var b strings.Builder
-	b.WriteString("| refusal | why | what to do |\n|---|---|---|\n")
+	b.WriteString("| refusal | status | why | what to do |\n|---|---|---|---|\n")
 	for _, r := range refusals {
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", r, markdown(r.Message()), markdown(r.Hint()))
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", r, status(r), markdown(r.Message()), markdown(r.Hint()))
 	}
 	return b.String()
+}
+
+// status is what a refusal is answered with; headers that are too long have a status of their own.
+func status(r server.Refusal) string {
+	if r == server.MalformedRequest {
+		return fmt.Sprintf("%d or %d", r.Status(), http.StatusRequestHeaderFieldsTooLarge)
+	}
+	return strconv.Itoa(r.Status())
 }
 
 // markdown keeps <placeholders> and | readable in a table.
