@@ -181,6 +181,10 @@ type FetchError struct {
 	// and must be as short and clean: one line, no secret.
 	Names map[string]string
 
+	// Hint replaces the advice of the Reason where the failure knows better. It is as public and as clean as Message,
+	// and follows it on one line. Empty keeps the advice.
+	Hint string
+
 	// TokenIssued and TokenExpiration are when the web identity token that was used was issued and when it
 	// expires. Each is zero when there was no token, or it does not say.
 	TokenIssued     time.Time
@@ -194,14 +198,23 @@ type FetchError struct {
 // Error returns the reason and the message, on one line.
 func (e *FetchError) Error() string { return fmt.Sprintf("%s: %s", e.Reason, e.Message) }
 
-// Advice returns what to do: the advice of the Reason, with the names filled in that the failure knows. It may
+// Advice returns what to do: the Hint, or the advice of the Reason, with the names filled in that the failure knows. It may
 // contain the account, the subject and the audience, so it is for those who may see the credentials; others get
 // [Reason.Advice].
-func (e *FetchError) Advice() string { return fill(e.Reason.Advice(), e.Names) }
+func (e *FetchError) Advice() string {
+	if e.Hint != "" {
+		return e.Hint
+	}
+	return fill(e.Reason.Advice(), e.Names)
+}
 
-// ShortAdvice returns the most likely thing to do in one clause of at most 100 characters, to follow the message
-// on the same line. It is for the same people as [FetchError.Advice], and empty for a Reason that is not on the list.
+// ShortAdvice returns the Hint, or the most likely thing to do in one clause of at most 100 characters, to follow the
+// message on the same line. It is for the same people as [FetchError.Advice], and empty for a Reason that is not on the
+// list.
 func (e *FetchError) ShortAdvice() string {
+	if e.Hint != "" {
+		return e.Hint
+	}
 	short := reasons[e.Reason].short
 	if filled := fill(short, e.Names); !strings.Contains(filled, "<") && utf8.RuneCountInString(filled) <= maxShort {
 		return filled

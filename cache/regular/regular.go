@@ -14,6 +14,12 @@ import (
 // openTries is how often Read tries to open a file that does not exist. Each try takes microseconds.
 const openTries = 10
 
+// Errors for what is at a path instead of a file. Their texts continue a sentence that begins with the path.
+var (
+	ErrDirectory  = errors.New("is a directory, not a file")
+	ErrNotRegular = errors.New("is not a regular file") // but a pipe, a device or a socket
+)
+
 // TooLong is the error for a file that is longer than this limit, in bytes.
 type TooLong int
 
@@ -21,9 +27,9 @@ type TooLong int
 func (n TooLong) Error() string { return fmt.Sprintf("is longer than %d bytes", int(n)) }
 
 // Read returns the content of the file at path, and its description from just before it was read. It follows links, which
-// are what Kubernetes mounts. It does not read pipes, devices, or files of more than limit bytes, for which the error is a
-// [TooLong]. Other errors match [fs.ErrNotExist] and [fs.ErrPermission] where they apply. All errors continue a sentence
-// that begins with the path.
+// are what Kubernetes mounts. It does not read directories, for which the error is [ErrDirectory], pipes and devices, for
+// which it is [ErrNotRegular], or files of more than limit bytes, for which it is a [TooLong]. Other errors match
+// [fs.ErrNotExist] and [fs.ErrPermission] where they apply. All errors continue a sentence that begins with the path.
 //
 // The kubelet replaces a projected volume by renaming a link to a directory, and then removes the old directory. In
 // between, a reader finds no file: usually once, on a busy machine several times.
@@ -47,9 +53,9 @@ func Read(path string, limit int) ([]byte, fs.FileInfo, error) {
 	case err != nil:
 		return nil, nil, unreadable(err)
 	case info.IsDir():
-		return nil, nil, errors.New("is a directory, not a file")
+		return nil, nil, ErrDirectory
 	case !info.Mode().IsRegular():
-		return nil, nil, errors.New("is not a regular file")
+		return nil, nil, ErrNotRegular
 	case info.Size() > int64(limit):
 		return nil, nil, TooLong(limit)
 	}

@@ -81,6 +81,13 @@ func TestNoRegionAnywhere(t *testing.T) {
 	if failure.TokenExpiration.IsZero() || failure.Reason.Class() != cache.Human {
 		t.Errorf("failed with %+v", failure)
 	}
+	if failure.ShortAdvice() != "set AWS_REGION" {
+		t.Errorf("the advice is %q", failure.ShortAdvice())
+	}
+	s.provider.options.RegionHint = "did you mean AWS_REGION?"
+	if failure = s.mustFail(t, cache.RegionUnknown, ""); failure.ShortAdvice() != "did you mean AWS_REGION?" || failure.Advice() != failure.ShortAdvice() {
+		t.Errorf("with a hint, the advice is %q and %q", failure.ShortAdvice(), failure.Advice())
+	}
 }
 
 // Without an Endpoint, messages name the region.

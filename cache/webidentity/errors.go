@@ -171,6 +171,20 @@ func explain(err error, got *response, host string) *cache.FetchError {
 	return fail(cache.NotAnSTSEndpoint, "%s did not answer as STS does: %s", host, got.describe())
 }
 
+// ProxyHint is the advice for a proxy that cannot be reached, or that cannot reach STS.
+const ProxyHint = "check the proxy in HTTPS_PROXY and the egress to it, or add the STS host to NO_PROXY"
+
+// aboutProxy gives failures on the way to STS the advice about a proxy, unless their reason has its own.
+func aboutProxy(fail func(cache.Reason, string, ...any) *cache.FetchError) func(cache.Reason, string, ...any) *cache.FetchError {
+	return func(reason cache.Reason, format string, args ...any) *cache.FetchError {
+		failure := fail(reason, format, args...)
+		if reason == cache.EndpointUnreachable || reason == cache.EndpointTimeout {
+			failure.Hint = ProxyHint
+		}
+		return failure
+	}
+}
+
 // unreachable explains an exchange without a response.
 func unreachable(err error, host string, fail func(cache.Reason, string, ...any) *cache.FetchError) *cache.FetchError {
 	op, _ := errors.AsType[*net.OpError](err)
@@ -178,6 +192,7 @@ func unreachable(err error, host string, fail func(cache.Reason, string, ...any)
 	throughProxy := op != nil && (op.Op == "proxyconnect" || op.Op == "socks connect")
 	if throughProxy {
 		host = "the proxy on the way to " + host
+		fail = aboutProxy(fail)
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		switch {
@@ -191,6 +206,7 @@ func unreachable(err error, host string, fail func(cache.Reason, string, ...any)
 		return fail(cache.EndpointUnreachable, "%s cannot be looked up: %s", dns.Name, dns.Err)
 	}
 	if proxy, ok := errors.AsType[*proxyRefusal](err); ok {
+		fail = aboutProxy(fail)
 		switch {
 		case proxy.status == http.StatusProxyAuthRequired:
 			return fail(cache.ProxyRefused, "the proxy on the way to %s requires a user and a password", host)

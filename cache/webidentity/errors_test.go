@@ -434,7 +434,10 @@ func TestProxyOnTheWay(t *testing.T) {
 			defer proxy.Close()
 			s := stage(t, tweak{endpoint: "https://sts.example"})
 			s.through(t, proxy.URL)
-			s.mustFail(t, test.reason, test.message)
+			failure := s.mustFail(t, test.reason, test.message)
+			if !strings.Contains(failure.ShortAdvice(), "the proxy in HTTPS_PROXY") {
+				t.Errorf("the advice is %s", failure.ShortAdvice())
+			}
 			if asked.Load() != "CONNECT sts.example:443" {
 				t.Errorf("the proxy was asked %v", asked.Load())
 			}
@@ -448,6 +451,9 @@ func TestProxyOnTheWay(t *testing.T) {
 		failure := s.mustFail(t, cache.EndpointUnreachable, "")
 		if !strings.HasPrefix(failure.Message, "the proxy on the way to sts.example: ") || strings.Contains(failure.Message, "password") {
 			t.Errorf("the message is %s", failure.Message)
+		}
+		if failure.ShortAdvice() != ProxyHint || failure.Advice() != ProxyHint {
+			t.Errorf("the advice is %q and %q", failure.ShortAdvice(), failure.Advice())
 		}
 	})
 	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -489,6 +495,9 @@ func TestProxyOnTheWay(t *testing.T) {
 				}
 			}
 			failure := s.mustFail(t, test.reason, test.message)
+			if unreachable := test.reason == cache.EndpointUnreachable || test.reason == cache.EndpointTimeout; unreachable != (failure.Hint == ProxyHint) {
+				t.Errorf("the hint is %q", failure.Hint)
+			}
 			if advice := failure.Reason.Advice(); strings.Contains(test.name, "not known") && (!strings.Contains(advice, "HTTPS_PROXY") || strings.Contains(advice, "AWS_REGION")) {
 				t.Errorf("the advice is %s", advice)
 			}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -68,6 +69,10 @@ func readFile(path string) ([]byte, error) {
 		failure.Reason, failure.Message = cache.TokenFileMissing, fmt.Sprintf("token file %s does not exist", path)
 	} else if errors.Is(err, fs.ErrPermission) {
 		failure.Message = fmt.Sprintf("token file %s may not be read by uid %d", path, os.Geteuid())
+	} else if errors.Is(err, regular.ErrDirectory) {
+		failure.Hint = "set AWS_WEB_IDENTITY_TOKEN_FILE to the token file in it, such as " + presentable(cache.Scrub(filepath.Join(path, "token")), maxName)
+	} else if errors.Is(err, regular.ErrNotRegular) {
+		failure.Hint = "set AWS_WEB_IDENTITY_TOKEN_FILE to the projected token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token"
 	}
 	return nil, failure
 }

@@ -35,6 +35,7 @@ func TestTokenFileIsReadOrItsFaultIsNamed(t *testing.T) {
 		make    func(t *testing.T, path string)
 		reason  cache.Reason // empty: it is read
 		message string       // after "token file <path> "
+		hint    string       // in which <path> is the path
 		token   string
 	}{
 		{name: "a token", make: content(good), token: good},
@@ -47,8 +48,8 @@ func TestTokenFileIsReadOrItsFaultIsNamed(t *testing.T) {
 		{name: "no directory", make: func(t *testing.T, path string) { os.Remove(filepath.Dir(path)) }, reason: cache.TokenFileMissing, message: "does not exist"},
 		{name: "a link to nothing", make: func(t *testing.T, path string) { must(t, os.Symlink("gone", path)) }, reason: cache.TokenFileMissing, message: "does not exist"},
 		{name: "a link to itself", make: func(t *testing.T, path string) { must(t, os.Symlink(path, path)) }, reason: unreadable, message: "cannot be read: too many levels of symbolic links"},
-		{name: "a directory", make: func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, reason: unreadable, message: "is a directory, not a file"},
-		{name: "a device", make: func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, reason: unreadable, message: "is not a regular file"},
+		{name: "a directory", make: func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, reason: unreadable, message: "is a directory, not a file", hint: "set AWS_WEB_IDENTITY_TOKEN_FILE to the token file in it, such as <path>/token"},
+		{name: "a device", make: func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, reason: unreadable, message: "is not a regular file", hint: "set AWS_WEB_IDENTITY_TOKEN_FILE to the projected token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token"},
 
 		{name: "an empty file", make: content(""), reason: malformed, message: "is empty"},
 		{name: "blanks", make: content(" \n\t\n"), reason: malformed, message: "is empty"},
@@ -88,6 +89,9 @@ func TestTokenFileIsReadOrItsFaultIsNamed(t *testing.T) {
 			}
 			if want := "token file " + path + " " + test.message; failure.Reason != test.reason || failure.Message != want {
 				t.Errorf("failed with\n%s: %s\nwant\n%s: %s", failure.Reason, failure.Message, test.reason, want)
+			}
+			if want := strings.ReplaceAll(test.hint, "<path>", path); failure.Hint != want {
+				t.Errorf("the hint is %q, want %q", failure.Hint, want)
 			}
 			if failure.Reason.Class() != cache.StaleToken {
 				t.Errorf("%s is of class %s: another file fixes it", failure.Reason, failure.Reason.Class())

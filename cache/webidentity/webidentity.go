@@ -52,6 +52,9 @@ type Options struct {
 	// Region is the region of the STS endpoint. Empty means the region in the token's issuer, where EKS puts it.
 	Region string
 
+	// RegionHint is the advice if neither Region nor the issuer names a region. Empty means the usual one.
+	RegionHint string
+
 	// Endpoint is the URL of another STS than AWS's. Empty means AWS's in the region, of the kind that FIPS and
 	// DualStack select.
 	Endpoint        string
@@ -137,8 +140,12 @@ const maxName = 340
 // placeholders returns the names with which the advice of a failure says what the role's trust policy must contain for
 // this token.
 func (p *Provider) placeholders(claims Claims, token string) map[string]string {
+	issuer := claims.Issuer
+	if _, rest, ok := strings.Cut(issuer, "://"); ok { // as IAM writes it
+		issuer = rest
+	}
 	known := map[string]string{
-		"issuer":   strings.TrimPrefix(claims.Issuer, "https://"), // as IAM writes it
+		"issuer":   issuer,
 		"subject":  claims.Subject,
 		"audience": strings.Join(claims.Audience, " or "),
 	}
@@ -252,7 +259,7 @@ func (o *Options) region(issuer string) (string, error) {
 	case o.Endpoint != "":
 		return "us-east-1", nil // the request is not signed, and Endpoint is its address: any region will do
 	}
-	return "", &cache.FetchError{Reason: cache.RegionUnknown,
+	return "", &cache.FetchError{Reason: cache.RegionUnknown, Hint: o.RegionHint,
 		Message: fmt.Sprintf("AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer %q is not an EKS cluster's", cache.Scrub(issuer))}
 }
 

@@ -576,6 +576,20 @@ func TestTheAdviceNamesWhatTheTrustPolicyNeeds(t *testing.T) {
 	s.mustFetch(t)
 }
 
+// IAM writes an issuer without its scheme, also that of a demo without TLS.
+func TestTheAdviceWritesTheIssuerAsIAMDoes(t *testing.T) {
+	for _, issuer := range []string{"http://127.0.0.1:40157", "https://127.0.0.1:40157"} {
+		s := stage(t, tweak{claims: ststest.Claims{Issuer: issuer}})
+		s.sts.Break(ststest.AccessDenied)
+		advice := s.mustFail(t, cache.AccessDenied, "").Advice()
+		for _, want := range []string{":oidc-provider/127.0.0.1:40157,", " 127.0.0.1:40157:sub = ", " 127.0.0.1:40157:aud = "} {
+			if !strings.Contains(advice, want) {
+				t.Errorf("%s: %q is missing in %q", issuer, want, advice)
+			}
+		}
+	}
+}
+
 // The file may contain any claims.
 func TestHostileClaimsDoNotSpoilTheAdvice(t *testing.T) {
 	const secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

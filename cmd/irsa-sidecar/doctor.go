@@ -44,8 +44,13 @@ func runDoctor(ctx context.Context, call *call) error {
 		OnHostNetwork: s.network.isHosts(),
 		Authorization: p.access.token,
 	}
+	env := readEnvironment()
 	for _, m := range mistakes {
-		o.Mistakes = append(o.Mistakes, doctor.Mistake{Variable: m.variable, Text: withoutSecrets(m.text)})
+		mistake := doctor.Mistake{Variable: m.variable, Text: withoutSecrets(m.text)}
+		if env.value(m.variable) == "" {
+			mistake.Misspelt = env.misspelt(m.variable)
+		}
+		o.Mistakes = append(o.Mistakes, mistake)
 	}
 	if p.access.file != "" {
 		// It may not exist yet: serve creates it.

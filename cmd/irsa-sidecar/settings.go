@@ -82,7 +82,9 @@ func (p *parser) profile() *profile {
 	o.RoleARN, o.TokenFile, o.SessionName, o.AppID = p.RoleARN, p.TokenFile, p.SessionName, "irsa-sidecar-"+version
 	o.Duration = p.sessionDuration()
 	o.PolicyARNs = p.policyARNs()
-	o.Region = p.region()
+	if o.Region = p.region(); o.Region == "" {
+		o.RegionHint = p.regionHint()
+	}
 	o.Endpoint, o.FIPS, o.DualStack = p.endpoint()
 	p.regional()
 	p.proxy()
@@ -172,6 +174,16 @@ func (p *parser) region() string {
 		p.reject(variable, "%s is in the partition %s, but the role in AWS_ROLE_ARN is in %s", region, ours, theirs)
 	}
 	return region
+}
+
+// regionHint is the advice for an unknown region if its variable seems to be misspelt; the issuer may still name it.
+func (p *parser) regionHint() string {
+	for _, variable := range []string{"AWS_REGION", "AWS_DEFAULT_REGION"} {
+		if other := p.misspelt(variable); other != "" {
+			return shown(fmt.Sprintf("%s is not set, but %s is; did you mean %[1]s?", variable, other), maxProblem)
+		}
+	}
+	return ""
 }
 
 func (p *parser) endpoint() (endpoint string, fips, dualStack bool) {

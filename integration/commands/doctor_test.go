@@ -136,3 +136,36 @@ func TestTheDoctorNamesModeOwnerAndUser(t *testing.T) {
 	world.WantExitCode(t, r, 0)
 	world.WantContains(t, "the doctor", r.Stdout, "ok    sts")
 }
+
+// The fixes are for what is wrong, and not for its usual cause.
+func TestHintsForTyposAndProxies(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, ststest.Options{})
+	env := w.EnvWith("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARM="+world.RoleARN, "AWS_WEB_IDENTITY_TOKENFILE="+w.Token.Path())
+	r := world.RunCommand(t, env, "doctor")
+	world.WantExitCode(t, r, 1)
+	world.WantContains(t, "the doctor", r.Stdout,
+		"neither AWS_ROLE_ARN nor AWS_WEB_IDENTITY_TOKEN_FILE is set; AWS_ROLE_ARM is (did you mean AWS_ROLE_ARN?); AWS_WEB_IDENTITY_TOKENFILE is (did you mean AWS_WEB_IDENTITY_TOKEN_FILE?)",
+		`export AWS_ROLE_ARN="$AWS_ROLE_ARM"`)
+	if strings.Contains(r.Stdout, "kubectl annotate") {
+		t.Errorf("a typo is fixed at the service account:\n%s", r.Stdout)
+	}
+
+	token := world.NewToken(t, ststest.Claims{Issuer: "https://kubernetes.default.svc"})
+	if err := w.Token.Write(token); err != nil {
+		t.Fatal(err)
+	}
+	const region = "AWS_REGION is not set, but AWS_REGON is; did you mean AWS_REGION?"
+	env = w.EnvWith("AWS_REGION", "AWS_ENDPOINT_URL_STS", "AWS_REGON=eu-west-1")
+	r = world.RunCommand(t, env, "credentials")
+	world.WantContains(t, "credentials", world.LastLine(r.Stderr), "RegionUnknown: ", "; hint: "+region)
+	r = world.RunCommand(t, env, "doctor")
+	world.WantContains(t, "the doctor", r.Stdout, "RegionUnknown: ", region)
+
+	proxied := w.EnvWith("AWS_ENDPOINT_URL_STS", "HTTPS_PROXY=http://127.0.0.1:1")
+	const proxy = "check the proxy in HTTPS_PROXY and the egress to it, or add the STS host to NO_PROXY"
+	r = world.RunCommand(t, proxied, "credentials")
+	world.WantContains(t, "credentials", world.LastLine(r.Stderr), "EndpointUnreachable: the proxy on the way to STS in "+world.Region+": ", "; hint: "+proxy)
+	r = world.RunCommand(t, proxied, "doctor")
+	world.WantContains(t, "the doctor", r.Stdout, "EndpointUnreachable: the proxy 127.0.0.1:1 for ", proxy, "export HTTPS_PROXY=", "export NO_PROXY=")
+}

@@ -53,8 +53,8 @@ type Options struct {
 }
 
 // Mistake is a variable of the configuration and what is wrong with it. Text continues a sentence that begins with the
-// variable.
-type Mistake struct{ Variable, Text string }
+// variable. Misspelt is the name that is set in its place, or empty.
+type Mistake struct{ Variable, Text, Misspelt string }
 
 // limit bounds an examination. Each step has a shorter limit of its own.
 const limit = 14 * time.Second

@@ -38,6 +38,11 @@ var faults = []struct {
 	{"no-environment", func(w *world) { delete(w.env, "AWS_ROLE_ARN"); delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "NotAnnotated", fixed},
 	{"no-role", func(w *world) { delete(w.env, "AWS_ROLE_ARN") }, "HalfAnnotated", fixed},
 	{"no-token-file", func(w *world) { delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "HalfAnnotated", fixed},
+	{"misspelt-names", func(w *world) {
+		w.misspell("AWS_ROLE_ARN", "AWS_ROLE_ARM")
+		w.misspell("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_WEB_IDENTITY_TOKENFILE")
+	}, "NotAnnotated", fixed},
+	{"misspelt-role", func(w *world) { w.misspell("AWS_ROLE_ARN", "AWS_ROLE_ARM") }, "HalfAnnotated", fixed},
 	{"availability-zone", func(w *world) {
 		w.mistake("AWS_REGION", "eu-west-1a", `"eu-west-1a" is an availability zone: its region is eu-west-1`)
 	}, "ConfigurationMistake", fixed},
@@ -73,6 +78,7 @@ var faults = []struct {
 	{"token-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = w.file.Path() + "s" }, "TokenFileMissing", fixed},
 	{"token-directory-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Join(w.dir, "nowhere", "token") }, "TokenFileMissing", fixed},
 	{"token-is-a-directory", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Dir(w.file.Path()) }, "TokenFileUnreadable", fixed},
+	{"token-is-a-device", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = "/dev/null" }, "TokenFileUnreadable", forPeople},
 	{"token-is-a-path", func(w *world) { w.write("/var/run/secrets/eks.amazonaws.com/serviceaccount/token") }, "TokenFileMalformed", forPeople},
 	{"token-garbled", func(w *world) { w.write(w.newToken() + "\nI1126 19:00:00 klog") }, "TokenFileMalformed", forPeople},
 	{"token-copied", func(w *world) { w.copyToken() }, "TokenFileStatic", fixed},
@@ -230,7 +236,7 @@ func TestLongValuesAreCutInReports(t *testing.T) {
 	w.env["AWS_PROFILE"], w.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = long, "http://"+long
 	w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = "/" + long
 	w.env["NO_PROXY"] = long
-	w.options.Mistakes = append(w.options.Mistakes, Mistake{"IRSA_SIDECAR_DURATION", "\"" + long + "\" is not a duration"})
+	w.options.Mistakes = append(w.options.Mistakes, Mistake{Variable: "IRSA_SIDECAR_DURATION", Text: "\"" + long + "\" is not a duration"})
 	w.options.Policy, w.options.PolicyName = []byte(`{"Statement": "`+long+`"}`), long
 	r := w.examine()
 	if len(r.Findings) < 5 {
@@ -480,7 +486,14 @@ func TestEveryKeyHasAMeaningAndAReport(t *testing.T) {
 
 func (w *world) mistake(variable, value, text string) {
 	w.env[variable] = value
-	w.options.Mistakes = append(w.options.Mistakes, Mistake{variable, text})
+	w.options.Mistakes = append(w.options.Mistakes, Mistake{Variable: variable, Text: text})
+}
+
+// misspell sets a variable under another name.
+func (w *world) misspell(variable, name string) {
+	w.env[name] = w.env[variable]
+	delete(w.env, variable)
+	w.options.Mistakes = append(w.options.Mistakes, Mistake{variable, "is not set, but " + name + " is; did you mean " + variable + "?", name})
 }
 
 // trust changes the role's trust policy, and returns it.

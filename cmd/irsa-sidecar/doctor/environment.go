@@ -17,11 +17,11 @@ func (e *examination) checkEnvironment() {
 	role, file := e.Exchange.RoleARN != "", e.Exchange.TokenFile != ""
 	switch {
 	case !role && !file:
-		e.add(failure("environment", NotAnnotated, "neither AWS_ROLE_ARN nor AWS_WEB_IDENTITY_TOKEN_FILE is set", e.fixAnnotation()...))
+		e.unset(NotAnnotated, "neither AWS_ROLE_ARN nor AWS_WEB_IDENTITY_TOKEN_FILE is set", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE")
 	case !role:
-		e.add(failure("environment", HalfAnnotated, "AWS_WEB_IDENTITY_TOKEN_FILE is set but AWS_ROLE_ARN is not", e.fixAnnotation()...))
+		e.unset(HalfAnnotated, "AWS_WEB_IDENTITY_TOKEN_FILE is set but AWS_ROLE_ARN is not", "AWS_ROLE_ARN")
 	case !file:
-		e.add(failure("environment", HalfAnnotated, "AWS_ROLE_ARN is set but AWS_WEB_IDENTITY_TOKEN_FILE is not", e.fixAnnotation()...))
+		e.unset(HalfAnnotated, "AWS_ROLE_ARN is set but AWS_WEB_IDENTITY_TOKEN_FILE is not", "AWS_WEB_IDENTITY_TOKEN_FILE")
 	default:
 		e.ok("environment", "AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE are set")
 	}
@@ -35,6 +35,21 @@ func (e *examination) checkEnvironment() {
 	e.checkKeys()
 	e.checkProfile()
 	e.checkApp()
+}
+
+// unset records that variables are not set, first of all because their names are misspelt.
+func (e *examination) unset(key Key, text string, variables ...string) {
+	var fixes []Fix
+	for _, m := range e.Mistakes {
+		if m.Misspelt != "" && slices.Contains(variables, m.Variable) {
+			text += fmt.Sprintf("; %s is (did you mean %s?)", m.Misspelt, m.Variable)
+			fixes = append(fixes, fixName(m))
+		}
+	}
+	if len(fixes) < len(variables) {
+		fixes = append(fixes, e.fixAnnotation()...)
+	}
+	e.add(failure("environment", key, text, fixes...))
 }
 
 // accessKeyID is the form of AWS's access key IDs: four letters for the kind, and at least twelve characters.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
 // The limits of each step on the way to the endpoint.
@@ -80,7 +81,9 @@ func (e *examination) checkEndpoint(ctx context.Context) {
 
 // unreachable records which step on the way to the endpoint failed.
 func (e *examination) unreachable(check string, err *cache.FetchError) {
-	e.add(failure(check, err.Reason, err.Message, e.fixReason(err)...))
+	f := failure(check, err.Reason, err.Message, e.fixReason(err)...)
+	f.Advice = err.Advice()
+	e.add(f)
 }
 
 func (e *examination) lookUp(ctx context.Context, host string) bool {
@@ -142,6 +145,9 @@ func (e *examination) connect(ctx context.Context, u *url.URL, name string, miss
 			failed = &cache.FetchError{Reason: cache.EndpointTimeout, Message: fmt.Sprintf("%s did not accept a connection within %s", name, connectTimeout)}
 		} else if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 			failed = &cache.FetchError{Reason: missing, Message: fmt.Sprintf("%s: no such host", name)}
+		}
+		if missing == cache.ProxyNotFound && failed.Reason != missing {
+			failed.Hint = webidentity.ProxyHint
 		}
 		e.unreachable("connect", failed)
 		return false

@@ -68,6 +68,9 @@ func (w *world) run(words []string) {
 	switch {
 	case words[0] == "export":
 		name, value, _ := strings.Cut(words[1], "=")
+		if other, ok := strings.CutPrefix(value, "$"); ok {
+			value = w.env[other]
+		}
 		w.env[name] = value
 		w.forget(name)
 		switch name {

@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
@@ -48,6 +50,17 @@ func (e *examination) fixAnnotation() []Fix {
 		{What: "also look for eks.amazonaws.com/skip-containers on the Pod, which excludes containers, and for AWS_ROLE_ARN in the Pod's own spec, which keeps the webhook from adding anything"},
 	}
 }
+
+// fixName is for a variable that is set under a misspelt name.
+func fixName(m Mistake) Fix {
+	if !variableName.MatchString(m.Misspelt) || !presentable(m.Misspelt) {
+		return Fix{What: "correct the name in the container's env to " + m.Variable}
+	}
+	return Fix{"correct the name in the container's env; in this shell", shell, fmt.Sprintf(`export %s="$%s"`, m.Variable, m.Misspelt)}
+}
+
+// variableName is a name that a shell can read; others may be in an environment.
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,99}$`)
 
 // fixMistake returns the fixes that can be known for a wrong variable.
 func (e *examination) fixMistake(m Mistake) []Fix {
@@ -117,11 +130,16 @@ func (e *examination) fixVolume() []Fix {
           - serviceAccountToken: {audience: sts.amazonaws.com, expirationSeconds: 86400, path: token}`}}
 }
 
-// fixMode lets this process read the file: with its permissions if this user owns it, and with the Pod's otherwise.
-func (e *examination) fixMode(path string) []Fix {
+// fixTokenPath is for a path of something other than a file.
+func (e *examination) fixTokenPath(path string) []Fix {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return []Fix{{"use the path of the file in it", shell, "export AWS_WEB_IDENTITY_TOKEN_FILE=" + shellWord(filepath.Join(path, "token"), "/PATH/TO/TOKEN")}}
 	}
+	return []Fix{{"use the kubelet's own file", shell, "export AWS_WEB_IDENTITY_TOKEN_FILE=/var/run/secrets/eks.amazonaws.com/serviceaccount/token"}}
+}
+
+// fixMode lets this process read the file: with its permissions if this user owns it, and with the Pod's otherwise.
+func (e *examination) fixMode(path string) []Fix {
 	_, owner := ownership(path)
 	if strings.HasPrefix(owner, fmt.Sprintf("%d:", os.Geteuid())) {
 		return []Fix{{"let this user, who owns the file, read it", shell, "chmod u+r " + shellWord(path, "/PATH/TO/TOKEN")}}
@@ -259,6 +277,9 @@ func (e *examination) fixDuration() Fix {
 
 // fixReason is for a failure with a single cause, or with causes that cannot be told apart from here.
 func (e *examination) fixReason(err *cache.FetchError) []Fix {
+	if err.Hint == webidentity.ProxyHint {
+		return []Fix{{"correct the proxy's address", shell, "export HTTPS_PROXY=http://PROXY:PORT"}, e.fixNoProxy("or bypass the proxy for STS")}
+	}
 	switch err.Reason {
 	case cache.AccessDenied:
 		return e.fixAccessDenied()

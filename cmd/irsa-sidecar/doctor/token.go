@@ -54,11 +54,16 @@ func (e *examination) checkTokenFile() {
 
 func (e *examination) tokenFileFailure(path string, err *cache.FetchError) Finding {
 	f := failure("token-file", err.Reason, err.Message)
+	f.Advice = err.Advice()
 	switch err.Reason {
 	case cache.TokenFileMissing:
 		f.Finding += directoryOf(path)
 		f.Fixes = e.fixVolume()
 	case cache.TokenFileUnreadable:
+		if err.Hint != "" { // there is no file to be let into
+			f.Fixes = e.fixTokenPath(path)
+			break
+		}
 		if mode, owner := ownership(path); owner != "" {
 			f.Finding += fmt.Sprintf("; its mode is %s and its owner %s, and this process is %s", mode, owner, processUser())
 		}
