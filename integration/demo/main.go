@@ -24,6 +24,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -401,27 +402,50 @@ func ask(ctx context.Context, url string) (credentials, error) {
 // it takes a free one.
 func (o *options) findPorts(out *log.Logger) error {
 	var errs []error
-	for _, one := range []struct {
-		flag    string
-		address *string
-	}{{"listen", &o.listen}, {"ops", &o.ops}, {"admin", &o.admin}} {
-		listener, err := net.Listen("tcp", *one.address)
+	type port struct {
+		flag, purpose string
+		address       *string
+	}
+	owners := make(map[string]port)
+	for _, one := range []port{{"listen", "credentials", &o.listen}, {"ops", "health and metrics", &o.ops}, {"admin", "the status page", &o.admin}} {
+		asked := *one.address
+		owner, isOurs := owners[asked]
+		listener, err := net.Listen("tcp", asked)
 		if errors.Is(err, syscall.EADDRINUSE) && !o.chosen[one.flag] {
 			if listener, err = net.Listen("tcp", "127.0.0.1:0"); err == nil {
-				out.Printf("%s is in use; using %s instead", *one.address, listener.Addr())
 				*one.address = listener.Addr().String()
+				if isOurs {
+					out.Printf("%s is for %s; using %s for %s", asked, owner.purpose, *one.address, one.purpose)
+				} else {
+					out.Printf("%s is in use; using %s instead", asked, *one.address)
+				}
 			}
 		}
+		name := "-" + one.flag
+		if one.flag == "listen" {
+			name = "PORT (-listen)" // as make demo has it
+		}
 		switch {
+		case errors.Is(err, syscall.EADDRINUSE) && isOurs:
+			errs = append(errs, fmt.Errorf("-%s and -%s are both %s; choose two ports", owner.flag, one.flag, asked))
 		case errors.Is(err, syscall.EADDRINUSE):
-			errs = append(errs, fmt.Errorf("%s is in use; stop the program that listens there, or choose another port (make demo PORT=9921)", *one.address))
+			errs = append(errs, fmt.Errorf("%s is in use; stop the program that listens there, or choose another port (make demo PORT=9921)", asked))
+		case err != nil && !hasPort(asked):
+			errs = append(errs, fmt.Errorf("%s: %q does not end in a port from 1 to 65535, such as 9921", name, asked))
 		case err != nil:
-			errs = append(errs, fmt.Errorf("-%s: %w", one.flag, err))
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		default:
+			owners[*one.address] = one
 			defer listener.Close() // after all are found, so that they differ
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func hasPort(address string) bool {
+	_, port, _ := net.SplitHostPort(address)
+	_, err := strconv.ParseUint(port, 10, 16)
+	return err == nil
 }
 
 // baseURL returns the URL of an address for this machine.

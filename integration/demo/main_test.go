@@ -58,3 +58,26 @@ func TestPortsInUse(t *testing.T) {
 		t.Errorf("a port that was chosen: %v", err)
 	}
 }
+
+// A port that the user chooses may be one of the demo's other two.
+func TestPortsThatAreChosen(t *testing.T) {
+	free := world.FreeAddress(t)
+	var printed bytes.Buffer
+	o := options{listen: free, ops: free, admin: "127.0.0.1:0", chosen: map[string]bool{"listen": true}}
+	if err := o.findPorts(log.New(&printed, "", 0)); err != nil || o.listen != free || o.ops == free {
+		t.Errorf("%v: credentials at %s, ops at %s", err, o.listen, o.ops)
+	}
+	if want := free + " is for credentials; using " + o.ops + " for health and metrics\n"; printed.String() != want {
+		t.Errorf("the demo says %q, want %q", printed.String(), want)
+	}
+	for _, test := range []struct{ listen, want string }{
+		{free, "-listen and -ops are both " + free + "; choose two ports"},
+		{"127.0.0.1:abc", `PORT (-listen): "127.0.0.1:abc" does not end in a port from 1 to 65535, such as 9921`},
+		{"127.0.0.1:99210", `PORT (-listen): "127.0.0.1:99210" does not end in a port from 1 to 65535, such as 9921`},
+	} {
+		o := options{listen: test.listen, ops: free, admin: "127.0.0.1:0", chosen: map[string]bool{"listen": true, "ops": true}}
+		if err := o.findPorts(log.New(&printed, "", 0)); err == nil || err.Error() != test.want {
+			t.Errorf("%s: %v, want %s", test.listen, err, test.want)
+		}
+	}
+}
