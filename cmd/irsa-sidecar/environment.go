@@ -15,7 +15,7 @@ import (
 type environment struct {
 	RoleARN     string `envconfig:"AWS_ROLE_ARN" desc:"the role to assume; required"`
 	TokenFile   string `envconfig:"AWS_WEB_IDENTITY_TOKEN_FILE" desc:"file with the projected service account token; required"`
-	SessionName string `envconfig:"AWS_ROLE_SESSION_NAME" desc:"session name in CloudTrail; otherwise <namespace>.<pod> from the token, or the host name"`
+	SessionName string `envconfig:"AWS_ROLE_SESSION_NAME" desc:"session name in CloudTrail, at most 64 letters, digits and _+=,.@-; others become -, and a longer name loses its beginning; otherwise <namespace>.<pod> from the token, or the host name"`
 
 	Region          string `envconfig:"AWS_REGION" desc:"region of the STS endpoint; otherwise AWS_DEFAULT_REGION, otherwise the region in the token's issuer"`
 	DefaultRegion   string `envconfig:"AWS_DEFAULT_REGION" desc:"used if AWS_REGION is not set"`

@@ -1,6 +1,17 @@
 package main
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
+
+// didYouMean ends an error about a word with the one of the list that it is most likely a misspelling of, if there is one.
+func didYouMean(word string, list []string) string {
+	if near := nearest(word, list); near != "" {
+		return fmt.Sprintf("; did you mean %q?", near)
+	}
+	return ""
+}
 
 // nearest returns the candidate that word is most likely a misspelling of, in any case, or "". One letter in three may be
 // wrong, at most three, or one of the two may be a part of the other.

@@ -80,6 +80,7 @@ func (p *parser) profile() *profile {
 	one := &profile{name: defaultProfile, policyFile: p.PolicyFile, caBundle: p.CABundle}
 	o := &one.exchange
 	o.RoleARN, o.TokenFile, o.SessionName, o.AppID = p.RoleARN, p.TokenFile, p.SessionName, "irsa-sidecar-"+version
+	p.sessionName()
 	o.Duration = p.sessionDuration()
 	o.PolicyARNs = p.policyARNs()
 	if o.Region = p.region(); o.Region == "" {
@@ -117,6 +118,19 @@ func (p *parser) missing(variable, advice string) {
 		return
 	}
 	p.reject(variable, "is not set; %s", advice)
+}
+
+// sessionName warns of a name that STS would refuse, which webidentity changes.
+func (p *parser) sessionName() {
+	name := webidentity.SessionName(p.SessionName)
+	if p.SessionName == "" || name == p.SessionName {
+		return
+	}
+	warning := "AWS_ROLE_SESSION_NAME is not a session name that STS accepts, which has 2 to 64 letters, digits and _+=,.@-"
+	if withoutSecrets(p.SessionName) == p.SessionName {
+		warning += "; using " + name
+	}
+	p.warnings = append(p.warnings, warning)
 }
 
 func (p *parser) sessionDuration() time.Duration {
@@ -212,7 +226,7 @@ func (p *parser) regional() {
 	case "legacy":
 		p.warnings = append(p.warnings, "AWS_STS_REGIONAL_ENDPOINTS=legacy is ignored; using the regional endpoint")
 	default:
-		p.reject("AWS_STS_REGIONAL_ENDPOINTS", "%q is not supported; use regional, or unset it", p.Regional)
+		p.reject("AWS_STS_REGIONAL_ENDPOINTS", "%q is not supported; use regional, or unset it%s", p.Regional, didYouMean(p.Regional, []string{"regional"}))
 	}
 }
 
@@ -292,18 +306,18 @@ func (p *parser) network() network {
 
 func (p *parser) logging() logging {
 	var l logging
-	switch level := strings.ToLower(p.LogLevel); level {
-	case "debug", "info", "warn", "error":
+	levels, formats := []string{"debug", "info", "warn", "error"}, []string{"json", "text"}
+	if level := strings.ToLower(p.LogLevel); slices.Contains(levels, level) {
 		l.level.UnmarshalText([]byte(level))
-	default:
-		p.reject("IRSA_SIDECAR_LOG_LEVEL", "%q is not a log level; use debug, info, warn or error", p.LogLevel)
+	} else {
+		p.reject("IRSA_SIDECAR_LOG_LEVEL", "%q is not a log level; use %s%s", p.LogLevel, either(levels), didYouMean(p.LogLevel, levels))
 	}
 	switch strings.ToLower(p.LogFormat) {
 	case "json":
 	case "text":
 		l.text = true
 	default:
-		p.reject("IRSA_SIDECAR_LOG_FORMAT", "%q is not a log format; use json or text", p.LogFormat)
+		p.reject("IRSA_SIDECAR_LOG_FORMAT", "%q is not a log format; use %s%s", p.LogFormat, either(formats), didYouMean(p.LogFormat, formats))
 	}
 	return l
 }
@@ -326,7 +340,7 @@ func (p *parser) flag(variable, value string) bool {
 	}
 	on, err := strconv.ParseBool(strings.ToLower(value))
 	if err != nil {
-		p.reject(variable, "%q is not a boolean; use true or false", value)
+		p.reject(variable, "%q is not a boolean; use true or false%s", value, didYouMean(value, []string{"true", "false"}))
 	}
 	return on
 }

@@ -295,9 +295,13 @@ func TestParseRejects(t *testing.T) {
 		{"IRSA_SIDECAR_DURATION=14m59s", problems{{"IRSA_SIDECAR_DURATION", `"14m59s" is not a duration from 15m to 12h in whole seconds`}}},
 		{"IRSA_SIDECAR_DURATION=43201", problems{{"IRSA_SIDECAR_DURATION", `"43201" is not a duration from 15m to 12h in whole seconds`}}},
 		{"IRSA_SIDECAR_SHUTDOWN_GRACE=1h1ns", problems{{"IRSA_SIDECAR_SHUTDOWN_GRACE", `"1h1ns" is not a duration from 0s to 1h, such as 5s`}}},
-		{"IRSA_SIDECAR_QUITQUITQUIT= true", problems{{"IRSA_SIDECAR_QUITQUITQUIT", `" true" is not a boolean; use true or false`}}},
+		{"IRSA_SIDECAR_QUITQUITQUIT= true", problems{{"IRSA_SIDECAR_QUITQUITQUIT", `" true" is not a boolean; use true or false; did you mean "true"?`}}},
+		{"IRSA_SIDECAR_QUITQUITQUIT=ture", problems{{"IRSA_SIDECAR_QUITQUITQUIT", `"ture" is not a boolean; use true or false; did you mean "true"?`}}},
+		{"IRSA_SIDECAR_LOG_LEVEL=wran", problems{{"IRSA_SIDECAR_LOG_LEVEL", `"wran" is not a log level; use debug, info, warn or error; did you mean "warn"?`}}},
+		{"IRSA_SIDECAR_LOG_FORMAT=Jsno", problems{{"IRSA_SIDECAR_LOG_FORMAT", `"Jsno" is not a log format; use json or text; did you mean "json"?`}}},
+		{"AWS_STS_REGIONAL_ENDPOINTS=regionl", problems{{"AWS_STS_REGIONAL_ENDPOINTS", `"regionl" is not supported; use regional, or unset it; did you mean "regional"?`}}},
 		{"AWS_USE_FIPS_ENDPOINT=yes", problems{{"AWS_USE_FIPS_ENDPOINT", `"yes" is not a boolean; use true or false`}}},
-		{"IRSA_SIDECAR_LOG_LEVEL=INFO+1", problems{{"IRSA_SIDECAR_LOG_LEVEL", `"INFO+1" is not a log level; use debug, info, warn or error`}}},
+		{"IRSA_SIDECAR_LOG_LEVEL=INFO+1", problems{{"IRSA_SIDECAR_LOG_LEVEL", `"INFO+1" is not a log level; use debug, info, warn or error; did you mean "info"?`}}},
 		{"IRSA_SIDECAR_OPS_LISTEN=[::1]:9911", problems{{"IRSA_SIDECAR_OPS_LISTEN", `"[::1]:9911" uses the same port as IRSA_SIDECAR_LISTEN; each listener needs its own`}}},
 		{"IRSA_SIDECAR_LISTEN=127.0.0.1:9913", problems{{"IRSA_SIDECAR_ADMIN_LISTEN", `"127.0.0.1:9913" uses the same port as IRSA_SIDECAR_LISTEN; each listener needs its own`}}},
 		{"IRSA_SIDECAR_ALLOWED_UIDS=4294967295,-1", problems{
@@ -355,5 +359,23 @@ func TestReadEnvironment(t *testing.T) {
 	e := readEnvironment()
 	if want := environmentOf(os.Environ()...); !reflect.DeepEqual(e, want) || e.LogLevel != "info" || e.value("IRSA_SIDECAR_LOG_LEVEL") != "" {
 		t.Errorf("read %+v, want %+v", e, want)
+	}
+}
+
+// The name that STS gets is in the log if it is not the one that was set, except where it may be a secret.
+func TestAChangedSessionNameIsReported(t *testing.T) {
+	const changed = "AWS_ROLE_SESSION_NAME is not a session name that STS accepts, which has 2 to 64 letters, digits and _+=,.@-"
+	t.Setenv(secretVariable, "a password/with a slash")
+	for name, want := range map[string]string{
+		"": "", "a-b": "", strings.Repeat("z", 64): "",
+		"a b":                     changed + "; using a-b",
+		"a":                       changed + "; using a-",
+		strings.Repeat("z", 100):  changed + "; using " + strings.Repeat("z", 64),
+		"a password/with a slash": changed,
+	} {
+		s, invalid := parse(environmentOf(append([]string{"AWS_ROLE_SESSION_NAME=" + name}, good...)...))
+		if got := strings.Join(s.warnings, "; "); got != want || len(invalid) > 0 {
+			t.Errorf("%s: %q, %v, want %q", name, got, invalid, want)
+		}
 	}
 }
