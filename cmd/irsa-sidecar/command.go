@@ -20,6 +20,8 @@ type command struct {
 	example   string   // one or more lines for a shell
 	variables []string // those it reads; mistakes in others do not stop it
 	run       func(context.Context, *call) error
+
+	implied bool // serve, where the command line names no command
 }
 
 // An argument stands alone on the command line.
@@ -180,11 +182,7 @@ func (c *command) isFlag(arg string) bool {
 // accept reports what is wrong with a value that was given to a flag or as an argument.
 func (v *value) accept(to, given string) error {
 	if v.words != nil && !slices.Contains(v.words, given) {
-		hint := ""
-		if near := nearest(strings.Trim(given, "/-"), v.words); near != "" {
-			hint = fmt.Sprintf("; did you mean %q?", near)
-		}
-		return usagef("%s takes %s, not %q%s", to, either(v.words), given, hint)
+		return usagef("%s takes %s, not %q%s", to, either(v.words), given, didYouMean(strings.Trim(given, "/-"), v.words))
 	}
 	if v.check != nil {
 		if err := v.check(given); err != nil {
@@ -215,6 +213,10 @@ func (c *command) unknownFlag(typed, name string) error {
 		}
 	}
 	usage := c.usage()
+	if c.implied {
+		own = []string{"version", "help"}
+		usage = programUsage + "; irsa-sidecar help lists the commands"
+	}
 	if len(owners) == 1 && c.flags == nil { // it may stand before the command, which is then taken for serve
 		usage = owners[0].usage()
 	}
@@ -228,6 +230,8 @@ func (c *command) unknownFlag(typed, name string) error {
 		return usagef("%s belongs to %s; usage: %s", typed, strings.Join(of, " and "), usage)
 	case near != "":
 		return usagef("unknown flag %s; did you mean --%s?", typed, near)
+	case c.implied && strings.EqualFold(name, "v"):
+		return usagef("unknown flag %s; did you mean --version?", typed)
 	case slices.Contains(c.variables, variable):
 		return usagef("unknown flag %s; did you mean the environment variable %s?", typed, variable)
 	case c.flags == nil && find(name) != nil:

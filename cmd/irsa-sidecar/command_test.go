@@ -55,6 +55,14 @@ var usageErrors = []struct {
 	{[]string{"--timeout", "5s", "wait"}, `--timeout belongs to wait; usage: irsa-sidecar wait [--timeout 30s]`},
 	{[]string{"--log-level", "debug"}, `unknown flag --log-level; did you mean the environment variable IRSA_SIDECAR_LOG_LEVEL?`},
 	{[]string{"serve", "--x"}, `unknown flag --x; usage: irsa-sidecar serve`},
+	{[]string{"--x"}, `unknown flag --x; usage: irsa-sidecar [COMMAND]; irsa-sidecar help lists the commands`},
+	{[]string{"--josn"}, `unknown flag --josn; usage: irsa-sidecar [COMMAND]; irsa-sidecar help lists the commands`},
+	{[]string{"--json"}, `--json belongs to status and doctor; usage: irsa-sidecar [COMMAND]; irsa-sidecar help lists the commands`},
+	{[]string{"--verison"}, `unknown flag --verison; did you mean --version?`},
+	{[]string{"--hlep"}, `unknown flag --hlep; did you mean --help?`},
+	{[]string{"-v"}, `unknown flag -v; did you mean --version?`},
+	{[]string{"-V"}, `unknown flag -V; did you mean --version?`},
+	{[]string{"wait", "-v"}, `unknown flag -v; usage: irsa-sidecar wait [--timeout 30s]`},
 
 	// Values.
 	{[]string{"wait", "--timeout"}, `--timeout needs a value; usage: irsa-sidecar wait [--timeout 30s]`},

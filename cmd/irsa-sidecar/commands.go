@@ -37,8 +37,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, 
 	return err
 }
 
-func runCommand(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, stderr *output) error {
-	name, args := split(args)
+func runCommand(ctx context.Context, line []string, stdin io.Reader, stdout io.Writer, stderr *output) error {
+	name, args := split(line)
 	c := find(name)
 	if c == nil {
 		return unknownCommand(name)
@@ -46,6 +46,7 @@ func runCommand(ctx context.Context, args []string, stdin io.Reader, stdout io.W
 	if slices.ContainsFunc(args, isHelp) {
 		return emit(stdout, c.help())
 	}
+	c.implied = len(line) > 0 && strings.HasPrefix(line[0], "-")
 	given, err := c.parse(args)
 	if err != nil {
 		return err

@@ -48,14 +48,16 @@ func runVersion(_ context.Context, c *call) error {
 	return emit(c.stdout, fmt.Sprintf("irsa-sidecar %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH))
 }
 
+const programUsage = "irsa-sidecar [COMMAND]"
+
 // overview is the help for the whole program.
 func overview() string {
 	var b strings.Builder
 	b.WriteString(`irsa-sidecar serves AWS credentials to the programs in a Kubernetes Pod. It
 exchanges the Pod's web identity token at AWS STS, keeps the result fresh, and
-serves it on localhost to every AWS SDK and to the AWS CLI.
+serves it on localhost to AWS SDKs, the AWS CLI and curl.
 
-Usage: irsa-sidecar [COMMAND]
+Usage: ` + programUsage + `
 
 `)
 	width := 0
@@ -94,14 +96,21 @@ func (c *command) help() string {
 		b.WriteString("\n" + wrap(text, "      "))
 	}
 	b.WriteString("\nExample:\n" + indent(c.example, "  "))
-	switch {
-	case c.variables == nil:
-	case c.name == "serve":
-		b.WriteString("\nEnvironment variables:\n")
-	default:
-		b.WriteString("\nEnvironment variables, as set for the sidecar:\n")
+	known := knownVariables()
+	ofSidecar, ofApp := "Environment variables, as set for the sidecar", "Environment variables, as set for the app"
+	if c.name == "serve" {
+		ofSidecar = "Environment variables"
 	}
+	last := ""
 	for _, name := range c.variables {
+		heading := ofSidecar
+		if !known[name] {
+			heading = ofApp
+		}
+		if heading != last {
+			b.WriteString("\n" + heading + ":\n")
+			last = heading
+		}
 		v := describe(name)
 		b.WriteString("  " + name)
 		if v.initial != "" {

@@ -27,8 +27,8 @@ const (
 // appVariables describes them.
 var appVariables = []variable{
 	{appURI, "", "where an app finds the credentials; used if IRSA_SIDECAR_LISTEN is not set"},
-	{appToken, "", "what an app sends in the Authorization header"},
-	{appTokenFile, "", "the same, in a file"},
+	{appTokenFile, "", "file with what an app sends in the Authorization header"},
+	{appToken, "", "the same, in a variable; used if " + appTokenFile + " is not set"},
 }
 
 // The variables that may hold, or name, the authorization token, in the order in which status looks for it. What an app
@@ -38,12 +38,12 @@ var tokenVariables = []string{appTokenFile, appToken, "IRSA_SIDECAR_AUTHORIZATIO
 func statusCommand() command {
 	return command{
 		name:  "status",
-		flags: []option{{name: "json", text: "print JSON, as GET /v1/identity returns it"}},
+		flags: []option{{name: "json", text: "print JSON, as GET /v1/identity returns it; it does not list which programs were refused"}},
 		line:  "show the credentials, their expiry, the last error, and who asks",
 		text:  "Prints the status page of the sidecar in the same Pod (GET /): the role, when the credentials expire, the last error and what to do, and which programs asked for credentials or were refused. It sends the authorization token from the app's variables or, without one, from the sidecar's. It fails if there are no valid credentials.",
 		example: `kubectl exec deploy/app -c irsa-sidecar -- /irsa-sidecar status
 irsa-sidecar status --json`,
-		variables: []string{listenVariable, appURI, appToken, appTokenFile, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"},
+		variables: []string{listenVariable, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", appURI, appTokenFile, appToken},
 		run:       runStatus,
 	}
 }
