@@ -192,7 +192,9 @@ func TestErrorsMaskSecrets(t *testing.T) {
 			{pod, []string{"---region=" + secret}},
 			{pod, []string{"--image", secret + " x"}},
 			{pod, []string{secret}},
+			{pod, []string{"-" + secret}},
 			{pod, []string{"--" + secret}},
+			{pod, []string{"---" + secret}},
 			{fmt.Sprintf(account, secret, "eu-west-1") + pod, nil},
 			{fmt.Sprintf(account, role, secret) + pod, nil},
 		} {

@@ -145,21 +145,30 @@ func parse(args []string) (deploy.Parts, error) {
 func flagError(err error, args []string) error {
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
-		typed := "-" + cache.Scrub(name) // before there is a dash, which would hide a key
-		if !slices.ContainsFunc(args, func(arg string) bool { arg, _, _ = strings.Cut(arg, "="); return arg == "-"+name }) {
-			typed = "-" + typed
+		typed := "--" + name
+		if slices.ContainsFunc(args, func(arg string) bool { arg, _, _ = strings.Cut(arg, "="); return arg == "-"+name }) {
+			typed = "-" + name
 		}
 		if name == "f" || name == "filename" {
 			return usagef("unknown flag %s; manifests are read from standard input: irsa-sidecar-inject … < app.yaml", typed)
 		}
-		return usagef("unknown flag %s; the flags are --role-arn, --region and --image", typed)
+		return usagef("unknown flag %s; the flags are --role-arn, --region and --image", masked(typed))
 	}
 	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
 		return usagef("--%s needs a value; see irsa-sidecar-inject --help", name)
 	}
+	if typed, ok := strings.CutPrefix(text, "bad flag syntax: "); ok {
+		typed, _, _ = strings.Cut(typed, "=") // the value may be a secret
+		return usagef("bad flag syntax: %s; see irsa-sidecar-inject --help", masked(typed))
+	}
 	if errors.Is(err, flag.ErrHelp) {
 		return err
 	}
-	text, _, _ = strings.Cut(text, "=") // the value may be a secret
-	return usagef("%s; see irsa-sidecar-inject --help", text)
+	return usagef("%w; see irsa-sidecar-inject --help", err)
+}
+
+// masked is a flag without secrets. The dashes before a key would hide its form.
+func masked(typed string) string {
+	bare := strings.TrimLeft(typed, "-")
+	return typed[:len(typed)-len(bare)] + cache.Scrub(bare)
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
 // A command is a subcommand. Its help, its usage errors, the completion scripts and the table in docs are made from it.
@@ -212,6 +214,8 @@ func (c *command) unknownFlag(typed, name string) error {
 			owners = append(owners, other)
 		}
 	}
+	bare := strings.TrimLeft(typed, "-")
+	typed = typed[:len(typed)-len(bare)] + cache.Scrub(bare) // the dashes before a key would hide its form
 	usage := c.usage()
 	if c.implied {
 		own = []string{"version", "help"}

@@ -118,6 +118,12 @@ func TestUsageErrorsSayWhatWouldBeRight(t *testing.T) {
 
 func TestArgumentsThatAreSecretsAreNotQuoted(t *testing.T) {
 	unset(t)
+	const key = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+	for _, args := range [][]string{{key}, {"-" + key}, {"--" + key}, {"---" + key}, {"doctor", "--" + key}, {"doctor", "--x=" + key}, {"wait", "--timeout=" + key}} {
+		if _, err := called(t, args...); err == nil || strings.Contains(errorText(err), key) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
 	for _, name := range secretVariables {
 		t.Setenv(name, password)
 		for _, args := range [][]string{{password}, {"status", password}, {"wait", "--timeout", password}, {"wait", "--" + password}, {"install", "/nowhere/" + password}} {
