@@ -19,8 +19,12 @@ const (
 	maxRefusedAgents = 4
 	maxRefusals      = 16
 
-	// replacePause is the least time between two evictions from a list, so that a caller with a new User-Agent for each
-	// request costs next to nothing and replaces only one entry a second.
+	// maxContenders is how many callers are counted, but not listed, for each list.
+	maxContenders = 16
+
+	// replacePause is the least time between two evictions from a list by callers that have not sent more requests than
+	// the one that they replace, so that a caller with a new User-Agent for each request costs next to nothing and replaces
+	// only one entry a second.
 	replacePause = time.Second
 
 	// warnPause is the least time between two warnings about the same refusal on the same listener.
@@ -141,8 +145,16 @@ type tally struct {
 	known atomic.Pointer[[]*counted] // copied on write, under mu
 	rest  atomic.Uint64              // requests of callers that are not listed, or no longer
 
-	mu       sync.Mutex
-	replaced atomic.Int64 // when an entry was last replaced, as in counted.last
+	mu         sync.Mutex
+	replaced   int64 // when an entry was last replaced, as in counted.last
+	contenders [maxContenders]contender
+}
+
+// contender is a caller that is not listed. It has sent at least count requests; zero if there is none.
+type contender struct {
+	sum   uint64
+	user  int64
+	count uint64
 }
 
 // counted is one User-Agent, of one user if that is known.
@@ -166,7 +178,7 @@ func (c caller) requests() uint64 { return c.count }
 
 func (t *tally) init(most int) {
 	t.most, t.seed, t.start = most, maphash.MakeSeed(), time.Now().Add(-1) // so that no moment is zero
-	t.replaced.Store(-int64(replacePause))
+	t.replaced = -int64(replacePause)
 	t.known.Store(new([]*counted))
 }
 
@@ -179,52 +191,89 @@ func (t *tally) note(r *http.Request, a *Authorization, user int64, at time.Time
 		agent = values[0]
 	}
 	sum, now := maphash.String(t.seed, agent), int64(at.Sub(t.start))
-	known := *t.known.Load()
-	for _, one := range known {
+	for _, one := range *t.known.Load() {
 		if one.sum == sum && one.user == user {
 			one.count.Add(1)
 			one.last.Store(now)
 			return
 		}
 	}
-	if len(known) == t.most && now-t.replaced.Load() < int64(replacePause) {
-		t.rest.Add(1)
-		return
-	}
 	t.add(r, a, sum, user, now)
 }
 
-// add lists a new caller. If the list is full, it replaces the caller with the fewest requests.
+// add counts a request of a caller that was not listed, and lists it if there is room. In a full list it replaces the
+// caller with the fewest requests, at once if it has sent more; each such replacement takes more requests than the one before, so they stay rare.
 func (t *tally) add(r *http.Request, a *Authorization, sum uint64, user, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	known := slices.Clone(*t.known.Load())
+	known := *t.known.Load()
 	if i := slices.IndexFunc(known, func(one *counted) bool { return one.sum == sum && one.user == user }); i >= 0 {
 		known[i].count.Add(1)
 		known[i].last.Store(now)
 		return
 	}
-	if len(known) == t.most && now-t.replaced.Load() < int64(replacePause) {
-		t.rest.Add(1)
-		return
+	place, requests := len(known), uint64(1)
+	if place == t.most {
+		requests = t.contend(sum, user)
+		early := now-t.replaced < int64(replacePause)
+		if early && requests == 1 { // usual, and no caller has sent fewer
+			t.rest.Add(1)
+			return
+		}
+		place = fewest(known)
+		if early && requests <= known[place].count.Load() {
+			t.rest.Add(1)
+			return
+		}
+		if i := slices.IndexFunc(t.contenders[:], func(c contender) bool { return c.count > 0 && c.sum == sum && c.user == user }); i >= 0 {
+			t.contenders[i] = contender{}
+		}
+		t.replaced = now
 	}
 	one := &counted{sum: sum, user: user, agent: userAgent(r, a)}
-	one.count.Store(1)
+	one.count.Store(requests)
 	one.last.Store(now)
-	if len(known) < t.most {
-		known = append(known, one)
-	} else {
-		least := 0
-		for i, other := range known {
-			if order := cmp.Or(cmp.Compare(other.count.Load(), known[least].count.Load()), cmp.Compare(other.last.Load(), known[least].last.Load())); order < 0 {
-				least = i
-			}
-		}
-		t.rest.Add(known[least].count.Load())
-		known[least] = one
-		t.replaced.Store(now)
+	next := append(slices.Clone(known[:place]), one)
+	if place < len(known) {
+		next = append(next, known[place+1:]...)
 	}
-	t.known.Store(&known)
+	t.known.Store(&next)
+	if place < len(known) {
+		t.rest.Add(known[place].count.Load() - (requests - 1)) // those before this one are in rest already
+	}
+}
+
+// fewest returns the index of the caller with the fewest requests; of several, the one whose last is oldest.
+func fewest(known []*counted) (least int) {
+	for i, one := range known {
+		if cmp.Or(cmp.Compare(one.count.Load(), known[least].count.Load()), cmp.Compare(one.last.Load(), known[least].last.Load())) < 0 {
+			least = i
+		}
+	}
+	return least
+}
+
+// contend counts a request of a caller that is not listed, and returns how many it has sent at least. It is the algorithm
+// of Misra and Gries: if there is no room for one more, each loses one, so that those with many requests remain.
+func (t *tally) contend(sum uint64, user int64) uint64 {
+	free := -1
+	for i := range t.contenders {
+		switch c := &t.contenders[i]; {
+		case c.count == 0:
+			free = i
+		case c.sum == sum && c.user == user:
+			c.count++
+			return c.count
+		}
+	}
+	if free < 0 {
+		for i := range t.contenders {
+			t.contenders[i].count--
+		}
+		return 1
+	}
+	t.contenders[free] = contender{sum, user, 1}
+	return 1
 }
 
 // total returns how many requests have been counted.

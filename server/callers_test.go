@@ -352,6 +352,36 @@ func TestAListThatIsCutSaysSo(t *testing.T) {
 	})
 }
 
+// The list of a burst is not that of the programs that happened to come first.
+func TestAProgramWithManyRequestsIsListedAlsoAmongManyWithOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := warm(t)
+		o.Callers = new(Callers)
+		h := Credentials(o)
+		one := func(name string) { ask(h, request("GET", "/v1/credentials", agent(name))) }
+		for i := range 45 {
+			one(fmt.Sprint("once ", i))
+			if i >= 35 {
+				one("the app")
+			}
+		}
+		for range 2 { // more than once in its turn
+			for i := range 20 {
+				one(fmt.Sprint("later ", i))
+			}
+			time.Sleep(time.Second)
+		}
+		askers, requests := o.Callers.askersOf(testProfile).list()
+		listed := uint64(0)
+		for _, one := range askers {
+			listed += one.count
+		}
+		if page := ask(h, request("GET", "/")).Body.String(); requests != 95 || !strings.Contains(page, " the app: 10 times,") || !strings.Contains(page, fmt.Sprintf("… and %d more", 95-listed)) {
+			t.Errorf("%d requests, %d of them listed:\n%s", requests, listed, page)
+		}
+	})
+}
+
 func TestAMalformedRequestHasNoKnownUserAgent(t *testing.T) {
 	var log lockedBuffer
 	o := warm(t)
