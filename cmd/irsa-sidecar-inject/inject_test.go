@@ -190,6 +190,7 @@ func TestErrorsMaskSecrets(t *testing.T) {
 			{pod, []string{"--region", secret}},
 			{pod, []string{"--region=" + secret}},
 			{pod, []string{"---region=" + secret}},
+			{pod, []string{"--image", secret}},
 			{pod, []string{"--image", secret + " x"}},
 			{pod, []string{secret}},
 			{pod, []string{"-" + secret}},

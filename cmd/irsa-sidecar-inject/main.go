@@ -135,7 +135,7 @@ func parse(args []string) (deploy.Parts, error) {
 			return parts, usagef("--region %w", err)
 		}
 	}
-	if strings.HasPrefix(parts.Image, "-") || strings.ContainsAny(parts.Image, " \t\n\"'{}[],") {
+	if strings.HasPrefix(parts.Image, "-") || strings.ContainsAny(parts.Image, " \t\n\"'{}[],") || cache.Scrub(parts.Image) != parts.Image {
 		return parts, usagef("--image %q is not an image, such as registry.example/irsa-sidecar:0.1.0", parts.Image)
 	}
 	return parts, nil
