@@ -32,6 +32,9 @@ func (c *command) candidates(v *value) (words []string, files, directories bool)
 	return v.words, v.name == "FILE", v.name == "DIR"
 }
 
+// programFlags stand in place of a command.
+var programFlags = []string{"--help", "--version"}
+
 func bashCompletion(all []command) string {
 	compgen := func(c *command, v *value) string {
 		words, files, directories := c.candidates(v)
@@ -54,17 +57,27 @@ func bashCompletion(all []command) string {
 		}
 		fmt.Fprintf(&arguments, "    '%s -'*) COMPREPLY=($(compgen -W %s -- \"$cur\")) ;;\n", c.name, quoted(flags...))
 		if c.argument != nil {
-			fmt.Fprintf(&arguments, "    '%s '*) COMPREPLY=($(compgen %s)) ;;\n", c.name, compgen(&c, &c.argument.value))
+			fmt.Fprintf(&arguments, "    '%s '*) [ -n \"$given\" ] || COMPREPLY=($(compgen %s)) ;;\n", c.name, compgen(&c, &c.argument.value))
 		}
 	}
 	return `# Completion of irsa-sidecar for bash. In ~/.bashrc: source <(irsa-sidecar completion bash)
 _irsa_sidecar() {
-  local IFS=$' \t\n' cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]}
+  local IFS=$' \t\n' cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]} given= word
   COMPREPLY=()
   if [ "$COMP_CWORD" -le 1 ]; then
-    COMPREPLY=($(compgen -W ` + quoted(commandNames()...) + ` -- "$cur"))
+    case "$cur" in
+      -*) COMPREPLY=($(compgen -W ` + quoted(programFlags...) + ` -- "$cur")) ;;
+      *) COMPREPLY=($(compgen -W ` + quoted(commandNames()...) + ` -- "$cur")) ;;
+    esac
     return
   fi
+  # A command takes one argument at most, and one that does has no flag with a value.
+  for word in "${COMP_WORDS[@]:2:COMP_CWORD-2}"; do
+    case "$word" in
+      -*) ;;
+      *) given=1 ;;
+    esac
+  done
   # bash takes --flag=value for three words.
   if [ "$cur" = = ]; then
     cur=
@@ -104,7 +117,7 @@ func zshCompletion(all []command) string {
 			specs = append(specs, quoted(spec))
 		}
 		if c.argument != nil {
-			specs = append(specs, quoted("1:argument:"+action(&c, &c.argument.value)))
+			specs = append(specs, quoted("1:argument:"+action(&c, &c.argument.value)), quoted("*: :")) // after it, nothing rather than --help
 		}
 		fmt.Fprintf(&cases, "    %s) _arguments %s ;;\n", c.name, strings.Join(specs, " "))
 	}
@@ -115,7 +128,11 @@ _irsa_sidecar() {
   commands=(
 ` + lines.String() + `  )
   if (( CURRENT == 2 )); then
-    _describe command commands
+    if [[ $words[2] == -* ]]; then
+      compadd -- ` + strings.Join(programFlags, " ") + `
+    else
+      _describe command commands
+    fi
     return
   fi
   shift words
@@ -146,6 +163,9 @@ func fishCompletion(all []command) string {
 		}
 		return "-x -a " + quoted(words...)
 	}
+	for _, flag := range programFlags {
+		fmt.Fprintf(&b, "complete -c irsa-sidecar -n __fish_use_subcommand -l %s\n", strings.TrimPrefix(flag, "--"))
+	}
 	for _, c := range all {
 		fmt.Fprintf(&b, "complete -c irsa-sidecar -n __fish_use_subcommand -a %s -d %s\n", c.name, quoted(c.line))
 		seen := fmt.Sprintf("complete -c irsa-sidecar -n '__fish_seen_subcommand_from %s'", c.name)
@@ -153,14 +173,31 @@ func fishCompletion(all []command) string {
 			if o.isSwitch() {
 				fmt.Fprintf(&b, "%s -l %s -d %s\n", seen, o.name, quoted(o.text))
 			} else {
-				fmt.Fprintf(&b, "%s -l %s %s -d %s\n", seen, o.name, takes(&c, &o.value), quoted(o.text))
+				fmt.Fprintf(&b, "%s -l %s %s -d %s\n", seen, o.name, takes(&c, o.described()), quoted(o.text))
 			}
 		}
 		if c.argument != nil {
-			fmt.Fprintf(&b, "%s %s\n", seen, takes(&c, &c.argument.value))
+			// After the program and the command: there is one argument at most.
+			fmt.Fprintf(&b, "complete -c irsa-sidecar -n '__fish_seen_subcommand_from %s; and test (count (commandline -opc)) -eq 2' %s\n", c.name, takes(&c, &c.argument.value))
 		}
 	}
 	return b.String()
+}
+
+// described is the option's value for fish, which would describe every word with the whole text of the option.
+func (o *option) described() *value {
+	v := o.value
+	v.words = nil
+	for _, word := range o.words {
+		about := ""
+		for part := range strings.SplitSeq(o.text, "; ") {
+			if text, ok := strings.CutPrefix(part, word+": "); ok {
+				about = text
+			}
+		}
+		v.words = append(v.words, word+`\t`+quoted(about))
+	}
+	return &v
 }
 
 // quoted returns words as one word for a shell.

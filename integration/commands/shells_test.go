@@ -94,6 +94,13 @@ var completions = []struct {
 	{"irsa-sidecar help doc", []string{"doctor"}},
 	{"irsa-sidecar completion f", []string{"fish"}},
 	{"irsa-sidecar nothing ", nil},
+	{"irsa-sidecar --v", []string{"--version"}},
+	{"irsa-sidecar --", []string{"--help", "--version"}},
+	{"irsa-sidecar healthcheck livez ", nil},
+	{"irsa-sidecar healthcheck livez r", nil},
+	{"irsa-sidecar help doctor ", nil},
+	{"irsa-sidecar install target ", nil},
+	{"irsa-sidecar completion bash ", nil},
 }
 
 // completing returns a shell's path, a directory with files and a directory to complete, and the script for that shell.
@@ -146,7 +153,10 @@ func TestShellCompletionInFish(t *testing.T) {
 		r := world.RunToEnd(t, cmd, []string{"PATH=/usr/bin:/bin", "HOME=" + t.TempDir()})
 		var got []string
 		for line := range strings.Lines(r.Stdout) {
-			word, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
+			word, about, _ := strings.Cut(strings.TrimSpace(line), "\t")
+			if strings.HasSuffix(word, "env") && about != "export lines for a shell" {
+				t.Errorf("%q: env is described as %q", c.typed, about)
+			}
 			got = append(got, strings.TrimSuffix(strings.TrimPrefix(word, "--format="), "/"))
 		}
 		slices.Sort(got)
