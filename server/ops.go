@@ -30,6 +30,9 @@ type Ops struct {
 // is not Server, which service meshes replace.
 const OpsMark = "Irsa-Sidecar"
 
+// NoCredentials is what /readyz says of a profile without valid credentials, before the reason.
+const NoCredentials = "not ready: there are no valid credentials"
+
 var opsMark = []string{"ops"}
 
 // NewOps returns the handler.
@@ -115,7 +118,7 @@ func (h *Ops) ready(w http.ResponseWriter, _ *http.Request) {
 		if s.Credentials != nil {
 			return false, fmt.Sprintf("not ready: the credentials expire in %s", rounded(s.Remaining))
 		}
-		return false, "not ready: there are no valid credentials"
+		return false, NoCredentials
 	})
 }
 

@@ -109,8 +109,19 @@ func ask(ctx context.Context, method, url, authorization string) (*reply, error)
 // maskToken masks the token that was sent, which another program may echo.
 func maskToken(text, token string) string { return mask(text, token, "[the authorization token]") }
 
-// notSidecar is the error for an answer that is not a sidecar's.
+// notSidecar is the error for an answer that is not a sidecar's, or not that of the listener that was meant.
 func (p peer) notSidecar(r *reply, path string) error {
+	other := ""
+	switch {
+	case r.code != http.StatusNotFound:
+	case r.body == server.AdminNotFound:
+		other = adminListener
+	case r.marked:
+		other = opsListener
+	}
+	if other != "" {
+		return fmt.Errorf("the server at %s is the sidecar's %s listener, where there is no %s; check the port", p, other, path)
+	}
 	return fmt.Errorf("the server at %s is not this sidecar: it answered %s to %s", p, shown(r.status, maxReason), path)
 }
 

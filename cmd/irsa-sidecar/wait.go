@@ -5,14 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
-const (
-	// waitEvery is how often wait asks, waitReport how often it prints what is missing.
-	waitEvery  = 100 * time.Millisecond
-	waitReport = 5 * time.Second
-)
+// waitReport is how often wait prints what is missing.
+const waitReport = 5 * time.Second
+
+// pause is how long wait pauses before it asks again. Most sidecars have credentials within a second; what takes longer is
+// a fault, and each request is a line in the sidecar's debug log.
+func pause(waited time.Duration) time.Duration {
+	switch {
+	case waited < 5*time.Second:
+		return 100 * time.Millisecond
+	case waited < 30*time.Second:
+		return 500 * time.Millisecond
+	}
+	return time.Second
+}
 
 func waitCommand() command {
 	return command{
@@ -38,7 +50,7 @@ func runWait(ctx context.Context, c *call) error {
 	ops := config.opsPeer()
 	w := waiter{
 		timeout: c.duration("timeout"),
-		ready:   func(ctx context.Context) error { return checkHealth(ctx, ops, "/readyz") },
+		ready:   func(ctx context.Context) error { return reasonOf(checkHealth(ctx, ops, "/readyz")) },
 		report:  c.stderr,
 		first:   waitReport,
 	}
@@ -46,6 +58,21 @@ func runWait(ctx context.Context, c *call) error {
 		w.first = 0
 	}
 	return w.wait(ctx)
+}
+
+// reasonOf leaves out of the answer of /readyz that there are no credentials, which wait says itself.
+func reasonOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	text, without := strings.CutPrefix(err.Error(), defaultProfile+": "+server.NoCredentials)
+	switch reason, more := strings.CutPrefix(text, "; "); {
+	case without && text == "":
+		return errors.New("the exchange has not finished yet")
+	case without && more:
+		return errors.New(reason)
+	}
+	return err
 }
 
 // A waiter waits until ready returns nil.
@@ -59,8 +86,6 @@ type waiter struct {
 func (w *waiter) wait(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	tick := time.NewTicker(waitEvery)
-	defer tick.Stop()
 	began := time.Now()
 	next := began.Add(w.first)
 	var last error
@@ -77,7 +102,7 @@ func (w *waiter) wait(ctx context.Context) error {
 			next = now.Add(waitReport)
 		}
 		select {
-		case <-tick.C:
+		case <-time.After(pause(time.Since(began))):
 		case <-waiting.Done():
 			if ctx.Err() != nil && last == nil {
 				return errors.New("interrupted before the sidecar answered")

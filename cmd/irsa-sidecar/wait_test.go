@@ -98,3 +98,36 @@ func TestWaitWithoutAnyAnswer(t *testing.T) {
 		})
 	}
 }
+
+// A sidecar that takes longer has a fault, and each request is a line in its debug log.
+func TestWaitAsksLessOftenAfterSomeSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, asked := time.Now(), make(map[time.Duration]int)
+		w := waiter{timeout: time.Minute, first: waitReport, report: &bytes.Buffer{}, ready: func(context.Context) error {
+			asked[time.Since(began).Truncate(10*time.Second)]++
+			return errors.New("none")
+		}}
+		w.wait(t.Context())
+		if asked[0] != 60 || asked[10*time.Second] != 20 || asked[50*time.Second] != 10 {
+			t.Errorf("requests in each ten seconds: %v", asked)
+		}
+	})
+}
+
+// There are no credentials: wait says it once.
+func TestWaitGivesTheReasonOnly(t *testing.T) {
+	for text, want := range map[string]string{
+		"default: not ready: there are no valid credentials; AccessDenied; hint: do": "AccessDenied; hint: do",
+		"default: not ready: there are no valid credentials":                         "the exchange has not finished yet",
+		"default: not ready: the credentials expire in 5s":                           "default: not ready: the credentials expire in 5s",
+		"not ready: the sidecar is shutting down; default: ready":                    "not ready: the sidecar is shutting down; default: ready",
+		"no sidecar answers": "no sidecar answers",
+	} {
+		if got := reasonOf(errors.New(text)); got.Error() != want {
+			t.Errorf("%s: %v, want %s", text, got, want)
+		}
+	}
+	if err := reasonOf(nil); err != nil {
+		t.Error(err)
+	}
+}

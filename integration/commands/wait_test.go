@@ -28,5 +28,5 @@ func TestWaitIsToldToEnd(t *testing.T) {
 	if code := p.Cmd.ProcessState.ExitCode(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	world.WantContains(t, "wait", world.LastLine(p.Output(t)), "interrupted before there were credentials: default: not ready")
+	world.WantContains(t, "wait", world.LastLine(p.Output(t)), "interrupted before there were credentials: the exchange has not finished yet")
 }
