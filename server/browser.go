@@ -212,7 +212,7 @@ func (h *Admin) writeRefusals(b *strings.Builder, now time.Time) {
 		fmt.Fprintf(b, "<tr><td>%s ago</td><td>%d</td><td>%s</td><td class=\"low\">%s</td><td>%s</td></tr>\n",
 			rounded(now.Sub(r.last)), r.count, r.listener, r.refusal, html.EscapeString(r.String()))
 	}
-	if n := unlisted(last, total); n > 0 {
+	if n := unlistedRefusals(last, total); n > 0 {
 		fmt.Fprintf(b, "<tr><td colspan=\"5\">%s</td></tr>\n", andMore(n))
 	}
 	b.WriteString("</table>\n")

@@ -107,10 +107,10 @@ func (r refusedCaller) String() string {
 	return r.caller.String()
 }
 
-// unlisted returns how many of the total requests are not those of the listed callers.
-func unlisted[C interface{ requests() uint64 }](listed []C, total uint64) uint64 {
+// unlistedRefusals returns how many of the total refusals are not those of the listed callers.
+func unlistedRefusals(listed []refusedCaller, total uint64) uint64 {
 	for _, one := range listed {
-		total -= min(total, one.requests())
+		total -= one.count
 	}
 	return total
 }
@@ -174,7 +174,13 @@ type caller struct {
 	last  time.Time
 }
 
-func (c caller) requests() uint64 { return c.count }
+// unlisted returns how many of the total requests are not those of the listed callers.
+func unlisted(listed []caller, total uint64) uint64 {
+	for _, one := range listed {
+		total -= one.count
+	}
+	return total
+}
 
 func (t *tally) init(most int) {
 	t.most, t.seed, t.start = most, maphash.MakeSeed(), time.Now().Add(-1) // so that no moment is zero
@@ -202,7 +208,8 @@ func (t *tally) note(r *http.Request, a *Authorization, user int64, at time.Time
 }
 
 // add counts a request of a caller that was not listed, and lists it if there is room. In a full list it replaces the
-// caller with the fewest requests, at once if it has sent more; each such replacement takes more requests than the one before, so they stay rare.
+// caller with the fewest requests, at once if it has sent more; each such replacement takes more requests than the one
+// before, so they stay rare.
 func (t *tally) add(r *http.Request, a *Authorization, sum uint64, user, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -154,7 +154,7 @@ func (h *credentials) writeRefusals(b *strings.Builder, now time.Time) {
 		fmt.Fprintf(t, "  %s\t%s\t%s: %s, last %s ago\n", r.listener, r.refusal, r, times(r.count), rounded(now.Sub(r.last)))
 	}
 	t.Flush()
-	if n := unlisted(last, total); n > 0 {
+	if n := unlistedRefusals(last, total); n > 0 {
 		fmt.Fprintf(b, "  %s\n", andMore(n))
 	}
 	for _, r := range hinted(last) {
