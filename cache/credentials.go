@@ -1,9 +1,9 @@
 // Package cache keeps one role's temporary credentials fresh.
 //
 // It knows time: when to refresh, when to retry, what is still valid. It also holds what all layers must agree on when
-// something fails: the list of reasons with their advice ([Reason], [FetchError]) and what must not be shown ([Secret],
-// [Scrub]). It does not know how an exchange is made, which is a [Fetch], nor who reads the credentials, and it imports
-// neither HTTP nor AWS. A [Cache] holds the credentials of one role; several roles are several Caches.
+// something fails: the list of reasons with their advice ([Reason], [FetchError]) and what must not be shown ([Secret]). It
+// does not know how an exchange is made, which is a [Fetch], nor who reads the credentials, and it imports neither HTTP nor
+// AWS. A [Cache] holds the credentials of one role; several roles are several Caches.
 package cache
 
 import (
@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 // Credentials are one set of temporary credentials as STS issued them. A Cache never changes Credentials that it has
@@ -95,8 +97,6 @@ func expired(at time.Time) error {
 // reach it either.
 type Secret struct{ reveal func() string }
 
-const redacted = "[redacted]"
-
 // NewSecret wraps s.
 func NewSecret(s string) Secret { return Secret{func() string { return s }} }
 
@@ -112,10 +112,10 @@ func (s Secret) Reveal() string {
 func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
 // Format implements [fmt.Formatter] for every verb.
-func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, redact.Mask) }
 
 // LogValue implements [slog.LogValuer].
-func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (Secret) LogValue() slog.Value { return slog.StringValue(redact.Mask) }
 
 // MarshalText implements [encoding.TextMarshaler], and with it JSON and XML.
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (Secret) MarshalText() ([]byte, error) { return []byte(redact.Mask), nil }

@@ -4,16 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"testing"
 )
 
-const (
-	testSecret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-	testToken  = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwczovL2V4YW1wbGUifQ.c2lnbmF0dXJl"
-)
+const testSecret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
 func TestASecretDoesNotPrintItself(t *testing.T) {
 	s := NewSecret(testSecret)
@@ -115,6 +114,17 @@ func TestTheShortAdviceIsOneShortClause(t *testing.T) {
 		}
 		if short != want {
 			t.Errorf("with the subject %q: %q", subject, short)
+		}
+	}
+}
+
+func TestInnermostDropsWhatWraps(t *testing.T) {
+	end := errors.New("connection refused")
+	wrapped := fmt.Errorf("GET http://x: %w", &fs.PathError{Op: "dial", Path: "x", Err: end})
+	joined := errors.Join(end, end)
+	for _, row := range []struct{ err, want error }{{end, end}, {wrapped, end}, {fmt.Errorf("x: %w", joined), joined}} {
+		if got := Innermost(row.err); got != row.want {
+			t.Errorf("%v: %v, want %v", row.err, got, row.want)
 		}
 	}
 }

@@ -67,9 +67,3 @@ func ExampleSecret() {
 	fmt.Printf("%+v\n", key)
 	// Output: {ID:ASIAEXAMPLEEXAMPLE00 Secret:[redacted]}
 }
-
-// What others say may quote a secret.
-func ExampleScrub() {
-	fmt.Println(cache.Scrub("proxy http://user:password@10.0.0.1:3128 refused Authorization: Bearer 0123456789abcdef"))
-	// Output: proxy http://[redacted]@10.0.0.1:3128 refused Authorization: Bearer [redacted]
-}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 // Reason is why an exchange failed, in one word from a closed list: AWS's own error code if STS has one, and a word in
@@ -240,5 +242,14 @@ func AsFetchError(err error) *FetchError {
 	if fe, ok := errors.AsType[*FetchError](err); ok {
 		return fe
 	}
-	return &FetchError{Reason: UnknownError, Message: Scrub(err.Error())}
+	return &FetchError{Reason: UnknownError, Message: redact.Scrub(err.Error())}
+}
+
+// Innermost returns the error that err wraps last. It drops the operation, the address and the path, which the message
+// around it names already. Of joined errors it chooses none.
+func Innermost(err error) error {
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 func agent(name string) func(*http.Request) { return header("User-Agent", name) }
@@ -88,7 +89,7 @@ func TestARefusedProgramIsShownWithoutItsSecrets(t *testing.T) {
 	} {
 		mustBeSecretFree(t, "the trace", text)
 		for line := range strings.Lines(text) {
-			if line = strings.TrimSuffix(line, "\n"); cache.OneLine(line) != line && !strings.Contains(line, "\t") {
+			if line = strings.TrimSuffix(line, "\n"); redact.OneLine(line) != line && !strings.Contains(line, "\t") {
 				t.Errorf("%q does not print", line)
 			}
 		}

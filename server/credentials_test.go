@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 const (
@@ -454,7 +455,7 @@ func TestAUserAgentIsLoggedOnOneShortLine(t *testing.T) {
 		ask(h, request("GET", "/v1/credentials", header("User-Agent", agent)))
 	}
 	for line := range strings.Lines(log.String()) {
-		if line = strings.TrimSuffix(line, "\n"); cache.OneLine(line) != line || len(line) > maxUserAgent+200 || !strings.Contains(line, `"user_agent":"curl`) {
+		if line = strings.TrimSuffix(line, "\n"); redact.OneLine(line) != line || len(line) > maxUserAgent+200 || !strings.Contains(line, `"user_agent":"curl`) {
 			t.Errorf("logged %d bytes: %q", len(line), line)
 		}
 	}

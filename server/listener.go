@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 // Handler is what [Serve] serves on a listener of the sidecar. [Credentials], [NewOps] and [NewAdmin] return one.
@@ -103,5 +103,5 @@ func (l *listener) log(r *http.Request, route string, code int, started time.Tim
 
 // userAgent returns the request's User-Agent in a form that may be shown, without the tokens of a.
 func userAgent(r *http.Request, a *Authorization) string {
-	return cache.Shorten(cache.Scrub(a.hide(cache.OneLine(r.UserAgent()))), maxUserAgent)
+	return redact.Shorten(redact.Scrub(a.hide(redact.OneLine(r.UserAgent()))), maxUserAgent)
 }

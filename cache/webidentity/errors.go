@@ -16,6 +16,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 // codes maps the errors of STS to Reasons. The first row that matches counts: the code must be equal, and the message
@@ -113,7 +114,7 @@ func (r *response) describe() string {
 		return kind
 	}
 	// Scrub must come before a cut or a quote, which would hide the forms that it looks for.
-	text := []rune(strings.Join(strings.Fields(cache.Scrub(cache.OneLine(string(r.head)))), " "))
+	text := []rune(strings.Join(strings.Fields(redact.Scrub(redact.OneLine(string(r.head)))), " "))
 	if len(text) == 0 {
 		return kind + ", empty"
 	}
@@ -141,7 +142,7 @@ func proxyResponse(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Re
 // went.
 func explain(err error, got *response, host string) *cache.FetchError {
 	fail := func(reason cache.Reason, format string, args ...any) *cache.FetchError {
-		return &cache.FetchError{Reason: reason, Message: cache.Scrub(fmt.Sprintf(format, args...))}
+		return &cache.FetchError{Reason: reason, Message: redact.Scrub(fmt.Sprintf(format, args...))}
 	}
 	if got.status == 0 {
 		return unreachable(err, host, fail)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
 
@@ -128,7 +129,7 @@ func checkFailure(t *testing.T, err error, token string) {
 		t.Errorf("%s is not on the list of reasons", failure.Reason)
 	}
 	message := failure.Message
-	if message == "" || len([]rune(message)) > maxMessage || cache.OneLine(message) != message {
+	if message == "" || len([]rune(message)) > maxMessage || redact.OneLine(message) != message {
 		t.Errorf("the message is not to be shown: %q", message)
 	}
 	if strings.Contains(message, token) {

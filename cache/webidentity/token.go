@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
@@ -63,15 +64,17 @@ func readFile(path string) ([]byte, error) {
 		return raw, nil
 	}
 	failure := &cache.FetchError{Reason: cache.TokenFileUnreadable, Message: fmt.Sprintf("token file %s %v", path, err)}
-	if _, tooLong := errors.AsType[regular.TooLong](err); tooLong {
+	_, tooLong := errors.AsType[regular.TooLong](err)
+	switch {
+	case tooLong:
 		failure.Reason, failure.Message = cache.TokenFileMalformed, fmt.Sprintf("token file %s %v", path, errTokenTooLong)
-	} else if errors.Is(err, fs.ErrNotExist) {
+	case errors.Is(err, fs.ErrNotExist):
 		failure.Reason, failure.Message = cache.TokenFileMissing, fmt.Sprintf("token file %s does not exist", path)
-	} else if errors.Is(err, fs.ErrPermission) {
+	case errors.Is(err, fs.ErrPermission):
 		failure.Message = fmt.Sprintf("token file %s may not be read by uid %d", path, os.Geteuid())
-	} else if errors.Is(err, regular.ErrDirectory) {
-		failure.Hint = "set AWS_WEB_IDENTITY_TOKEN_FILE to the token file in it, such as " + presentable(cache.Scrub(filepath.Join(path, "token")), maxName)
-	} else if errors.Is(err, regular.ErrNotRegular) {
+	case errors.Is(err, regular.ErrDirectory):
+		failure.Hint = "set AWS_WEB_IDENTITY_TOKEN_FILE to the token file in it, such as " + presentable(redact.Scrub(filepath.Join(path, "token")), maxName)
+	case errors.Is(err, regular.ErrNotRegular):
 		failure.Hint = "set AWS_WEB_IDENTITY_TOKEN_FILE to the projected token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token"
 	}
 	return nil, failure

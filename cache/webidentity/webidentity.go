@@ -28,6 +28,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts/types"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
@@ -131,7 +132,7 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 }
 
 // presentable makes text of others fit for a log line and an error document: one line of at most most characters.
-func presentable(text string, most int) string { return cache.Shorten(cache.OneLine(text), most) }
+func presentable(text string, most int) string { return redact.Shorten(redact.OneLine(text), most) }
 
 // maxName bounds one name in an advice, in characters. The subject of a service account has at most 338; IAM accepts 255
 // for the URL and for a client ID of a provider.
@@ -157,7 +158,7 @@ func (p *Provider) placeholders(claims Claims, token string) map[string]string {
 			delete(known, name)
 			continue
 		}
-		known[name] = presentable(cache.Scrub(mask(value, token)), maxName)
+		known[name] = presentable(redact.Scrub(mask(value, token)), maxName)
 	}
 	return known
 }
@@ -260,7 +261,7 @@ func (o *Options) region(issuer string) (string, error) {
 		return "us-east-1", nil // the request is not signed, and Endpoint is its address: any region will do
 	}
 	return "", &cache.FetchError{Reason: cache.RegionUnknown, Hint: o.RegionHint,
-		Message: fmt.Sprintf("AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer %q is not an EKS cluster's", cache.Scrub(issuer))}
+		Message: fmt.Sprintf("AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer %q is not an EKS cluster's", redact.Scrub(issuer))}
 }
 
 // EndpointURL returns the URL to which a Provider with these options sends an issuer's tokens. The error is a
@@ -289,7 +290,7 @@ func call(ctx context.Context, client *sts.Client, input *sts.AssumeRoleWithWebI
 	}
 	if output == nil || output.Credentials == nil {
 		return nil, &cache.FetchError{Reason: cache.NotAnSTSEndpoint,
-			Message: cache.Scrub(fmt.Sprintf("%s answered %s, without credentials in it", host, got.describe()))}
+			Message: redact.Scrub(fmt.Sprintf("%s answered %s, without credentials in it", host, got.describe()))}
 	}
 	return output, nil
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
 
@@ -728,7 +729,7 @@ func TestLongMessagesAreCut(t *testing.T) {
 	for _, path := range []string{"/" + strings.Repeat("token", 20000), "/a\x1b[2J\u202e/" + strings.Repeat("b/", 20000)} {
 		_, err := New(Options{RoleARN: s.options.RoleARN, TokenFile: path}).Fetch(t.Context())
 		failure, ok := err.(*cache.FetchError)
-		if !ok || len([]rune(failure.Message)) > maxMessage || cache.OneLine(failure.Message) != failure.Message || !strings.HasSuffix(failure.Message, "file name too long") {
+		if !ok || len([]rune(failure.Message)) > maxMessage || redact.OneLine(failure.Message) != failure.Message || !strings.HasSuffix(failure.Message, "file name too long") {
 			t.Errorf("%.3000v", err)
 		}
 	}

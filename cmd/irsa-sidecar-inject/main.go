@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
 )
@@ -67,7 +67,7 @@ const maxLine = 2000
 
 // say prints a line: a name in a manifest must not control a terminal, and a mistaken value may be a secret.
 func say(to io.Writer, text string) {
-	fmt.Fprintf(to, "irsa-sidecar-inject: %s\n", cache.Shorten(cache.Scrub(cache.OneLine(text)), maxLine))
+	fmt.Fprintf(to, "irsa-sidecar-inject: %s\n", redact.Shorten(redact.Scrub(redact.OneLine(text)), maxLine))
 }
 
 // usageError is a wrong command line: exit code 2.
@@ -135,7 +135,7 @@ func parse(args []string) (deploy.Parts, error) {
 			return parts, usagef("--region %w", err)
 		}
 	}
-	if strings.HasPrefix(parts.Image, "-") || strings.ContainsAny(parts.Image, " \t\n\"'{}[],") || cache.Scrub(parts.Image) != parts.Image {
+	if strings.HasPrefix(parts.Image, "-") || strings.ContainsAny(parts.Image, " \t\n\"'{}[],") || redact.Scrub(parts.Image) != parts.Image {
 		return parts, usagef("--image %q is not an image, such as registry.example/irsa-sidecar:0.1.0", parts.Image)
 	}
 	return parts, nil
@@ -170,5 +170,5 @@ func flagError(err error, args []string) error {
 // masked is a flag without secrets. The dashes before a key would hide its form.
 func masked(typed string) string {
 	bare := strings.TrimLeft(typed, "-")
-	return typed[:len(typed)-len(bare)] + cache.Scrub(bare)
+	return typed[:len(typed)-len(bare)] + redact.Scrub(bare)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
@@ -46,7 +47,7 @@ type reply struct {
 func (r *reply) text() string {
 	var lines []string
 	for line := range strings.Lines(r.body) {
-		if line = strings.TrimSpace(cache.OneLine(line)); line != "" {
+		if line = strings.TrimSpace(redact.OneLine(line)); line != "" {
 			lines = append(lines, line)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 // A command is a subcommand. Its help, its usage errors, the completion scripts and the table in docs are made from it.
@@ -215,7 +215,7 @@ func (c *command) unknownFlag(typed, name string) error {
 		}
 	}
 	bare := strings.TrimLeft(typed, "-")
-	typed = typed[:len(typed)-len(bare)] + cache.Scrub(bare) // the dashes before a key would hide its form
+	typed = typed[:len(typed)-len(bare)] + redact.Scrub(bare) // the dashes before a key would hide its form
 	usage := c.usage()
 	if c.implied {
 		own = []string{"version", "help"}

@@ -58,7 +58,7 @@ var usageErrors = []struct {
 	{[]string{"--x"}, `unknown flag --x; usage: irsa-sidecar [COMMAND]; irsa-sidecar help lists the commands`},
 	{[]string{"--josn"}, `unknown flag --josn; usage: irsa-sidecar [COMMAND]; irsa-sidecar help lists the commands`},
 	{[]string{"--json"}, `--json belongs to status and doctor; usage: irsa-sidecar [COMMAND]; irsa-sidecar help lists the commands`},
-	{[]string{"--verison"}, `unknown flag --verison; did you mean --version?`},
+	{[]string{"--vresion"}, `unknown flag --vresion; did you mean --version?`},
 	{[]string{"--hlep"}, `unknown flag --hlep; did you mean --help?`},
 	{[]string{"-v"}, `unknown flag -v; did you mean --version?`},
 	{[]string{"-V"}, `unknown flag -V; did you mean --version?`},

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 const (
@@ -111,9 +111,9 @@ func newLogger(l logging, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: l.level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		switch v := a.Value.Any().(type) {
 		case string:
-			a.Value = slog.StringValue(cache.Scrub(v))
+			a.Value = slog.StringValue(redact.Scrub(v))
 		case error:
-			a.Value = slog.StringValue(cache.Scrub(v.Error()))
+			a.Value = slog.StringValue(redact.Scrub(v.Error()))
 		}
 		return a
 	}}

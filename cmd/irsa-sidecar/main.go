@@ -12,7 +12,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
@@ -114,7 +114,7 @@ func mask(text, secret, by string) string {
 var secretVariables = []string{appToken, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", secretVariable, sessionVariable}
 
 func shown(text string, most int) string {
-	return cache.Shorten(cache.Scrub(cache.OneLine(text)), most)
+	return redact.Shorten(redact.Scrub(redact.OneLine(text)), most)
 }
 
 // usageError is a wrong command line or configuration: exit code 2.

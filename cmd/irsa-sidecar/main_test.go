@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 // hostile steers a terminal, hides what it says, and quotes a secret.
@@ -21,7 +22,7 @@ const hostile = "\x1b[2J\x1b]0;title\x07\rok\t\u202egnihtyna\u2066\u200b\u009b31
 // mustBeShown checks that a text of others is one line that a terminal shows as it is.
 func mustBeShown(t *testing.T, what, text string, most int) {
 	t.Helper()
-	if cache.OneLine(text) != text || cache.Scrub(text) != text {
+	if redact.OneLine(text) != text || redact.Scrub(text) != text {
 		t.Errorf("%s: not to be shown: %q", what, text)
 	}
 	if n := len([]rune(text)); n > most || n < 10 {

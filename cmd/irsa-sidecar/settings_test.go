@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
@@ -105,7 +105,7 @@ func FuzzEnvironment(f *testing.F) {
 			t.Errorf("%q: %d problems in %d lines: %q", environ, len(p), len(lines), lines)
 		}
 		for _, line := range lines {
-			if cache.OneLine(line) != line || len([]rune(line)) > maxProblem+len("invalid configuration: ") {
+			if redact.OneLine(line) != line || len([]rune(line)) > maxProblem+len("invalid configuration: ") {
 				t.Errorf("%q: not to be shown: %q", environ, line)
 			}
 			if asSecret && strings.Contains(line, password) {

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
@@ -235,7 +235,7 @@ func TestStatusPrintsAPageLineByLine(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSuffix(stdout, "\n"), "\n")
 	for _, line := range lines {
-		if cache.OneLine(line) != line || cache.Scrub(line) != line {
+		if redact.OneLine(line) != line || redact.Scrub(line) != line {
 			t.Errorf("not to be shown: %q", line)
 		}
 	}

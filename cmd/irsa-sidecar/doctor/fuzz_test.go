@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
@@ -122,7 +123,7 @@ func FuzzFindings(f *testing.F) {
 			}
 			for _, fix := range finding.Fixes {
 				for line := range strings.SplitSeq(fix.Text, "\n") {
-					if cache.OneLine(line) != line {
+					if redact.OneLine(line) != line {
 						t.Errorf("not printable: %q", fix.Text)
 					}
 				}

@@ -5,7 +5,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 // maxValue is longer than any value that AWS or Kubernetes accepts, and than most lists of hosts.
@@ -14,7 +14,7 @@ const maxValue = 4096
 // presentable reports whether a value may be shown in a command: nothing in it steers a terminal or looks like a secret
 // in the wrong place. It must get the whole value: after a prefix, a secret no longer looks like one.
 func presentable(s string) bool {
-	return s != "" && len(s) <= maxValue && cache.OneLine(s) == s && cache.Scrub(s) == s
+	return s != "" && len(s) <= maxValue && redact.OneLine(s) == s && redact.Scrub(s) == s
 }
 
 // shellWord quotes a value for a shell, as one word that is not an option. If that is impossible, it returns the
@@ -43,7 +43,7 @@ func shellQuote(s string) string {
 func terraformString(s string) string {
 	var b strings.Builder
 	for _, r := range terraformSpecial.Replace(s) {
-		if one := string(r); cache.OneLine(one) == one {
+		if one := string(r); redact.OneLine(one) == one {
 			b.WriteString(one)
 		} else if r <= 0xffff {
 			fmt.Fprintf(&b, `\u%04x`, r)

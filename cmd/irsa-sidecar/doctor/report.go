@@ -7,7 +7,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 // Report is what an examination has found. Its JSON form is documented: fields may be added, and any other change needs
@@ -69,11 +69,11 @@ const maxFinding = 1000
 // scrub turns the text into one short line without secrets.
 func (f *Finding) scrub(token string) {
 	clean := func(text string) string {
-		text = cache.Scrub(cache.OneLine(text))
+		text = redact.Scrub(redact.OneLine(text))
 		if token != "" {
 			text = strings.ReplaceAll(text, token, "[token]")
 		}
-		return cache.Shorten(strings.Join(strings.Fields(text), " "), maxFinding)
+		return redact.Shorten(strings.Join(strings.Fields(text), " "), maxFinding)
 	}
 	f.Finding = clean(f.Finding)
 }

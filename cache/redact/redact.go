@@ -1,9 +1,10 @@
-package cache
+// Package redact makes text of others fit to be shown: without secrets, on one line, and short. It does not know where the
+// text comes from, and imports none of the other packages, so that every program may use it.
+package redact
 
 import (
 	"bytes"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -33,6 +34,9 @@ var (
 	secretKeyShape = regexp.MustCompile(`(^|[^A-Za-z0-9+/=_.-])([A-Za-z0-9+/]{40})($|[^A-Za-z0-9+/=_.-])`)
 )
 
+// Mask is what is shown in place of a secret.
+const Mask = "[redacted]"
+
 const (
 	base64Character = `[A-Za-z0-9+/=_-]|%2[BFbf]|%3[Dd]|&#43;`
 	tokenRest       = `(?:\.|%2[Ee]|` + base64Character + `)`
@@ -56,7 +60,7 @@ func Scrub(text string) string {
 			if groups[3] == "" && !random(groups[2]) {
 				return groups[0]
 			}
-			return groups[1] + redacted + "@"
+			return groups[1] + Mask + "@"
 		})
 	}
 	if has("basic", "bearer", "negotiate", "ntlm") {
@@ -64,14 +68,14 @@ func Scrub(text string) string {
 			if value := strings.TrimRight(groups[2], "="); strings.Contains(value, "=") || !random(value) && !userAndPassword(value) {
 				return groups[0]
 			}
-			return groups[1] + redacted
+			return groups[1] + Mask
 		})
 	}
 	if has("authorization") {
-		text = authorizationShape.ReplaceAllString(text, "${1}"+redacted)
+		text = authorizationShape.ReplaceAllString(text, "${1}"+Mask)
 	}
 	if has("secret", "token") {
-		text = fieldShape.ReplaceAllString(text, "${1}"+redacted)
+		text = fieldShape.ReplaceAllString(text, "${1}"+Mask)
 	}
 	if has("akia", "asia") {
 		text = accessKeyShape.ReplaceAllString(text, "${1}****${2}")
@@ -80,7 +84,7 @@ func Scrub(text string) string {
 		if word, _, found := strings.Cut(strings.TrimPrefix(groups[2], "/"), "/"); (found && pathWord(word)) || !mixed(groups[2]) {
 			return groups[0]
 		}
-		return groups[1] + redacted + groups[3]
+		return groups[1] + Mask + groups[3]
 	})
 }
 
@@ -158,15 +162,6 @@ func Shorten(text string, most int) string {
 	}
 	half := (most - len("… (1234567 more) …")) / 2
 	return fmt.Sprintf("%s… (%d more) …%s", string(runes[:half]), len(runes)-2*half, string(runes[len(runes)-half:]))
-}
-
-// Innermost returns the error that err wraps last. It drops the operation, the address and the path, which the message
-// around it names already. Of joined errors it chooses none.
-func Innermost(err error) error {
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
-		err = inner
-	}
-	return err
 }
 
 // pathWord reports whether s is a directory of a path, or "role" in an ARN, rather than part of a random key.
