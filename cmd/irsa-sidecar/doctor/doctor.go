@@ -118,7 +118,7 @@ func Examine(ctx context.Context, o Options) *Report {
 		report.TrustPolicy = e.identity.Policy()
 	}
 	for i := range report.Findings {
-		report.Findings[i].scrub(e.token)
+		report.Findings[i].scrub(e.token, e.Authorization)
 		report.Result = max(report.Result, report.Findings[i].Status)
 	}
 	return report

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -318,9 +319,22 @@ func TestAHealthyPodIsHealthy(t *testing.T) {
 
 func TestAFindingDoesNotSteerATerminal(t *testing.T) {
 	f := Finding{Finding: "AWS_PROFILE=d\x1b[2Jev:\r\u009b1A\u202e \xff"}
-	f.scrub("")
+	f.scrub()
 	if want := "AWS_PROFILE=d [2Jev: 1A"; f.Finding != want {
 		t.Errorf("%q, want %q", f.Finding, want)
+	}
+}
+
+// What listens on the sidecar's port may be another program, and may quote the request.
+func TestAnEchoedAuthorizationTokenIsMasked(t *testing.T) {
+	w := newWorld(t)
+	w.options.Authorization = "correct-horse-battery"
+	w.options.Listen = w.plain(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `{"code": "got %s"}`, r.Header.Get("Authorization"))
+	}))
+	text := fmt.Sprintf("%+v", w.examine().Findings)
+	if strings.Contains(text, w.options.Authorization) || !strings.Contains(text, "got [token]") {
+		t.Errorf("found %s", text)
 	}
 }
 

@@ -109,7 +109,7 @@ func FuzzFindings(f *testing.F) {
 		e.Policy = policy // not sooner: with a policy, no other one is proposed
 		e.checkPolicy()
 		for _, finding := range e.findings {
-			finding.scrub(e.token)
+			finding.scrub(e.token, e.Authorization)
 			text := finding.Finding
 			if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
 				t.Errorf("not printable: %q", text)

@@ -66,12 +66,15 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(statusNames[s]), n
 // maxFinding bounds a finding, in characters: others may decide what is in it.
 const maxFinding = 1000
 
-// scrub turns the text into one short line without secrets.
-func (f *Finding) scrub(token string) {
+// scrub turns the text into one short line without secrets: those with the form of one, and these, as a server may quote
+// what it was sent.
+func (f *Finding) scrub(secrets ...string) {
 	clean := func(text string) string {
 		text = redact.Scrub(redact.OneLine(text))
-		if token != "" {
-			text = strings.ReplaceAll(text, token, "[token]")
+		for _, secret := range secrets {
+			if secret != "" {
+				text = strings.ReplaceAll(text, secret, "[token]")
+			}
 		}
 		return redact.Shorten(strings.Join(strings.Fields(text), " "), maxFinding)
 	}
