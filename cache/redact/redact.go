@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -17,21 +18,21 @@ import (
 // URLs, in pages, JSON and forms, and broken over several lines.
 var (
 	// A JWT, or an AWS session token, which is base64 with a known beginning; and the next line of either.
-	tokenShape = regexp.MustCompile(`(?:eyJ[A-Za-z0-9_-]{8}|(?:IQoJ|FwoG|FQo[DG]|AQoD|AgoJ)(?:` + base64Character + `){8})` + tokenRest + `*`)
-	lineShape  = regexp.MustCompile(`^(?:\s|\\[nrt]|%0[AaDd]|<br ?/?>)+(` + tokenRest + `+)`)
+	tokenShape = shape{expression: `(?:eyJ[A-Za-z0-9_-]{8}|(?:IQoJ|FwoG|FQo[DG]|AQoD|AgoJ)(?:` + base64Character + `){8})` + tokenRest + `*`}
+	lineShape  = shape{expression: `^(?:\s|\\[nrt]|%0[AaDd]|<br ?/?>)+(` + tokenRest + `+)`}
 
 	// The user and the password in a URL. A slash in a password should be escaped, but often is not; digits before a
 	// slash are a port.
-	userShape = regexp.MustCompile(`(://)([^\s:/@?#"'<>\[\]]*)(:(?:[^\s/"'<>]*|[^\s"'<>0-9/][^\s"'<>]*))?@`)
+	userShape = shape{expression: `(://)([^\s:/@?#"'<>\[\]]*)(:(?:[^\s/"'<>]*|[^\s"'<>0-9/][^\s"'<>]*))?@`}
 
-	schemeShape        = regexp.MustCompile(`(?i)(\b(?:basic|bearer|negotiate|ntlm)(?:\s|%20)+)([A-Za-z0-9+/=_.~-]+)`)
-	authorizationShape = regexp.MustCompile(`(?i)(authorization(?:_token)?` + fieldIs + `\[?(?:(?:basic|bearer)\s+)?)([^\s<>"'&,;\\\[\]]{16,})`)
-	fieldShape         = regexp.MustCompile(`(?i)((?:secret_?access_?key|(?:session|web_?identity|x-amz-security)[_-]?token)` + fieldIs + `)[^\s<>"'&\\]+`)
-	accessKeyShape     = regexp.MustCompile(`\b(A[KS]IA)[A-Z0-9]{8,}([A-Z0-9]{4})\b`)
+	schemeShape        = shape{expression: `(?i)(\b(?:basic|bearer|negotiate|ntlm)(?:\s|%20)+)([A-Za-z0-9+/=_.~-]+)`}
+	authorizationShape = shape{expression: `(?i)(authorization(?:_token)?` + fieldIs + `\[?(?:(?:basic|bearer)\s+)?)([^\s<>"'&,;\\\[\]]{16,})`}
+	fieldShape         = shape{expression: `(?i)((?:secret_?access_?key|(?:session|web_?identity|x-amz-security)[_-]?token)` + fieldIs + `)[^\s<>"'&\\]+`}
+	accessKeyShape     = shape{expression: `\b(A[KS]IA)[A-Z0-9]{8,}([A-Z0-9]{4})\b`}
 
 	// An AWS secret key has exactly 40 base64 characters; requiring both boundaries leaves file names and issuer URLs
 	// readable.
-	secretKeyShape = regexp.MustCompile(`(^|[^A-Za-z0-9+/=_.-])([A-Za-z0-9+/]{40})($|[^A-Za-z0-9+/=_.-])`)
+	secretKeyShape = shape{expression: `(^|[^A-Za-z0-9+/=_.-])([A-Za-z0-9+/]{40})($|[^A-Za-z0-9+/=_.-])`}
 )
 
 // Mask is what is shown in place of a secret.
@@ -42,6 +43,19 @@ const (
 	tokenRest       = `(?:\.|%2[Ee]|` + base64Character + `)`
 	fieldIs         = `(?:\\?["']|&quot;|&#34;)?\s*(?:[>:=]|%3[Dd])\s*(?:\\?["']|&quot;|&#34;)?`
 )
+
+// shape is an expression that is compiled at its first use: all of them together take a good part of the program's start,
+// and most texts need one.
+type shape struct {
+	expression string
+	once       sync.Once
+	compiled   *regexp.Regexp
+}
+
+func (s *shape) get() *regexp.Regexp {
+	s.once.Do(func() { s.compiled = regexp.MustCompile(s.expression) })
+	return s.compiled
+}
 
 // Scrub masks everything in text that has the form of a secret: tokens, also broken over lines, keys, Authorization
 // headers, and passwords in URLs. It is a second line of defence: text that may contain a secret should not be kept at
@@ -56,7 +70,7 @@ func Scrub(text string) string {
 		text = scrubTokens(text)
 	}
 	if has("://") {
-		text = replace(userShape, text, func(groups []string) string {
+		text = replace(userShape.get(), text, func(groups []string) string {
 			if groups[3] == "" && !random(groups[2]) {
 				return groups[0]
 			}
@@ -64,7 +78,7 @@ func Scrub(text string) string {
 		})
 	}
 	if has("basic", "bearer", "negotiate", "ntlm") {
-		text = replace(schemeShape, text, func(groups []string) string {
+		text = replace(schemeShape.get(), text, func(groups []string) string {
 			if value := strings.TrimRight(groups[2], "="); strings.Contains(value, "=") || !random(value) && !userAndPassword(value) {
 				return groups[0]
 			}
@@ -72,15 +86,15 @@ func Scrub(text string) string {
 		})
 	}
 	if has("authorization") {
-		text = authorizationShape.ReplaceAllString(text, "${1}"+Mask)
+		text = authorizationShape.get().ReplaceAllString(text, "${1}"+Mask)
 	}
 	if has("secret", "token") {
-		text = fieldShape.ReplaceAllString(text, "${1}"+Mask)
+		text = fieldShape.get().ReplaceAllString(text, "${1}"+Mask)
 	}
 	if has("akia", "asia") {
-		text = accessKeyShape.ReplaceAllString(text, "${1}****${2}")
+		text = accessKeyShape.get().ReplaceAllString(text, "${1}****${2}")
 	}
-	return replace(secretKeyShape, text, func(groups []string) string {
+	return replace(secretKeyShape.get(), text, func(groups []string) string {
 		if word, _, found := strings.Cut(strings.TrimPrefix(groups[2], "/"), "/"); (found && pathWord(word)) || !mixed(groups[2]) {
 			return groups[0]
 		}
@@ -91,7 +105,7 @@ func Scrub(text string) string {
 func scrubTokens(text string) string {
 	var b strings.Builder
 	for {
-		at := tokenShape.FindStringIndex(text)
+		at := tokenShape.get().FindStringIndex(text)
 		if at == nil {
 			return b.String() + text
 		}
@@ -122,12 +136,12 @@ func replace(shape *regexp.Regexp, text string, with func(groups []string) strin
 // line looks random, or is as long as the one before it. The last line has what is left, and is not a word.
 func continued(text string, width int) (length int) {
 	for lines := 1; ; lines++ {
-		at := lineShape.FindStringSubmatchIndex(text[length:])
+		at := lineShape.get().FindStringSubmatchIndex(text[length:])
 		if at == nil {
 			return length
 		}
 		line := text[length+at[2] : length+at[3]]
-		word := wordShape.MatchString(line)
+		word := wordShape.get().MatchString(line)
 		whole := len(line) >= 16 && (mixed(line) || len(line) == width && !word)
 		if whole || lines > 1 && !word {
 			length += at[1]
@@ -139,7 +153,7 @@ func continued(text string, width int) (length int) {
 	}
 }
 
-var wordShape = regexp.MustCompile(`^([A-Za-z]?[a-z]*\.?|[^A-Za-z0-9]*)$`)
+var wordShape = shape{expression: `^([A-Za-z]?[a-z]*\.?|[^A-Za-z0-9]*)$`}
 
 // OneLine replaces every character that does not print with a blank: text of others must not break a line or control a
 // terminal.

@@ -25,20 +25,24 @@ const (
 var (
 	roleShape     = regexp.MustCompile(RolePattern)
 	regionShape   = regexp.MustCompile(RegionPattern)
-	zoneShape     = regexp.MustCompile(`^(` + region + `)[a-z]$`)
-	issuerRegion  = regexp.MustCompile(`^https://oidc(?:-fips)?[.-]eks\.([a-z0-9-]+)\.`)
 	partitionName = []struct{ prefix, partition string }{
 		{"cn-", "aws-cn"}, {"us-gov-", "aws-us-gov"}, {"us-isob-", "aws-iso-b"}, {"us-isof-", "aws-iso-f"},
 		{"us-iso-", "aws-iso"}, {"eu-isoe-", "aws-iso-e"}, {"eusc-", "aws-eusc"},
 	}
 )
 
+// These are compiled at each use: few starts need one.
+func zoneShape() *regexp.Regexp { return regexp.MustCompile(`^(` + region + `)[a-z]$`) }
+func issuerRegion() *regexp.Regexp {
+	return regexp.MustCompile(`^https://oidc(?:-fips)?[.-]eks\.([a-z0-9-]+)\.`)
+}
+
 // CheckRegion returns what is wrong with the name of a region, or nil. Regions that do not exist yet are accepted.
 func CheckRegion(region string) error {
 	if regionShape.MatchString(region) {
 		return nil
 	}
-	if zone := zoneShape.FindStringSubmatch(region); zone != nil {
+	if zone := zoneShape().FindStringSubmatch(region); zone != nil {
 		return fmt.Errorf("%q is an availability zone: its region is %s", region, zone[1])
 	}
 	return fmt.Errorf("%q is not the name of a region, such as eu-west-1", region)
@@ -87,7 +91,7 @@ func RoleAccount(arn string) string {
 
 // RegionOfIssuer returns the region in the issuer URL of an EKS cluster, or "".
 func RegionOfIssuer(issuer string) string {
-	if m := issuerRegion.FindStringSubmatch(issuer); m != nil && CheckRegion(m[1]) == nil {
+	if m := issuerRegion().FindStringSubmatch(issuer); m != nil && CheckRegion(m[1]) == nil {
 		return m[1]
 	}
 	return ""

@@ -145,16 +145,18 @@ func (s *Statement) review(id Identity) (problems []Problem) {
 	return problems
 }
 
-var providerARN = regexp.MustCompile(`^arn:([a-z0-9-]+):iam::(\d{12}):oidc-provider/(.+)$`)
+func providerARN() *regexp.Regexp {
+	return regexp.MustCompile(`^arn:([a-z0-9-]+):iam::(\d{12}):oidc-provider/(.+)$`)
+}
 
 // swapped matches a common misspelling of oidc.eks.<region>.
-var swapped = regexp.MustCompile(`^oidc\.([a-z0-9-]+)\.eks\.`)
+func swapped() *regexp.Regexp { return regexp.MustCompile(`^oidc\.([a-z0-9-]+)\.eks\.`) }
 
 // compareProvider says how Principal.Federated differs from what it must be.
 func compareProvider(got string, id Identity) (Kind, string) {
 	want := id.ProviderARN()
 	must := fmt.Sprintf("Federated is %s: it must be %s", got, want)
-	parts := providerARN.FindStringSubmatch(got)
+	parts := providerARN().FindStringSubmatch(got)
 	switch {
 	case parts == nil && strings.Contains(got, "://"):
 		return WrongProvider, must + ", without https://"
@@ -175,7 +177,7 @@ func compareProvider(got string, id Identity) (Kind, string) {
 			return WrongAccount, must + ": the role is in the partition " + id.Partition
 		}
 		return WrongAccount, must + ": the provider must be in the role's account, even for a cluster in another account"
-	case swapped.MatchString(provider):
+	case swapped().MatchString(provider):
 		return WrongProvider, must + ": oidc.eks.<region>, not oidc.<region>.eks"
 	case strings.Contains(provider, "://"):
 		return WrongProvider, must + ", without https://"
@@ -208,7 +210,7 @@ func (c *condition) explain(id Identity) (Kind, string) {
 	case !present && want != "":
 		right := id.Provider() + ":" + strings.ToLower(claim)
 		switch {
-		case swapped.MatchString(c.key.text):
+		case swapped().MatchString(c.key.text):
 			return WrongKey, fmt.Sprintf("the condition's key is %s: it must be %s, oidc.eks.<region>, not oidc.<region>.eks", c.key.text, right)
 		case strings.Contains(c.key.text, "://"):
 			return WrongKey, fmt.Sprintf("the condition's key is %s: it must be %s, without https://", c.key.text, right)

@@ -54,7 +54,7 @@ func (e *examination) unset(key Key, text string, variables ...string) {
 
 // accessKeyID is the form of AWS's access key IDs: four letters for the kind, and at least twelve characters.
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-unique-ids
-var accessKeyID = regexp.MustCompile(`^(AKIA|ASIA)[A-Z0-9]{12,124}$`)
+func accessKeyID() *regexp.Regexp { return regexp.MustCompile(`^(AKIA|ASIA)[A-Z0-9]{12,124}$`) }
 
 // checkKeys looks for access keys, which every SDK prefers to the sidecar. No value is shown: any of them may be a
 // secret in the wrong variable.
@@ -64,7 +64,7 @@ func (e *examination) checkKeys() {
 	switch {
 	case id == "" && secret == "":
 		return
-	case id != "" && !accessKeyID.MatchString(id):
+	case id != "" && !accessKeyID().MatchString(id):
 		broken = fmt.Sprintf("AWS_ACCESS_KEY_ID has %d characters and is not an access key ID, which begins with AKIA or ASIA; is it the secret?", len(id))
 	case id == "":
 		broken = "AWS_SECRET_ACCESS_KEY is set but AWS_ACCESS_KEY_ID is not"

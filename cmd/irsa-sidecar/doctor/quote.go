@@ -27,11 +27,11 @@ func shellWord(s, placeholder string) string {
 }
 
 // unquoted is what a shell takes literally.
-var unquoted = regexp.MustCompile(`^[\w./:@%+=,-]+$`)
+func unquoted() *regexp.Regexp { return regexp.MustCompile(`^[\w./:@%+=,-]+$`) }
 
 // shellQuote writes a text so that a shell reads it back.
 func shellQuote(s string) string {
-	if unquoted.MatchString(s) {
+	if unquoted().MatchString(s) {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
@@ -58,11 +58,11 @@ var terraformSpecial = strings.NewReplacer("${", "$${", "%{", "%%{", `\`, `\\`, 
 
 // kubernetesName is the form of the names of namespaces, service accounts and Pods.
 // https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
-var kubernetesName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
+func kubernetesName() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`) }
 
 // validName returns a valid Kubernetes name unchanged, and "" for anything else.
 func validName(s string) string {
-	if len(s) <= 253 && kubernetesName.MatchString(s) {
+	if len(s) <= 253 && kubernetesName().MatchString(s) {
 		return s
 	}
 	return ""

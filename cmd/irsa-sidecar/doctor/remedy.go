@@ -53,14 +53,14 @@ func (e *examination) fixAnnotation() []Fix {
 
 // fixName is for a variable that is set under a misspelt name.
 func fixName(m Mistake) Fix {
-	if !variableName.MatchString(m.Misspelt) || !presentable(m.Misspelt) {
+	if !variableName().MatchString(m.Misspelt) || !presentable(m.Misspelt) {
 		return Fix{What: "correct the name in the container's env to " + m.Variable}
 	}
 	return Fix{"correct the name in the container's env; in this shell", shell, fmt.Sprintf(`export %s="$%s"`, m.Variable, m.Misspelt)}
 }
 
 // variableName is a name that a shell can read; others may be in an environment.
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,99}$`)
+func variableName() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,99}$`) }
 
 // fixMistake returns the fixes that can be known for a wrong variable.
 func (e *examination) fixMistake(m Mistake) []Fix {

@@ -145,7 +145,9 @@ func (e *examination) isMountPoint(path string) bool {
 const stsAudience = "sts.amazonaws.com"
 
 // serviceAccount is the form of a service account's sub.
-var serviceAccount = regexp.MustCompile(`^system:serviceaccount:([a-z0-9.-]+):([a-z0-9.-]+)$`)
+func serviceAccount() *regexp.Regexp {
+	return regexp.MustCompile(`^system:serviceaccount:([a-z0-9.-]+):([a-z0-9.-]+)$`)
+}
 
 // The kubelet replaces a token after 80 % of its lifetime or a day, minus a few seconds; a Pod sees the new one a minute
 // or two later.
@@ -224,7 +226,7 @@ func (e *examination) checkSubject() (copied bool) {
 	c, podNamespace := e.claims, e.podNamespace()
 	copied = podNamespace != "" && c.Namespace != "" && podNamespace != c.Namespace
 	switch {
-	case !serviceAccount.MatchString(c.Subject):
+	case !serviceAccount().MatchString(c.Subject):
 		e.add(warning("subject", SubjectUnusual, fmt.Sprintf("%q is not a service account", c.Subject)))
 	case copied:
 		e.add(warning("subject", NamespaceMismatch,
