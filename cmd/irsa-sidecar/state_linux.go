@@ -24,7 +24,7 @@ func bootClock() (boot string, elapsed time.Duration, err error) {
 	return strings.TrimSpace(string(id)), time.Duration(t.Nano()), nil
 }
 
-// inMemory reports whether an open file is on a file system that is never written to a disk, but for swap.
+// inMemory reports whether an open file is on a file system that is never written to a disk, except to swap.
 func inMemory(f *os.File) (bool, error) {
 	var s syscall.Statfs_t
 	if err := syscall.Fstatfs(int(f.Fd()), &s); err != nil {

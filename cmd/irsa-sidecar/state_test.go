@@ -268,29 +268,42 @@ func TestAStateFileThatCannotBeWrittenIsALineInTheLog(t *testing.T) {
 	}
 }
 
-// inMemoryDir is a directory of the test's own in memory.
+// inMemoryDir is a directory of the test's own in memory. Linux has /dev/shm, so where it is missing the tests fail: they
+// are the only ones of the state file's rule.
 func inMemoryDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "irsa-sidecar-test-")
 	if err != nil {
-		t.Skipf("nothing is in memory here: %v", err)
+		t.Fatalf("mount a tmpfs at /dev/shm: %v", err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
 }
 
-// onDiskDir is one on a disk.
+// onDiskDir is one on a disk: the directory of the tests may be in memory, the checkout is less often.
 func onDiskDir(t *testing.T) string {
 	t.Helper()
-	path := t.TempDir()
-	dir, err := openStateDir(path, false)
-	if err == nil {
-		dir.Close()
+	checkout, err := os.MkdirTemp(".", ".test-")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if !errors.Is(err, errOnDisk) {
-		t.Skipf("nothing is on a disk here: %v", err)
+	t.Cleanup(func() { os.RemoveAll(checkout) })
+	if checkout, err = filepath.Abs(checkout); err != nil {
+		t.Fatal(err)
 	}
-	return path
+	// Not by openStateDir: without its rule, every test of the rule would be skipped.
+	const tmpfs, ramfs = 0x01021994, 0x858458f6 // statfs(2)
+	for _, path := range []string{t.TempDir(), checkout} {
+		var in syscall.Statfs_t
+		if err := syscall.Statfs(path, &in); err != nil {
+			t.Fatal(err)
+		}
+		if kind := uint32(in.Type); kind != tmpfs && kind != ramfs {
+			return path
+		}
+	}
+	t.Skip("both the temporary directory and the checkout are in memory")
+	return ""
 }
 
 // The directory is looked at whenever something is written: it may have been in memory at the start only.

@@ -246,21 +246,13 @@ func TestStatusPrintsAPageLineByLine(t *testing.T) {
 
 // Where nothing says where the sidecar listens, it may be on either loopback address.
 func TestTheOtherLoopbackAddressIsTriedAfterARefusal(t *testing.T) {
-	listener, err := net.Listen("tcp6", "[::1]:0")
-	if err != nil {
-		t.Skip("this machine has no IPv6:", err)
-	}
+	listener := listenOnIPv6Alone(t)
 	here := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("here")) }))
 	here.Listener.Close()
 	here.Listener = listener
 	here.Start()
 	defer here.Close()
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	if taken, err := net.Listen("tcp4", "127.0.0.1:"+port); err != nil {
-		t.Skip(err)
-	} else {
-		taken.Close()
-	}
 	r, err := peer{adminVariable, loopbacks(port)}.ask(t.Context(), http.MethodGet, "/", "")
 	if err != nil || r.body != "here" {
 		t.Errorf("%v, %v", r, err)
@@ -278,4 +270,28 @@ func TestTheOtherLoopbackAddressIsTriedAfterARefusal(t *testing.T) {
 	if r, err := (peer{adminVariable, []string{first, "[::1]:1"}}).ask(t.Context(), http.MethodGet, "/", ""); err != nil || r.code != 500 {
 		t.Errorf("%v, %v", r, err)
 	}
+}
+
+// listenOnIPv6Alone listens on a port of [::1] that is free on 127.0.0.1, where another program may have the first one.
+func listenOnIPv6Alone(t *testing.T) net.Listener {
+	t.Helper()
+	if probe, err := net.Listen("tcp6", "[::1]:0"); err != nil {
+		t.Skip("this machine has no IPv6:", err)
+	} else {
+		probe.Close()
+	}
+	for range 100 {
+		other, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(other.Addr().String())
+		listener, err := net.Listen("tcp6", "[::1]:"+port)
+		other.Close()
+		if err == nil {
+			return listener
+		}
+	}
+	t.Fatal("no port is free on both loopback addresses")
+	return nil
 }
