@@ -86,7 +86,7 @@ func TestBadInputIsRefusedWhole(t *testing.T) {
 	}
 	for name, test := range map[string]struct{ input, want string }{
 		"nothing":                 {"", "no Kubernetes object on standard input"},
-		"only a comment":          {"# TODO\n", "no Kubernetes object on standard input"},
+		"only a comment":          {"# nothing else\n", "no Kubernetes object on standard input"},
 		"not YAML":                {good + "kind: [", "document 2 is not YAML: line 7: did not find expected node content"},
 		"a tab":                   {good + "kind: Pod\n\tmetadata: x", "document 2 is not YAML: line 7: found a tab character"},
 		"a template":              {good + "kind: {{ .Values.kind }}", "render templates first: helm template"},

@@ -18,7 +18,7 @@ import (
 // In the image, the user may not read the program, and install says what to do.
 func TestInstallNeedsTheGroupThatMayReadTheProgram(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("the owner of a program may read it, or let himself: this needs root")
+		t.Skip("needs root: a program that its user owns cannot be made unreadable for that user")
 	}
 	image := world.ShippedImage(t)
 	path := world.CopyOfProgram(t, os.FileMode(image.Mode), image.Group)

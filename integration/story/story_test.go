@@ -574,7 +574,7 @@ func TestTheSameUserCannotLookInsideFromTheFirstInstant(t *testing.T) {
 		return
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("the owner of a program may read it, or let himself: this needs root")
+		t.Skip("needs root: a program that its user owns cannot be made unreadable for that user")
 	}
 	image := world.ShippedImage(t)
 	for _, row := range []struct {
