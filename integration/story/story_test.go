@@ -191,10 +191,10 @@ func TestWhoIsAskingIsAnsweredInTheGrace(t *testing.T) {
 	t.Cleanup(answerNow)
 	s := w.Serve(t, "AWS_ENDPOINT_URL_STS="+sts.URL)
 	address := strings.TrimPrefix(s.BaseURL, "http://")
-	asking, asked := dial(t, address), time.Now()
+	asking, asked := world.Dial(t, address), time.Now()
 	fmt.Fprintf(asking, "GET /v1/credentials HTTP/1.1\r\nHost: %s\r\n\r\n", address)
 	for range 10 { // connections are accepted in order: once these are answered, the one before is being answered
-		converse(t, address, []byte("GET / HTTP/1.1\r\nHost: "+address+"\r\nConnection: close\r\n\r\n"))
+		world.Converse(t, address, []byte("GET / HTTP/1.1\r\nHost: "+address+"\r\nConnection: close\r\n\r\n"))
 	}
 
 	s.Terminate(t)

@@ -2,6 +2,7 @@ package world
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -33,4 +34,34 @@ func HTTPDo(t *testing.T, request *http.Request) (status int, body []byte) {
 		t.Fatal(err)
 	}
 	return response.StatusCode, body
+}
+
+// Dial opens a connection for the rest of the test.
+func Dial(t *testing.T, address string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// Converse sends bytes on a new connection, and reads until it is closed.
+func Converse(t *testing.T, address string, sent []byte) []byte {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(Soon))
+	if _, err := conn.Write(sent); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer
 }

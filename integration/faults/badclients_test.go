@@ -1,4 +1,6 @@
-package story
+//go:build faults
+
+package faults
 
 import (
 	"bufio"
@@ -8,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -38,12 +39,12 @@ func TestBadClients(t *testing.T) {
 		world.HTTPGet(t, s.BaseURL+route)
 	}
 	series()
-	converse(t, address, []byte("hello\r\n\r\n"))
+	world.Converse(t, address, []byte("hello\r\n\r\n"))
 	seriesBefore, memoryBefore := series(), s.Memory(t, "VmRSS")
 
 	crowd := func(t *testing.T, first string) (conns []net.Conn) {
 		for range 1000 {
-			conns = append(conns, dial(t, address))
+			conns = append(conns, world.Dial(t, address))
 		}
 		for _, conn := range conns {
 			io.WriteString(conn, first) // a connection that is closed by now was closed for a good reason
@@ -88,12 +89,12 @@ func TestBadClients(t *testing.T) {
 			return times(1000, func(int) {
 				raw := make([]byte, 4<<10)
 				noise.Read(raw)
-				conn := dial(t, address)
+				conn := world.Dial(t, address)
 				conn.Write(raw)
 			})
 		}},
 		{"10,000 requests for 10,000 profiles", func(t *testing.T) func() bool {
-			conn := dial(t, address)
+			conn := world.Dial(t, address)
 			r := bufio.NewReader(conn)
 			return times(1000, func(n int) {
 				for i := range 10 {
@@ -112,7 +113,7 @@ func TestBadClients(t *testing.T) {
 			var waits []time.Duration
 			for more := true; more; more = step() {
 				begun := time.Now()
-				answer := converse(t, address, []byte(strings.Replace(request, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)))
+				answer := world.Converse(t, address, []byte(strings.Replace(request, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)))
 				if waits = append(waits, time.Since(begun)); !bytes.HasPrefix(answer, []byte("HTTP/1.1 200 OK\r\n")) {
 					t.Fatalf("good request %d: %q", len(waits), answer)
 				}
@@ -147,62 +148,3 @@ func times(n int, do func(i int)) (step func() bool) {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-// dial opens a connection for the rest of the test.
-func dial(t *testing.T, address string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn
-}
-
-// converse sends bytes on a new connection, and reads until it is closed.
-func converse(t *testing.T, address string, sent []byte) []byte {
-	t.Helper()
-	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(world.Soon))
-	if _, err := conn.Write(sent); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := io.ReadAll(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return answer
-}
-
-// With few file descriptors, few connections may be open. More clients than that must not lock anyone out.
-func TestFewFileDescriptorsLockNobodyOut(t *testing.T) {
-	t.Parallel()
-	for _, most := range []string{"24", "32"} {
-		w := world.New(t, ststest.Options{})
-		w.Start = func(cmd *exec.Cmd) error {
-			cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `ulimit -n "$1" && exec "$0"`, cmd.Path, most}
-			return cmd.Start()
-		}
-		s := w.Serve(t)
-		s.AskUntilValid(t)
-		address := strings.TrimPrefix(s.BaseURL, "http://")
-		for range 40 {
-			conn := dial(t, address)
-			io.WriteString(conn, "GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-			dial(t, address) // and one that sends nothing
-		}
-		for range 20 {
-			begun := time.Now()
-			if a := s.Ask(t, "Connection", "close"); !a.Valid() || time.Since(begun) > world.SDKPatience {
-				t.Errorf("with %s descriptors: %d %s after %s", most, a.Status, a.Code, time.Since(begun))
-			}
-		}
-		if status, body := s.OpsPage(t, "/livez"); status != http.StatusOK {
-			t.Errorf("with %s descriptors, /livez: %d %s", most, status, body)
-		}
-	}
-}
