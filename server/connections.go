@@ -59,7 +59,7 @@ type connections struct {
 	evicted     int                        // in a row, with less than patienceReset in between
 	lastEvicted time.Time
 
-	lingering atomic.Int64 // closed connections whose clients may still read
+	lingering *list.List // of *clientConn, whose clients may still read; the longest closed first
 }
 
 type silentConn struct {
@@ -83,6 +83,8 @@ func newConnections(limit int) *connections {
 		open:    make(map[net.Conn]*list.Element),
 		idle:    list.New(),
 		waiting: list.New(),
+
+		lingering: list.New(),
 	}
 }
 
@@ -326,12 +328,13 @@ func (c *clientConn) Read(p []byte) (n int, err error) {
 // minutes and keep its buffers, for a connection that is no longer counted here.
 func (c *clientConn) Close() error {
 	tcp, ok := c.Conn.(*net.TCPConn)
-	if !ok || c.closed.Swap(true) || !hasUntaken(tcp) || c.connections == nil || !c.connections.mayLinger() {
+	if !ok || c.closed.Swap(true) || !hasUntaken(tcp) || c.connections == nil {
 		return c.abort()
 	}
 	tcp.SetReadDeadline(time.Now()) // ends a pending Read
+	place := c.connections.linger(c)
 	go func() {
-		defer c.connections.lingering.Add(-1)
+		defer c.connections.lingered(place)
 		tick := time.NewTicker(lingerCheck)
 		defer tick.Stop()
 		for range lingerFor / lingerCheck {
@@ -352,13 +355,21 @@ func (c *clientConn) abort() error {
 	return c.Conn.Close()
 }
 
-// mayLinger reports whether one more closed connection may linger: at most a quarter of the limit may.
-func (c *connections) mayLinger() bool {
-	if int(c.lingering.Add(1)) <= max(1, c.limit/4) {
-		return true
+// linger notes a closed connection whose client may still read. At most a quarter of the limit may linger: one more aborts the
+// one that has lingered longest, since a client that reads needs only a moment.
+func (c *connections) linger(conn *clientConn) *list.Element {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lingering.Len() >= max(1, c.limit/4) {
+		c.lingering.Remove(c.lingering.Front()).(*clientConn).abort()
 	}
-	c.lingering.Add(-1)
-	return false
+	return c.lingering.PushBack(conn)
+}
+
+func (c *connections) lingered(place *list.Element) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lingering.Remove(place) // does nothing if it has been aborted
 }
 
 // write writes in steps, and notes when each begins.

@@ -408,6 +408,61 @@ func TestARequestThatWaitsForUsIsNotSentAway(t *testing.T) {
 	}
 }
 
+// A client that reads its last answer gets all of it, however many others do not, and however many have been evicted.
+func TestALastAnswerIsReadBesideOthersThatAreNot(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := newConnections(4) // so that one may linger
+	wantLingering := func(want int) {
+		t.Helper()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if got := c.lingering.Len(); got != want {
+			t.Errorf("%d lingering, want %d", got, want)
+		}
+	}
+	accept := func() (client net.Conn, server *clientConn) {
+		t.Helper()
+		client = dial(t, l.Addr().String())
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return client, &clientConn{Conn: conn, connections: c, made: time.Now()}
+	}
+	answer := func(server *clientConn) (n int) { // more than the kernel's buffers hold
+		t.Helper()
+		server.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		for {
+			some, err := server.Write(make([]byte, 64<<10))
+			if n += some; err != nil {
+				return n
+			}
+		}
+	}
+
+	_, evicted := accept()
+	c.evict(evicted)
+	evicted.Close() // as net/http does then
+	if runtime.GOOS == "linux" {
+		wantLingering(0)
+	}
+
+	_, neverRead := accept()
+	answer(neverRead)
+	neverRead.Close()
+	client, read := accept()
+	want := answer(read)
+	read.Close()
+	wantLingering(1)
+	if got, err := io.ReadAll(client); err != nil || len(got) != want {
+		t.Errorf("%d of %d bytes, %v", len(got), want, err)
+	}
+}
+
 // A client that has its answer cannot keep its connection by sending what is not a request: an empty line, a body that
 // never comes; nor by not reading an answer that fits into the kernel's buffer.
 func TestPlacesAreNotHeldByWhatIsNoRequest(t *testing.T) {

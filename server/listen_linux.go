@@ -28,20 +28,24 @@ func hasUnread(conn net.Conn) (unread bool) {
 }
 
 // hasUntaken reports whether something was written that the client's kernel has not accepted, because the client does not
-// read. For a connection that is not a socket, it is true.
+// read. For a connection that is not a socket, it is true; for one that is closed here, false.
 func hasUntaken(conn net.Conn) bool {
 	var bytes int32 = 1
-	withSocket(conn, func(fd uintptr) { // SIOCOUTQ, which is TIOCOUTQ: tcp(7)
+	err := withSocket(conn, func(fd uintptr) { // SIOCOUTQ, which is TIOCOUTQ: tcp(7)
 		syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&bytes)))
 	})
-	return bytes > 0
+	return bytes > 0 && err == nil
 }
 
-// withSocket calls do with the file descriptor of a connection, if it is a socket.
-func withSocket(conn net.Conn, do func(fd uintptr)) {
-	if socket, ok := conn.(syscall.Conn); ok {
-		if raw, err := socket.SyscallConn(); err == nil {
-			raw.Control(do)
-		}
+// withSocket calls do with the file descriptor of a connection, if it is a socket. It returns an error if that is closed.
+func withSocket(conn net.Conn, do func(fd uintptr)) error {
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil
 	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(do)
 }
