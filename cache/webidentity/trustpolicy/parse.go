@@ -13,6 +13,10 @@ import (
 // Policy is a parsed trust policy. It has at least one statement.
 type Policy struct {
 	Statements []*Statement
+
+	text []byte // what the offsets of nodes and values count in
+	root *node  // the policy in it
+	list *node  // the value of Statement: a list, or a single statement
 }
 
 // Statement is a statement of a policy. Line is where it begins, from 1.
@@ -21,7 +25,7 @@ type Statement struct {
 	Sid  string // may be empty
 	Deny bool
 
-	raw          json.RawMessage
+	node         *node
 	principalAt  int  // the line of Principal or NotPrincipal
 	anyone       bool // Principal is "*", or contains it
 	federated    []value
@@ -32,15 +36,17 @@ type Statement struct {
 	conditions   []condition // one for each operator and key
 }
 
-// value is a string and its line.
+// value is a string, its line, and where it is in the policy's text, with its quotes.
 type value struct {
-	text string
-	line int
+	text       string
+	line       int
+	start, end int
 }
 
 type condition struct {
 	operator, key value
 	values        []value
+	list          *node // the values: a list, or a single one
 }
 
 // MaxSize is the longest policy that Parse reads, in bytes. IAM accepts 2048 characters, and 4096 at the raised quota, not
@@ -72,17 +78,21 @@ func Parse(data []byte) (*Policy, error) {
 			root = inner
 		}
 	}
-	return newPolicy(root)
+	p, err := newPolicy(root)
+	if err == nil {
+		p.text = data
+	}
+	return p, err
 }
 
-// node is a JSON value and its line.
+// node is a JSON value, its line, and where it is in the text.
 type node struct {
-	kind    byte // '{', '[' or '"'; 0 for any other
-	line    int
-	raw     json.RawMessage
-	text    string
-	members []member
-	items   []*node
+	kind       byte // '{', '[' or '"'; 0 for any other
+	line       int
+	start, end int
+	text       string
+	members    []member
+	items      []*node
 }
 
 type member struct {
@@ -108,16 +118,22 @@ func (r *reader) line() int {
 	return 1 + bytes.Count(r.data[:min(int(r.decoder.InputOffset()), len(r.data))], []byte("\n"))
 }
 
+// next returns where the next token begins.
+func (r *reader) next() int {
+	from := min(int(r.decoder.InputOffset()), len(r.data))
+	return len(r.data) - len(bytes.TrimLeft(r.data[from:], " \t\r\n,:"))
+}
+
 // maxDepth is three times what a policy can have.
 const maxDepth = 20
 
 func (r *reader) read(depth int) (*node, error) {
+	start := r.next()
 	token, err := r.decoder.Token()
 	if err != nil {
 		return nil, err
 	}
-	n := &node{line: r.line()}
-	start := r.decoder.InputOffset() - 1
+	n := &node{line: r.line(), start: start}
 	switch token := token.(type) {
 	case string:
 		n.kind, n.text = '"', token
@@ -133,11 +149,12 @@ func (r *reader) read(depth int) (*node, error) {
 		for r.decoder.More() {
 			var name value
 			if n.kind == '{' {
+				start := r.next()
 				token, err := r.decoder.Token()
 				if err != nil {
 					return nil, err
 				}
-				name = value{token.(string), r.line()} // the decoder accepts nothing else here
+				name = value{token.(string), r.line(), start, int(r.decoder.InputOffset())} // the decoder accepts nothing else here
 				if n.member(name.text) != nil {
 					return nil, fmt.Errorf("line %d: duplicate %q", name.line, name.text)
 				}
@@ -155,8 +172,8 @@ func (r *reader) read(depth int) (*node, error) {
 		if _, err := r.decoder.Token(); err != nil {
 			return nil, err
 		}
-		n.raw = r.data[start:r.decoder.InputOffset()]
 	}
+	n.end = int(r.decoder.InputOffset())
 	return n, nil
 }
 
@@ -178,7 +195,7 @@ func newPolicy(root *node) (*Policy, error) {
 	if root.kind != '{' {
 		return nil, fmt.Errorf("line %d: a policy is an object, which begins with {", root.line)
 	}
-	var p Policy
+	p := Policy{root: root}
 	for _, m := range root.members {
 		switch m.name.text {
 		case "Version":
@@ -187,6 +204,7 @@ func newPolicy(root *node) (*Policy, error) {
 			}
 		case "Id":
 		case "Statement":
+			p.list = m.value
 			items := m.value.items
 			if m.value.kind == '{' {
 				items = []*node{m.value}
@@ -223,7 +241,7 @@ func newStatement(n *node) (*Statement, error) {
 	if n.kind != '{' {
 		return nil, fmt.Errorf("line %d: a statement is an object, which begins with {", n.line)
 	}
-	s := &Statement{Line: n.line, raw: n.raw}
+	s := &Statement{Line: n.line, node: n}
 	effect := ""
 	var err error
 	for _, m := range n.members {
@@ -309,7 +327,7 @@ func (s *Statement) readConditions(n *node) error {
 			if err != nil {
 				return err
 			}
-			s.conditions = append(s.conditions, condition{operator.name, key.name, values})
+			s.conditions = append(s.conditions, condition{operator.name, key.name, values, key.value})
 		}
 	}
 	return nil
@@ -326,7 +344,7 @@ func texts(n *node, name string) ([]value, error) {
 		if item.kind != '"' && (item.kind != 0 || item.text == "") { // true and 1 count as strings, null does not
 			return nil, fmt.Errorf("line %d: %s must be a string or a list of strings", item.line, name)
 		}
-		listed = append(listed, value{item.text, item.line})
+		listed = append(listed, value{item.text, item.line, item.start, item.end})
 	}
 	if len(listed) == 0 {
 		return nil, fmt.Errorf("line %d: %s is an empty list", n.line, name)

@@ -269,7 +269,7 @@ func (p *Policy) Amend(id Identity) []byte {
 	placed := right >= 0
 	for _, s := range p.Statements {
 		if !s.replaceable(id) {
-			statements = append(statements, s.raw)
+			statements = append(statements, json.RawMessage(p.text[s.node.start:s.node.end]))
 		} else if !placed {
 			statements = append(statements, id.Statement())
 			placed = true

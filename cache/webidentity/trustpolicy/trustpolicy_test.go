@@ -359,3 +359,41 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// An edit is a splice: what a value says must be at its offsets.
+func TestEveryValueIsAtItsOffsets(t *testing.T) {
+	for name, text := range map[string]string{
+		"plain":    rightPolicy,
+		"compact":  strings.Join(strings.Fields(rightPolicy), ""),
+		"loose":    strings.NewReplacer(":", " : ", ",", "\n , ", "{", "\r\n\t{ ").Replace(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Federated":["a","b"]},"Action":["c","d"],"Condition":{"e":{"f":["g",true,1.5]},"h":{"i":"j"}}}]}`),
+		"escaped":  `{"Statement": {"Effect": "Allow", "Principal": {"Federated": "\u0061\"\\"}, "Action": "é\n", "Condition": {"\u2028": {"a\/b": "\ud83d\ude00"}}}}`,
+		"get-role": `{"Role": {"RoleName": "a", "AssumeRolePolicyDocument": ` + rightPolicy + `, "Path": "/"}}`,
+	} {
+		p := parse(t, text)
+		check := func(v value) {
+			got := string(p.text[v.start:v.end])
+			if unquoted := ""; got != v.text && (json.Unmarshal([]byte(got), &unquoted) != nil || unquoted != v.text) {
+				t.Errorf("%s: at the offsets of %q is %q", name, v.text, got)
+			}
+		}
+		for _, s := range p.Statements {
+			for _, v := range slices.Concat(s.federated, s.actions) {
+				check(v)
+			}
+			for _, c := range s.conditions {
+				for _, v := range append(c.values, c.operator, c.key) {
+					check(v)
+				}
+				if got := p.text[c.list.start:c.list.end]; !json.Valid(got) {
+					t.Errorf("%s: a list is %q", name, got)
+				}
+			}
+			if got := p.text[s.node.start:s.node.end]; got[0] != '{' || !json.Valid(got) {
+				t.Errorf("%s: a statement is %q", name, got)
+			}
+		}
+		if got := p.text[p.root.start:p.root.end]; got[0] != '{' || !json.Valid(got) || !json.Valid(p.text[p.list.start:p.list.end]) {
+			t.Errorf("%s: the policy is %q", name, got)
+		}
+	}
+}
