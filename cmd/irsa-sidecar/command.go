@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache/nearest"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
@@ -96,7 +97,7 @@ func commandNames() (all []string) {
 
 // unknownCommand is the error for a name that no command has.
 func unknownCommand(name string) error {
-	if near := nearest(strings.TrimLeft(name, "-"), commandNames()); near != "" {
+	if near := nearest.Word(strings.TrimLeft(name, "-"), commandNames()); near != "" {
 		return usagef("unknown command %q; did you mean %q?", name, near)
 	}
 	return usagef("unknown command %q; irsa-sidecar help lists the commands", name)
@@ -184,7 +185,7 @@ func (c *command) isFlag(arg string) bool {
 // accept reports what is wrong with a value that was given to a flag or as an argument.
 func (v *value) accept(to, given string) error {
 	if v.words != nil && !slices.Contains(v.words, given) {
-		return usagef("%s takes %s, not %q%s", to, either(v.words), given, didYouMean(strings.Trim(given, "/-"), v.words))
+		return usagef("%s takes %s, not %q%s", to, either(v.words), given, nearest.DidYouMean(strings.Trim(given, "/-"), v.words))
 	}
 	if v.check != nil {
 		if err := v.check(given); err != nil {
@@ -225,7 +226,7 @@ func (c *command) unknownFlag(typed, name string) error {
 		usage = owners[0].usage()
 	}
 	variable := prefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-	switch near := nearest(name, own); {
+	switch near := nearest.Word(name, own); {
 	case len(owners) > 0:
 		var of []string
 		for _, owner := range owners {
@@ -252,7 +253,7 @@ func (c *command) unexpected(arg string) error {
 	hint := ""
 	for _, o := range c.flags {
 		switch {
-		case nearest(arg, []string{o.name}) != "":
+		case nearest.Word(arg, []string{o.name}) != "":
 			hint = " did you mean --" + o.name + "?"
 		case o.fits(arg):
 			hint = fmt.Sprintf(" did you mean --%s %s?", o.name, arg)

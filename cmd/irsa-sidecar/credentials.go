@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/nearest"
 )
 
 func credentialsCommand() command {
@@ -115,7 +116,7 @@ func isForShell(args []string) bool {
 func mentionsEnv(arg string) bool {
 	_, value, _ := strings.Cut(arg, "=")
 	env := []string{"env"}
-	return strings.Contains(strings.ToLower(arg), "env") || nearest(arg, env) != "" || nearest(value, env) != ""
+	return strings.Contains(strings.ToLower(arg), "env") || nearest.Word(arg, env) != "" || nearest.Word(value, env) != ""
 }
 
 // withHint adds what to do, on the same line: the last line on stderr is what a Pod's status shows.

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/kelseyhightower/envconfig"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/nearest"
 )
 
 // environment is what the variables are set to. Every field is a string, so that envconfig reports nothing by itself: it
@@ -130,7 +132,7 @@ func nearestVariable(name string) string {
 			candidates = append(candidates, rest)
 		}
 	}
-	if near := nearest(name[len(prefix):], candidates); near != "" {
+	if near := nearest.Word(name[len(prefix):], candidates); near != "" {
 		return prefix + near
 	}
 	return ""
@@ -147,5 +149,5 @@ func (e *environment) misspelt(variable string) string {
 		}
 	}
 	slices.Sort(candidates) // or the same environment could give different hints
-	return nearest(variable, candidates)
+	return nearest.Word(variable, candidates)
 }

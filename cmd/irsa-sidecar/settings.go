@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache/nearest"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
@@ -226,7 +227,7 @@ func (p *parser) regional() {
 	case "legacy":
 		p.warnings = append(p.warnings, "AWS_STS_REGIONAL_ENDPOINTS=legacy is ignored; using the regional endpoint")
 	default:
-		p.reject("AWS_STS_REGIONAL_ENDPOINTS", "%q is not supported; use regional, or unset it%s", p.Regional, didYouMean(p.Regional, []string{"regional"}))
+		p.reject("AWS_STS_REGIONAL_ENDPOINTS", "%q is not supported; use regional, or unset it%s", p.Regional, nearest.DidYouMean(p.Regional, []string{"regional"}))
 	}
 }
 
@@ -310,14 +311,14 @@ func (p *parser) logging() logging {
 	if level := strings.ToLower(p.LogLevel); slices.Contains(levels, level) {
 		l.level.UnmarshalText([]byte(level))
 	} else {
-		p.reject("IRSA_SIDECAR_LOG_LEVEL", "%q is not a log level; use %s%s", p.LogLevel, either(levels), didYouMean(p.LogLevel, levels))
+		p.reject("IRSA_SIDECAR_LOG_LEVEL", "%q is not a log level; use %s%s", p.LogLevel, either(levels), nearest.DidYouMean(p.LogLevel, levels))
 	}
 	switch strings.ToLower(p.LogFormat) {
 	case "json":
 	case "text":
 		l.text = true
 	default:
-		p.reject("IRSA_SIDECAR_LOG_FORMAT", "%q is not a log format; use %s%s", p.LogFormat, either(formats), didYouMean(p.LogFormat, formats))
+		p.reject("IRSA_SIDECAR_LOG_FORMAT", "%q is not a log format; use %s%s", p.LogFormat, either(formats), nearest.DidYouMean(p.LogFormat, formats))
 	}
 	return l
 }
@@ -340,7 +341,7 @@ func (p *parser) flag(variable, value string) bool {
 	}
 	on, err := strconv.ParseBool(strings.ToLower(value))
 	if err != nil {
-		p.reject(variable, "%q is not a boolean; use true or false%s", value, didYouMean(value, []string{"true", "false"}))
+		p.reject(variable, "%q is not a boolean; use true or false%s", value, nearest.DidYouMean(value, []string{"true", "false"}))
 	}
 	return on
 }

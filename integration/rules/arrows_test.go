@@ -119,6 +119,8 @@ var arrows = []struct {
 		"every package that reads files may use it, so it uses none of them"},
 	{module + "/cache/redact", module + "/cache", false,
 		"the injector shows text of others too, and does without the cache's metrics library"},
+	{module + "/cache/nearest", module + "/cache", false,
+		"every program corrects what is mistyped"},
 	{module + "/cmd/irsa-sidecar-inject", "github.com/prometheus/client_golang/prometheus", false,
 		"it edits text; cache/redact masks what it shows"},
 	{binary, "github.com/aws/aws-sdk-go-v2/config", false,

@@ -1,21 +1,23 @@
-package main
+// Package nearest finds what a mistyped word was meant to be. It does not know what the words are for, and imports none of the
+// other packages, so that every program may use it.
+package nearest
 
 import (
 	"fmt"
 	"strings"
 )
 
-// didYouMean ends an error about a word with the one of the list that it is most likely a misspelling of, if there is one.
-func didYouMean(word string, list []string) string {
-	if near := nearest(word, list); near != "" {
+// DidYouMean ends an error about a word with the one of the list that it is most likely a misspelling of, if there is one.
+func DidYouMean(word string, list []string) string {
+	if near := Word(word, list); near != "" {
 		return fmt.Sprintf("; did you mean %q?", near)
 	}
 	return ""
 }
 
-// nearest returns the candidate that word is most likely a misspelling of, in any case, or "". One letter in three may be
+// Word returns the candidate that word is most likely a misspelling of, in any case, or "". One letter in three may be
 // wrong, at most three, or one of the two may be a part of the other.
-func nearest(word string, candidates []string) (best string) {
+func Word(word string, candidates []string) (best string) {
 	const shortest = 4 // length of a part that counts, in bytes
 	lower := strings.ToLower(word)
 	least := -1

@@ -1,4 +1,4 @@
-package main
+package nearest
 
 import "testing"
 
@@ -34,8 +34,8 @@ func TestTheNearestWordIsFound(t *testing.T) {
 		{"txt", []string{"json", "text"}, "text"},
 		{"\xff\xfe\x00", commands, ""},
 	} {
-		if got := nearest(row.word, row.candidates); got != row.want {
-			t.Errorf("nearest(%q) = %q, want %q", row.word, got, row.want)
+		if got := Word(row.word, row.candidates); got != row.want {
+			t.Errorf("Word(%q) = %q, want %q", row.word, got, row.want)
 		}
 	}
 }
