@@ -93,9 +93,6 @@ func New(o Options) *Provider {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Provider{options: o}
-	if o.SessionName != "" {
-		p.sessionName = SessionName(o.SessionName)
-	}
 	p.client, p.transport = newHTTPClient(o)
 	return p
 }
@@ -324,11 +321,19 @@ func (p *Provider) session(claims Claims) string {
 	p.naming.Lock()
 	defer p.naming.Unlock()
 	if p.sessionName == "" {
-		name := claims.Namespace + "." + claims.Pod
+		p.sessionName = p.options.SessionNameFor(claims)
+	}
+	return p.sessionName
+}
+
+// SessionNameFor returns the session name of a first exchange with a token of these claims.
+func (o Options) SessionNameFor(claims Claims) string {
+	name := o.SessionName
+	if name == "" {
+		name = claims.Namespace + "." + claims.Pod
 		if claims.Namespace == "" || claims.Pod == "" {
 			name, _ = os.Hostname()
 		}
-		p.sessionName = SessionName(name)
 	}
-	return p.sessionName
+	return SessionName(name)
 }

@@ -180,10 +180,11 @@ func (r role) sessionARN(sessionName string) string {
 	return fmt.Sprintf("arn:%s:sts::%s:assumed-role/%s/%s", r.partition, r.account, r.name, sessionName)
 }
 
-// identity returns the identity that requests the role with a token.
-func (r role) identity(claims tokenClaims, audience string) trustpolicy.Identity {
+// identity returns who requests the role, with the audience that was accepted.
+func (r request) identity(audience string) trustpolicy.Identity {
 	return trustpolicy.Identity{
-		Partition: r.partition, Account: r.account,
-		Issuer: claims.Issuer, Audience: audience, Subject: claims.Subject,
+		Partition: r.role.partition, Account: r.role.account,
+		Issuer: r.token.claims.Issuer, Audience: audience, Subject: r.token.claims.Subject,
+		SessionName: r.sessionName,
 	}
 }

@@ -239,7 +239,7 @@ func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, o Options, n
 		"Audience":       audience,
 		"AssumedRoleID":  session.UserID,
 		"AssumedRoleARN": session.ARN,
-		"Provider":       role.identity(claims, audience).ProviderARN(),
+		"Provider":       request.identity(audience).ProviderARN(),
 		"Session":        session,
 		"Expiration":     session.Expiration.Format(time.RFC3339),
 		"Subject":        claims.Subject,
@@ -272,7 +272,9 @@ func (o *Options) judge(r request, now time.Time) (audience string, refusal *Fau
 	if !now.Before(expires) {
 		return "", new(ExpiredToken(now, expires))
 	}
-	if (o.RoleARN != "" && o.RoleARN != r.role.arn) || !o.trusts(r.role.identity(claims, audience)) {
+	id := r.identity(audience)
+	id.Region, id.Now = o.Region, now
+	if (o.RoleARN != "" && o.RoleARN != r.role.arn) || !o.trusts(id) {
 		return "", &AccessDenied
 	}
 	// Only callers that may assume the role learn what it allows.

@@ -47,6 +47,7 @@ type condition struct {
 	operator, key value
 	values        []value
 	list          *node // the values: a list, or a single one
+	variables     bool  // ${…} in a value is a variable: the policy's version is 2012-10-17
 }
 
 // MaxSize is the longest policy that Parse reads, in bytes. IAM accepts 2048 characters, and 4096 at the raised quota, not
@@ -225,6 +226,13 @@ func newPolicy(root *node) (*Policy, error) {
 	if len(p.Statements) == 0 {
 		return nil, fmt.Errorf("line %d: not a policy: Statement is missing", root.line)
 	}
+	if version := root.member("Version"); version != nil && version.text == "2012-10-17" {
+		for _, s := range p.Statements {
+			for i := range s.conditions {
+				s.conditions[i].variables = true
+			}
+		}
+	}
 	return &p, nil
 }
 
@@ -327,7 +335,7 @@ func (s *Statement) readConditions(n *node) error {
 			if err != nil {
 				return err
 			}
-			s.conditions = append(s.conditions, condition{operator.name, key.name, values, key.value})
+			s.conditions = append(s.conditions, condition{operator: operator.name, key: key.name, values: values, list: key.value})
 		}
 	}
 	return nil

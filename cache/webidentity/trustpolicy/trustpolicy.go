@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -28,6 +29,11 @@ type Identity struct {
 	Issuer    string // the token's iss, unchanged
 	Audience  string // the token's aud
 	Subject   string // the token's sub
+
+	// What else is known about the request. Where it is not, only AWS can tell whether a condition on it is met.
+	SessionName string    // RoleSessionName
+	Region      string    // of the STS endpoint; aws-global for the global one
+	Now         time.Time // AWS's clock; zero if not known
 }
 
 // Provider returns the issuer as IAM writes it: without the scheme.
@@ -164,74 +170,4 @@ func (s *Statement) action() truth {
 		return truthOf(!named)
 	}
 	return truthOf(named)
-}
-
-// context returns the value of a condition key in the request; ok is false if only AWS knows. A request never has the keys
-// of another provider.
-func (id Identity) context(key string) (value string, present, ok bool) {
-	key = strings.ToLower(key) // the names of keys ignore case, their values do not
-	provider := strings.ToLower(id.Provider())
-	switch {
-	case key == provider+":aud":
-		return id.Audience, id.Audience != "", true
-	case key == provider+":sub":
-		return id.Subject, id.Subject != "", true
-	case strings.HasPrefix(key, "aws:"), strings.HasPrefix(key, "sts:"):
-		return "", false, false
-	}
-	return "", false, true
-}
-
-// holds evaluates one operator with one key. The values are alternatives; a Not operator excludes all of them.
-func (c *condition) holds(id Identity) truth {
-	got, present, ok := id.context(c.key.text)
-	if !ok {
-		return unknown
-	}
-	operator := c.operator.text
-	operator, ifExists := strings.CutSuffix(operator, "IfExists")
-	operator, any := strings.CutPrefix(operator, "ForAnyValue:")
-	operator, all := strings.CutPrefix(operator, "ForAllValues:")
-	if operator == "Null" {
-		return truthOf(slices.ContainsFunc(c.values, func(v value) bool { return strings.EqualFold(v.text, "true") == !present }))
-	}
-	match := map[string]func(pattern, s string) bool{
-		"StringEquals":           func(pattern, s string) bool { return pattern == s },
-		"StringEqualsIgnoreCase": strings.EqualFold,
-		"StringLike":             like,
-	}
-	negative := strings.HasPrefix(operator, "StringNot")
-	matches := match[strings.Replace(operator, "StringNot", "String", 1)]
-	if matches == nil {
-		return unknown
-	}
-	if !present {
-		return truthOf(ifExists || all || (negative && !any))
-	}
-	return truthOf(slices.ContainsFunc(c.values, func(v value) bool { return matches(v.text, got) }) != negative)
-}
-
-// like matches as StringLike does: * is any text, ? any one character.
-func like(pattern, s string) bool {
-	p, t := []rune(pattern), []rune(s)
-	i, j, star, mark := 0, 0, -1, 0
-	for j < len(t) {
-		switch {
-		case i < len(p) && p[i] == '*': // before the comparison: the text may have a star too
-			star, mark = i, j
-			i++
-		case i < len(p) && (p[i] == '?' || p[i] == t[j]):
-			i++
-			j++
-		case star >= 0:
-			mark++
-			i, j = star+1, mark
-		default:
-			return false
-		}
-	}
-	for i < len(p) && p[i] == '*' {
-		i++
-	}
-	return i == len(p)
 }

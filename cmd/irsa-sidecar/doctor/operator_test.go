@@ -67,16 +67,23 @@ func (w *world) run(words []string) {
 	command := strings.Join(words[:min(3, len(words))], " ")
 	switch {
 	case words[0] == "export":
-		w.setEnv(words[1:])
+		name, value, _ := strings.Cut(words[1], "=")
+		if other, ok := strings.CutPrefix(value, "$"); ok {
+			value = w.env[other]
+		}
+		w.env[name] = value
+		w.forget(name)
+		switch name {
+		case "IRSA_SIDECAR_LISTEN":
+			w.options.Listen = silentAddress(w.t) // the port that is proposed may be anybody's on this machine
+		case "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE":
+			w.options.Authorization = "as in the file"
+		}
 	case words[0] == "unset":
 		for _, name := range words[1:] {
-			w.setEnv([]string{name + "-"})
+			delete(w.env, name)
+			w.forget(name)
 		}
-	case command == "kubectl set env":
-		if container := option("-c"); container != ourContainer && container != appContainer || words[3] != "-n" || words[5] != "deployment/DEPLOYMENT" {
-			w.t.Errorf("%q does not say where", words)
-		}
-		w.setEnv(words[8:])
 	case words[0] == "chmod" && words[1] == "u+r":
 		if err := os.Chmod(words[2], 0o400); err != nil {
 			w.t.Error(err)
@@ -145,30 +152,6 @@ func (w *world) run(words []string) {
 		command == "aws iam list-open-id-connect-providers", command == "aws eks describe-cluster", command == "aws eks list-pod-identity-associations": // for reading
 	default:
 		w.t.Errorf("unknown command %q", words)
-	}
-}
-
-// setEnv takes NAME=VALUE and NAME-, as kubectl set env does.
-func (w *world) setEnv(assignments []string) {
-	w.t.Helper()
-	for _, assignment := range assignments {
-		name, value, set := strings.Cut(assignment, "=")
-		if !set {
-			if name, set = strings.CutSuffix(assignment, "-"); !set {
-				w.t.Errorf("%q is no assignment", assignment)
-			}
-			delete(w.env, name)
-			w.forget(name)
-			continue
-		}
-		w.env[name] = value
-		w.forget(name)
-		switch name {
-		case "IRSA_SIDECAR_LISTEN":
-			w.options.Listen = silentAddress(w.t) // the port that is proposed may be anybody's on this machine
-		case "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE":
-			w.options.Authorization = "as in the file"
-		}
 	}
 }
 

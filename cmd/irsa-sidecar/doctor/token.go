@@ -181,6 +181,10 @@ func (e *examination) checkClaims() {
 		if slices.Contains(c.Audience, stsAudience) {
 			e.identity.Audience = stsAudience
 		}
+		e.identity.SessionName, e.identity.Now = e.Exchange.SessionNameFor(c), e.now
+		if o := e.Exchange; o.Endpoint == "" || strings.Contains(o.Endpoint, o.Region) { // another one may be in any region
+			e.identity.Region = o.Region
+		}
 	}
 }
 
