@@ -106,7 +106,9 @@ var comparisons = []comparison{
 	{"ArnEquals", true, true, likeARN},
 	{"ArnLike", true, true, likeARN},
 	{"Bool", true, false, func(want pattern, got string) bool { return strings.EqualFold(want.String(), got) }},
-	{"BinaryEquals", false, false, func(want pattern, got string) bool { return want.String() == base64.StdEncoding.EncodeToString([]byte(got)) }},
+	{"BinaryEquals", false, false, func(want pattern, got string) bool {
+		return want.String() == base64.StdEncoding.EncodeToString([]byte(got))
+	}},
 	{"IpAddress", false, false, func(pattern, string) bool { return false }}, // only AWS knows the keys that have addresses
 	{"NumericEquals", false, false, numeric(func(sign int) bool { return sign == 0 })},
 	{"NumericLessThan", false, false, numeric(func(sign int) bool { return sign < 0 })},

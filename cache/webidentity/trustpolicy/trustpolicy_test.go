@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 )
 
@@ -276,10 +277,19 @@ func TestWhatIsNoPolicyIsRefusedWithTheLine(t *testing.T) {
 
 func TestOperators(t *testing.T) {
 	const sub = provider + ":sub"
+	known := app
+	known.SessionName, known.Region, known.Now = "shop.cart-7c9f", "eu-west-1", time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	github := app
+	github.Subject = "repo:acme/shop:ref:refs/heads/main"
 	for _, row := range []struct {
 		operator, key, values string
 		want                  truth
 	}{
+		{"StringEquals", sub, `"system:serviceaccount:default:app"`, yes},
+		{"stringequals", sub, `"system:serviceaccount:default:app"`, yes}, // names of operators ignore case
+		{"STRINGLIKE", sub, `"*"`, yes},
+		{"forAnyValue:stringLIKEifexists", sub, `"*"`, yes},
+		{"stringnotequals", sub, `"system:serviceaccount:default:app"`, no},
 		{"StringEqualsIgnoreCase", sub, `"SYSTEM:serviceaccount:default:app"`, yes},
 		{"StringNotEquals", sub, `"system:serviceaccount:default:app"`, no},
 		{"StringNotEquals", sub, `["a", "system:serviceaccount:default:app"]`, no},
@@ -293,17 +303,172 @@ func TestOperators(t *testing.T) {
 		{"StringEqualsIfExists", sub, `"x"`, no},
 		{"ForAllValues:StringEquals", "other/id:sub", `"x"`, yes},
 		{"ForAnyValue:StringEquals", "other/id:sub", `"x"`, no},
+		{"ForAnyValue:StringNotEquals", "other/id:sub", `"x"`, no},
 		{"ForAnyValue:StringLike", provider + ":aud", `["x", "sts*"]`, yes},
 		{"Null", sub, `"false"`, yes},
-		{"Null", sub, `true`, no},
+		{"null", sub, `true`, no},
 		{"Null", provider + ":amr", `"true"`, yes},
-		{"ArnLike", sub, `"*"`, unknown},
-		{"DateGreaterThan", "aws:CurrentTime", `"2020-01-01"`, unknown},
-		{"StringLike", "sts:RoleSessionName", `"*"`, unknown},
+
+		// A subject is neither an ARN, a number, a date nor an address.
+		{"ArnLike", sub, `"*"`, no},
+		{"ArnEquals", sub, `"system:serviceaccount:default:app"`, no},
+		{"ArnNotLike", sub, `"*"`, yes},
+		{"NumericEquals", sub, `"1"`, no},
+		{"DateLessThan", sub, `"2030-01-01"`, no},
+		{"IpAddress", sub, `"0.0.0.0/0"`, no},
+		{"NotIpAddress", sub, `"0.0.0.0/0"`, yes},
+		{"BinaryEquals", sub, `"c3lzdGVtOnNlcnZpY2VhY2NvdW50OmRlZmF1bHQ6YXBw"`, yes},
+
+		// There are no such operators.
+		{"StringEqual", sub, `"system:serviceaccount:default:app"`, unknown},
+		{"StringEquals:", sub, `"system:serviceaccount:default:app"`, unknown},
+		{"StringNot", sub, `"x"`, unknown},
+		{"NullIfExists", sub, `"false"`, unknown},
+		{"IfExists", sub, `"x"`, unknown},
+		{"StringLessThan", sub, `"x"`, unknown},
+
+		// What the request says is known.
+		{"StringLike", "sts:RoleSessionName", `"shop.cart-*"`, yes},
+		{"StringLike", "sts:rolesessionname", `"cart-*"`, no},
+		{"StringEquals", "aws:RequestedRegion", `["us-east-1", "eu-west-1"]`, yes},
+		{"StringEquals", "aws:RequestedRegion", `"eu-west-2"`, no},
+		{"StringNotLike", "aws:RequestedRegion", `"eu-*"`, no},
+		{"Bool", "aws:SecureTransport", `"true"`, yes},
+		{"Bool", "aws:SecureTransport", `true`, yes},
+		{"Bool", "aws:SecureTransport", `"TRUE"`, yes},
+		{"bool", "aws:SecureTransport", `"false"`, no},
+		{"BoolIfExists", "AWS:securetransport", `false`, no},
+		{"Bool", "aws:ViaAWSService", `"false"`, yes},
+		{"Null", "aws:CurrentTime", `"false"`, yes},
+		{"DateGreaterThan", "aws:CurrentTime", `"2020-01-01"`, yes},
+		{"DateGreaterThan", "aws:CurrentTime", `"2026-03-01T12:00:00Z"`, no},
+		{"DateGreaterThanEquals", "aws:CurrentTime", `"2026-03-01T12:00:00Z"`, yes},
+		{"DateEquals", "aws:CurrentTime", `"2026-03-01T13:00:00+01:00"`, yes},
+		{"DateNotEquals", "aws:CurrentTime", `"2026-03-01T13:00:00+01:00"`, no},
+		{"DateLessThan", "aws:CurrentTime", `"2026-03-01T12:00Z"`, no},
+		{"DateLessThanEquals", "aws:CurrentTime", `"2026-03-01T12:00Z"`, yes},
+		{"DateLessThan", "aws:CurrentTime", `"2026-03-01T12:00:00.5Z"`, yes},
+		{"DateLessThan", "aws:CurrentTime", `"1772366401"`, yes}, // seconds: a second later
+		{"DateLessThan", "aws:CurrentTime", `1772366400`, no},
+		{"DateLessThan", "aws:CurrentTime", `"soon"`, no},
+		{"DateLessThan", "aws:EpochTime", `"2026-03-01T12:00:01Z"`, yes},
+		{"NumericLessThan", "aws:EpochTime", `"1772366401"`, yes},
+		{"NumericLessThan", "aws:EpochTime", `1772366400`, no},
+		{"NumericLessThanEquals", "aws:EpochTime", `1772366400`, yes},
+		{"NumericGreaterThan", "aws:EpochTime", `1772366399.5`, yes},
+		{"NumericGreaterThanEquals", "aws:EpochTime", `"1772366401"`, no},
+		{"NumericEquals", "aws:EpochTime", `"1772366400"`, yes},
+		{"NumericNotEquals", "aws:EpochTime", `"1772366400"`, no},
+		{"NumericNotEquals", "aws:EpochTime", `"NaN"`, yes},
+
+		// What web identity never has is not there, for certain.
+		{"StringEquals", "aws:PrincipalOrgID", `"o-1"`, no},
+		{"StringNotEquals", "aws:PrincipalOrgID", `"o-1"`, yes},
+		{"StringEqualsIfExists", "aws:PrincipalOrgID", `"o-1"`, yes},
+		{"StringEquals", "sts:ExternalId", `"x"`, no},
+		{"StringEquals", "aws:PrincipalTag/team", `"shop"`, no},
+		{"ArnLike", "aws:PrincipalArn", `"*"`, no},
+		{"Bool", "aws:MultiFactorAuthPresent", `"true"`, no},
+		{"BoolIfExists", "aws:MultiFactorAuthPresent", `"true"`, yes},
+		{"Bool", "aws:PrincipalIsAWSService", `"false"`, no},
+		{"Null", "aws:SourceAccount", `"true"`, yes},
+		{"StringEquals", "aws:RequestTag/team", `"shop"`, no},
+		{"ForAllValues:StringEquals", "aws:TagKeys", `"team"`, yes},
+		{"StringEquals", "saml:aud", `"https://signin.aws.amazon.com/saml"`, no},
+
+		// Only AWS knows these.
+		{"IpAddress", "aws:SourceIp", `"0.0.0.0/0"`, unknown},
+		{"StringEquals", "aws:SourceVpc", `"vpc-1"`, unknown},
+		{"StringEqualsIfExists", "aws:SourceVpce", `"vpce-1"`, unknown},
+		{"StringLike", "aws:UserAgent", `"*"`, unknown},
+		{"StringEquals", "iam:ResourceTag/team", `"shop"`, unknown},
+		{"StringEquals", "aws:PrincipalAccount", `"111122223333"`, unknown},
 	} {
 		p := parse(t, fmt.Sprintf(`{"Statement": {"Effect": "Allow", "Principal": "*", "Action": "*", "Condition": {%q: {%q: %s}}}}`, row.operator, row.key, row.values))
-		if got := p.Statements[0].conditions[0].holds(app); got != row.want {
+		c := p.Statements[0].conditions[0]
+		if got := c.holds(known); got != row.want {
 			t.Errorf("%s %s %s: %d, want %d", row.operator, row.key, row.values, got, row.want)
+		}
+	}
+	// Without what the request says, and for a token that may have tags, only AWS can tell.
+	for key, id := range map[string]Identity{
+		"sts:RoleSessionName": app, "aws:RequestedRegion": app, "aws:CurrentTime": app, "aws:EpochTime": app,
+		"aws:RequestTag/team": github, "sts:SourceIdentity": github,
+	} {
+		c := condition{operator: value{text: "StringLike"}, key: value{text: key}, values: []value{{text: "*"}}}
+		if got := c.holds(id); got != unknown {
+			t.Errorf("%s: %d", key, got)
+		}
+	}
+	known.Region = "aws-global"
+	if region, _, _ := known.context("aws:RequestedRegion"); region != "us-east-1" {
+		t.Errorf("the global endpoint is in %q", region)
+	}
+}
+
+func TestPolicyVariables(t *testing.T) {
+	const sub = provider + ":sub"
+	id := app
+	id.SessionName, id.Subject = "a*b", "system:serviceaccount:default:a*b"
+	for _, row := range []struct {
+		version, operator, text string
+		want                    truth
+	}{
+		{"2012-10-17", "StringEquals", "system:serviceaccount:${aws:PrincipalTag/ns, 'default'}:a*b", yes},
+		{"2012-10-17", "StringEquals", "system:serviceaccount:${ aws:PrincipalTag/ns , 'default' }:a*b", yes},
+		{"2012-10-17", "StringEquals", "system:serviceaccount:${aws:PrincipalTag/ns,'default'}:a*b", yes},
+		{"2012-10-17", "StringEquals", "system:serviceaccount:${aws:PrincipalTag/ns, 'other'}:a*b", no},
+		{"2012-10-17", "StringEquals", "system:serviceaccount:${aws:username}:a*b", no},
+		{"2012-10-17", "StringLike", "system:serviceaccount:*${aws:username}", no},
+		{"2012-10-17", "StringNotEquals", "${aws:username}", yes},
+		{"2012-10-17", "StringEquals", "system:serviceaccount:default:${sts:RoleSessionName}", yes},
+		{"2012-10-17", "StringLike", "system:serviceaccount:default:${sts:RoleSessionName}", yes},
+		{"2012-10-17", "StringLike", "system:*:${sts:RoleSessionName, 'x'}", yes}, // the default is for a key that is not there
+		{"2012-10-17", "StringLike", "system:serviceaccount:default:a${*}b", yes},
+		{"2012-10-17", "StringEquals", "system:serviceaccount:default:a${*}b", yes},
+		{"2012-10-17", "StringLike", "system:serviceaccount:default:a${?}b", no},
+		{"2012-10-17", "StringLike", "system:serviceaccount:default:a${$}b", no},
+		{"2012-10-17", "StringLike", "system:serviceaccount:${aws:PrincipalTag/ns, '*'}:a*b", no}, // not a wildcard
+		{"2012-10-17", "StringEquals", "${aws:SourceIp}", unknown},
+		{"2012-10-17", "StringEquals", "${aws:SourceIp}${aws:username}", no},
+		{"2012-10-17", "StringEquals", "${ACCOUNT_ID}", no},
+		{"2012-10-17", "StringEquals", "${", no},
+		{"2012-10-17", "StringEquals", "${aws:username, 'default", no},
+		{"2012-10-17", "StringEquals", "${aws:username, default}", no},
+		{"2008-10-17", "StringEquals", "system:serviceaccount:${aws:PrincipalTag/ns, 'default'}:a*b", no},
+		{"2008-10-17", "StringLike", "system:serviceaccount:default:a${*}b", no},
+		{"", "StringEquals", "system:serviceaccount:default:a${*}b", no},
+	} {
+		text := fmt.Sprintf(`{"Statement": {"Effect": "Allow", "Principal": "*", "Action": "*", "Condition": {%q: {%q: %q}}}, "Version": %q}`, row.operator, sub, row.text, row.version)
+		if row.version == "" {
+			text = strings.Replace(text, `, "Version": ""`, "", 1)
+		}
+		if got := parse(t, text).Statements[0].conditions[0].holds(id); got != row.want {
+			t.Errorf("%s %s %s: %d, want %d", row.version, row.operator, row.text, got, row.want)
+		}
+	}
+	quoted := app
+	quoted.Subject = "it's ${x}"
+	c := condition{operator: value{text: "StringEquals"}, key: value{text: sub}, values: []value{{text: "${aws:username, 'it''s ${x}'}"}}, variables: true}
+	if c.holds(quoted) != yes { // a default is not expanded
+		t.Error("a quote in a default is not read")
+	}
+	literal := app
+	literal.Subject = "${aws:username, 'x'}"
+	c.variables, c.values[0].text = false, literal.Subject
+	if c.holds(literal) != yes {
+		t.Error("a variable is replaced in an old policy")
+	}
+}
+
+func TestARNsAreComparedByTheirParts(t *testing.T) {
+	const got = "arn:aws:iam::111122223333:role/team:app"
+	for text, want := range map[string]bool{
+		got: true, "arn:aws:iam::*:role/*": true, "arn:*:iam::111122223333:role/team:app": true, "arn:aws:iam::1111*3333:role/t?am:app": true,
+		"*": false, "arn:aws:*": false, "arn:aws:iam::*": false, "arn:aws:iam:111122223333:role/team:app": false, "": false,
+	} {
+		if likeARN(wildcards(text), got) != want {
+			t.Errorf("%s: want %v", text, want)
 		}
 	}
 }
