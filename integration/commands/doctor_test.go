@@ -70,7 +70,7 @@ func TestTheDoctorsExitCodeAndOutput(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.Stdout), &report); err != nil {
 		t.Fatalf("%v\n%s", err, r.Stdout)
 	}
-	if report.Schema != 1 || report.Result != "fail" || len(report.TrustPolicy) == 0 {
+	if report.Schema != 2 || report.Result != "fail" || len(report.TrustPolicy) == 0 {
 		t.Errorf("schema %d, result %q, policy %s", report.Schema, report.Result, report.TrustPolicy)
 	}
 	found := false
@@ -146,7 +146,7 @@ func TestHintsForTyposAndProxies(t *testing.T) {
 	world.WantExitCode(t, r, 1)
 	world.WantContains(t, "the doctor", r.Stdout,
 		"neither AWS_ROLE_ARN nor AWS_WEB_IDENTITY_TOKEN_FILE is set; AWS_ROLE_ARM is (did you mean AWS_ROLE_ARN?); AWS_WEB_IDENTITY_TOKENFILE is (did you mean AWS_WEB_IDENTITY_TOKEN_FILE?)",
-		`export AWS_ROLE_ARN="$AWS_ROLE_ARM"`)
+		"export AWS_ROLE_ARN="+world.RoleARN+"\n        unset AWS_ROLE_ARM\n")
 	if strings.Contains(r.Stdout, "kubectl annotate") {
 		t.Errorf("a typo is fixed at the service account:\n%s", r.Stdout)
 	}

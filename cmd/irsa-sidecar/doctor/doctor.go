@@ -113,14 +113,14 @@ func Examine(ctx context.Context, o Options) *Report {
 	e.join(sidecar)
 	e.reportSkipped()
 
-	report := &Report{Schema: 1, Findings: e.findings}
+	report := &Report{Schema: 2, Findings: e.findings}
 	if e.identity.Subject != "" {
 		report.TrustPolicy = e.identity.Policy()
 	}
 	for i := range report.Findings {
 		report.Findings[i].scrub(e.token, e.Authorization)
-		report.Result = max(report.Result, report.Findings[i].Status)
 	}
+	report.Conclude()
 	return report
 }
 

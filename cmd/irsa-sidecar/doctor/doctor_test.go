@@ -340,8 +340,9 @@ func TestAnEchoedAuthorizationTokenIsMasked(t *testing.T) {
 
 // A role's path may contain any printable character, and an unverified token anything.
 func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
+	unset := func(string) string { return "" }
 	e := &examination{
-		Options: Options{Exchange: webidentity.Options{RoleARN: "arn:aws:iam::111122223333:role/$(id)/app"}, Listen: netip.MustParseAddrPort("[::1]:9911")},
+		Options: Options{Getenv: unset, Exchange: webidentity.Options{RoleARN: "arn:aws:iam::111122223333:role/$(id)/app"}, Listen: netip.MustParseAddrPort("[::1]:9911")},
 		claims:  webidentity.Claims{Namespace: "a;b", ServiceAccount: "c\nd", Pod: "--all", Audience: []string{"`e`"}},
 	}
 	for _, row := range []struct {
@@ -349,12 +350,12 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 		want string
 	}{
 		{e.fixAnnotation()[0], "kubectl annotate serviceaccount -n NAMESPACE SERVICE_ACCOUNT eks.amazonaws.com/role-arn='arn:aws:iam::111122223333:role/$(id)/app' --overwrite\n" +
-			"kubectl rollout restart -n NAMESPACE deployment DEPLOYMENT"},
+			"kubectl rollout restart -n NAMESPACE deployment/DEPLOYMENT"},
 		{e.fixExpired()[0], "kubectl delete pod -n NAMESPACE POD"},
 		{e.fixProvider()[1], "aws iam create-open-id-connect-provider --url ISSUER --client-id-list '`e`'"},
 		{e.fixURI(), "export AWS_CONTAINER_CREDENTIALS_FULL_URI='http://[::1]:9911/v1/credentials'"},
 		{e.fixPort(), "export IRSA_SIDECAR_LISTEN='[::1]:9921'"},
-		{(&examination{Options: Options{Listen: netip.MustParseAddrPort("127.0.0.1:9921")}}).fixPort(), "export IRSA_SIDECAR_LISTEN=127.0.0.1:9931"},
+		{(&examination{Options: Options{Getenv: unset, Listen: netip.MustParseAddrPort("127.0.0.1:9921")}}).fixPort(), "export IRSA_SIDECAR_LISTEN=127.0.0.1:9931"},
 	} {
 		if row.fix.Text != row.want {
 			t.Errorf("%s, want %s", row.fix.Text, row.want)
@@ -383,9 +384,9 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 		}
 		if bad[0] != '-' { // with something before it, it is no option
 			want[e.fixAnnotation()[0].Text] = "kubectl annotate serviceaccount -n NAMESPACE SERVICE_ACCOUNT eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/ROLE --overwrite\n" +
-				"kubectl rollout restart -n NAMESPACE deployment DEPLOYMENT"
-			want[e.fixURI().Text] = "export AWS_CONTAINER_CREDENTIALS_FULL_URI=http://ADDRESS:PORT/v1/credentials"
-			want[e.fixReason(&cache.FetchError{Reason: cache.ProxyRefused})[0].Text] = "export NO_PROXY=HOSTS,STS"
+				"kubectl rollout restart -n NAMESPACE deployment/DEPLOYMENT"
+			want[e.fixURI().Text] = "kubectl set env -n NAMESPACE deployment/DEPLOYMENT -c CONTAINER AWS_CONTAINER_CREDENTIALS_FULL_URI=http://ADDRESS:PORT/v1/credentials"
+			want[e.fixReason(&cache.FetchError{Reason: cache.ProxyRefused})[0].Text] = "kubectl set env -n NAMESPACE deployment/DEPLOYMENT -c irsa-sidecar NO_PROXY=HOSTS,STS"
 		}
 		for got, want := range want {
 			if got != want {
@@ -394,13 +395,42 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 		}
 	}
 	// A host in a URL may have any letter by its number.
-	e.Exchange.Endpoint, e.Getenv = "https://sts%c2%9b2J.example", func(string) string { return "" }
+	e.Exchange.Endpoint, e.Getenv = "https://sts%c2%9b2J.example", unset
 	if got, want := e.fixReason(&cache.FetchError{Reason: cache.NotAnSTSEndpoint})[0].Text, "curl -sSI https://STS"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	e.Exchange.RoleARN = "app|id"
 	if got, want := e.fixDuration().Text, "aws iam update-role --role-name 'app|id' --max-session-duration 0"; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// In a Pod the environment comes from the Pod's spec; elsewhere there is a shell.
+func TestVariablesAreChangedWhereTheyAreSet(t *testing.T) {
+	for _, row := range []struct {
+		host        string
+		assignments []string
+		want        string
+	}{
+		{"10.100.0.1", []string{"A=1", "B-", "C='x y'"}, "kubectl set env -n shop deployment/DEPLOYMENT -c irsa-sidecar A=1 B- C='x y'"},
+		{"", []string{"A=1", "B-", "C='x y'", "D-"}, "export A=1 C='x y'\nunset B D"},
+		{"", []string{"A="}, "export A="},
+		{"", []string{"A=x-"}, "export A=x-"},
+		{"", []string{"A-"}, "unset A"},
+	} {
+		e := &examination{
+			Options: Options{Root: t.TempDir(), Getenv: func(string) string { return row.host }},
+			claims:  webidentity.Claims{Namespace: "shop"},
+		}
+		if got := e.setEnv("", ourContainer, row.assignments...).Text; got != row.want {
+			t.Errorf("%q in %q: %s, want %s", row.assignments, row.host, got, row.want)
+		}
+	}
+	w := newWorld(t)
+	delete(w.env, "KUBERNETES_SERVICE_HOST")
+	w.place("/var/run/secrets/kubernetes.io/serviceaccount/namespace", "shop\n")
+	if e := (&examination{Options: w.options}); !e.inPod() {
+		t.Error("a service account's volume is not enough to be in a Pod")
 	}
 }
 

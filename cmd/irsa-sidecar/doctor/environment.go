@@ -43,7 +43,7 @@ func (e *examination) unset(key Key, text string, variables ...string) {
 	for _, m := range e.Mistakes {
 		if m.Misspelt != "" && slices.Contains(variables, m.Variable) {
 			text += fmt.Sprintf("; %s is (did you mean %s?)", m.Misspelt, m.Variable)
-			fixes = append(fixes, fixName(m))
+			fixes = append(fixes, e.fixName(m))
 		}
 	}
 	if len(fixes) < len(variables) {
@@ -73,17 +73,17 @@ func (e *examination) checkKeys() {
 	case strings.HasPrefix(id, "ASIA") && session == "":
 		broken = "AWS_ACCESS_KEY_ID belongs to a session, but AWS_SESSION_TOKEN is not set"
 	default:
-		e.add(warning("environment", StaticKeys, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set: SDKs use them and look no further", fixStaticKeys()...))
+		e.add(warning("environment", StaticKeys, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set: SDKs use them and look no further", e.fixStaticKeys()...))
 		return
 	}
-	e.add(failure("environment", KeyPairBroken, broken, fixStaticKeys()...))
+	e.add(failure("environment", KeyPairBroken, broken, e.fixStaticKeys()...))
 }
 
 func (e *examination) checkProfile() {
 	for _, name := range []string{"AWS_PROFILE", "AWS_DEFAULT_PROFILE"} {
 		if profile := e.Getenv(name); profile != "" {
 			e.add(warning("environment", ProfileSet, fmt.Sprintf("%s=%s: SDKs try that profile first", name, profile),
-				Fix{"let SDKs find the sidecar", shell, "unset " + name}))
+				e.setEnv("let SDKs find the sidecar", ourContainer, name+"-")))
 		}
 	}
 }
@@ -106,7 +106,7 @@ func (e *examination) checkApp() {
 	case raw != "" && web:
 		e.add(warning("app", Shadowed,
 			"AWS_CONTAINER_CREDENTIALS_FULL_URI is set, and so are AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE: an SDK with this environment never asks the sidecar",
-			Fix{`in the app's container (or set AWS_WEB_IDENTITY_TOKEN_FILE to "" in its spec)`, shell, "unset AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN"}))
+			e.setEnv("set it to empty in the app's container; the webhook keeps a variable that the spec has", appContainer, "AWS_WEB_IDENTITY_TOKEN_FILE=")))
 	case raw != "" && (err != nil || !e.isOurs(uri)):
 		e.add(warning("app", OtherEndpoint, fmt.Sprintf("AWS_CONTAINER_CREDENTIALS_FULL_URI=%s does not point to this sidecar", raw), e.fixURI()))
 	case raw != "":

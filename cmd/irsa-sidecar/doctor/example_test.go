@@ -24,5 +24,5 @@ func Example() {
 	// Output:
 	// environment NotAnnotated
 	// kubectl annotate serviceaccount -n NAMESPACE SERVICE_ACCOUNT eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/ROLE --overwrite
-	// kubectl rollout restart -n NAMESPACE deployment DEPLOYMENT
+	// kubectl rollout restart -n NAMESPACE deployment/DEPLOYMENT
 }

@@ -92,7 +92,7 @@ func newWorld(t testing.TB) *world {
 		Lookup:   w.lookup,
 		Root:     w.dir,
 	}
-	w.env = map[string]string{"AWS_ROLE_ARN": roleARN, "AWS_REGION": region}
+	w.env = map[string]string{"AWS_ROLE_ARN": roleARN, "AWS_REGION": region, "KUBERNETES_SERVICE_HOST": "10.100.0.1"}
 	w.options.Getenv = func(name string) string { return w.env[name] }
 	w.mount()
 	return w

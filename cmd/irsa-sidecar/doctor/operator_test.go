@@ -67,23 +67,16 @@ func (w *world) run(words []string) {
 	command := strings.Join(words[:min(3, len(words))], " ")
 	switch {
 	case words[0] == "export":
-		name, value, _ := strings.Cut(words[1], "=")
-		if other, ok := strings.CutPrefix(value, "$"); ok {
-			value = w.env[other]
-		}
-		w.env[name] = value
-		w.forget(name)
-		switch name {
-		case "IRSA_SIDECAR_LISTEN":
-			w.options.Listen = silentAddress(w.t) // the port that is proposed may be anybody's on this machine
-		case "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE":
-			w.options.Authorization = "as in the file"
-		}
+		w.setEnv(words[1:])
 	case words[0] == "unset":
 		for _, name := range words[1:] {
-			delete(w.env, name)
-			w.forget(name)
+			w.setEnv([]string{name + "-"})
 		}
+	case command == "kubectl set env":
+		if container := option("-c"); container != ourContainer && container != appContainer || words[3] != "-n" || words[5] != "deployment/DEPLOYMENT" {
+			w.t.Errorf("%q does not say where", words)
+		}
+		w.setEnv(words[8:])
 	case words[0] == "chmod" && words[1] == "u+r":
 		if err := os.Chmod(words[2], 0o400); err != nil {
 			w.t.Error(err)
@@ -152,6 +145,30 @@ func (w *world) run(words []string) {
 		command == "aws iam list-open-id-connect-providers", command == "aws eks describe-cluster", command == "aws eks list-pod-identity-associations": // for reading
 	default:
 		w.t.Errorf("unknown command %q", words)
+	}
+}
+
+// setEnv takes NAME=VALUE and NAME-, as kubectl set env does.
+func (w *world) setEnv(assignments []string) {
+	w.t.Helper()
+	for _, assignment := range assignments {
+		name, value, set := strings.Cut(assignment, "=")
+		if !set {
+			if name, set = strings.CutSuffix(assignment, "-"); !set {
+				w.t.Errorf("%q is no assignment", assignment)
+			}
+			delete(w.env, name)
+			w.forget(name)
+			continue
+		}
+		w.env[name] = value
+		w.forget(name)
+		switch name {
+		case "IRSA_SIDECAR_LISTEN":
+			w.options.Listen = silentAddress(w.t) // the port that is proposed may be anybody's on this machine
+		case "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE":
+			w.options.Authorization = "as in the file"
+		}
 	}
 }
 

@@ -32,6 +32,43 @@ func (e *examination) serviceAccount() string {
 }
 func (e *examination) pod() string { return cmp.Or(validName(e.claims.Pod), "POD") }
 
+// The containers whose environment a fix changes.
+const (
+	ourContainer = "irsa-sidecar" // as the injector and deploy/ name it
+	appContainer = "CONTAINER"    // the app's, whose name is not known here
+)
+
+// inPod reports whether this process runs in a Pod, where a container's environment comes from the Pod's spec and
+// cannot be changed with a shell. The kubelet sets the variable in every container.
+// https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+func (e *examination) inPod() bool {
+	return e.Getenv("KUBERNETES_SERVICE_HOST") != "" || e.podNamespace() != ""
+}
+
+// setEnv changes variables of a container in the Pod's spec, or of the shell outside of a Pod. An assignment is
+// NAME=VALUE, with the value quoted for a shell, or NAME- to remove the variable.
+func (e *examination) setEnv(what, container string, assignments ...string) Fix {
+	if e.inPod() {
+		return Fix{what, shell, fmt.Sprintf("kubectl set env -n %s deployment/DEPLOYMENT -c %s %s", e.namespace(), container, strings.Join(assignments, " "))}
+	}
+	var export, unset []string
+	for _, assignment := range assignments {
+		if name, removed := strings.CutSuffix(assignment, "-"); removed && !strings.Contains(assignment, "=") {
+			unset = append(unset, name)
+		} else {
+			export = append(export, assignment)
+		}
+	}
+	var lines []string
+	if len(export) > 0 {
+		lines = append(lines, "export "+strings.Join(export, " "))
+	}
+	if len(unset) > 0 {
+		lines = append(lines, "unset "+strings.Join(unset, " "))
+	}
+	return Fix{what, shell, strings.Join(lines, "\n")}
+}
+
 // The environment and the configuration.
 
 func (e *examination) fixAnnotation() []Fix {
@@ -45,18 +82,19 @@ func (e *examination) fixAnnotation() []Fix {
 	}
 	return []Fix{
 		{"annotate the service account with the role, then restart the Pods (only new Pods get the variables)", shell, fmt.Sprintf(
-			"kubectl annotate serviceaccount -n %s %s eks.amazonaws.com/role-arn=%s --overwrite\nkubectl rollout restart -n %s deployment DEPLOYMENT",
+			"kubectl annotate serviceaccount -n %s %s eks.amazonaws.com/role-arn=%s --overwrite\nkubectl rollout restart -n %s deployment/DEPLOYMENT",
 			e.namespace(), e.serviceAccount(), shellQuote(arn), e.namespace())},
 		{What: "also look for eks.amazonaws.com/skip-containers on the Pod, which excludes containers, and for AWS_ROLE_ARN in the Pod's own spec, which keeps the webhook from adding anything"},
 	}
 }
 
 // fixName is for a variable that is set under a misspelt name.
-func fixName(m Mistake) Fix {
-	if !variableName().MatchString(m.Misspelt) || !presentable(m.Misspelt) {
+func (e *examination) fixName(m Mistake) Fix {
+	value := e.Getenv(m.Misspelt)
+	if !variableName().MatchString(m.Misspelt) || !presentable(m.Misspelt) || !presentable(value) {
 		return Fix{What: "correct the name in the container's env to " + m.Variable}
 	}
-	return Fix{"correct the name in the container's env; in this shell", shell, fmt.Sprintf(`export %s="$%s"`, m.Variable, m.Misspelt)}
+	return e.setEnv("correct the variable's name", ourContainer, m.Variable+"="+shellQuote(value), m.Misspelt+"-")
 }
 
 // variableName is a name that a shell can read; others may be in an environment.
@@ -68,20 +106,21 @@ func (e *examination) fixMistake(m Mistake) []Fix {
 	case "AWS_REGION", "AWS_DEFAULT_REGION":
 		return []Fix{e.fixRegion(m.Variable)}
 	case "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_STS":
-		return []Fix{unsetEndpoint(m.Variable)}
+		return []Fix{e.unsetEndpoint(m.Variable)}
 	}
 	return nil
 }
 
-func unsetEndpoint(variable string) Fix {
-	return Fix{"use AWS's own endpoint", shell, "unset " + variable}
+func (e *examination) unsetEndpoint(variable string) Fix {
+	return e.setEnv("use AWS's own endpoint", ourContainer, variable+"-")
 }
 
-func fixStaticKeys() []Fix {
-	return []Fix{
-		{"remove the keys, so that SDKs ask the sidecar", shell, "unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN"},
-		{"or set all three variables, exported and quoted, for this shell and for an hour", shell, `eval "$(irsa-sidecar credentials --format env)"`},
+func (e *examination) fixStaticKeys() []Fix {
+	fixes := []Fix{e.setEnv("remove the keys, so that SDKs ask the sidecar", ourContainer, "AWS_ACCESS_KEY_ID-", "AWS_SECRET_ACCESS_KEY-", "AWS_SESSION_TOKEN-")}
+	if !e.inPod() {
+		fixes = append(fixes, Fix{"or set all three variables, exported and quoted, for this shell and for an hour", shell, `eval "$(irsa-sidecar credentials --format env)"`})
 	}
+	return fixes
 }
 
 func (e *examination) fixPodIdentity() Fix {
@@ -94,7 +133,7 @@ func (e *examination) fixURI() Fix {
 	if e.Listen.IsValid() {
 		listen = e.Listen.String()
 	}
-	return Fix{"use the sidecar's address", shell, "export AWS_CONTAINER_CREDENTIALS_FULL_URI=" + shellQuote("http://"+listen+"/v1/credentials")}
+	return e.setEnv("use the sidecar's address", appContainer, "AWS_CONTAINER_CREDENTIALS_FULL_URI="+shellQuote("http://"+listen+"/v1/credentials"))
 }
 
 func (e *examination) fixPort() Fix {
@@ -102,13 +141,13 @@ func (e *examination) fixPort() Fix {
 	if e.Listen.Port() == port {
 		port = 9931
 	}
-	return Fix{"stop what listens there, or choose another port here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI", shell,
-		"export IRSA_SIDECAR_LISTEN=" + shellQuote(netip.AddrPortFrom(e.Listen.Addr().WithZone(""), port).String())}
+	return e.setEnv("stop what listens there, or choose another port here and in the app's AWS_CONTAINER_CREDENTIALS_FULL_URI", ourContainer,
+		"IRSA_SIDECAR_LISTEN="+shellQuote(netip.AddrPortFrom(e.Listen.Addr().WithZone(""), port).String()))
 }
 
-func fixHostNetwork() []Fix {
+func (e *examination) fixHostNetwork() []Fix {
 	return []Fix{
-		{"require a token from callers, in a volume that the app's container shares", shell, "export IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=/run/irsa-sidecar/authorization-token"},
+		e.setEnv("require a token from callers, in a volume that the app's container shares", ourContainer, "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=/run/irsa-sidecar/authorization-token"),
 		{What: "or remove hostNetwork: true from the Pod's spec"},
 	}
 }
@@ -133,9 +172,9 @@ func (e *examination) fixVolume() []Fix {
 // fixTokenPath is for a path of something other than a file.
 func (e *examination) fixTokenPath(path string) []Fix {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return []Fix{{"use the path of the file in it", shell, "export AWS_WEB_IDENTITY_TOKEN_FILE=" + shellWord(filepath.Join(path, "token"), "/PATH/TO/TOKEN")}}
+		return []Fix{e.setEnv("use the path of the file in it", ourContainer, "AWS_WEB_IDENTITY_TOKEN_FILE="+shellWord(filepath.Join(path, "token"), "/PATH/TO/TOKEN"))}
 	}
-	return []Fix{{"use the kubelet's own file", shell, "export AWS_WEB_IDENTITY_TOKEN_FILE=/var/run/secrets/eks.amazonaws.com/serviceaccount/token"}}
+	return []Fix{e.setEnv("use the kubelet's own file", ourContainer, "AWS_WEB_IDENTITY_TOKEN_FILE=/var/run/secrets/eks.amazonaws.com/serviceaccount/token")}
 }
 
 // fixMode lets this process read the file: with its permissions if this user owns it, and with the Pod's otherwise.
@@ -146,7 +185,7 @@ func (e *examination) fixMode(path string) []Fix {
 	}
 	return []Fix{
 		{"give the Pod's volumes to a group that all its containers belong to", shell, fmt.Sprintf(
-			`kubectl patch deployment -n %s DEPLOYMENT --type merge -p '{"spec":{"template":{"spec":{"securityContext":{"fsGroup":%d}}}}}'`, e.namespace(), max(os.Getegid(), 1))},
+			`kubectl patch -n %s deployment/DEPLOYMENT --type merge -p '{"spec":{"template":{"spec":{"securityContext":{"fsGroup":%d}}}}}'`, e.namespace(), max(os.Getegid(), 1))},
 		{What: "or run this container as the user that owns the file (runAsUser)"},
 	}
 }
@@ -193,7 +232,7 @@ func (e *examination) fixAudience() []Fix {
 		return nil
 	}
 	return []Fix{{"if the audience is a mistake: ask for tokens for " + stsAudience + ", then restart the Pods", shell, fmt.Sprintf(
-		"kubectl annotate serviceaccount -n %s %s eks.amazonaws.com/audience=%s --overwrite\nkubectl rollout restart -n %s deployment DEPLOYMENT",
+		"kubectl annotate serviceaccount -n %s %s eks.amazonaws.com/audience=%s --overwrite\nkubectl rollout restart -n %s deployment/DEPLOYMENT",
 		e.namespace(), e.serviceAccount(), stsAudience, e.namespace())}}
 }
 
@@ -278,7 +317,7 @@ func (e *examination) fixDuration() Fix {
 // fixReason is for a failure with a single cause, or with causes that cannot be told apart from here.
 func (e *examination) fixReason(err *cache.FetchError) []Fix {
 	if err.Hint == webidentity.ProxyHint {
-		return []Fix{{"correct the proxy's address", shell, "export HTTPS_PROXY=http://PROXY:PORT"}, e.fixNoProxy("or bypass the proxy for STS")}
+		return []Fix{e.setEnv("correct the proxy's address", ourContainer, "HTTPS_PROXY=http://PROXY:PORT"), e.fixNoProxy("or bypass the proxy for STS")}
 	}
 	switch err.Reason {
 	case cache.AccessDenied:
@@ -295,7 +334,7 @@ func (e *examination) fixReason(err *cache.FetchError) []Fix {
 		case strings.Contains(err.Message, "DurationSeconds"):
 			return []Fix{e.fixDuration()}
 		case strings.Contains(err.Message, "roleSessionName"):
-			return []Fix{{"let the sidecar choose the session name", shell, "unset AWS_ROLE_SESSION_NAME"}}
+			return []Fix{e.setEnv("let the sidecar choose the session name", ourContainer, "AWS_ROLE_SESSION_NAME-")}
 		case strings.Contains(err.Message, "ARN"), strings.Contains(err.Message, "roleArn"):
 			return e.fixAnnotation()
 		}
@@ -303,8 +342,10 @@ func (e *examination) fixReason(err *cache.FetchError) []Fix {
 	case cache.PackedPolicyTooLarge, cache.MalformedPolicyDocument:
 		return []Fix{{"look at the session policy that is sent", shell, "wc -c \"$IRSA_SIDECAR_POLICY_FILE\"; python3 -m json.tool \"$IRSA_SIDECAR_POLICY_FILE\""}}
 	case cache.Throttling:
-		return []Fix{{"allow longer sessions, which need fewer exchanges", shell, fmt.Sprintf(
-			"aws iam update-role --role-name %s --max-session-duration 43200\nexport IRSA_SIDECAR_DURATION=12h", e.roleName())}}
+		return []Fix{
+			{"allow longer sessions, which need fewer exchanges", shell, fmt.Sprintf("aws iam update-role --role-name %s --max-session-duration 43200", e.roleName())},
+			e.setEnv("and ask for them", ourContainer, "IRSA_SIDECAR_DURATION=12h"),
+		}
 	}
 	return e.fixEndpoint(err.Reason)
 }
@@ -329,16 +370,16 @@ func (e *examination) fixEndpoint(reason cache.Reason) []Fix {
 			return unset
 		}
 		if e.Exchange.FIPS {
-			return []Fix{{"use the regular endpoint: few regions have a FIPS endpoint", shell, "unset AWS_USE_FIPS_ENDPOINT"}}
+			return []Fix{e.setEnv("use the regular endpoint: few regions have a FIPS endpoint", ourContainer, "AWS_USE_FIPS_ENDPOINT-")}
 		}
 		return []Fix{e.fixRegion("AWS_REGION")}
 	case cache.EndpointUnreachable, cache.EndpointTimeout:
 		return append(unset, Fix{"find out whether it is this Pod or the whole node", shell, "curl -sS --max-time 5 -o /dev/null -w '%{http_code}\\n' " + shellQuote("https://"+e.stsHost())},
 			Fix{What: "allow egress to port 443 in NetworkPolicies, security groups and the VPC endpoint's security group"})
 	case cache.EndpointNotTrusted:
-		return []Fix{{"if a proxy inspects TLS, trust its CA too", shell, "export AWS_CA_BUNDLE=/PATH/TO/CA.pem"}}
+		return []Fix{e.setEnv("if a proxy inspects TLS, trust its CA too", ourContainer, "AWS_CA_BUNDLE=/PATH/TO/CA.pem")}
 	case cache.ProxyNotFound:
-		return []Fix{{"correct the proxy's host name", shell, "export HTTPS_PROXY=http://PROXY:PORT"}, e.fixNoProxy("or bypass the proxy for STS")}
+		return []Fix{e.setEnv("correct the proxy's host name", ourContainer, "HTTPS_PROXY=http://PROXY:PORT"), e.fixNoProxy("or bypass the proxy for STS")}
 	case cache.ProxyRefused:
 		return []Fix{e.fixNoProxy("bypass the proxy for STS")}
 	}
@@ -349,7 +390,7 @@ func (e *examination) fixEndpoint(reason cache.Reason) []Fix {
 func (e *examination) unsetEndpoints() []Fix {
 	for _, name := range []string{"AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"} {
 		if e.Getenv(name) != "" {
-			return []Fix{unsetEndpoint(name)}
+			return []Fix{e.unsetEndpoint(name)}
 		}
 	}
 	return nil
@@ -365,7 +406,7 @@ func (e *examination) stsHost() string {
 
 func (e *examination) fixNoProxy(what string) Fix {
 	host := e.stsHost()
-	return Fix{what, shell, "export NO_PROXY=" + shellWord(strings.TrimPrefix(e.Getenv("NO_PROXY")+","+host, ","), shellQuote("HOSTS,"+host))}
+	return e.setEnv(what, ourContainer, "NO_PROXY="+shellWord(strings.TrimPrefix(e.Getenv("NO_PROXY")+","+host, ","), shellQuote("HOSTS,"+host)))
 }
 
 // regions has a region for each partition in which STS is always enabled.
@@ -381,11 +422,11 @@ func (e *examination) fixRegion(variable string) Fix {
 	if region == "" || region == e.Exchange.Region || names.Partition(region) != partition {
 		region, what = cmp.Or(regions[partition], "REGION"), "use a region in the role's partition"
 	}
-	return Fix{what, shell, "export " + variable + "=" + region}
+	return e.setEnv(what, ourContainer, variable+"="+region)
 }
 
 // fixOtherRegion leaves a region in which STS is disabled.
 func (e *examination) fixOtherRegion() Fix {
 	partition := names.RolePartition(e.Exchange.RoleARN)
-	return Fix{"or use STS in a region where it is always enabled", shell, "export AWS_REGION=" + cmp.Or(regions[partition], "REGION")}
+	return e.setEnv("or use STS in a region where it is always enabled", ourContainer, "AWS_REGION="+cmp.Or(regions[partition], "REGION"))
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
@@ -15,12 +16,20 @@ import (
 type Report struct {
 	Schema   int       `json:"schema"`
 	Version  string    `json:"version"`
-	Result   Status    `json:"result"`
+	Result   Status    `json:"result"` // the worst of the findings
+	Cause    *Cause    `json:"cause,omitempty"`
 	Findings []Finding `json:"findings"`
 
 	// TrustPolicy lets only this token's service account assume the role. Nil if the role or the token does not say
 	// enough.
 	TrustPolicy json.RawMessage `json:"trustPolicy,omitempty"`
+}
+
+// Cause is the finding from which the failures follow. Nil if nothing has failed.
+type Cause struct {
+	Check string `json:"check"`
+	Key   string `json:"key"`
+	Text  string `json:"text"` // one line
 }
 
 // Finding is what one check has found.
@@ -31,6 +40,9 @@ type Finding struct {
 	Finding string `json:"finding"`
 	Advice  string `json:"advice,omitempty"` // a Reason's, the same as everywhere else
 	Fixes   []Fix  `json:"fixes,omitempty"`  // what to do, the most likely first
+
+	// Consequence reports that the finding follows from the cause: there is nothing to change for it.
+	Consequence bool `json:"consequence,omitempty"`
 }
 
 // failure and warning make findings. A key is a [Key], a [cache.Reason] or a [trustpolicy.Kind].
@@ -62,6 +74,16 @@ var statusNames = [...]string{"ok", "warn", "fail"}
 
 // MarshalText implements [encoding.TextMarshaler].
 func (s Status) MarshalText() ([]byte, error) { return []byte(statusNames[s]), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (s *Status) UnmarshalText(text []byte) error {
+	i := slices.Index(statusNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("expected ok, warn or fail, found %q", text)
+	}
+	*s = Status(i)
+	return nil
+}
 
 // maxFinding bounds a finding, in characters: others may decide what is in it.
 const maxFinding = 1000

@@ -15,7 +15,7 @@ import (
 func (e *examination) checkSidecar(ctx context.Context) {
 	if e.OnHostNetwork && e.Authorization == "" {
 		e.add(failure("sidecar", HostNetwork,
-			"this Pod uses the node's network, and no authorization token is required: any program on the node could get the credentials", fixHostNetwork()...))
+			"this Pod uses the node's network, and no authorization token is required: any program on the node could get the credentials", e.fixHostNetwork()...))
 	}
 	if !e.Listen.Addr().IsLoopback() || e.Listen.Addr().Zone() != "" {
 		return // reported as a mistake in the configuration
