@@ -41,39 +41,43 @@ func (s *Server) callerIdentity(w http.ResponseWriter, r *http.Request, body []b
 
 // signer returns the session whose credentials signed the request, or why STS refuses the request.
 func (s *Server) signer(r *http.Request, body []byte, region string, now time.Time) (Session, *Fault) {
-	authorization := r.Header.Get("Authorization")
-	if authorization == "" {
+	if r.Header.Get("Authorization") == "" {
 		return Session{}, &MissingAuthenticationToken
 	}
-	parts := authorizationShape.FindStringSubmatch(authorization)
+	return checkSignature(r, body, s.Issued(), "sts", region, now)
+}
+
+// checkSignature returns which of the sessions signed the request for a service, or why it is refused. An empty region
+// allows every one.
+func checkSignature(r *http.Request, body []byte, sessions []Session, service, region string, now time.Time) (Session, *Fault) {
+	parts := authorizationShape.FindStringSubmatch(r.Header.Get("Authorization"))
 	signed, err := time.Parse(amzDate, r.Header.Get("X-Amz-Date"))
 	if parts == nil || err != nil {
 		return Session{}, &IncompleteSignature
 	}
-	keyID, scopeRegion, service, headers, signature := parts[1], parts[2], parts[3], strings.Split(parts[4], ";"), parts[5]
-	issued := s.Issued()
-	known := slices.IndexFunc(issued, func(i Session) bool { return i.AccessKeyID == keyID })
-	if known < 0 || issued[known].SessionToken != r.Header.Get("X-Amz-Security-Token") {
+	keyID, scopeRegion, scopeService, headers, signature := parts[1], parts[2], parts[3], strings.Split(parts[4], ";"), parts[5]
+	known := slices.IndexFunc(sessions, func(s Session) bool { return s.AccessKeyID == keyID })
+	if known < 0 || sessions[known].SessionToken != r.Header.Get("X-Amz-Security-Token") {
 		return Session{}, &InvalidClientTokenID
 	}
-	session := issued[known]
+	session := sessions[known]
 	switch {
 	case !now.Before(session.Expiration):
 		return Session{}, &ExpiredSession
-	case service != "sts":
-		return Session{}, new(wrongSignature("Credential should be scoped to correct service: 'sts'."))
+	case scopeService != service:
+		return Session{}, new(wrongSignature("Credential should be scoped to correct service: '" + service + "'."))
 	case region != "" && scopeRegion != region:
 		return Session{}, new(wrongSignature("Credential should be scoped to a valid region."))
 	case now.Sub(signed).Abs() > maxClockSkew:
 		return Session{}, new(SignatureExpired(now, signed))
-	case signature != sign(r, body, session, headers, scopeRegion, signed):
+	case signature != sign(r, body, session, headers, service, scopeRegion, signed):
 		return Session{}, &SignatureDoesNotMatch
 	}
 	return session, nil
 }
 
 // sign returns the signature of these headers and the body with the session's credentials.
-func sign(r *http.Request, body []byte, session Session, headers []string, region string, at time.Time) string {
+func sign(r *http.Request, body []byte, session Session, headers []string, service, region string, at time.Time) string {
 	again, err := http.NewRequest(r.Method, "http://"+r.Host+r.URL.RequestURI(), nil)
 	if err != nil {
 		return ""
@@ -87,7 +91,7 @@ func sign(r *http.Request, body []byte, session Session, headers []string, regio
 	}
 	sum := sha256.Sum256(body)
 	credentials := aws.Credentials{AccessKeyID: session.AccessKeyID, SecretAccessKey: session.SecretAccessKey, SessionToken: session.SessionToken}
-	if v4.NewSigner().SignHTTP(r.Context(), credentials, again, hex.EncodeToString(sum[:]), "sts", region, at) != nil {
+	if v4.NewSigner().SignHTTP(r.Context(), credentials, again, hex.EncodeToString(sum[:]), service, region, at) != nil {
 		return ""
 	}
 	_, signature, _ := strings.Cut(again.Header.Get("Authorization"), "Signature=")

@@ -31,6 +31,9 @@ type Options struct {
 	// for every issuer if Issuer is nil. Empty but not nil means none.
 	Providers []Provider
 
+	// Thumbprint is the one of the issuers' certificate. Empty: no provider's thumbprints are compared with it.
+	Thumbprint string
+
 	// RoleARN is the only role that may be assumed. Empty means every role whose ARN is well formed.
 	RoleARN string
 
@@ -61,8 +64,9 @@ type Options struct {
 
 // Provider is an OIDC provider in IAM.
 type Provider struct {
-	Issuer    string   // its URL, which is the iss of its tokens
-	ClientIDs []string // the audiences that it accepts
+	Issuer      string   // its URL, which is the iss of its tokens
+	ClientIDs   []string // the audiences that it accepts
+	Thumbprints []string // of the certificates that it accepts for the issuer, in hexadecimal; empty: all
 }
 
 // Server is the STS. It is an [http.Handler] and can also listen itself, on loopback only. It may be used by many goroutines
@@ -254,9 +258,12 @@ func (o *Options) judge(r request, now time.Time) (audience string, refusal *Fau
 	if slices.Contains(o.DisabledRegions, o.Region) {
 		return "", new(RegionDisabled(r.role.account))
 	}
-	clientIDs, found := o.clientIDs(claims.Issuer)
+	provider, found := o.provider(claims.Issuer)
 	if !found && o.OldWording {
 		return "", new(NoProvider(claims.Issuer))
+	}
+	if found && o.Thumbprint != "" && len(provider.Thumbprints) > 0 && !slices.Contains(provider.Thumbprints, o.Thumbprint) {
+		return "", &WrongThumbprint
 	}
 	if !found || (o.Issuer != nil && !o.Issuer.signed(r.token)) {
 		return "", &NotValidated
@@ -264,7 +271,7 @@ func (o *Options) judge(r request, now time.Time) (audience string, refusal *Fau
 	if len(claims.Audience) == 0 {
 		return "", &NoAudience
 	}
-	known := slices.IndexFunc(claims.Audience, func(a string) bool { return slices.Contains(clientIDs, a) })
+	known := slices.IndexFunc(claims.Audience, func(a string) bool { return slices.Contains(provider.ClientIDs, a) })
 	if known < 0 {
 		return "", &WrongAudience
 	}
@@ -284,17 +291,25 @@ func (o *Options) judge(r request, now time.Time) (audience string, refusal *Fau
 	return audience, nil
 }
 
-// clientIDs returns the audiences for which an issuer's tokens are accepted.
-func (o *Options) clientIDs(issuer string) (clientIDs []string, found bool) {
-	if o.Providers == nil {
-		return []string{defaultAudience}, o.Issuer == nil || o.Issuer.URL() == issuer
+// provider returns the provider that accepts an issuer's tokens.
+func (o *Options) provider(issuer string) (provider Provider, found bool) {
+	if o.Providers == nil && o.Issuer == nil {
+		return Provider{Issuer: issuer, ClientIDs: []string{defaultAudience}}, true
 	}
-	for _, p := range o.Providers {
+	for _, p := range o.providers() {
 		if p.Issuer == issuer {
-			return p.ClientIDs, true
+			return p, true
 		}
 	}
-	return nil, false
+	return Provider{}, false
+}
+
+// providers returns the account's providers. The one for every issuer, which IAM does not have, is not among them.
+func (o *Options) providers() []Provider {
+	if o.Providers == nil && o.Issuer != nil {
+		return []Provider{{Issuer: o.Issuer.URL(), ClientIDs: []string{defaultAudience}}}
+	}
+	return o.Providers
 }
 
 // trusts evaluates the trust policy. IAM does not accept a policy that cannot be parsed; here such a policy allows nothing,

@@ -486,16 +486,22 @@ func TestWhatIAMHoldsDecides(t *testing.T) {
 	}{
 		{name: "no provider", change: func(o *Options) { o.Providers = []Provider{} }, want: NotValidated},
 		{name: "no provider, in old words", change: func(o *Options) { o.Providers, o.OldWording = []Provider{}, true }, want: NoProvider(issuer)},
-		{name: "another cluster's provider", change: func(o *Options) { o.Providers = []Provider{{issuer + "2", []string{defaultAudience}}} }, want: NotValidated},
-		{name: "a provider", change: func(o *Options) { o.Providers = []Provider{{issuer, []string{"other", defaultAudience}}} }},
-		{name: "a provider without the client ID", change: func(o *Options) { o.Providers = []Provider{{issuer, []string{"other"}}} }, want: WrongAudience},
+		{name: "another cluster's provider", change: func(o *Options) {
+			o.Providers = []Provider{{Issuer: issuer + "2", ClientIDs: []string{defaultAudience}}}
+		}, want: NotValidated},
+		{name: "a provider", change: func(o *Options) {
+			o.Providers = []Provider{{Issuer: issuer, ClientIDs: []string{"other", defaultAudience}}}
+		}},
+		{name: "a provider without the client ID", change: func(o *Options) { o.Providers = []Provider{{Issuer: issuer, ClientIDs: []string{"other"}}} }, want: WrongAudience},
 		{
 			name: "another audience with its client ID", claims: Claims{Audience: []string{"other"}},
-			change: func(o *Options) { o.Providers, o.TrustPolicy = []Provider{{issuer, []string{"other"}}}, "" },
+			change: func(o *Options) {
+				o.Providers, o.TrustPolicy = []Provider{{Issuer: issuer, ClientIDs: []string{"other"}}}, ""
+			},
 		},
 		{
 			name: "another audience that the role does not want", claims: Claims{Audience: []string{"other"}},
-			change: func(o *Options) { o.Providers = []Provider{{issuer, []string{"other"}}} }, want: AccessDenied,
+			change: func(o *Options) { o.Providers = []Provider{{Issuer: issuer, ClientIDs: []string{"other"}}} }, want: AccessDenied,
 		},
 		{name: "keys that have been replaced", change: func(o *Options) { o.Issuer = old }, want: NotValidated},
 		{name: "another action", change: func(o *Options) { o.TrustPolicy = strings.Replace(o.TrustPolicy, "WithWebIdentity", "", 1) }, want: AccessDenied},

@@ -47,7 +47,7 @@ var (
 </GetCallerIdentityResponse>
 `)
 
-	errorXML = newXML(`<ErrorResponse xmlns="` + xmlNamespace + `">
+	errorXML = newXML(`<ErrorResponse xmlns="{{xml .Namespace}}">
   <Error>
     <Type>{{xml .Type}}</Type>
     <Code>{{xml .Code}}</Code>
@@ -72,9 +72,14 @@ func writeXML(w http.ResponseWriter, status int, document *template.Template, va
 }
 
 func writeFault(w http.ResponseWriter, f Fault, requestID string) {
+	writeFaultOf(w, xmlNamespace, f, requestID)
+}
+
+// writeFaultOf is for a service with this namespace.
+func writeFaultOf(w http.ResponseWriter, namespace string, f Fault, requestID string) {
 	if f.Body == "" && f.Code != "" {
 		writeXML(w, f.status(), errorXML, map[string]any{
-			"Type": f.side(), "Code": f.Code, "Message": f.Message, "RequestID": requestID,
+			"Namespace": namespace, "Type": f.side(), "Code": f.Code, "Message": f.Message, "RequestID": requestID,
 		})
 		return
 	}
