@@ -273,6 +273,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) int {
 	header["Content-Type"] = typeJSON
 	header["Cache-Control"] = noStore
 	header["X-Content-Type-Options"] = noSniff
+	header[Mark] = credentialsMark
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	w.Write(body)

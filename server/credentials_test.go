@@ -244,7 +244,7 @@ func mustDocument(t *testing.T, w *httptest.ResponseRecorder, status int, code, 
 	}
 	h := w.Header()
 	for name, value := range map[string]string{
-		"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+		"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", Mark: "credentials",
 		"Content-Length": fmt.Sprint(w.Body.Len()), "Retry-After": "", "Location": "", "Www-Authenticate": "", "Access-Control-Allow-Origin": "",
 	} {
 		if got := h.Get(name); got != value {

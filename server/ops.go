@@ -26,14 +26,20 @@ type Ops struct {
 	draining atomic.Bool
 }
 
-// OpsMark is a header of every answer of [Ops]. By it, commands tell the sidecar from another program that answers 200. It
-// is not Server, which service meshes replace.
-const OpsMark = "Irsa-Sidecar"
+// Mark is a header of every answer of [Ops], and of every document of [Credentials] but the credentials themselves and the
+// answer to what is not HTTP. By it, commands tell the sidecar from another program. It is not Server, which service meshes replace.
+const Mark = "Irsa-Sidecar"
 
 // NoCredentials is what /readyz says of a profile without valid credentials, before the reason.
 const NoCredentials = "not ready: there are no valid credentials"
 
-var opsMark = []string{"ops"}
+// OpsMark is the value of [Mark] in answers of [Ops].
+const OpsMark = "ops"
+
+var (
+	opsMark         = []string{OpsMark}
+	credentialsMark = []string{credentialsName}
+)
 
 // NewOps returns the handler.
 func NewOps(o Options, metrics prometheus.Gatherer) *Ops {
@@ -70,7 +76,7 @@ func (h *Ops) Drain() { h.draining.Store(true) }
 
 func (h *Ops) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	w.Header()[OpsMark] = opsMark
+	w.Header()[Mark] = opsMark
 	profile, route, code := dispatch(h.router, "", w, r)
 	h.account(r, profile, route, code, started, "", nil)
 }

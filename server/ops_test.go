@@ -30,8 +30,8 @@ func TestLivenessAsksNobody(t *testing.T) {
 	for path, want := range map[string]int{"/livez": 200, "/healthz": 200, "/readyz": 503, "/startupz": 503, "/": 404, "/metrics": 200} {
 		if w := ask(h, request("GET", path, elsewhere)); w.Code != want {
 			t.Errorf("GET %s: %d %s, want %d", path, w.Code, w.Body, want)
-		} else if w.Header().Get(OpsMark) != "ops" {
-			t.Errorf("GET %s: no %s in %v", path, OpsMark, w.Header())
+		} else if w.Header().Get(Mark) != "ops" {
+			t.Errorf("GET %s: no %s in %v", path, Mark, w.Header())
 		}
 	}
 	if w := ask(h, request("GET", "/livez", elsewhere)); w.Body.String() != "ok\n" || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" {

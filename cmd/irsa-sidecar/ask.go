@@ -103,7 +103,7 @@ func ask(ctx context.Context, method, url, authorization string) (*reply, error)
 		code:   response.StatusCode,
 		status: maskToken(response.Status, authorization),
 		body:   maskToken(string(body), authorization),
-		marked: response.Header.Get(server.OpsMark) != "",
+		marked: response.Header.Get(server.Mark) == server.OpsMark,
 	}, nil
 }
 

@@ -90,7 +90,22 @@ var faults = []struct {
 	{"token-expired", func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()) }, "ExpiredTokenException", fixed},
 	{"token-copied-and-expired", func(w *world) { w.age = 26 * time.Hour; w.write(w.newToken()); w.copyToken(); w.age = 0 }, "ExpiredTokenException", fixed},
 	{"token-not-rotated", func(w *world) { w.age = 21 * time.Hour; w.write(w.newToken()) }, "TokenNotRotated", fixed},
-	{"token-from-the-future", func(w *world) { w.age = -10*time.Minute - 30*time.Second; w.write(w.newToken()) }, "TokenFromTheFuture", forPeople},
+	{"token-from-the-future", func(w *world) { w.age = -10*time.Minute - 30*time.Second; w.write(w.newToken()) }, "TokenFromTheFuture", fixed},
+	{"token-from-the-future-here-only", func(w *world) {
+		w.age = -10*time.Minute - 30*time.Second
+		w.write(w.newToken())
+		w.skew(11 * time.Minute)
+	}, "TokenFromTheFuture", forPeople},
+	{"token-from-the-future-and-ahead", func(w *world) {
+		w.age = -40*time.Minute - 30*time.Second
+		w.write(w.newToken())
+		w.skew(-30*time.Minute - 20*time.Second)
+	}, "TokenFromTheFuture", fixed},
+	{"token-expired-here-only", func(w *world) {
+		w.age = 24*time.Hour + 10*time.Minute + 30*time.Second
+		w.write(w.newToken())
+		w.skew(-30*time.Minute - 20*time.Second)
+	}, "ExpiredTokenException", forPeople},
 	{"audience-legacy", func(w *world) { w.claims.Audience = []string{}; w.write(w.newToken()); w.claims.Audience = nil }, "TokenLegacy", fixed},
 	{"audience-typo", func(w *world) {
 		w.claims.Audience = []string{"sts.amazon.com"}
@@ -160,6 +175,10 @@ var faults = []struct {
 	{"client-id-missing", func(w *world) {
 		w.sts.Change(func(o *ststest.Options) { o.Providers[0].ClientIDs = []string{"other"} })
 	}, "AudienceNotRegistered", fixed},
+	{"thumbprint-not-known", func(w *world) {
+		delete(w.hosts, "oidc.eks.eu-west-1.amazonaws.com:443")
+		w.sts.Break(ststest.WrongThumbprint)
+	}, "ThumbprintMismatch", forPeople},
 	{"thumbprint", func(w *world) { w.sts.Break(ststest.WrongThumbprint) }, "ThumbprintMismatch", fixed},
 	{"not-a-jwt", func(w *world) { w.sts.Break(ststest.NotAJWT) }, "TokenFileMalformed", forPeople},
 
@@ -330,6 +349,8 @@ func TestAnEchoedAuthorizationTokenIsMasked(t *testing.T) {
 	w := newWorld(t)
 	w.options.Authorization = "correct-horse-battery"
 	w.options.Listen = w.plain(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Irsa-Sidecar", "credentials")
+		w.WriteHeader(http.StatusForbidden)
 		fmt.Fprintf(w, `{"code": "got %s"}`, r.Header.Get("Authorization"))
 	}))
 	text := fmt.Sprintf("%+v", w.examine().Findings)

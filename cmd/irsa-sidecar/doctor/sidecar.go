@@ -24,7 +24,7 @@ func (e *examination) checkSidecar(ctx context.Context) {
 		e.ok("sidecar", "IRSA_SIDECAR_LISTEN leaves the choice of the port to the system")
 		return
 	}
-	status, body, err := e.askSidecar(ctx)
+	answer, err := e.askSidecar(ctx)
 	switch {
 	case refused(err):
 		e.ok("sidecar", "nothing listens on %s yet: the port is free", e.Listen)
@@ -35,17 +35,28 @@ func (e *examination) checkSidecar(ctx context.Context) {
 		}
 		e.add(e.portTaken(what))
 	default:
-		e.add(e.readIdentity(status, body))
+		e.add(e.readIdentity(answer))
 	}
 }
 
+// sidecarAnswer is the answer to a request to the credentials listener.
+type sidecarAnswer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// isSidecar reports whether a JSON document other than the credentials comes from the sidecar's credentials listener, which
+// says so in a header: the server's Mark. Other programs have fields named "code" and "profile" too.
+func isSidecar(header http.Header) bool { return header.Get("Irsa-Sidecar") == "credentials" }
+
 // askSidecar gets the sidecar's identity document, and at most 64 KiB of it.
-func (e *examination) askSidecar(ctx context.Context) (status int, body []byte, err error) {
+func (e *examination) askSidecar(ctx context.Context) (sidecarAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.Listen.String()+"/v1/identity", nil)
 	if err != nil {
-		return 0, nil, err
+		return sidecarAnswer{}, err
 	}
 	request.Header.Set("User-Agent", e.Exchange.AppID) // the sidecar lists whom it refuses by that
 	if e.Authorization != "" {
@@ -54,17 +65,16 @@ func (e *examination) askSidecar(ctx context.Context) (status int, body []byte, 
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(request)
 	if err != nil {
-		return 0, nil, err
+		return sidecarAnswer{}, err
 	}
 	defer response.Body.Close()
-	body, _ = io.ReadAll(io.LimitReader(response.Body, 64<<10)) // half of it is not JSON
-	return response.StatusCode, body, nil
+	body, _ := io.ReadAll(io.LimitReader(response.Body, 64<<10)) // half of it is not JSON
+	return sidecarAnswer{response.StatusCode, response.Header, body}, nil
 }
 
 // readIdentity tells a sidecar's answer from another program's.
-func (e *examination) readIdentity(status int, body []byte) Finding {
+func (e *examination) readIdentity(answer sidecarAnswer) Finding {
 	var identity struct {
-		Profile   string `json:"profile"`
 		Valid     bool   `json:"valid"`
 		Code      string `json:"code"`
 		Remaining int    `json:"remainingSeconds"`
@@ -73,21 +83,32 @@ func (e *examination) readIdentity(status int, body []byte) Finding {
 		} `json:"lastError"`
 	}
 	text := ""
-	switch known := json.Unmarshal(body, &identity) == nil; {
-	case known && status == http.StatusOK && identity.Valid:
+	switch err := json.Unmarshal(answer.body, &identity); {
+	case err != nil || !isSidecar(answer.header):
+		return e.portTaken(e.another(answer))
+	case answer.status != http.StatusOK:
+		text = fmt.Sprintf("a sidecar listens on %s but refused the doctor's request: %s", e.Listen, identity.Code)
+	case identity.Valid:
 		text = fmt.Sprintf("a sidecar serves on %s; its credentials are valid for %s", e.Listen, roughly(time.Duration(identity.Remaining)*time.Second))
-	case known && status == http.StatusOK && identity.Profile != "":
+	default:
 		why := "the first exchange has not finished"
 		if identity.LastError != nil {
 			why = "its last error is " + identity.LastError.Code
 		}
 		text = fmt.Sprintf("a sidecar listens on %s but has no credentials yet: %s", e.Listen, why)
-	case known && identity.Code != "":
-		text = fmt.Sprintf("a sidecar listens on %s but refused the doctor's request: %s", e.Listen, identity.Code)
-	default:
-		return e.portTaken(fmt.Sprintf("it answered with HTTP status %d", status))
 	}
 	return Finding{Check: "sidecar", Status: OK, Finding: text}
+}
+
+// another says what is known about a program that is not the credentials listener.
+func (e *examination) another(answer sidecarAnswer) string {
+	switch {
+	case answer.header.Get("Irsa-Sidecar") == "ops":
+		return "it is a sidecar's listener for health and metrics"
+	case answer.header.Get("Server") != "":
+		return fmt.Sprintf("it answered with HTTP status %d, Server: %s", answer.status, answer.header.Get("Server"))
+	}
+	return fmt.Sprintf("it answered with HTTP status %d", answer.status)
 }
 
 func (e *examination) portTaken(why string) Finding {
