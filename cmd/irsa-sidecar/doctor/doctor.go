@@ -66,12 +66,14 @@ type examination struct {
 	findings []Finding
 	skipped  []string // the checks that could not be made
 
-	token     string
-	claims    webidentity.Claims
-	projected bool // the kubelet replaces the token file
-	issuer    issuerVerdict
-	rejection Key                  // why the issuer's documents rule the token out
-	identity  trustpolicy.Identity // complete if Subject is set: the role is AWS's, and the token says whose it is
+	token      string
+	claims     webidentity.Claims
+	projected  bool // the kubelet replaces the token file
+	issuer     issuerVerdict
+	rejection  Key                  // why the issuer's documents rule the token out
+	thumbprint string               // of the certificate of the server with the issuer's keys, as IAM writes it; empty if not known
+	skew       *time.Duration       // by which this clock is ahead of STS's; nil if not known
+	identity   trustpolicy.Identity // complete if Subject is set: the role is AWS's, and the token says whose it is
 }
 
 // Examine makes all checks, each as far as possible. It takes at most 15 seconds.
@@ -107,7 +109,9 @@ func Examine(ctx context.Context, o Options) *Report {
 	all.Wait()
 	e.join(network)
 	e.join(issuer)
-	e.issuer, e.rejection = issuer.issuer, issuer.rejection
+	e.issuer, e.rejection, e.thumbprint = issuer.issuer, issuer.rejection, issuer.thumbprint
+	e.skew = network.skew
+	e.blameTheRightClock()
 	e.checkExchange(ctx)
 	e.checkPolicy()
 	e.join(sidecar)

@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"context"
+	"crypto/sha1"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,6 +72,7 @@ func (e *examination) checkIssuer(ctx context.Context) {
 		return
 	}
 	var keys jose.JSONWebKeySet
+	e.thumbprint = "" // of the discovery document's server, which may be another
 	if e.fetchDocument(ctx, discovery.JWKSURI, &keys) {
 		e.checkSignature(keys)
 	}
@@ -146,6 +149,17 @@ func (e *examination) get(ctx context.Context, url string) (status int, body []b
 		return 0, nil, err
 	}
 	defer response.Body.Close()
+	e.thumbprint = thumbprintOf(response.TLS)
 	body, err = io.ReadAll(io.LimitReader(response.Body, maxDocument))
 	return response.StatusCode, body, err
+}
+
+// thumbprintOf returns the thumbprint that IAM keeps of a server: the SHA-1 checksum of the last certificate that it sends,
+// in hexadecimal. Empty without TLS.
+// https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_providers_create_oidc_verify-thumbprint.html
+func thumbprintOf(state *tls.ConnectionState) string {
+	if state == nil || len(state.PeerCertificates) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%x", sha1.Sum(state.PeerCertificates[len(state.PeerCertificates)-1].Raw))
 }

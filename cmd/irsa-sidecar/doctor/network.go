@@ -214,6 +214,7 @@ func (e *examination) checkClock(ctx context.Context, u *url.URL) {
 	}
 	// The Date has no fraction, and was written between the request and the response.
 	skew := sent.Add(time.Since(sent) / 2).Sub(date.Add(500 * time.Millisecond))
+	e.skew = &skew
 	way := "ahead of"
 	if skew < 0 {
 		way = "behind"

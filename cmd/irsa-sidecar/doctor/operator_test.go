@@ -1,7 +1,9 @@
 package doctor
 
 import (
+	"crypto/sha1"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -120,9 +122,10 @@ func (w *world) run(words []string) {
 				}
 			}
 		})
-	case command == "aws iam delete-open-id-connect-provider":
-		w.sts.Change(func(o *ststest.Options) { o.Providers = []ststest.Provider{} })
-		w.sts.Repair()
+	case command == "aws iam update-open-id-connect-provider-thumbprint":
+		if sum := sha1.Sum(w.certificate.Certificate[0]); option("--thumbprint-list") == fmt.Sprintf("%x", sum) {
+			w.sts.Repair()
+		}
 	case command == "aws iam update-role":
 		w.mustBeTheRole(option("--role-name"))
 		seconds, err := strconv.Atoi(option("--max-session-duration"))

@@ -199,7 +199,11 @@ func (e *examination) fixExpired() []Fix {
 	if e.token != "" && !e.projected {
 		return e.fixVolume()
 	}
-	return []Fix{{"recreate the Pod to get a new token; if that one expires too, check the node's kubelet", shell, fmt.Sprintf("kubectl delete pod -n %s %s", e.namespace(), e.pod())}}
+	return []Fix{{"recreate the Pod to get a new token; if that one expires too, check the node's kubelet", shell, e.deletePod()}}
+}
+
+func (e *examination) deletePod() string {
+	return fmt.Sprintf("kubectl delete pod -n %s %s", e.namespace(), e.pod())
 }
 
 func (e *examination) fixTooOld() []Fix {
@@ -305,9 +309,13 @@ func (e *examination) fixClientID() []Fix {
 }
 
 func (e *examination) fixThumbprint() []Fix {
-	return []Fix{{"recreate the provider, so that IAM reads the certificate again", shell, fmt.Sprintf(
-		"aws iam delete-open-id-connect-provider --open-id-connect-provider-arn %s\naws iam create-open-id-connect-provider --url %s --client-id-list %s",
-		shellWord(e.providerARN(), "PROVIDER_ARN"), shellWord(e.claims.Issuer, "ISSUER"), shellWord(e.audience(), "AUDIENCE"))}}
+	what := "replace the provider's thumbprint with that of the certificate that the issuer uses now; the provider stays, and so do its Pods' identities"
+	if e.thumbprint == "" {
+		what += " (THUMBPRINT is the SHA-1 checksum of the last certificate that openssl s_client -showcerts prints for the host in jwks_uri)"
+	}
+	return []Fix{{what, shell, fmt.Sprintf(
+		"aws iam update-open-id-connect-provider-thumbprint --open-id-connect-provider-arn %s --thumbprint-list %s",
+		shellWord(e.providerARN(), "PROVIDER_ARN"), cmp.Or(e.thumbprint, "THUMBPRINT"))}}
 }
 
 func (e *examination) fixDuration() Fix {

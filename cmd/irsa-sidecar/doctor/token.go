@@ -192,10 +192,7 @@ func (e *examination) checkTimes() {
 	c := e.claims
 	age, left := e.now.Sub(c.IssuedAt), c.Expiration.Sub(e.now)
 	lifetime := c.Expiration.Sub(c.IssuedAt)
-	starts := c.IssuedAt
-	if c.NotBefore.After(starts) {
-		starts = c.NotBefore
-	}
+	starts := startOf(c)
 	switch {
 	case c.Expiration.IsZero():
 		e.add(failure("token", TokenLegacy, "the token has no expiry: it comes from a Secret and is not a projected token", e.fixVolume()...))
@@ -209,6 +206,35 @@ func (e *examination) checkTimes() {
 			fmt.Sprintf("the token is %s old and expires in %s: the kubelet should have replaced it", roughly(age), roughly(left)), e.fixExpired()...))
 	default:
 		e.ok("token", "%s, issued %s ago, expires in %s", c.Algorithm, roughly(age), roughly(left))
+	}
+}
+
+// startOf returns when a token becomes valid.
+func startOf(c webidentity.Claims) time.Time {
+	if c.NotBefore.After(c.IssuedAt) {
+		return c.NotBefore
+	}
+	return c.IssuedAt
+}
+
+// blameTheRightClock corrects what has been found about the token's times by this node's clock, once STS has told its own.
+func (e *examination) blameTheRightClock() {
+	if e.skew == nil {
+		return
+	}
+	c, ours, theirs := e.claims, e.now, e.now.Add(-*e.skew)
+	for i := range e.findings {
+		f := &e.findings[i]
+		switch starts := startOf(c); {
+		case f.Key == string(TokenFromTheFuture) && starts.Sub(theirs) > minSkew:
+			f.Finding = fmt.Sprintf("the token is not valid for another %s, also by STS's clock: the API server's clock was ahead when it issued the token", roughly(starts.Sub(theirs)))
+			f.Fixes = []Fix{{"set the clock of the control plane, then recreate the Pod to get a new token", shell, e.deletePod()}}
+		case f.Key == string(TokenFromTheFuture):
+			f.Fixes = nil // the check of the clock has them
+		case f.Check == "token" && f.Key == string(cache.ExpiredTokenException) && c.Expiration.After(theirs):
+			f.Finding = fmt.Sprintf("by this node's clock, the token expired %s ago; by STS's it is valid for another %s", roughly(ours.Sub(c.Expiration)), roughly(c.Expiration.Sub(theirs)))
+			f.Advice, f.Fixes = "", nil
+		}
 	}
 }
 
