@@ -15,6 +15,7 @@ import (
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 )
 
 // podSpecs has the kinds that contain a Pod, with their group, and the path to its metadata and spec. Other groups have
@@ -403,30 +404,45 @@ func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o 
 // missing returns the variables that a container does not set itself. It notes those that it sets otherwise, and what else
 // keeps its SDK from asking the sidecar.
 func (j *injector) missing(c *yaml.Node, environment []*yaml.Node, who string) (missing []*yaml.Node) {
-	set := map[string]string{}
+	set := map[string]*yaml.Node{}
 	if env := field(c, "env"); env != nil {
 		for _, entry := range env.Content {
 			entry = resolve(entry)
-			set[text(field(entry, "name"))] = text(field(entry, "value"))
+			set[text(field(entry, "name"))] = entry
 		}
 	}
 	for _, entry := range environment {
 		variable := text(field(entry, "name"))
-		value, there := set[variable]
+		own, there := set[variable]
+		delete(set, variable)
 		if !there {
 			missing = append(missing, entry)
-		} else if value != text(field(entry, "value")) {
+		} else if !sameValue(own, entry) {
 			note := ""
-			if variable == "AWS_WEB_IDENTITY_TOKEN_FILE" || strings.HasPrefix(variable, "AWS_CONTAINER_") {
+			if _, before := sources.Find(variable); before || strings.HasPrefix(variable, "AWS_CONTAINER_") {
 				note = "; its SDK may not ask the sidecar"
 			}
 			j.note("%s sets %s itself, which is kept%s", who, variable, note)
 		}
 	}
-	if set["AWS_ACCESS_KEY_ID"] != "" {
-		j.note("%s has AWS_ACCESS_KEY_ID, which SDKs prefer: it will not ask the sidecar", who)
+	for _, v := range sources.Before {
+		if own := set[v.Name]; text(field(own, "value")) != "" || field(own, "valueFrom") != nil {
+			j.note("%s sets %s, which %s: its SDK may not ask the sidecar", who, v.Name, v.Why)
+		}
+	}
+	if mounts := field(c, "volumeMounts"); mounts != nil {
+		for _, mount := range mounts.Content {
+			if path := text(field(resolve(mount), "mountPath")); sources.IsShared(path) {
+				j.note("%s mounts %s, where SDKs look for credentials before they ask the sidecar", who, path)
+			}
+		}
 	}
 	return missing
+}
+
+// sameValue reports whether two variables have the same value, as far as the manifest says it.
+func sameValue(a, b *yaml.Node) bool {
+	return text(field(a, "value")) == text(field(b, "value")) && (field(a, "valueFrom") == nil) == (field(b, "valueFrom") == nil)
 }
 
 // has reports whether a list has an item with the name.

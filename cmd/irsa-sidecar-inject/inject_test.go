@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/irsa-sidecar/irsa-sidecar/deploy"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -324,4 +325,27 @@ func FuzzInject(f *testing.F) {
 			t.Errorf("a second time: %v\n%s\nafter\n%s", err, again, output)
 		}
 	})
+}
+
+// Whatever goes before the sidecar is named, also where only a Secret knows its value.
+func TestWhatGoesBeforeTheSidecarIsNoted(t *testing.T) {
+	const pod = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: app, image: a, env: [{name: %s, %s}]}]}}\n"
+	for _, v := range sources.Before {
+		for value, want := range map[string]bool{
+			"value: x": true, "valueFrom: {secretKeyRef: {name: s, key: k}}": true, `value: ""`: false,
+		} {
+			_, notes, err := inject(fmt.Appendf(nil, pod, v.Name, value), deploy.Parts{Image: deploy.Image, Native: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if all := strings.Join(notes, "\n"); strings.Contains(all, v.Name) != want {
+				t.Errorf("%s with %s: noted\n%s", v.Name, value, all)
+			}
+		}
+	}
+	input := "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: app, image: a, volumeMounts: [{name: v, mountPath: /root/.aws}, {name: w, mountPath: /data}]}]}}\n"
+	_, notes, err := inject([]byte(input), deploy.Parts{Image: deploy.Image, Native: true})
+	if all := strings.Join(notes, "\n"); err != nil || !strings.Contains(all, "mounts /root/.aws") || strings.Contains(all, "/data") {
+		t.Errorf("%v, noted\n%s", err, all)
+	}
 }

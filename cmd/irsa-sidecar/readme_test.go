@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/clients"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/pages"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
@@ -126,6 +128,8 @@ func generatedTexts(t *testing.T) map[string]string {
 		"reasons":         reasonsTable(),
 		"refusals":        refusalsTable(),
 		"checks":          checksTable(),
+		"before":          beforeTable(),
+		"order":           orderTable(),
 		"clients":         tested.Markdown(),
 		"clients not run": tested.KnownMarkdown(),
 	}
@@ -206,6 +210,34 @@ func checksTable() string {
 	b.WriteString("| key | what is behind it |\n|---|---|\n")
 	for _, e := range doctor.Entries() {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", e.Key, e.Meaning) // Markdown already
+	}
+	return b.String()
+}
+
+// beforeTable lists what keeps an app from asking the sidecar.
+func beforeTable() string {
+	var b strings.Builder
+	b.WriteString("| in the app's environment | | which clients |\n|---|---|---|\n")
+	for _, v := range sources.Before {
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", v.Name, markdown(v.Why), cmp.Or(v.By, "most"))
+	}
+	return b.String()
+}
+
+// orderTable lists in which order the clients look for credentials.
+func orderTable() string {
+	var b strings.Builder
+	b.WriteString("| client | order | |\n|---|---|---|\n")
+	for _, c := range sources.Clients {
+		order := "not known"
+		if c.Order != nil {
+			var kinds []string
+			for _, k := range c.Order {
+				kinds = append(kinds, string(k))
+			}
+			order = strings.Join(kinds, " → ")
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", c.Name, order, strings.Join(c.Remarks(), "; "))
 	}
 	return b.String()
 }
