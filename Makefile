@@ -10,8 +10,8 @@ GOTESTFLAGS ?=
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## Build bin/irsa-sidecar and bin/irsa-sidecar-inject
-	go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/irsa-sidecar ./cmd/irsa-sidecar-inject
+build: ## Build bin/irsa-sidecar, bin/irsa-sidecar-inject and bin/kubectl-irsa
+	go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/irsa-sidecar ./cmd/irsa-sidecar-inject ./cmd/kubectl-irsa
 
 test: ## Vet, and run all tests that need only Go; with the race detector if there is a C compiler
 	go vet ./...

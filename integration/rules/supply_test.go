@@ -64,7 +64,7 @@ func TestBuildIsReproducible(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"irsa-sidecar", "irsa-sidecar-inject"} {
+	for _, name := range []string{"irsa-sidecar", "irsa-sidecar-inject", "kubectl-irsa"} {
 		var sums [2][32]byte
 		for i, dir := range []string{world.Path(t), elsewhere} {
 			file := filepath.Join(t.TempDir(), name)

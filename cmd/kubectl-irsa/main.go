@@ -1,0 +1,103 @@
+// Command kubectl-irsa is `kubectl irsa`: from a laptop, it finds out why a Pod has no AWS credentials, and what to change.
+//
+// It is a separate program, so that what only operators need is not in every Pod. It runs the kubectl of the user, and through
+// it the doctor in the sidecar; the token never leaves the Pod.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// limit bounds all of it. Each step has a shorter limit of its own.
+const limit = time.Minute
+
+// surroundings are what the program reads from, writes to, and runs.
+type surroundings struct {
+	stdin    io.Reader
+	stdout   io.Writer
+	progress io.Writer // a line for each step; nil if nobody watches
+	color    bool
+	run      runner
+}
+
+func main() {
+	signal.Ignore(syscall.SIGPIPE)                                                      // a pipe that nobody reads is an error of the write
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt) // for good: later signals must not change the exit code
+	around := surroundings{stdin: os.Stdin, stdout: os.Stdout, color: hasColors(os.Stdout), run: execute}
+	if isTerminal(os.Stderr) {
+		around.progress = os.Stderr
+	}
+	err := run(ctx, os.Args[1:], around)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "kubectl irsa: %s\n", shown(err.Error()))
+	}
+	os.Exit(exitCode(err))
+}
+
+func exitCode(err error) int {
+	if _, ok := errors.AsType[usageError](err); ok {
+		return 2
+	}
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+// usageError is a wrong command line: exit code 2.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// maxLine is how much of a text of others is shown, in characters.
+const maxLine = 1000
+
+// shown is a text on one line without secrets: it may quote an argument, a name in a manifest, or another program.
+func shown(text string) string {
+	return redact.Shorten(redact.Scrub(redact.OneLine(text)), maxLine)
+}
+
+func run(ctx context.Context, args []string, around surroundings) error {
+	q, err := parse(args)
+	if err != nil {
+		return err
+	}
+	switch q.command {
+	case "help":
+		_, err = io.WriteString(around.stdout, help)
+		return err
+	case "version":
+		_, err = fmt.Fprintf(around.stdout, "kubectl-irsa %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within %s", limit))
+	defer cancel()
+	return runDoctor(ctx, q, around)
+}
+
+// hasColors reports whether w is a terminal, and colors are not switched off: https://no-color.org
+func hasColors(w io.Writer) bool {
+	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const theirs = "shop/cart-7c9f4d5b6-x2x4z"
+
+// Each row is a fault, and its report is in testdata.
+var faults = []struct {
+	name   string
+	break_ func(*world)
+	args   []string // after the Pod's name
+	key    string   // of the cause; empty where nothing fails
+}{
+	{"healthy", func(w *world) {}, nil, ""},
+	{"access-denied", func(w *world) { w.inside, w.insideErr = insideDenied, "irsa-sidecar: doctor: sts: AccessDenied" }, []string{"--context", "prod"}, "AccessDenied"},
+	{"not-annotated", func(w *world) {
+		w.account.Metadata.Annotations = nil
+		w.sidecar().Env = nil
+	}, nil, "NotAnnotated"},
+	{"annotation-misspelt", func(w *world) {
+		w.account.Metadata.Annotations = map[string]string{"eks.amazonaws.com/rolearn": roleARN}
+		w.sidecar().Env = nil
+	}, nil, "NotAnnotated"},
+	{"default-service-account", func(w *world) {
+		w.accounts = []object{w.account}
+		w.account.Metadata.Name, w.account.Metadata.Annotations = "default", nil
+		w.pod.Spec.ServiceAccountName = ""
+		w.sidecar().Env = nil
+	}, nil, "NotAnnotated"},
+	{"annotated-later", func(w *world) { w.sidecar().Env = nil }, nil, "AnnotatedLater"},
+	{"no-webhook", func(w *world) {
+		w.webhooks = nil
+		w.sidecar().Env = nil
+	}, nil, "WebhookMissing"},
+	{"webhooks-forbidden", func(w *world) {
+		w.forbidden = []string{"mutatingwebhookconfigurations"}
+		w.sidecar().Env = nil
+	}, nil, "AnnotatedLater"},
+	{"role-differs", func(w *world) { w.account.Metadata.Annotations[roleAnnotation] = roleARN + "-2" }, nil, ""},
+	{"role-in-manifest", func(w *world) {
+		w.account.Metadata.Annotations[roleAnnotation] = roleARN + "-2"
+		w.rs.Spec.Template.Spec.InitContainers[0].Env = w.sidecar().Env
+	}, nil, ""},
+	{"skip-containers", func(w *world) {
+		w.pod.Metadata.Annotations = map[string]string{skipAnnotation: "proxy, irsa-sidecar"}
+		w.sidecar().Env = nil
+	}, nil, "ContainerSkipped"},
+	{"half-annotated", func(w *world) { w.sidecar().Env = w.sidecar().Env[1:] }, nil, "HalfAnnotated"},
+	{"no-token-volume", func(w *world) { w.pod.Spec.Volumes = nil }, nil, "TokenNotMounted"},
+	{"no-service-account", func(w *world) { w.account.Metadata.Name = "other" }, nil, "ServiceAccountMissing"},
+	{"no-sidecar", func(w *world) {
+		w.pod.Spec.InitContainers, w.pod.Status.InitContainerStatuses = nil, nil
+		w.space.Metadata.Labels = map[string]string{"irsa-sidecar/inject": "enabled"}
+	}, nil, "SidecarMissing"},
+	{"crashing", func(w *world) {
+		w.inside, w.insideErr = "", `error: unable to upgrade connection: container not found ("irsa-sidecar")`
+		decode(w.t, `{"name": "irsa-sidecar", "restartCount": 7, "state": {"running": null, "waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}},
+			"lastState": {"terminated": {"exitCode": 2, "reason": "Error", "message": "irsa-sidecar: invalid configuration (1 error):\n  AWS_REGION \"eu-wst-1\" is not a region\n"}}}`, w.status())
+		w.status().Ready = false
+	}, nil, "SidecarFailing"},
+	{"image-missing", func(w *world) {
+		w.pod.Status.Phase = "Pending"
+		w.inside, w.insideErr = "", `error: unable to upgrade connection: container not found ("irsa-sidecar")`
+		decode(w.t, `{"name": "irsa-sidecar", "state": {"running": null, "waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"registry.example/irsa-sidecar:0.1.0\""}}}`, w.status())
+		w.status().Ready = false
+	}, nil, "PodNotRunning"},
+	{"mount-failed", func(w *world) {
+		w.pod.Status.Phase = "Pending"
+		w.pod.Status.InitContainerStatuses = nil
+		w.inside, w.insideErr = "", `Error from server (BadRequest): container irsa-sidecar in pod is waiting to start: PodInitializing`
+		w.events = []event{{Reason: "FailedMount", Message: `MountVolume.SetUp failed for volume "aws-iam-token" : failed to fetch token: serviceaccounts "cart" not found`}}
+	}, nil, "PodNotRunning"},
+	{"no-exec", func(w *world) { w.forbidden = []string{"pods/exec"} }, nil, ""},
+	{"container-unknown", func(w *world) {}, []string{"--container", "ap"}, "ContainerUnknown"},
+	{"windows", func(w *world) {
+		w.pod.Spec.OS.Name = ""
+		w.node.Metadata.Labels["kubernetes.io/os"] = "windows"
+	}, nil, "WindowsNode"},
+	{"completed", func(w *world) {
+		w.pod.Status.Phase = "Succeeded"
+		w.inside, w.insideErr = "", "error: cannot exec into a container in a completed pod; current phase is Succeeded"
+		decode(w.t, `{"name": "irsa-sidecar", "state": {"running": null, "terminated": {"exitCode": 0}}}`, w.status())
+	}, nil, ""},
+}
+
+func TestFaultsAreNamed(t *testing.T) {
+	for _, row := range faults {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t)
+			row.break_(w)
+			output, err := w.diagnose(append([]string{theirs}, row.args...)...)
+			got := ""
+			if err != nil {
+				got = err.Error()
+			}
+			if _, key, _ := strings.Cut(got, ": "); row.key != "" && key != row.key {
+				t.Errorf("the last line is %q, want the cause %s", got, row.key)
+			}
+			wantGolden(t, row.name, output+"---\n"+got+"\n")
+		})
+	}
+}
+
+// A fault that has no report: kubectl itself fails.
+func TestKubectlFails(t *testing.T) {
+	for _, row := range []struct{ says, want string }{
+		{"error: You must be logged in to the server (Unauthorized)", "error: You must be logged in to the server (Unauthorized)"},
+		{"E1129 10:38:18.655046   18317 memcache.go:381] \"Couldn't get\"\nThe connection to the server localhost:8080 was refused - did you specify the right host or port?",
+			"The connection to the server localhost:8080 was refused - did you specify the right host or port?"},
+		{"error: context \"prd\" does not exist", `error: context "prd" does not exist`},
+	} {
+		w := newWorld(t)
+		w.failure = row.says
+		if output, err := w.diagnose(theirs); err == nil || err.Error() != row.want || output != "" || exitCode(err) != 1 {
+			t.Errorf("%q: %v, and printed %q", row.says, err, output)
+		}
+	}
+}
+
+func TestThePolicyGoesToTheSidecar(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "trust.json")
+	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	w.inside = `{"schema": 2, "findings": [{"check": "trust-policy", "status": "fail", "key": "PolicySubject", "finding": "the policy, line 7: wrong"}]}`
+	output, err := w.diagnose(theirs, "--trust-policy", file)
+	if err == nil || w.stdin != "{}" || !strings.Contains(output, file+", line 7: wrong") {
+		t.Errorf("%v, the sidecar got %q, and it printed\n%s", err, w.stdin, output)
+	}
+	if _, err := w.diagnose(theirs, "--trust-policy", file+"x"); exitCode(err) != 2 {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+func TestEveryKubectlGetsTheFlags(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.diagnose("deployment/cart", "-nshop", "--context=prod", "--kubeconfig", "/k", "--as", "bob"); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.calls) < 8 {
+		t.Errorf("only %q", w.calls)
+	}
+	for _, call := range w.calls {
+		if !strings.HasPrefix(call, "kubectl --namespace=shop --context=prod --kubeconfig=/k --as=bob ") {
+			t.Errorf("ran %s", call)
+		}
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	for _, row := range []struct {
+		args string
+		want question
+	}{
+		{"doctor cart", question{kind: "pod", name: "cart"}},
+		{"doctor shop/cart", question{namespace: "shop", kind: "pod", name: "cart"}},
+		{"doctor -n shop cart", question{namespace: "shop", kind: "pod", name: "cart"}},
+		{"doctor --namespace=shop pod/cart", question{namespace: "shop", kind: "pod", name: "cart"}},
+		{"doctor deploy/cart -nshop", question{namespace: "shop", kind: "deployment", name: "cart"}},
+		{"doctor deployment.apps/cart", question{kind: "deployment", name: "cart"}},
+		{"doctor deployment cart", question{kind: "deployment", name: "cart"}},
+		{"doctor shop/statefulset/cart", question{namespace: "shop", kind: "statefulset", name: "cart"}},
+		{"doctor cart -c app --json", question{kind: "pod", name: "cart", container: "app", json: true}},
+		{"doctor cart --trust-policy -", question{kind: "pod", name: "cart", policyFile: "-"}},
+		{"doctor --context prod cart", question{kind: "pod", name: "cart", kubectl: []string{"--context=prod"}}},
+	} {
+		row.want.command = "doctor"
+		got, err := parse(strings.Fields(row.args))
+		if err != nil || !slices.Equal(got.kubectl, row.want.kubectl) {
+			t.Errorf("%s: %v, %+v", row.args, err, got)
+			continue
+		}
+		got.kubectl, row.want.kubectl = nil, nil
+		if got.namespace != row.want.namespace || got.kind != row.want.kind || got.name != row.want.name || got.container != row.want.container ||
+			got.policyFile != row.want.policyFile || got.json != row.want.json {
+			t.Errorf("%s: %+v", row.args, got)
+		}
+	}
+}
+
+func TestMistakesOnTheCommandLine(t *testing.T) {
+	for args, want := range map[string]string{
+		"":                                   "missing command",
+		"doctr":                              `unknown command "doctr"; did you mean "doctor"?`,
+		"doctor":                             "missing name of a Pod",
+		"doctor a b":                         `unexpected argument "b"`,
+		"doctor a/b/c/d":                     "too many slashes",
+		"doctor a/b/c":                       `"b" is no kind that has Pods`,
+		"doctor a/deploymnt/c":               `did you mean "deployment"?`,
+		"doctor UPPER":                       `"UPPER" is not the name of a Pod`,
+		"doctor shop/cart -n stage":          "two namespaces",
+		"doctor cart -n":                     "-n needs a value",
+		"doctor cart --context":              "--context needs a value",
+		"doctor cart --context --json":       "--context needs a value",
+		"doctor cart --context=":             "--context needs a value",
+		"doctor cart --containr app":         "unknown flag --containr; did you mean --container?",
+		"doctor cart --trustpolicy x":        "unknown flag --trustpolicy; did you mean --trust-policy?",
+		"doctor cart --json=maybe":           "--json takes no value",
+		"doctor cart --container a/b":        "is not the name of a container",
+		"doctor cart --AKIA0123456789ABCDEF": "unknown flag --AKIA****CDEF",
+	} {
+		_, err := parse(strings.Fields(args))
+		if err == nil || !strings.Contains(err.Error(), want) || exitCode(err) != 2 {
+			t.Errorf("%q: %v, exit code %d, want %s", args, err, exitCode(err), want)
+		}
+	}
+}
+
+func TestHelpFitsATerminal(t *testing.T) {
+	for line := range strings.Lines(help) {
+		if len(line) > 81 {
+			t.Errorf("%d characters: %s", len(line)-1, line)
+		}
+	}
+	for _, o := range options {
+		if !strings.Contains(help, "--"+o.name) && o.name != "help" {
+			t.Errorf("help lacks --%s", o.name)
+		}
+	}
+}
+
+// A real process ends with its context, and its words on stderr are in the error.
+func TestPrograms(t *testing.T) {
+	output, err := execute(t.Context(), strings.NewReader("in"), "/bin/sh", "-c", "cat; echo; echo a >&2; echo b >&2; exit 3")
+	if failed, ok := errors.AsType[*runError](err); !ok || string(output) != "in\n" || failed.Error() != "a b" {
+		t.Errorf("%q, %v", output, err)
+	}
+	if _, err := execute(t.Context(), nil, "no-such-program"); err == nil || err.Error() != "no-such-program is not on the PATH" {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := execute(ctx, nil, "/bin/sh", "-c", "exec sleep 100"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	if _, err := execute(ctx, io.LimitReader(nil, 0), "/bin/sh", "-c", "exec sleep 100"); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
+)
+
+// execLimit bounds the doctor in the Pod, which ends within 15 seconds.
+const execLimit = 30 * time.Second
+
+// schema is the one that is read here. Another one has other fields, or the same ones with another meaning.
+const schema = 2
+
+// runInSidecar runs the doctor in the sidecar. The policy goes in on stdin; nil: none.
+func (k *kubectl) runInSidecar(ctx context.Context, f facts, policy []byte) (*doctor.Report, error) {
+	k.say("running the doctor in container %s of %s/%s, which takes up to 15 s", f.Sidecar, f.Namespace, f.Pod)
+	ctx, cancel := context.WithTimeout(ctx, execLimit)
+	defer cancel()
+	args := []string{"exec", f.Pod, "--container=" + f.Sidecar}
+	command := []string{"--", "/irsa-sidecar", "doctor", "--json"}
+	var output []byte
+	var err error
+	if policy != nil {
+		args = append(args, "--stdin")
+		output, err = k.call(ctx, bytes.NewReader(policy), append(args, append(command, "--trust-policy", "-")...)...)
+	} else {
+		output, err = k.call(ctx, nil, append(args, command...)...)
+	}
+	return readReport(output, err)
+}
+
+// readReport reads the doctor's output. It ends with exit code 1 if it found something, so err alone says nothing.
+func readReport(output []byte, err error) (*doctor.Report, error) {
+	if len(bytes.TrimSpace(output)) == 0 {
+		return nil, cmp.Or(err, errors.New("it printed nothing"))
+	}
+	var report doctor.Report
+	if failure := json.Unmarshal(output, &report); failure != nil || len(report.Findings) == 0 {
+		if err != nil {
+			return nil, err
+		}
+		return nil, errors.New("it printed no report")
+	}
+	if report.Schema != schema {
+		return nil, fmt.Errorf("its report has schema %d, and this kubectl-irsa reads %d: use the version of the sidecar, %s", report.Schema, schema, report.Version)
+	}
+	return &report, nil
+}
