@@ -45,7 +45,7 @@ func Example() {
 	fmt.Println("allowed:", policy.Decide(cart) == trustpolicy.Allowed)
 	// Output:
 	// allowed: false
-	// line 9: PolicyWildcard: oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE:sub has "system:serviceaccount:shop:*", and StringEquals takes * and ? literally: write "system:serviceaccount:shop:cart", or use StringLike
+	// line 9: PolicyWildcard: sub has "system:serviceaccount:shop:*", and StringEquals takes * and ? literally: write "system:serviceaccount:shop:cart", or use StringLike
 	// {
 	//   "Version": "2012-10-17",
 	//   "Statement": [

@@ -13,6 +13,7 @@ import (
 // Policy is a parsed trust policy. It has at least one statement.
 type Policy struct {
 	Statements []*Statement
+	RoleARN    string // the role's that the policy was read with; empty if the text does not say
 
 	text []byte // what the offsets of nodes and values count in
 	root *node  // the policy in it
@@ -56,7 +57,11 @@ const MaxSize = 64 << 10
 
 // Parse reads a trust policy: the document itself, or the output of `aws iam get-role`, with or without --query. Every
 // error names the line.
-func Parse(data []byte) (*Policy, error) {
+func Parse(data []byte) (*Policy, error) { return ParseFor(data, "") }
+
+// ParseFor is [Parse] for the role with an ARN, which is looked for in a list of roles. Another role's policy is read all the
+// same: see Policy.RoleARN.
+func ParseFor(data []byte, roleARN string) (*Policy, error) {
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("line 1: longer than %d bytes, which no trust policy is", MaxSize)
 	}
@@ -74,14 +79,18 @@ func Parse(data []byte) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
+	arn := ""
 	for _, wrapping := range []string{"Role", "AssumeRolePolicyDocument"} {
 		if inner := root.member(wrapping); inner != nil {
+			if named := root.member("Arn"); named != nil {
+				arn = named.text
+			}
 			root = inner
 		}
 	}
 	p, err := newPolicy(root)
 	if err == nil {
-		p.text = data
+		p.text, p.RoleARN = data, arn
 	}
 	return p, err
 }

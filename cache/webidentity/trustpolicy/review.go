@@ -1,9 +1,9 @@
 package trustpolicy
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -14,6 +14,8 @@ type Problem struct {
 	Statement int    // from 1; 0 for the policy as a whole
 	Line      int    // from 1
 	Text      string // what is wrong, and what would be right
+
+	cause string // where several problems have one, it is the same; may be empty
 }
 
 // Kind is the kind of a [Problem].
@@ -24,14 +26,18 @@ const (
 	WrongAction      Kind = "PolicyAction"       // Action is another one, most often sts:AssumeRole
 	WrongProvider    Kind = "PolicyFederated"    // Principal.Federated is not a provider's ARN, or not this issuer's
 	WrongAccount     Kind = "PolicyAccount"      // the provider is in another account or partition than the role
+	WrongOperator    Kind = "PolicyOperator"     // IAM has no such operator, or it cannot compare this key
 	WrongKey         Kind = "PolicyConditionKey" // the condition is on a key that the request does not have
 	LiteralWildcard  Kind = "PolicyWildcard"     // StringEquals with * or ?, which it takes literally
 	WrongCase        Kind = "PolicyCase"         // only upper and lower case differ
+	Invisible        Kind = "PolicyInvisible"    // only characters that are not shown differ
+	Placeholder      Kind = "PolicyPlaceholder"  // a placeholder was never filled in
 	WrongSubject     Kind = "PolicySubject"      // the condition on sub is for another subject
 	WrongAudience    Kind = "PolicyAudience"     // the condition on aud is for another audience
 	OtherCondition   Kind = "PolicyCondition"    // a condition on something else is not met, or only AWS knows
-	Denied           Kind = "PolicyDeny"         // a Deny applies
+	Denied           Kind = "PolicyDeny"         // a Deny applies, or only AWS knows
 	NothingFederated Kind = "PolicyNoStatement"  // no statement is about web identity
+	OtherRole        Kind = "PolicyRole"         // the policy is another role's
 	NotAPolicy       Kind = "PolicyMalformed"    // it cannot be read as a policy; Parse fails
 	MissingAudience  Kind = "PolicyNoAudience"   // allows tokens for every audience of the provider
 	MissingSubject   Kind = "PolicyNoSubject"    // allows every service account of the cluster
@@ -43,33 +49,31 @@ func (k Kind) TooBroad() bool {
 	return k == MissingAudience || k == MissingSubject || k == AnyPrincipal
 }
 
-// Review compares the policy with one that allows the identity, statement by statement. If a statement allows it, those
-// about other subjects are ignored.
+// Review says why the policy does not allow the identity, or what it allows beyond it. Of the statements that do not allow
+// it only the nearest is explained: the others are for somebody else. What only AWS can tell is a problem if everything
+// else holds.
 func (p *Policy) Review(id Identity) (problems []Problem) {
-	var near bool
+	allowed := no
 	for i, s := range p.Statements {
-		if s.applies(id) == yes {
-			found := s.tooBroad(id)
-			if s.Deny {
-				found = []Problem{{Kind: Denied, Line: s.Line, Text: "denies the request, whatever else allows it"}}
-			}
-			near = true
-			problems = append(problems, numbered(found, i)...)
+		problems = append(problems, numbered(s.invalidOperators(), i)...)
+		if s.Deny && s.applies(id) == yes {
+			problems = append(problems, numbered([]Problem{s.denial(id, yes)}, i)...)
+		}
+		if !s.Deny {
+			allowed = max(allowed, s.applies(id))
 		}
 	}
-	if p.Decide(id) == Allowed || slices.ContainsFunc(problems, func(p Problem) bool { return p.Kind == Denied }) {
-		return problems
+	denied := slices.ContainsFunc(problems, func(p Problem) bool { return p.Kind == Denied })
+	if allowed != yes {
+		problems = append(problems, p.explainNearest(id)...)
 	}
 	for i, s := range p.Statements {
-		if s.Deny && s.applies(id) == no || !s.aboutWebIdentity() {
-			continue
+		switch applies := s.applies(id); {
+		case s.Deny && applies == unknown && allowed != no && !denied && s.invalidOperators() == nil:
+			problems = append(problems, numbered([]Problem{s.denial(id, unknown)}, i)...)
+		case !s.Deny && applies == yes, !s.Deny && applies == allowed && allowed == unknown:
+			problems = append(problems, numbered(p.beyond(s, id), i)...)
 		}
-		near = true
-		problems = append(problems, numbered(s.review(id), i)...)
-	}
-	if !near {
-		problems = append(problems, Problem{Kind: NothingFederated, Line: p.Statements[0].Line,
-			Text: "no statement is about web identity: add one with Principal.Federated and " + Action})
 	}
 	return problems
 }
@@ -85,180 +89,216 @@ func (s *Statement) aboutWebIdentity() bool {
 	return s.federated != nil || s.anyone || slices.ContainsFunc(s.actions, func(v value) bool { return strings.EqualFold(v.text, Action) })
 }
 
+// stranger is in no list of anybody, as it is no name.
+const stranger = "~stranger~"
+
 // tooBroad returns what a statement that allows the identity allows beyond it.
 func (s *Statement) tooBroad(id Identity) (problems []Problem) {
+	return (&Policy{Statements: []*Statement{s}}).beyond(s, id)
+}
+
+// beyond returns what a statement allows beyond the identity, unless the policy denies it.
+func (p *Policy) beyond(s *Statement, id Identity) (problems []Problem) {
+	lets := func(other Identity) bool { return s.applies(other) == s.applies(id) && !p.denies(other) }
 	if s.anyone {
 		problems = append(problems, Problem{Kind: AnyPrincipal, Line: s.principalAt, Text: `Principal "*" trusts every identity provider: use Federated ` + id.ProviderARN()})
 	}
-	bound := func(claim string) bool {
-		return slices.ContainsFunc(s.conditions, func(c condition) bool {
-			return strings.EqualFold(c.key.text, id.Provider()+":"+claim) && !strings.Contains(c.operator.text, "Not") && c.operator.text != "Null" &&
-				!slices.ContainsFunc(c.values, func(v value) bool {
-					return strings.Trim(v.text, "*") == "" && strings.HasPrefix(c.operator.text, "StringLike")
-				})
-		})
-	}
-	if !bound("aud") {
+	other := id
+	other.Audience = stranger
+	if lets(other) {
 		problems = append(problems, Problem{Kind: MissingAudience, Line: s.Line,
 			Text: fmt.Sprintf("no condition on the audience: tokens for every client ID of the provider are allowed; add %q: %q", id.Provider()+":aud", id.Audience)})
 	}
-	if !bound("sub") {
+	other = id
+	other.Subject = "system:serviceaccount:" + stranger + ":" + stranger
+	if lets(other) {
 		problems = append(problems, Problem{Kind: MissingSubject, Line: s.Line,
 			Text: fmt.Sprintf("no condition on the subject: every service account of the cluster is allowed; add %q: %q", id.Provider()+":sub", id.Subject)})
 	}
 	return problems
 }
 
-// review says why a statement does not apply.
-func (s *Statement) review(id Identity) (problems []Problem) {
-	add := func(kind Kind, line int, format string, args ...any) {
-		problems = append(problems, Problem{Kind: kind, Line: line, Text: fmt.Sprintf(format, args...)})
+// denies reports whether a Deny applies for certain.
+func (p *Policy) denies(id Identity) bool {
+	return slices.ContainsFunc(p.Statements, func(s *Statement) bool { return s.Deny && s.applies(id) == yes })
+}
+
+// denial says which condition makes a Deny apply, or may make it.
+func (s *Statement) denial(id Identity, applies truth) Problem {
+	problem := Problem{Kind: Denied, Line: s.Line, Text: "denies the request, whatever else allows it"}
+	if s.notPrincipal {
+		problem.Line = s.principalAt
+		problem.Text = "denies the request, whatever else allows it: NotPrincipal does not name " + id.ProviderARN()
 	}
+	var reasons []string
+	for _, c := range s.conditions {
+		if c.holds(id) != applies {
+			continue
+		}
+		if len(reasons) == 0 {
+			problem.Line = c.key.line
+		}
+		reasons = append(reasons, c.text()+c.actual(id))
+	}
+	switch {
+	case len(reasons) == 0:
+	case applies == unknown:
+		problem.Text = fmt.Sprintf("denies the request if %s, which only AWS can tell; whoever wrote this may have meant it", strings.Join(reasons, " and "))
+	default:
+		problem.Text = fmt.Sprintf("denies the request, because %s; whoever wrote this may have meant it", strings.Join(reasons, " and "))
+	}
+	return problem
+}
+
+// explainNearest explains why the nearest statement does not allow the identity.
+func (p *Policy) explainNearest(id Identity) []Problem {
+	nearest, least, candidates := -1, 0, 0
+	for i, s := range p.Statements {
+		if s.Deny || !s.aboutWebIdentity() {
+			continue
+		}
+		candidates++
+		if d := s.distance(id); nearest < 0 || d < least {
+			nearest, least = i, d
+		}
+	}
+	if nearest < 0 {
+		return []Problem{{Kind: NothingFederated, Line: p.Statements[0].Line,
+			Text: "no statement is about web identity: add one with Principal.Federated and " + Action}}
+	}
+	problems := numbered(p.Statements[nearest].review(id), nearest)
+	if candidates == 1 || len(problems) == 0 {
+		return problems
+	}
+	// A statement for somebody else is not to be changed, whatever else would have to be.
+	what := ""
+	first := slices.IndexFunc(problems, func(p Problem) bool { return p.cause == otherProvider || p.cause == otherSubject })
+	if first < 0 {
+		return problems
+	}
+	what = "no statement is for this service account"
+	if problems[first].cause == otherProvider {
+		what = "no statement is for this cluster's provider"
+	}
+	problems[first].Text = fmt.Sprintf("%s; the nearest is statement %d, line %d: %s", what, nearest+1, p.Statements[nearest].Line, problems[first].Text)
+	return problems[first : first+1]
+}
+
+// distance is how far a statement is from one that allows the identity. The scale has no unit: it only ranks statements.
+func (s *Statement) distance(id Identity) (far int) {
 	if s.principal(id) == no {
-		switch {
-		case s.notPrincipal:
-			add(WrongProvider, s.principalAt, "NotPrincipal excludes the provider: use Principal with Federated %s", id.ProviderARN())
-		case s.federated == nil:
-			add(WrongProvider, s.principalAt, "Principal has no Federated: it must be %s", id.ProviderARN())
-		default:
-			nearest := slices.MinFunc(s.federated, func(a, b value) int {
-				return difference(a.text, id.ProviderARN()) - difference(b.text, id.ProviderARN())
-			})
-			kind, text := compareProvider(nearest.text, id)
-			add(kind, nearest.line, "%s", text)
+		_, _, far = s.nearestProvider(id)
+		if slices.ContainsFunc(s.conditions, func(c condition) bool { _, present, _ := id.context(c.key.text); return present && c.isClaim() }) {
+			far = min(far, 1) // its keys are of this provider
 		}
 	}
 	if s.action() == no {
-		line := s.Line
-		names := make([]string, len(s.actions))
-		for i, a := range s.actions {
-			names[i], line = a.text, s.actions[0].line
+		far++
+		if slices.ContainsFunc(s.actions, func(v value) bool { return strings.Contains(strings.ToLower(v.text), "saml") }) {
+			far += unrelated
 		}
-		add(WrongAction, line, "Action is %s: it must be %s", strings.Join(names, ", "), Action)
 	}
 	for _, c := range s.conditions {
-		if c.holds(id) != yes {
-			kind, text := c.explain(id)
-			add(kind, c.key.line, "%s", text)
+		if c.holds(id) != no {
+			continue
 		}
+		far++
+		if _, claim := c.split(); strings.EqualFold(claim, "sub") && !c.isNegative() {
+			nearest := unrelated
+			for _, v := range c.values {
+				nearest = min(nearest, subjectDistance(v.text, id.Subject))
+			}
+			far += nearest
+		}
+	}
+	return far
+}
+
+// review says why a statement does not apply.
+func (s *Statement) review(id Identity) (problems []Problem) {
+	also := make(map[int][]string) // the lines that have the mistake of a problem too
+	add := func(p Problem) {
+		if i := slices.IndexFunc(problems, func(earlier Problem) bool { return p.cause != "" && p.cause == earlier.cause }); i >= 0 {
+			also[i] = append(also[i], fmt.Sprint(p.Line))
+			return
+		}
+		problems = append(problems, p)
+	}
+	if s.principal(id) == no {
+		problem := s.explainPrincipal(id)
+		if problem.cause == otherProvider && s.keysAreOf(id) {
+			problem.cause = "" // it is meant for this one
+		}
+		if problem.cause == otherProvider {
+			return []Problem{problem}
+		}
+		add(problem)
+	}
+	if s.action() == no {
+		names := make([]string, len(s.actions))
+		for i, a := range s.actions {
+			names[i] = a.text
+		}
+		add(Problem{Kind: WrongAction, Line: s.actions[0].line, Text: fmt.Sprintf("Action is %s: it must be %s", quoted(names), Action)})
+	}
+	sure := len(problems) > 0 || slices.ContainsFunc(s.conditions, func(c condition) bool { return c.holds(id) == no })
+	for _, c := range s.conditions {
+		if holds := c.holds(id); holds == no || holds == unknown && !sure && c.isValid() {
+			add(c.explain(id))
+		}
+	}
+	for i, lines := range also {
+		problems[i].Text += "; the same on line " + strings.Join(lines, " and line ")
 	}
 	return problems
 }
 
-func providerARN() *regexp.Regexp {
-	return regexp.MustCompile(`^arn:([a-z0-9-]+):iam::(\d{12}):oidc-provider/(.+)$`)
+// keysAreOf reports whether a condition is on a claim of the identity's provider.
+func (s *Statement) keysAreOf(id Identity) bool {
+	return slices.ContainsFunc(s.conditions, func(c condition) bool {
+		provider, _ := c.split()
+		return strings.EqualFold(provider, id.Provider())
+	})
 }
 
-// swapped matches a common misspelling of oidc.eks.<region>.
-func swapped() *regexp.Regexp { return regexp.MustCompile(`^oidc\.([a-z0-9-]+)\.eks\.`) }
+// invalidOperators returns the operators that IAM does not have. IAM refuses the whole policy because of one.
+func (s *Statement) invalidOperators() (problems []Problem) {
+	last := 0
+	for _, c := range s.conditions {
+		if c.isValid() || c.operator.start == last && last > 0 {
+			continue
+		}
+		last = c.operator.start
+		problems = append(problems, Problem{Kind: WrongOperator, Line: c.operator.line, Text: explainOperator(c.operator.text)})
+	}
+	return problems
+}
 
-// compareProvider says how Principal.Federated differs from what it must be.
-func compareProvider(got string, id Identity) (Kind, string) {
-	want := id.ProviderARN()
-	must := fmt.Sprintf("Federated is %s: it must be %s", got, want)
-	parts := providerARN().FindStringSubmatch(got)
+// explainPrincipal says why Principal is not the provider.
+func (s *Statement) explainPrincipal(id Identity) Problem {
 	switch {
-	case parts == nil && strings.Contains(got, "://"):
-		return WrongProvider, must + ", without https://"
-	case parts == nil && strings.Contains(got, id.Provider()):
-		return WrongProvider, must + ", an ARN"
-	case parts == nil:
-		return WrongProvider, must
+	case s.notPrincipal:
+		return Problem{Kind: WrongProvider, Line: s.principalAt, Text: "NotPrincipal excludes the provider: use Principal with Federated " + id.ProviderARN()}
+	case s.federated == nil:
+		return Problem{Kind: WrongProvider, Line: s.principalAt, Text: "Principal has no Federated: it must be " + id.ProviderARN()}
 	}
-	partition, provider := parts[1], parts[3]
-	switch {
-	case strings.EqualFold(got, want):
-		return WrongCase, must + ", in exactly this case"
-	case strings.TrimSuffix(provider, "/") == id.Provider():
-		if provider != id.Provider() {
-			return WrongProvider, must + ", without the slash at the end"
-		}
-		if partition != id.Partition {
-			return WrongAccount, must + ": the role is in the partition " + id.Partition
-		}
-		return WrongAccount, must + ": the provider must be in the role's account, even for a cluster in another account"
-	case swapped().MatchString(provider):
-		return WrongProvider, must + ": oidc.eks.<region>, not oidc.<region>.eks"
-	case strings.Contains(provider, "://"):
-		return WrongProvider, must + ", without https://"
-	case host(provider) == host(id.Provider()):
-		return WrongProvider, must + ": this is another cluster's"
+	nearest, d, _ := s.nearestProvider(id)
+	return Problem{
+		Kind: d.kind, Line: nearest.line, cause: d.cause,
+		Text: fmt.Sprintf("Federated %s: it must be %s", cmp.Or(d.text, "is "+quote(nearest.text)), id.ProviderARN()),
 	}
-	return WrongProvider, must
 }
 
-func host(provider string) string {
-	h, _, _ := strings.Cut(provider, "/")
-	return h
-}
-
-// split cuts a key such as <provider>:sub at its last colon.
-func (c *condition) split() (provider, claim string) {
-	colon := strings.LastIndexByte(c.key.text, ':')
-	return c.key.text[:max(0, colon)], c.key.text[colon+1:]
-}
-
-// explain says why a condition is not met.
-func (c *condition) explain(id Identity) (Kind, string) {
-	provider, claim := c.split()
-	want := map[string]string{"aud": id.Audience, "sub": id.Subject}[strings.ToLower(claim)]
-	here := c.operator.text + " " + c.key.text
-	_, present, known := id.context(c.key.text)
-	switch {
-	case !known:
-		return OtherCondition, here + ": only AWS can tell whether it is met"
-	case !present && want != "":
-		right := id.Provider() + ":" + strings.ToLower(claim)
-		switch {
-		case swapped().MatchString(c.key.text):
-			return WrongKey, fmt.Sprintf("the condition's key is %s: it must be %s, oidc.eks.<region>, not oidc.<region>.eks", c.key.text, right)
-		case strings.Contains(c.key.text, "://"):
-			return WrongKey, fmt.Sprintf("the condition's key is %s: it must be %s, without https://", c.key.text, right)
-		case strings.HasPrefix(right, host(provider)):
-			return WrongKey, fmt.Sprintf("the condition's key is %s: it must be %s, with the whole issuer rather than only its host or another cluster's", c.key.text, right)
-		}
-		return WrongKey, fmt.Sprintf("the condition's key is %s: it must be %s", c.key.text, right)
-	case !present:
-		return WrongKey, fmt.Sprintf("the condition's key is %s, which no web identity token provides: use %s:aud or %s:sub", c.key.text, id.Provider(), id.Provider())
-	case strings.Contains(c.operator.text, "Not") || want == "":
-		return OtherCondition, here + " excludes the token"
-	}
-	kind := map[string]Kind{"aud": WrongAudience, "sub": WrongSubject}[strings.ToLower(claim)]
-	got := make([]string, len(c.values))
-	for i, v := range c.values {
-		got[i] = v.text
-		switch {
-		case strings.HasPrefix(c.operator.text, "StringEquals") && strings.ContainsAny(v.text, "*?") && like(v.text, want):
-			return LiteralWildcard, fmt.Sprintf("%s has %q, and %s takes * and ? literally: write %q, or use StringLike", c.key.text, v.text, c.operator.text, want)
-		case strings.EqualFold(v.text, want):
-			return WrongCase, fmt.Sprintf("%s is %q: it must be %q, in exactly this case", c.key.text, v.text, want)
+// nearestProvider returns the provider of the statement that is most like the identity's, and how it differs.
+func (s *Statement) nearestProvider(id Identity) (nearest value, d difference, far int) {
+	far = unrelated
+	for i, v := range s.federated {
+		this := compareARN(v.text, id)
+		if i == 0 || this.far < far {
+			nearest, d, far = v, this, this.far
 		}
 	}
-	if (strings.HasPrefix(got[0], "system:serviceaccount:") && claim == "aud") || (slices.Contains(got, id.Audience) && claim == "sub") {
-		return kind, fmt.Sprintf("%s is %s: it must be %q (aud and sub are swapped)", c.key.text, quoted(got), want)
-	}
-	return kind, fmt.Sprintf("%s is %s: it must be %q, as in the token", c.key.text, quoted(got), want)
-}
-
-func quoted(texts []string) string {
-	all := make([]string, len(texts))
-	for i, t := range texts {
-		all[i] = fmt.Sprintf("%q", t)
-	}
-	return strings.Join(all, ", ")
-}
-
-// difference returns the length of what is left of the longer text without the beginning and the end that both share.
-func difference(a, b string) int {
-	common := 0
-	for common < min(len(a), len(b)) && a[common] == b[common] {
-		common++
-	}
-	tail := 0
-	for tail < min(len(a), len(b))-common && a[len(a)-1-tail] == b[len(b)-1-tail] {
-		tail++
-	}
-	return max(len(a), len(b)) - common - tail
+	return nearest, d, far
 }
 
 // Amend returns the policy, as indented JSON, with a statement that allows the identity and with everything it says about

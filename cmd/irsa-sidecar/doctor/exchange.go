@@ -83,33 +83,88 @@ func (e *examination) checkPolicy() {
 	if e.Policy == nil {
 		return
 	}
-	policy, err := trustpolicy.Parse(e.Policy)
+	policy, err := trustpolicy.ParseFor(e.Policy, e.Exchange.RoleARN)
 	if err != nil {
 		e.add(failure("trust-policy", trustpolicy.NotAPolicy, e.PolicyName+", "+err.Error(), e.fixReadPolicy("pass the role's trust policy from IAM")))
 		return
 	}
-	if e.identity.Subject == "" {
+	switch {
+	case e.identity.Subject == "":
 		e.skip("trust-policy")
-		return
+	case policy.RoleARN != "" && policy.RoleARN != e.Exchange.RoleARN:
+		e.reportOtherRole(policy.RoleARN)
+	case e.accepted():
+		e.reportOpenPolicy(policy)
+	default:
+		e.reportPolicy(policy)
 	}
+}
+
+// accepted reports whether STS has accepted the token, which no policy in a file outweighs.
+func (e *examination) accepted() bool {
+	return slices.ContainsFunc(e.findings, func(f Finding) bool { return f.Check == "sts" && f.Status == OK })
+}
+
+// reportOtherRole reports that the policy is not that of the role in AWS_ROLE_ARN. The two may differ only in the path.
+func (e *examination) reportOtherRole(arn string) {
+	f := failure("trust-policy", trustpolicy.OtherRole,
+		fmt.Sprintf("the role compared is not the role assumed: %s has the trust policy of %s, and AWS_ROLE_ARN is %s", e.PolicyName, arn, e.Exchange.RoleARN))
+	name := func(arn string) string { return arn[strings.LastIndexAny(arn, "/:")+1:] }
+	if name(arn) == name(e.Exchange.RoleARN) {
+		f.Finding += "; an ARN includes the role's path"
+	}
+	if e.accepted() {
+		f.Status = Warn
+	}
+	e.add(f)
+}
+
+// reportOpenPolicy says what the policy allows beyond the token that STS has accepted.
+func (e *examination) reportOpenPolicy(policy *trustpolicy.Policy) {
 	problems := policy.Review(e.identity)
-	if len(problems) == 0 {
+	open := slices.DeleteFunc(slices.Clone(problems), func(p trustpolicy.Problem) bool { return !p.Kind.TooBroad() })
+	switch {
+	case len(open) > 0:
+		e.reportProblems(policy, open)
+	case policy.Decide(e.identity) == trustpolicy.Refused:
+		e.ok("trust-policy", "%s would not allow this token, and STS accepts it: the role has another trust policy now", e.PolicyName)
+	default:
 		e.ok("trust-policy", "%s allows %s with the audience %s", e.PolicyName, e.identity.Subject, e.identity.Audience)
-		if e.failed("sts") && slices.ContainsFunc(e.findings, func(f Finding) bool { return f.Key == string(cache.AccessDenied) }) {
-			e.add(warning("trust-policy", trustpolicy.OtherCondition,
-				"STS refuses anyway: the role in AWS_ROLE_ARN does not exist or has another trust policy, or an SCP, an RCP or the VPC endpoint's policy denies it",
-				e.fixReadPolicy("compare it with the role's trust policy in IAM now")))
-		}
+	}
+}
+
+func (e *examination) reportPolicy(policy *trustpolicy.Policy) {
+	problems := policy.Review(e.identity)
+	if len(problems) > 0 {
+		e.reportProblems(policy, problems)
 		return
 	}
-	decision := policy.Decide(e.identity)
+	e.ok("trust-policy", "%s allows %s with the audience %s", e.PolicyName, e.identity.Subject, e.identity.Audience)
+	if e.denied() {
+		e.add(warning("trust-policy", trustpolicy.OtherCondition,
+			"STS refuses anyway: the role in AWS_ROLE_ARN does not exist or has another trust policy, or an SCP, an RCP or the VPC endpoint's policy denies it",
+			e.fixReadPolicy("compare it with the role's trust policy in IAM now")))
+	}
+}
+
+// denied reports whether STS has refused without saying more.
+func (e *examination) denied() bool {
+	return slices.ContainsFunc(e.findings, func(f Finding) bool {
+		return f.Check == "sts" && f.Status == Fail && f.Key == string(cache.AccessDenied)
+	})
+}
+
+// reportProblems reports what is wrong with the policy. What only AWS can tell is a failure if STS has refused: everything
+// else holds.
+func (e *examination) reportProblems(policy *trustpolicy.Policy, problems []trustpolicy.Problem) {
+	doubtful := policy.Decide(e.identity) == trustpolicy.Undecided && !e.denied()
 	for i, p := range problems {
-		text := fmt.Sprintf("%s, line %d, statement %d: %s", e.PolicyName, p.Line, p.Statement, p.Text)
-		if p.Statement == 0 {
-			text = e.PolicyName + ": " + p.Text
+		where := fmt.Sprintf("%s line %d", e.PolicyName, p.Line)
+		if len(policy.Statements) > 1 && p.Statement > 0 {
+			where += fmt.Sprintf(", statement %d", p.Statement)
 		}
-		f := failure("trust-policy", p.Kind, text)
-		if p.Kind.TooBroad() || decision == trustpolicy.Undecided {
+		f := failure("trust-policy", p.Kind, where+": "+p.Text)
+		if p.Kind.TooBroad() || doubtful && p.Kind != trustpolicy.WrongOperator {
 			f.Status = Warn
 		}
 		if i == len(problems)-1 {
