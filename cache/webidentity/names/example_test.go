@@ -20,8 +20,8 @@ func ExampleCheckRoleARN() {
 	}
 	// Output:
 	// 111122223333 aws
-	// AWS_ROLE_ARN "arn:aws:iam::111122223333:instance-profile/app" is an instance profile: name the role in it
-	// AWS_ROLE_ARN "app" is not a role's ARN, such as arn:aws:iam::111122223333:role/app
+	// AWS_ROLE_ARN "arn:aws:iam::111122223333:instance-profile/app" is an instance profile; use the ARN of the role in it
+	// AWS_ROLE_ARN "app" is the name of a role; use its ARN, arn:aws:iam::<account>:role/<name>
 }
 
 func ExampleCheckRegion() {

@@ -36,10 +36,25 @@ func TestCheckRegion(t *testing.T) {
 		"us-east-1": "", "ap-southeast-7": "", "mx-central-1": "", "il-central-1": "", "cn-northwest-1": "", "us-gov-east-1": "", "us-isob-east-1": "", "eusc-de-east-1": "",
 		"eu-west-10": "", "aws-global": "", "fips-us-east-1": "",
 
-		"eu-west-1a":       `"eu-west-1a" is an availability zone: its region is eu-west-1`,
-		"us-gov-west-1b":   `"us-gov-west-1b" is an availability zone: its region is us-gov-west-1`,
-		"us-west-2-lax-1a": no, "euw1-az1": no, "": no, "eu-west-100": no, "eu-west": no, "eu-west-": no, "eu--west-1": no, "-west-1": no, "e-west-1": no, "euwest1": no,
-		"eu_west_1": no, "EU-WEST-1": no, "eu-west-1 ": no, " eu-west-1": no, "eu-west-1\n": no, "eu-west-1.evil.example/": no, "us-east-1-fips": no, "Ireland": no, "eu-west-١": no,
+		"eu-west-1a":       `%q is an availability zone: its region is eu-west-1`,
+		"us-gov-west-1b":   `%q is an availability zone: its region is us-gov-west-1`,
+		"us-west-2-lax-1a": `%q is an availability zone: its region is us-west-2`,
+		"EU-WEST-1A":       `%q has capital letters or underscores and is an availability zone: its region is eu-west-1`,
+		"EU-WEST-1":        `%q has capital letters or underscores; use eu-west-1`,
+		"Eu-West-1":        `%q has capital letters or underscores; use eu-west-1`,
+		"eu_west_1":        `%q has capital letters or underscores; use eu-west-1`,
+		"eu-west-1 ":       `%q ends with a blank; use eu-west-1`,
+		" eu-west-1":       `%q begins with a blank; use eu-west-1`,
+		"eu-west-1\n":      `%q ends with a line break; use eu-west-1`,
+		"eu-west-1\r":      `%q ends with a line break; use eu-west-1`,
+		"\teu-west-1":      `%q begins with a tab; use eu-west-1`,
+		`"eu-west-1"`:      `%q is in quotes; use eu-west-1`,
+		"'eu-west-1'\n":    `%q ends with a line break and is in quotes; use eu-west-1`,
+		"eu-west-1\u00a0":  `%q ends with the blank U+00A0; use eu-west-1`,
+		"eu-\u200bwest-1":  `%q contains the invisible character U+200B; use eu-west-1`,
+		"\ufeffeu-west-1":  `%q contains the invisible character U+FEFF; use eu-west-1`,
+		"euw1-az1":         no, "": no, "eu-west-100": no, "eu-west": no, "eu-west-": no, "eu--west-1": no, "-west-1": no, "e-west-1": no, "euwest1": no, "eu west 1": no,
+		"eu-west-1.evil.example/": no, "us-east-1-fips": no, "Ireland": no, "eu-west-١": no, "\u200b": no, `""`: no,
 	} {
 		checkMessage(t, region, CheckRegion(region), want)
 	}
@@ -94,22 +109,65 @@ func TestCheckRoleARN(t *testing.T) {
 		"arn:aws-iso-b:iam::111122223333:role/app":  "",
 		"arn:aws-eusc:iam::111122223333:role/app":   "",
 		"arn:minio:iam:::role/idp-1":                "",
-		"arn:minio:iam::minio:role/idp":             no,
 		role + strings.Repeat("a", 2048-len(role)):  "",
 		role + strings.Repeat("a", 2049-len(role)):  "is longer than the 2048 characters that STS accepts",
 
-		"arn:aws:iam::111122223333:instance-profile/app":  "%q is an instance profile: name the role in it",
-		"arn:aws:sts::111122223333:assumed-role/app/name": "%q is a session of a role: name the role itself, arn:aws:iam::<account>:role/<name>",
-		"": no, "app": no, "role/app": no, role: no, role + "/": no, role + "app/": no, role + "team/": no, role + "app ": no, " " + role + "app": no, role + "app\n": no, role + "a b": no,
-		role + "té/app": no, `"` + role + `app"`: no,
-		"arn:aws:iam::11112222333:role/app":           no, // eleven digits
-		"arn:aws:iam::1111222233334:role/app":         no,
-		"arn:aws:iam:eu-west-1:111122223333:role/app": no,
-		"arn:aws:iam::111122223333:policy/app":        no,
-		"arn:aws:iam::111122223333:user/app":          no,
-		"arn:aws:iam::<account>:role/app":             no,
-		"arn:AWS:iam::111122223333:role/app":          no,
-		"ARN:aws:iam::111122223333:role/app":          no,
+		"arn:aws:iam::111122223333:instance-profile/app":  "%q is an instance profile; use the ARN of the role in it",
+		"arn:aws:sts::111122223333:assumed-role/app/name": "%q is a session of a role; use the role's own ARN, arn:aws:iam::111122223333:role/app, with its path if it has one",
+		"arn:aws-cn:sts::111122223333:assumed-role/app":   "%q is a session of a role; use the role's own ARN, arn:aws-cn:iam::111122223333:role/app, with its path if it has one",
+		"arn:aws:sts::x:assumed-role/a b/name":            "%q is a session of a role; use the role's own ARN, arn:aws:iam::<account>:role/<name>, with its path if it has one",
+		"arn:aws:sts::111122223333:federated-user/me":     "%q is an ARN of another service; a role's begins with arn:aws:iam::",
+		"arn:aws:s3:::bucket":                             "%q is an ARN of another service; a role's begins with arn:aws:iam::",
+		"arn:aws:iam::111122223333:policy/app":            "%q is a policy; use the ARN of a role that has it",
+		"arn:aws:iam::aws:policy/ReadOnlyAccess":          "%q is a policy; use the ARN of a role that has it",
+		"arn:aws:iam::111122223333:user/app":              "%q is a user; use the ARN of a role",
+		"arn:aws:iam::111122223333:group/app":             "%q is a group; use the ARN of a role",
+		"arn:aws:iam::111122223333:root":                  "%q is an account; use the ARN of a role",
+		"arn:aws:iam::111122223333:oidc-provider/x":       "%q is an OIDC provider; use the ARN of a role that trusts it",
+		"arn:aws:iam::111122223333:saml-provider/x":       "%q is a SAML provider; use the ARN of a role",
+		"arn:aws:iam::111122223333:roles/app":             "%q has something else where a role's ARN has role/<name>",
+		"arn:aws:iam::111122223333:app":                   "%q has something else where a role's ARN has role/<name>",
+		"arn:aws:iam::11112222333:role/app":               "%q has an account of 11 digits; expected 12",
+		"arn:aws:iam::1111222233334:role/app":             "%q has an account of 13 digits; expected 12",
+		"arn:aws:iam::ACCOUNT:role/app":                   "%q has something else where the account belongs, which is 12 digits",
+		"arn:aws:iam:: 111122223333:role/app":             "%q has something else where the account belongs, which is 12 digits",
+		role:                                              "%q has no name after role/", role + "/": "%q has no name after role/",
+
+		role + "app ":                                 "%q ends with a blank; use " + role + "app",
+		" " + role + "app":                            "%q begins with a blank; use " + role + "app",
+		role + "app\n":                                "%q ends with a line break; use " + role + "app",
+		role + "app\r\n":                              "%q ends with a line break; use " + role + "app",
+		"\t" + role + "app":                           "%q begins with a tab; use " + role + "app",
+		role + "app\u00a0":                            "%q ends with the blank U+00A0; use " + role + "app",
+		role + "ap\u200bp":                            "%q contains the invisible character U+200B; use " + role + "app",
+		"\ufeff" + role + "app":                       "%q contains the invisible character U+FEFF; use " + role + "app",
+		`"` + role + `app"`:                           "%q is in quotes; use " + role + "app",
+		"'" + role + "app'":                           "%q is in quotes; use " + role + "app",
+		"“" + role + "app”":                           "%q is in quotes; use " + role + "app",
+		`" ` + role + `app"` + "\n":                   "%q ends with a line break and is in quotes and begins with a blank; use " + role + "app",
+		"arn:AWS:iam::111122223333:role/app":          "%q has capital letters where AWS has small ones; use " + role + "app",
+		"ARN:aws:iam::111122223333:role/app":          "%q has capital letters where AWS has small ones; use " + role + "app",
+		"arn:aws:IAM::111122223333:role/App":          "%q has capital letters where AWS has small ones; use " + role + "App",
+		"arn:aws:iam::111122223333:Role/app":          "%q has capital letters where AWS has small ones; use " + role + "app",
+		"arn:aws:iam:eu-west-1:111122223333:role/app": "%q contains a region, which no role has; use " + role + "app",
+		"arn:aws:iam::1111-2222-3333:role/app":        "%q has hyphens in the account; use " + role + "app",
+		"arn:aws:iam:111122223333:role/app":           "%q lacks a colon after iam; use " + role + "app",
+
+		"app":                              "%q is the name of a role; use its ARN, arn:aws:iam::<account>:role/<name>",
+		"app\n":                            "%q is the name of a role; use its ARN, arn:aws:iam::<account>:role/<name>",
+		strings.Repeat("a", 64):            "%q is the name of a role; use its ARN, arn:aws:iam::<account>:role/<name>",
+		strings.Repeat("a", 65):            no,
+		"role/app":                         "%q is the end of a role's ARN; use all of it, arn:aws:iam::<account>:role/<name>",
+		"/team/app":                        "%q is the end of a role's ARN; use all of it, arn:aws:iam::<account>:role/<name>",
+		"AROADBQP57FF2AEXAMPLE":            "%q is the ID of a role; use its ARN, arn:aws:iam::<account>:role/<name>",
+		"111122223333":                     "%q is the number of an account; use the role's ARN, arn:aws:iam::<account>:role/<name>",
+		"https://console.aws.amazon.com/x": "%q is a URL; use the role's ARN, arn:aws:iam::<account>:role/<name>",
+		"arn:aws:iam::<account>:role/app":  "%q contains a placeholder that was never filled in",
+		"arn:aws:iam::${ACCOUNT}:role/app": "%q contains a placeholder that was never filled in",
+		"{{ .Values.role }}":               "%q contains a placeholder that was never filled in",
+		"$ROLE":                            "%q contains a placeholder that was never filled in",
+		role + "app," + role + "b":         "%q contains more than one ARN; a sidecar has one role",
+		"":                                 no, role + "app/": no, role + "team/": no, role + "a b": no, role + "té/app": no, "a b": no, "arn:aws": no, "arn:minio:iam::minio:role/idp": "%q has something else where the account belongs, which is 12 digits",
 	} {
 		checkMessage(t, arn, CheckRoleARN(arn), want)
 	}
@@ -124,5 +182,28 @@ func checkMessage(t *testing.T, value string, err error, want string) {
 	}
 	if want = strings.ReplaceAll(want, "%q", strconv.Quote(value)); got != want {
 		t.Errorf("%q: %q, want %q", value, got, want)
+	}
+}
+
+// What is meant is right, and what is right needs no guess.
+func TestWhatIsMeant(t *testing.T) {
+	for text, want := range map[string]string{
+		"arn:aws:iam::111122223333:role/app\n": "arn:aws:iam::111122223333:role/app", "arn:aws:iam::111122223333:role/app": "", "app": "", "": "",
+		"arn:aws:sts::111122223333:assumed-role/app/name":                "", // its path is not known
+		strings.Repeat(" ", 2048) + "arn:aws:iam::111122223333:role/app": "",
+	} {
+		if got := RoleARNMeant(text); got != want || got != "" && CheckRoleARN(got) != nil {
+			t.Errorf("RoleARNMeant(%q) = %q, want %q", text, got, want)
+		}
+	}
+	for text, want := range map[string]string{"eu-west-1": "", "EU_WEST_1 ": "eu-west-1", "eu-west-1a": "eu-west-1", "Ireland": "", "": ""} {
+		if got := RegionMeant(text); got != want || got != "" && CheckRegion(got) != nil {
+			t.Errorf("RegionMeant(%q) = %q, want %q", text, got, want)
+		}
+	}
+	for text, want := range map[string]string{"/a/token": "", "/a/token ": "ends with a blank", "/a/b c": "", "\"/a\"": "is in quotes", "": ""} {
+		if bare, why := Bare(text); why != want || strings.Trim(text, ` "`) != bare {
+			t.Errorf("Bare(%q) = %q, %q, want %q", text, bare, why, want)
+		}
 	}
 }
