@@ -18,6 +18,7 @@ import (
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 )
@@ -73,8 +74,14 @@ var faults = []struct {
 
 	{"role-name", func(w *world) {
 		w.annotation = "app"
-		w.mistake("AWS_ROLE_ARN", "app", `"app" is not a role's ARN, such as arn:aws:iam::111122223333:role/app`)
+		w.mistake("AWS_ROLE_ARN", "app", `"app" is the name of a role; use its ARN, arn:aws:iam::<account>:role/<name>`)
 	}, "RoleARNMalformed", fixed},
+
+	{"role-with-a-line-break", func(w *world) { w.wrongRole(roleARN + "\n") }, "RoleARNMalformed", fixed},
+	{"role-in-quotes", func(w *world) { w.wrongRole(`"` + roleARN + `"`) }, "RoleARNMalformed", fixed},
+	{"role-in-capitals", func(w *world) { w.wrongRole("arn:aws:IAM::" + account + ":role/team/app") }, "RoleARNMalformed", fixed},
+	{"role-session", func(w *world) { w.wrongRole("arn:aws:sts::" + account + ":assumed-role/app/session") }, "RoleARNMalformed", fixed},
+	{"role-policy", func(w *world) { w.wrongRole("arn:aws:iam::aws:policy/ReadOnlyAccess") }, "RoleARNMalformed", fixed},
 
 	{"token-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = w.file.Path() + "s" }, "TokenFileMissing", fixed},
 	{"token-directory-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Join(w.dir, "nowhere", "token") }, "TokenFileMissing", fixed},
@@ -135,6 +142,23 @@ var faults = []struct {
 		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "https://oidc.example" }))
 	}, "RegionUnknown", forPeople},
 	{"region-typo", func(w *world) { w.env["AWS_REGION"] = "eu-wset-1" }, "EndpointNotFound", fixed},
+	{"region-typo-of-another", func(w *world) { w.env["AWS_REGION"] = "eu-wst-2" }, "EndpointNotFound", forPeople}, // no world has the STS there
+	{"region-of-nowhere", func(w *world) { w.env["AWS_REGION"] = "xx-nowhere-1" }, "EndpointNotFound", fixed},
+	{"region-typo-and-fips", func(w *world) { w.env["AWS_REGION"], w.env["AWS_USE_FIPS_ENDPOINT"] = "us-esat-1", "1" }, "EndpointNotFound", forPeople},
+	{"region-in-capitals", func(w *world) { w.mistake("AWS_REGION", "EU-WEST-1", names.CheckRegion("EU-WEST-1").Error()) }, "ConfigurationMistake", fixed},
+	{"region-with-a-line-break", func(w *world) {
+		w.mistake("AWS_REGION", "eu-west-1\n", names.CheckRegion("eu-west-1\n").Error())
+	}, "ConfigurationMistake", fixed},
+	{"no-dns", func(w *world) { delete(w.hosts, stsHost+":443") }, "EndpointNotFound", forPeople},
+	{"no-dns-and-fips", func(w *world) { w.env["AWS_REGION"], w.env["AWS_USE_FIPS_ENDPOINT"] = "us-east-2", "1" }, "EndpointNotFound", forPeople},
+	{"dns-broken", func(w *world) {
+		w.options.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+			return nil, &net.DNSError{Err: "server misbehaving", Name: stsHost, IsTemporary: true}
+		}
+	}, "EndpointUnreachable", forPeople},
+	{"endpoint-not-found", func(w *world) { w.env["AWS_ENDPOINT_URL_STS"] = "https://sts.corp.example:8443" }, "EndpointNotFound", fixed},
+	{"endpoint-silent", func(w *world) { w.env["AWS_ENDPOINT_URL_STS"] = "http://" + silentAddress(w.t).String() }, "EndpointUnreachable", fixed},
+	{"endpoint-not-sts", func(w *world) { w.env["AWS_ENDPOINT_URL_STS"] = "http://" + w.plain(http.NotFoundHandler()).String() }, "NotAnSTSEndpoint", fixed},
 	{"fips-elsewhere", func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "1" }, "EndpointNotFound", fixed},
 	{"refused", func(w *world) { w.hosts[stsHost+":443"] = silentAddress(w.t).String() }, "EndpointUnreachable", forPeople},
 	{"dropped", func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
@@ -552,6 +576,12 @@ func TestEveryKeyHasAMeaningAndAReport(t *testing.T) {
 func (w *world) mistake(variable, value, text string) {
 	w.env[variable] = value
 	w.options.Mistakes = append(w.options.Mistakes, Mistake{Variable: variable, Text: text})
+}
+
+// wrongRole annotates the service account with what is not a role's ARN.
+func (w *world) wrongRole(arn string) {
+	w.annotation = arn
+	w.mistake("AWS_ROLE_ARN", arn, names.CheckRoleARN(arn).Error())
 }
 
 // misspell sets a variable under another name.

@@ -133,7 +133,7 @@ func (e *examination) checkRole() {
 		return
 	}
 	if err := names.CheckRoleARN(arn); err != nil {
-		e.add(failure("role", RoleARNMalformed, "AWS_ROLE_ARN "+err.Error(), e.fixAnnotation()...))
+		e.add(failure("role", RoleARNMalformed, "AWS_ROLE_ARN "+err.Error(), e.fixRoleARN()...))
 		return
 	}
 	fields := strings.SplitN(arn, ":", 6)

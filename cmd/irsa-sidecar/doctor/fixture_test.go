@@ -263,6 +263,7 @@ var changing = []struct {
 }{
 	{regexp.MustCompile(`in \d+ ms`), "in 3 ms"},
 	{regexp.MustCompile(`\b1\d{9}\b`), "1700000000"},
+	{regexp.MustCompile(`127\.0\.0\.1:[1-9]\d{4}\b`), "127.0.0.1:40935"},
 	{regexp.MustCompile(`--thumbprint-list [0-9a-f]{40}`), "--thumbprint-list 9e99a48a9960b14926bb7f3b02e22da2b0ab7280"},
 	{regexp.MustCompile(`key "[\w-]{43}"`), `key "KEY"`},
 }

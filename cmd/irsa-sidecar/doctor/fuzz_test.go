@@ -176,7 +176,7 @@ var (
 	commands  = set("aws chmod chronyc curl cut eksctl eval export kubectl unset wc")
 	options   = set("-n -c -d. -f1,2 -o -p -w -sS -sSI --approve --attach-policy-arn --client-id --client-id-list --cluster --cluster-name " +
 		"--max-session-duration --max-time --name --namespace --open-id-connect-provider-arn --output --overwrite --policy-document --query " +
-		"--role-name --service-account --type --url")
+		"--role-name --selector --service-account --thumbprint-list --type --url")
 )
 
 func set(words string) map[string]bool {

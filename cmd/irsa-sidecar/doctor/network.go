@@ -95,17 +95,7 @@ func (e *examination) lookUp(ctx context.Context, host string) bool {
 	defer cancel()
 	addresses, err := e.Lookup(ctx, host)
 	if err != nil {
-		failed := &cache.FetchError{Reason: cache.EndpointUnreachable, Message: fmt.Sprintf("cannot look up %s: %v", host, err)}
-		if dns, ok := errors.AsType[*net.DNSError](err); ok {
-			failed.Message = fmt.Sprintf("cannot look up %s: %s", host, dns.Err)
-			if dns.IsNotFound {
-				failed = &cache.FetchError{Reason: cache.EndpointNotFound, Message: "no such host: " + host}
-			}
-		}
-		if ctx.Err() != nil {
-			failed.Message = fmt.Sprintf("cannot look up %s: the DNS did not answer within %s", host, lookupTimeout)
-		}
-		e.unreachable("dns", failed)
+		e.notLookedUp(ctx, host, err)
 		return false
 	}
 	slices.SortFunc(addresses, netip.Addr.Compare)
@@ -122,6 +112,33 @@ func (e *examination) lookUp(ctx context.Context, host string) bool {
 	}
 	e.ok("dns", "%s resolves to %s (%s)", host, strings.Join(shown, ", "), kind)
 	return true
+}
+
+// notLookedUp records why the DNS has no address for the host of STS.
+func (e *examination) notLookedUp(ctx context.Context, host string, err error) {
+	dns, ok := errors.AsType[*net.DNSError](err)
+	if ok && dns.IsNotFound {
+		text := "no such host: " + host
+		switch meant := e.regionMeant(); {
+		case e.Exchange.Endpoint != "":
+		case meant != "":
+			text += "; did you mean the region " + meant + "?"
+		case e.regionExists() && (!e.Exchange.FIPS || hasFIPS(e.Exchange.Region)) && !e.Exchange.DualStack:
+			text += "; the region exists, so the fault is in the DNS that this Pod uses"
+		}
+		e.unreachable("dns", &cache.FetchError{Reason: cache.EndpointNotFound, Message: text})
+		return
+	}
+	text := fmt.Sprintf("cannot look up %s: %v", host, err)
+	if ok {
+		text = fmt.Sprintf("cannot look up %s: %s", host, dns.Err)
+	}
+	if ctx.Err() != nil {
+		text = fmt.Sprintf("cannot look up %s: the DNS did not answer within %s", host, lookupTimeout)
+	}
+	f := failure("dns", cache.EndpointUnreachable, text, fixDNS()...)
+	f.Advice = "allow egress to the DNS, and check that the cluster's DNS works"
+	e.add(f)
 }
 
 // hostPort returns the host and port of a URL, with the default port of its scheme.

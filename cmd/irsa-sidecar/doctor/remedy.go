@@ -4,13 +4,17 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/nearest"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
@@ -72,20 +76,44 @@ func (e *examination) setEnv(what, container string, assignments ...string) Fix 
 // The environment and the configuration.
 
 func (e *examination) fixAnnotation() []Fix {
-	arn := e.Exchange.RoleARN
-	if names.CheckRoleARN(arn) != nil {
-		name := "ROLE"
-		if presentable(arn) {
-			name = cmp.Or(strings.Trim(filepath.Base(arn), "./"), name)
-		}
-		arn = "arn:aws:iam::ACCOUNT:role/" + name
-	}
 	return []Fix{
-		{"annotate the service account with the role, then restart the Pods (only new Pods get the variables)", shell, fmt.Sprintf(
-			"kubectl annotate serviceaccount -n %s %s eks.amazonaws.com/role-arn=%s --overwrite\nkubectl rollout restart -n %s deployment/DEPLOYMENT",
-			e.namespace(), e.serviceAccount(), shellQuote(arn), e.namespace())},
+		e.annotate(roleToPropose(e.Exchange.RoleARN)),
 		{What: "also look for eks.amazonaws.com/skip-containers on the Pod, which excludes containers, and for AWS_ROLE_ARN in the Pod's own spec, which keeps the webhook from adding anything"},
 	}
+}
+
+func (e *examination) annotate(role string) Fix {
+	return Fix{"annotate the service account with the role, then restart the Pods (only new Pods get the variables)", shell, fmt.Sprintf(
+		"kubectl annotate serviceaccount -n %s %s eks.amazonaws.com/role-arn=%s --overwrite\nkubectl rollout restart -n %s deployment/DEPLOYMENT",
+		e.namespace(), e.serviceAccount(), shellQuote(role), e.namespace())}
+}
+
+// fixRoleARN is for a role's ARN with a mistake in it.
+func (e *examination) fixRoleARN() []Fix {
+	meant := names.RoleARNMeant(e.Exchange.RoleARN)
+	if meant == "" || !presentable(meant) {
+		return e.fixAnnotation()
+	}
+	return []Fix{
+		e.annotate(meant),
+		e.setEnv("or, where AWS_ROLE_ARN is set in the Pod's own spec", ourContainer, "AWS_ROLE_ARN="+shellQuote(meant)),
+	}
+}
+
+// roleToPropose is a role's ARN, with placeholders for what arn does not say.
+func roleToPropose(arn string) string {
+	if names.CheckRoleARN(arn) == nil {
+		return arn
+	}
+	session := regexp.MustCompile(`^arn:([a-z-]+):sts::(\d{12}):assumed-role/([\w+=,.@-]+)(?:/|$)`).FindStringSubmatch(arn)
+	switch name := regexp.MustCompile(`^(?:role/|/)?([\w+=,.@/-]+)$`).FindStringSubmatch(arn); {
+	case !presentable(arn):
+	case session != nil:
+		return "arn:" + session[1] + ":iam::" + session[2] + ":role/" + session[3]
+	case name != nil:
+		return "arn:aws:iam::ACCOUNT:role/" + name[1]
+	}
+	return "arn:aws:iam::ACCOUNT:role/ROLE"
 }
 
 // fixName is for a variable that is set under a misspelt name.
@@ -372,18 +400,12 @@ func (e *examination) fixEndpoint(reason cache.Reason) []Fix {
 		if unset != nil {
 			return unset
 		}
-		return []Fix{{"see what answers; a proxy or a captive portal is likely", shell, "curl -sSI " + shellQuote("https://"+e.stsHost())}}
+		return []Fix{{"see what answers; a proxy or a captive portal is likely", shell, "curl -sSI " + e.stsURL()}}
 	case cache.EndpointNotFound:
-		if unset != nil {
-			return unset
-		}
-		if e.Exchange.FIPS {
-			return []Fix{e.setEnv("use the regular endpoint: few regions have a FIPS endpoint", ourContainer, "AWS_USE_FIPS_ENDPOINT-")}
-		}
-		return []Fix{e.fixRegion("AWS_REGION")}
+		return e.fixNotFound()
 	case cache.EndpointUnreachable, cache.EndpointTimeout:
-		return append(unset, Fix{"find out whether it is this Pod or the whole node", shell, "curl -sS --max-time 5 -o /dev/null -w '%{http_code}\\n' " + shellQuote("https://"+e.stsHost())},
-			Fix{What: "allow egress to port 443 in NetworkPolicies, security groups and the VPC endpoint's security group"})
+		return append(unset, Fix{"find out whether it is this Pod or the whole node", shell, "curl -sS --max-time 5 -o /dev/null -w '%{http_code}\\n' " + e.stsURL()},
+			e.fixEgress())
 	case cache.EndpointNotTrusted:
 		return []Fix{e.setEnv("if a proxy inspects TLS, trust its CA too", ourContainer, "AWS_CA_BUNDLE=/PATH/TO/CA.pem")}
 	case cache.ProxyNotFound:
@@ -394,6 +416,53 @@ func (e *examination) fixEndpoint(reason cache.Reason) []Fix {
 	return nil
 }
 
+// fixEgress lets this process reach the endpoint of STS.
+func (e *examination) fixEgress() Fix {
+	endpoint, err := e.Exchange.EndpointURL(context.Background(), e.claims.Issuer)
+	if err != nil {
+		endpoint = &url.URL{Scheme: "https", Host: "STS"}
+	}
+	_, port, _ := net.SplitHostPort(hostPort(endpoint))
+	if isLoopback(endpoint.String()) {
+		return Fix{What: "start what should listen there, or correct the endpoint"}
+	}
+	return Fix{What: "allow egress to port " + port + " in NetworkPolicies, security groups and the VPC endpoint's security group"}
+}
+
+// fixNotFound is for a host of STS that the DNS does not know.
+func (e *examination) fixNotFound() []Fix {
+	if unset := e.unsetEndpoints(); unset != nil {
+		return append(unset, fixDNS()...)
+	}
+	switch {
+	case e.regionMeant() != "":
+		return []Fix{e.fixRegion("AWS_REGION")}
+	case e.Exchange.FIPS && !hasFIPS(e.Exchange.Region):
+		return []Fix{e.setEnv("use the regular endpoint: few regions have a FIPS endpoint", ourContainer, "AWS_USE_FIPS_ENDPOINT-")}
+	case e.Exchange.DualStack:
+		return append([]Fix{e.setEnv("use the regular endpoint: few services have a dual-stack endpoint in every region", ourContainer, "AWS_USE_DUALSTACK_ENDPOINT-")}, fixDNS()...)
+	case e.regionExists():
+		return fixDNS()
+	}
+	return []Fix{e.fixRegion("AWS_REGION")}
+}
+
+// hasFIPS reports whether STS has a FIPS endpoint in a region.
+// https://docs.aws.amazon.com/general/latest/gr/sts.html
+func hasFIPS(region string) bool { return strings.HasPrefix(region, "us-") }
+
+// regionExists reports whether the region of the exchange exists for certain, so that its name cannot be why STS is not found.
+func (e *examination) regionExists() bool {
+	return isRegion(cmp.Or(e.Exchange.Region, names.RegionOfIssuer(e.claims.Issuer)))
+}
+
+func fixDNS() []Fix {
+	return []Fix{
+		{"check that the cluster's DNS runs", shell, "kubectl get pods -n kube-system --selector k8s-app=kube-dns"},
+		{What: "allow egress to port 53 (UDP and TCP) in NetworkPolicies, and check dnsPolicy and dnsConfig in the Pod's spec, and the private DNS of an STS VPC endpoint"},
+	}
+}
+
 // unsetEndpoints returns to AWS's own endpoint; nil if no other is configured.
 func (e *examination) unsetEndpoints() []Fix {
 	for _, name := range []string{"AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"} {
@@ -402,6 +471,15 @@ func (e *examination) unsetEndpoints() []Fix {
 		}
 	}
 	return nil
+}
+
+// stsURL is the STS endpoint for use in a command, with the scheme and the port as configured, quoted for a shell.
+func (e *examination) stsURL() string {
+	endpoint, err := e.Exchange.EndpointURL(context.Background(), e.claims.Issuer)
+	if err != nil || !presentable(endpoint.Hostname()) || endpoint.Host == "" {
+		return "https://STS"
+	}
+	return shellQuote(endpoint.Scheme + "://" + endpoint.Host)
 }
 
 // stsHost is the host of the STS endpoint for use in a command.
@@ -425,13 +503,44 @@ var regions = map[string]string{
 
 func (e *examination) fixRegion(variable string) Fix {
 	partition := names.RolePartition(e.Exchange.RoleARN)
-	region := names.RegionOfIssuer(e.claims.Issuer)
-	what := "use STS in the cluster's region"
+	region, what := e.regionMeant(), "correct the region"
+	if region == "" {
+		region, what = names.RegionOfIssuer(e.claims.Issuer), "use STS in the cluster's region"
+	}
 	if region == "" || region == e.Exchange.Region || names.Partition(region) != partition {
 		region, what = cmp.Or(regions[partition], "REGION"), "use a region in the role's partition"
 	}
 	return e.setEnv(what, ourContainer, variable+"="+region)
 }
+
+// regionMeant is the region of which the configured one is probably a misspelling, or "".
+func (e *examination) regionMeant() string {
+	if meant := names.RegionMeant(e.Exchange.Region); meant != "" {
+		return meant
+	}
+	if e.Exchange.Region == "" || isRegion(e.Exchange.Region) {
+		return ""
+	}
+	partition := names.RolePartition(e.Exchange.RoleARN)
+	likely := slices.DeleteFunc(append([]string{names.RegionOfIssuer(e.claims.Issuer)}, knownRegions()...), func(region string) bool {
+		return region == "" || regions[partition] != "" && names.Partition(region) != partition
+	})
+	return nearest.Word(e.Exchange.Region, likely)
+}
+
+// knownRegions are the regions that exist. One that is opened later is taken for a misspelling only where the DNS does not
+// know its STS either.
+// https://docs.aws.amazon.com/global-infrastructure/latest/regions/aws-regions.html
+func knownRegions() []string {
+	return strings.Fields("af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 " +
+		"ap-southeast-1 ap-southeast-2 ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 ap-southeast-7 " +
+		"ca-central-1 ca-west-1 cn-north-1 cn-northwest-1 eu-central-1 eu-central-2 eu-north-1 eu-south-1 eu-south-2 " +
+		"eu-west-1 eu-west-2 eu-west-3 eusc-de-east-1 il-central-1 me-central-1 me-south-1 mx-central-1 sa-east-1 " +
+		"us-east-1 us-east-2 us-gov-east-1 us-gov-west-1 us-iso-east-1 us-iso-west-1 us-isob-east-1 us-west-1 us-west-2 " +
+		"eu-isoe-west-1 us-isof-east-1 us-isof-south-1")
+}
+
+func isRegion(region string) bool { return slices.Contains(knownRegions(), region) }
 
 // fixOtherRegion leaves a region in which STS is disabled.
 func (e *examination) fixOtherRegion() Fix {
