@@ -101,7 +101,7 @@ var faults = []struct {
 	{"token-from-the-future-here-only", func(w *world) {
 		w.age = -10*time.Minute - 30*time.Second
 		w.write(w.newToken())
-		w.skew(11 * time.Minute)
+		w.skew(11*time.Minute + 20*time.Second)
 	}, "TokenFromTheFuture", forPeople},
 	{"token-from-the-future-and-ahead", func(w *world) {
 		w.age = -40*time.Minute - 30*time.Second
