@@ -27,6 +27,7 @@ const (
 // The checks, as they are called in the report.
 const (
 	checkCluster   = "cluster"
+	checkNode      = "node"
 	checkPod       = "pod"
 	checkAccount   = "service-account"
 	checkWebhook   = "webhook"
@@ -75,6 +76,12 @@ func (o *outside) check() {
 	o.checkAccount()
 	o.checkMount()
 	o.checkSidecar()
+}
+
+// runs reports whether a command can be run in the sidecar.
+func (o *outside) runs() bool {
+	s := o.pod.Status.container(o.Sidecar)
+	return s != nil && s.State.Running != nil && o.system() != "windows"
 }
 
 func (o *outside) checkCluster() {
@@ -129,7 +136,7 @@ func (o *outside) holdup() string {
 
 func (o *outside) checkSystem() {
 	if system := o.system(); system == "windows" {
-		o.fail(checkPod, windowsNode, "the Pod runs on a Windows node, and the sidecar's image is for Linux",
+		o.fail(checkNode, windowsNode, "the Pod runs on a Windows node, and the sidecar's image is for Linux",
 			doctor.Fix{What: "run it on a Linux node (nodeSelector kubernetes.io/os: linux), or let its SDK use web identity without the sidecar"})
 	}
 }
@@ -318,6 +325,9 @@ func (o *outside) roleDiffers(c *container, has, annotated string) {
 
 // checkMount looks for the token's volume.
 func (o *outside) checkMount() {
+	if !o.events.ok() && o.pod.Status.Phase == "Pending" {
+		o.unseen(checkVolume, "the Pod's events", o.events.err)
+	}
 	if failed := o.newest("FailedMount"); failed != nil && o.pod.Status.Phase != "Running" {
 		o.fail(checkVolume, mountFailed, "the kubelet cannot mount a volume: "+failed.Message,
 			shell("see whether it still fails", fmt.Sprintf("kubectl get events -n %s --field-selector involvedObject.name=%s", o.Namespace, o.Pod)))
@@ -436,8 +446,9 @@ func lastWords(s containerState) string {
 		text += " (" + t.Reason + ")"
 	}
 	if words := strings.TrimSpace(t.Message); words != "" {
+		const most = 3 // lines: an error takes several where a configuration has several mistakes
 		lines := strings.Split(words, "\n")
-		text += ": " + lines[len(lines)-1]
+		text += ": " + strings.Join(strings.Fields(strings.Join(lines[max(0, len(lines)-most):], " ")), " ")
 	}
 	return text
 }

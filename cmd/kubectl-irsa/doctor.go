@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
@@ -12,25 +13,20 @@ import (
 
 // runDoctor finds out what it can, prints it, and fails if anything of it is a failure.
 func runDoctor(ctx context.Context, q question, around surroundings) error {
-	k := &kubectl{run: around.run, flags: q.kubectl, namespace: q.namespace, progress: around.progress}
 	policy, err := readPolicy(ctx, q, around.stdin)
 	if err != nil {
 		return err
 	}
-	p, err := k.findPod(ctx, q)
-	if err != nil {
+	k := &kubectl{run: around.run, flags: q.kubectl, namespace: q.namespace, progress: around.progress}
+	report, err := diagnose(ctx, q, k, policy)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
 		return err
-	}
-	k.namespace = p.Metadata.Namespace
-	o := &outside{observed: k.observe(ctx, p), now: time.Now(), question: q}
-	o.facts = o.observed.facts(q)
-	report, err := examine(ctx, k, o, policy)
-	if err != nil {
-		return err
-	}
-	if q.json {
+	case q.json:
 		err = report.WriteJSON(around.stdout)
-	} else {
+	default:
 		err = report.WriteText(around.stdout, around.color)
 	}
 	if err != nil {
@@ -39,27 +35,69 @@ func runDoctor(ctx context.Context, q question, around surroundings) error {
 	return verdict(report)
 }
 
-// examine makes the report.
-func examine(ctx context.Context, k *kubectl, o *outside, policy []byte) (*doctor.Report, error) {
-	o.check()
-	report := &doctor.Report{Schema: schema, Version: version, Findings: o.findings}
-	if o.Sidecar != "" && o.system() != "windows" {
-		inside, err := k.runInSidecar(ctx, o.facts, policy)
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if err != nil {
-			o.warn(checkContainer, notVisible, fmt.Sprintf("the doctor did not run in the Pod: %v", err))
-			report.Findings = o.findings
-		} else {
-			inFile(inside.Findings, o.question)
-			report.Findings = append(report.Findings, inside.Findings...)
-			report.TrustPolicy = inside.TrustPolicy
-		}
+// diagnose makes the report. The policy is nil if none was given.
+func diagnose(ctx context.Context, q question, k *kubectl, policy []byte) (*doctor.Report, error) {
+	p, err := k.findPod(ctx, q)
+	if err != nil {
+		return k.reportMissing(ctx, q, err)
 	}
-	fill(report, o.facts, k.flags)
+	k.namespace = p.Metadata.Namespace
+	o := &outside{observed: k.observe(ctx, p), now: time.Now(), question: q}
+	o.facts = o.observed.facts(q)
+	o.check()
+	report := &doctor.Report{Schema: schema, Version: version}
+	inside := o.askInside(ctx, k, policy)
+	if inside != nil {
+		report.TrustPolicy = inside.TrustPolicy
+		o.findings = append(o.findings, inside.Findings...)
+	} else {
+		report.TrustPolicy = o.checkFromOutside(policy)
+	}
+	report.Findings = o.findings
+	fill(report, o, k.flags)
 	report.Conclude()
 	return report, nil
+}
+
+// askInside runs the doctor in the sidecar. It returns nil where that is not possible, and records why.
+func (o *outside) askInside(ctx context.Context, k *kubectl, policy []byte) *doctor.Report {
+	if !o.runs() {
+		if o.Sidecar != "" {
+			o.warn(checkContainer, notVisible, "the doctor did not run in the Pod, because the sidecar does not run: what follows is known from outside")
+		}
+		return nil
+	}
+	inside, err := k.runInSidecar(ctx, o.facts, policy)
+	if err != nil {
+		var fixes []doctor.Fix
+		if answerOf(err) == forbidden {
+			fixes = []doctor.Fix{shell("ask for the right to run commands in it; whether you have it, says", fmt.Sprintf("kubectl auth can-i create pods --subresource=exec -n %s", o.Namespace))}
+		}
+		o.warn(checkContainer, notVisible, fmt.Sprintf("the doctor did not run in the Pod: %v", err), fixes...)
+		return nil
+	}
+	inFile(inside.Findings, o.question)
+	o.relate(inside.Findings)
+	return inside
+}
+
+// relate compares what was found from outside with what was found inside: the one may explain the other.
+func (o *outside) relate(inside []doctor.Finding) {
+	denied := slices.ContainsFunc(inside, func(f doctor.Finding) bool { return f.Check == "sts" && f.Status == doctor.Fail })
+	explained := false
+	for i := range o.findings {
+		f := &o.findings[i]
+		if f.Key == string(roleDiffers) && denied {
+			f.Status = doctor.Fail
+		}
+		explained = explained || f.Status == doctor.Fail && slices.Contains([]string{checkAccount, checkWebhook, checkVolume}, f.Check)
+	}
+	for i := range inside {
+		f := &inside[i]
+		if explained && f.Status == doctor.Fail && slices.Contains([]string{"environment", "role", "token-file"}, f.Check) {
+			f.Consequence, f.Advice, f.Fixes = true, "", nil
+		}
+	}
 }
 
 // verdict is the last line on stderr, or nil.
@@ -69,7 +107,7 @@ func verdict(report *doctor.Report) error {
 	}
 	for _, f := range report.Findings {
 		if f.Key == string(notVisible) && f.Check == checkContainer {
-			return fmt.Errorf("not everything was examined: %s", f.Finding)
+			return errors.New(f.Finding)
 		}
 	}
 	return nil
@@ -96,8 +134,11 @@ func (o *observed) facts(q question) facts {
 		f.RoleARN = role.Value
 	}
 	f.RoleARN = cmp.Or(f.RoleARN, o.account.value.Metadata.Annotations[roleAnnotation])
+	f.Audience = defaultAudience
 	if file := subject.variable(tokenVariable); file != nil {
-		f.Audience, _ = (&outside{observed: o}).tokenAt(subject, file.Value)
+		if audience, ok := (&outside{observed: o}).tokenAt(subject, file.Value); ok {
+			f.Audience = audience
+		}
 	}
 	return f
 }

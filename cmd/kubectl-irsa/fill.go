@@ -1,51 +1,101 @@
 package main
 
 import (
+	"cmp"
+	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy"
 )
 
-// placeholder is a word in capitals that a fix leaves to the reader.
-func placeholder() *regexp.Regexp {
-	return regexp.MustCompile(`deployment[ /]DEPLOYMENT\b|\b(?:NAMESPACE|POD|SERVICE_ACCOUNT|CLUSTER|ACCOUNT|CONTAINER)\b`)
+// filler replaces the placeholders of fixes with what is known here, so that they can be pasted.
+type filler struct {
+	*outside
+	words map[string]string
+	flags string // for every kubectl, with a blank before each
+
+	placeholder, setEnv, restart, pipe, call *regexp.Regexp
 }
 
-// fill replaces the placeholders of all fixes with what is known, and has every kubectl use the same flags as this one.
-func fill(report *doctor.Report, f facts, flags []string) {
-	words := map[string]string{
-		"NAMESPACE": f.Namespace, "POD": f.Pod, "SERVICE_ACCOUNT": f.ServiceAccount,
-		"CLUSTER": f.Cluster, "ACCOUNT": names.RoleAccount(f.RoleARN), "CONTAINER": f.Container,
-	}
-	var quotedFlags strings.Builder
+// fill makes all fixes of a report fit this Pod, this kubeconfig and this machine.
+func fill(report *doctor.Report, o *outside, flags []string) {
+	f := filler{outside: o, words: map[string]string{
+		"NAMESPACE": o.Namespace, "POD": o.Pod, "SERVICE_ACCOUNT": o.ServiceAccount,
+		"CLUSTER": o.Cluster, "ACCOUNT": names.RoleAccount(o.RoleARN), "CONTAINER": o.Container,
+	}}
 	for _, flag := range flags {
-		quotedFlags.WriteString(" " + quotedFlag(flag))
+		f.flags += " " + quotedFlag(flag)
 	}
+	f.placeholder = regexp.MustCompile(`\b(?:NAMESPACE|POD|SERVICE_ACCOUNT|CLUSTER|ACCOUNT|CONTAINER)\b`)
+	f.setEnv = regexp.MustCompile(`^kubectl set env -n \S+ deployment/DEPLOYMENT -c (\S+) (.*)$`)
+	f.restart = regexp.MustCompile(`(?m)^kubectl rollout restart -n \S+ deployment/DEPLOYMENT$`)
+	f.pipe = regexp.MustCompile(`\| *(?:kubectl exec .* -- /)?irsa-sidecar doctor --trust-policy -`)
+	f.call = regexp.MustCompile(`(?m)(^|\| *)kubectl( irsa doctor)? `)
 	for i := range report.Findings {
-		for j := range report.Findings[i].Fixes {
-			fix := &report.Findings[i].Fixes[j]
-			fix.Text = placeholder().ReplaceAllStringFunc(fix.Text, func(word string) string {
-				if strings.HasPrefix(word, "deployment") && f.Owner != "" {
-					return f.Owner
-				}
-				if known := words[word]; known != "" {
-					return known
-				}
-				return word
-			})
-			if fix.Kind == "shell" {
-				fix.Text = withFlags(fix.Text, quotedFlags.String())
-			}
+		fixes := slices.Clone(report.Findings[i].Fixes)
+		for j := range fixes {
+			f.fill(&fixes[j])
+		}
+		report.Findings[i].Fixes = fixes
+	}
+}
+
+func (f *filler) fill(fix *doctor.Fix) {
+	if m := f.setEnv.FindStringSubmatch(fix.Text); m != nil {
+		if f.fillSetEnv(fix, cmp.Or(f.words[m[1]], m[1]), m[2]); fix.Kind == "" {
+			return
 		}
 	}
+	if f.restart.MatchString(fix.Text) && !f.restarts() && f.Pod != "" {
+		fix.Text = f.restart.ReplaceAllLiteralString(fix.Text, "kubectl delete pod -n NAMESPACE POD")
+		if f.Owner == "" {
+			fix.What += "; nothing makes this Pod again: do it after that"
+		}
+	}
+	if f.Owner != "" {
+		fix.Text = strings.ReplaceAll(fix.Text, "deployment/DEPLOYMENT", f.Owner)
+	}
+	fix.Text = f.placeholder.ReplaceAllStringFunc(fix.Text, func(word string) string { return cmp.Or(f.words[word], word) })
+	if f.Sidecar != "" && f.Sidecar != deploy.Name {
+		fix.Text = strings.ReplaceAll(fix.Text, "-c "+deploy.Name+" ", "-c "+f.Sidecar+" ")
+	}
+	if f.Pod != "" {
+		fix.Text = f.pipe.ReplaceAllLiteralString(fix.Text, fmt.Sprintf("| kubectl irsa doctor %s/%s --trust-policy -", f.Namespace, f.Pod))
+	}
+	if fix.Kind == "shell" && f.flags != "" {
+		fix.Text = f.call.ReplaceAllStringFunc(fix.Text, func(call string) string { return call[:len(call)-1] + f.flags + " " })
+	}
 }
 
-// withFlags adds flags to each kubectl at the beginning of a line or of a part of a pipe.
-func withFlags(text, flags string) string {
-	if flags == "" {
-		return text
+// kind is what makes such Pods, or "" for a Pod of its own.
+func (f *filler) kind() string {
+	kind, _, _ := strings.Cut(f.Owner, "/")
+	return kind
+}
+
+// restarts reports whether `kubectl rollout restart` takes what makes such Pods.
+func (f *filler) restarts() bool {
+	return slices.Contains([]string{"deployment", "statefulset", "daemonset"}, f.kind())
+}
+
+// fillSetEnv tells in words what `kubectl set env` cannot do: change a Pod or a Job, something that it does not know, or a
+// container that is added to the Pod later.
+func (f *filler) fillSetEnv(fix *doctor.Fix, container, assignments string) {
+	template := f.owner.value.Spec.Template.Spec
+	switch {
+	case f.Pod == "" || f.Owner == "" && len(f.pod.Metadata.OwnerReferences) > 0:
+		return
+	case f.restarts() || f.kind() == "cronjob" || f.kind() == "replicaset":
+		if !f.owner.ok() || len(template.Containers) == 0 || container == "CONTAINER" || template.container(container) != nil {
+			return
+		}
+		fix.What += fmt.Sprintf(": the template of %s has no container %s, so change it in what adds it: %s", f.Owner, container, assignments)
+	default:
+		fix.What += fmt.Sprintf(": in the manifest of %s, in the env of container %s: %s", cmp.Or(f.Owner, "pod/"+f.Pod), container, assignments)
 	}
-	return regexp.MustCompile(`(?m)(^|\| )kubectl `).ReplaceAllString(text, "${1}kubectl"+strings.ReplaceAll(flags, "$", "$$")+" ")
+	fix.Kind, fix.Text = "", ""
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -93,6 +96,19 @@ const (
              {"what": "restart the Pods", "kind": "shell", "text": "kubectl rollout restart -n NAMESPACE deployment/DEPLOYMENT"}]}]}`
 )
 
+// insideUnset and insideRegion are about the sidecar's environment.
+const (
+	insideUnset = `{"schema": 2, "version": "v0.0.0", "result": "fail", "findings": [
+  {"check": "environment", "status": "fail", "key": "NotAnnotated", "finding": "neither AWS_ROLE_ARN nor AWS_WEB_IDENTITY_TOKEN_FILE is set",
+   "fixes": [{"what": "annotate the service account", "kind": "shell", "text": "kubectl annotate"}]}]}`
+	insideRegion = `{"schema": 2, "version": "v0.0.0", "result": "fail", "findings": [
+  {"check": "environment", "status": "fail", "key": "ConfigurationMistake", "finding": "AWS_REGION \"eu-wst-1\" is not a region",
+   "fixes": [{"what": "use STS in the cluster's region", "kind": "shell", "text": "kubectl set env -n shop deployment/DEPLOYMENT -c irsa-sidecar AWS_REGION=eu-west-1"},
+             {"what": "for the app, too", "kind": "shell", "text": "kubectl set env -n shop deployment/DEPLOYMENT -c CONTAINER AWS_REGION=eu-west-1"},
+             {"what": "then", "kind": "shell", "text": "kubectl rollout restart -n shop deployment/DEPLOYMENT"},
+             {"what": "look", "kind": "shell", "text": "aws iam get-role --role-name app | irsa-sidecar doctor --trust-policy -"}]}]}`
+)
+
 func decode(t *testing.T, text string, into any) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(text), into); err != nil {
@@ -137,6 +153,9 @@ func (w *world) run(ctx context.Context, stdin io.Reader, program string, args .
 	notFound := func() ([]byte, error) {
 		return fail(`Error from server (NotFound): ` + kind + ` "` + name + `" not found`)
 	}
+	if slices.Contains(args, "name") {
+		return []byte(w.names(kind)), nil
+	}
 	switch kind {
 	case "pod":
 		if w.pod == nil || name != w.pod.Metadata.Name {
@@ -149,8 +168,15 @@ func (w *world) run(ctx context.Context, stdin io.Reader, program string, args .
 			pods.Items = append(pods.Items, w.pod)
 		}
 		return encode(pods)
-	case "replicaset", "deployment":
+	case "replicaset":
 		return encode(w.rs)
+	case "deployment", "statefulset":
+		if name != "cart" {
+			return notFound()
+		}
+		deployment := w.rs
+		deployment.Metadata.Name, deployment.Metadata.OwnerReferences = "cart", nil
+		return encode(deployment)
 	case "serviceaccount":
 		if name != w.account.Metadata.Name {
 			return notFound()
@@ -163,6 +189,9 @@ func (w *world) run(ctx context.Context, stdin io.Reader, program string, args .
 	case "mutatingwebhookconfigurations":
 		return encode(list[webhookConfiguration]{w.webhooks})
 	case "namespace":
+		if name != "shop" {
+			return notFound()
+		}
 		return encode(w.space)
 	case "node":
 		return encode(w.node)
@@ -189,6 +218,19 @@ func (w *world) exec(stdin io.Reader, fail func(string) ([]byte, error)) ([]byte
 	return []byte(w.inside), nil
 }
 
+// names are what `get -o name` prints.
+func (w *world) names(kind string) string {
+	switch {
+	case kind == "namespace":
+		return "namespace/shop\nnamespace/kube-system\n"
+	case kind == "deployment":
+		return "deployment.apps/cart\n"
+	case w.pod == nil:
+		return ""
+	}
+	return "pod/" + w.pod.Metadata.Name + "\npod/web-5d9f8b-abcde\n"
+}
+
 func encode(v any) ([]byte, error) { return json.Marshal(v) }
 
 // sidecar and app are the Pod's containers.
@@ -202,6 +244,50 @@ func (w *world) diagnose(args ...string) (output string, err error) {
 	var stdout bytes.Buffer
 	err = run(w.t.Context(), append([]string{"doctor"}, args...), surroundings{stdin: strings.NewReader(""), stdout: &stdout, run: w.run})
 	return stdout.String(), err
+}
+
+// wantReport compares the report with testdata/name.txt, and its cause with the key.
+func (w *world) wantReport(name, key string, args ...string) {
+	w.t.Helper()
+	output, err := w.diagnose(append(args, "--json")...)
+	last := ""
+	if err != nil {
+		last = err.Error()
+	}
+	if _, got, _ := strings.Cut(last, ": "); key != "" && got != key {
+		w.t.Errorf("the last line is %q, want the cause %s", last, key)
+	}
+	wantGolden(w.t, name, plain(w.t, output)+"---\n"+last+"\n")
+}
+
+// plain is a report in a form of its own, so that it changes only with what it says. What the doctor proposes for a policy
+// is its own business.
+func plain(t *testing.T, text string) string {
+	t.Helper()
+	var report doctor.Report
+	decode(t, text, &report)
+	var b strings.Builder
+	for _, f := range report.Findings {
+		status, _ := f.Status.MarshalText()
+		fmt.Fprintf(&b, "%s %s", status, f.Check)
+		if f.Key != "" {
+			fmt.Fprintf(&b, " %s", f.Key)
+		}
+		if f.Consequence {
+			b.WriteString(" (consequence)")
+		}
+		fmt.Fprintf(&b, "\n  %s\n", f.Finding)
+		for _, fix := range f.Fixes {
+			if f.Check == "trust-policy" {
+				break
+			}
+			fmt.Fprintf(&b, "  fix: %s\n", fix.What)
+			for line := range strings.Lines(fix.Text) {
+				fmt.Fprintf(&b, "    %s\n", strings.TrimSuffix(line, "\n"))
+			}
+		}
+	}
+	return b.String()
 }
 
 // wantGolden compares with testdata/name.txt.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -26,6 +27,7 @@ var faults = []struct {
 	{"not-annotated", func(w *world) {
 		w.account.Metadata.Annotations = nil
 		w.sidecar().Env = nil
+		w.inside, w.insideErr = insideUnset, "irsa-sidecar: doctor: environment: NotAnnotated"
 	}, nil, "NotAnnotated"},
 	{"annotation-misspelt", func(w *world) {
 		w.account.Metadata.Annotations = map[string]string{"eks.amazonaws.com/rolearn": roleARN}
@@ -73,12 +75,17 @@ var faults = []struct {
 		w.inside, w.insideErr = "", `error: unable to upgrade connection: container not found ("irsa-sidecar")`
 		decode(w.t, `{"name": "irsa-sidecar", "state": {"running": null, "waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"registry.example/irsa-sidecar:0.1.0\""}}}`, w.status())
 		w.status().Ready = false
-	}, nil, "PodNotRunning"},
+	}, nil, "SidecarFailing"},
 	{"mount-failed", func(w *world) {
 		w.pod.Status.Phase = "Pending"
 		w.pod.Status.InitContainerStatuses = nil
 		w.inside, w.insideErr = "", `Error from server (BadRequest): container irsa-sidecar in pod is waiting to start: PodInitializing`
 		w.events = []event{{Reason: "FailedMount", Message: `MountVolume.SetUp failed for volume "aws-iam-token" : failed to fetch token: serviceaccounts "cart" not found`}}
+	}, nil, "MountFailed"},
+	{"unscheduled", func(w *world) {
+		w.pod.Status = podStatus{Phase: "Pending"}
+		decode(w.t, `[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient cpu."}]`, &w.pod.Status.Conditions)
+		w.forbidden = []string{"events"}
 	}, nil, "PodNotRunning"},
 	{"no-exec", func(w *world) { w.forbidden = []string{"pods/exec"} }, nil, ""},
 	{"container-unknown", func(w *world) {}, []string{"--container", "ap"}, "ContainerUnknown"},
@@ -86,6 +93,29 @@ var faults = []struct {
 		w.pod.Spec.OS.Name = ""
 		w.node.Metadata.Labels["kubernetes.io/os"] = "windows"
 	}, nil, "WindowsNode"},
+	{"old-sidecar", func(w *world) {
+		w.inside = `{"schema": 1, "version": "v0.1.0", "result": "ok", "findings": [{"check": "sts", "status": "ok", "finding": "exchanged"}]}`
+	}, nil, ""},
+	{"no-json", func(w *world) { w.inside = "hello" }, nil, ""},
+	{"statefulset", func(w *world) {
+		w.pod.Metadata.OwnerReferences[0].Kind, w.pod.Metadata.OwnerReferences[0].Name = "StatefulSet", "cart"
+		w.inside, w.insideErr = insideRegion, "irsa-sidecar: doctor: environment"
+	}, nil, "ConfigurationMistake"},
+	{"pod-of-its-own", func(w *world) {
+		w.pod.Metadata.OwnerReferences = nil
+		w.inside, w.insideErr = insideRegion, "irsa-sidecar: doctor: environment"
+	}, nil, "ConfigurationMistake"},
+	{"injected-by-policy", func(w *world) {
+		w.rs.Spec.Template.Spec.InitContainers = nil
+		w.inside, w.insideErr = insideRegion, "irsa-sidecar: doctor: environment"
+	}, []string{"--as", "bob"}, "ConfigurationMistake"},
+	{"role-changed", func(w *world) {
+		w.account.Metadata.Annotations[roleAnnotation] = roleARN + "-2"
+		w.inside, w.insideErr = insideDenied, "irsa-sidecar: doctor: sts: AccessDenied"
+	}, nil, "RoleDiffers"},
+	{"nothing-but-the-pod", func(w *world) {
+		w.forbidden = []string{"pods/exec", "replicaset", "serviceaccount", "events", "mutatingwebhookconfigurations", "namespace", "node"}
+	}, nil, ""},
 	{"completed", func(w *world) {
 		w.pod.Status.Phase = "Succeeded"
 		w.inside, w.insideErr = "", "error: cannot exec into a container in a completed pod; current phase is Succeeded"
@@ -98,15 +128,37 @@ func TestFaultsAreNamed(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			w := newWorld(t)
 			row.break_(w)
-			output, err := w.diagnose(append([]string{theirs}, row.args...)...)
-			got := ""
-			if err != nil {
-				got = err.Error()
-			}
-			if _, key, _ := strings.Cut(got, ": "); row.key != "" && key != row.key {
-				t.Errorf("the last line is %q, want the cause %s", got, row.key)
-			}
-			wantGolden(t, row.name, output+"---\n"+got+"\n")
+			w.wantReport(row.name, row.key, append([]string{theirs}, row.args...)...)
+		})
+	}
+}
+
+// Each row is a target that is not there, or has no Pod.
+func TestWhatIsNotThereIsNamed(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		break_ func(*world)
+		args   string
+	}{
+		{"pod-replaced", func(w *world) {}, "shop/cart-7c9f4d5b6-gone1 --context prod"},
+		{"pod-of-an-old-replicaset", func(w *world) {}, "shop/cart-555555555-gone1"},
+		{"name-of-a-deployment", func(w *world) {}, "shop/cart"},
+		{"pod-misspelt", func(w *world) {}, "shop/cart-7c9f4d5b6-x2x4y"},
+		{"no-such-pod", func(w *world) {}, "shop/mail"},
+		{"empty-namespace", func(w *world) { w.pod = nil }, "shop/mail"},
+		{"namespace-misspelt", func(w *world) {}, "shopp/cart"},
+		{"kind-misspelt", func(w *world) {}, "deploymnt/cart"},
+		{"deployment-misspelt", func(w *world) {}, "shop/deployment/carts"},
+		{"scaled-to-zero", func(w *world) { w.pod, w.rs.Spec.Replicas = nil, new(int) }, "shop/deployment/cart"},
+		{"pods-refused", func(w *world) {
+			w.pod = nil
+			decode(w.t, `[{"reason": "FailedCreate", "involvedObject": {"name": "cart-7c9f4d5b6"}, "message": "Error creating: pods \"cart-7c9f4d5b6-\" is forbidden: error looking up service account shop/cart: serviceaccount \"cart\" not found"}]`, &w.events)
+		}, "shop/deployment/cart"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t)
+			row.break_(w)
+			w.wantReport(row.name, string(podMissing), strings.Fields(row.args)...)
 		})
 	}
 }
@@ -140,6 +192,35 @@ func TestThePolicyGoesToTheSidecar(t *testing.T) {
 	}
 	if _, err := w.diagnose(theirs, "--trust-policy", file+"x"); exitCode(err) != 2 {
 		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+func TestTheReportIsPrinted(t *testing.T) {
+	w := newWorld(t)
+	w.inside, w.insideErr = insideDenied, "irsa-sidecar: doctor: sts: AccessDenied"
+	output, err := w.diagnose(theirs)
+	if exitCode(err) != 1 || !strings.Contains(output, "AccessDenied") || !strings.Contains(output, "\n        kubectl rollout restart -n shop deployment/cart\n") {
+		t.Errorf("%v\n%s", err, output)
+	}
+}
+
+func TestThePolicyIsCheckedFromOutside(t *testing.T) {
+	w := newWorld(t)
+	w.forbidden = []string{"pods/exec"}
+	output, err := w.diagnose(theirs, "--trust-policy", "testdata/wrong-subject.json")
+	if err == nil || !strings.Contains(err.Error(), "PolicySubject") || !strings.Contains(output, "aws iam update-assume-role-policy --role-name app") {
+		t.Errorf("%v\n%s", err, output)
+	}
+	raw, readErr := os.ReadFile("testdata/wrong-subject.json")
+	if readErr != nil {
+		t.Fatal(readErr)
+	}
+	right := filepath.Join(t.TempDir(), "trust.json")
+	if err := os.WriteFile(right, bytes.ReplaceAll(raw, []byte("crat"), []byte("cart")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if output, err = w.diagnose(theirs, "--trust-policy", right); err == nil || strings.Contains(output, "FAIL  trust-policy") {
+		t.Errorf("a right policy: %v\n%s", err, output)
 	}
 }
 

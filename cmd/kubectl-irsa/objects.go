@@ -190,6 +190,7 @@ type containerState struct {
 type workload struct {
 	Metadata metadata `json:"metadata"`
 	Spec     struct {
+		Replicas *int      `json:"replicas"`
 		Selector *selector `json:"selector"`
 		Template struct {
 			Spec podSpec `json:"spec"`

@@ -5,7 +5,7 @@ import "slices"
 // order lists the checks of an exchange, each before those whose failure it can explain. A check that is not listed
 // has no part in the exchange.
 var order = []string{
-	"pod", "service-account", "webhook", "volume", "container", // from outside of the Pod, by kubectl-irsa
+	"node", "service-account", "webhook", "volume", "container", "pod", // from outside of the Pod, by kubectl-irsa
 	"environment", "role", "token-file", "token", "audience", "subject", "issuer",
 	"dns", "connect", "tls", "clock", "signature", "trust-policy", "sts",
 }

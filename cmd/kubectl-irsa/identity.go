@@ -1,0 +1,57 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
+)
+
+// defaultAudience is what the EKS webhook asks tokens for, unless an annotation says otherwise.
+const defaultAudience = "sts.amazonaws.com"
+
+// checkFromOutside says what is known of an identity whose token cannot be read here, and compares it with the policy. It
+// returns a policy that lets in this identity alone, or nil where too little is known.
+func (o *outside) checkFromOutside(policy []byte) json.RawMessage {
+	id := trustpolicy.Identity{
+		Subject:   fmt.Sprintf("system:serviceaccount:%s:%s", o.Namespace, o.ServiceAccount),
+		Issuer:    o.Issuer,
+		Audience:  o.Audience,
+		Partition: names.RolePartition(o.RoleARN),
+		Account:   names.RoleAccount(o.RoleARN),
+		Now:       time.Now(),
+	}
+	o.ok("subject", "%s", id.Subject)
+	if o.Audience != "" {
+		o.ok("audience", "%s", o.Audience)
+	}
+	switch {
+	case !o.issuer.ok():
+		o.unseen("issuer", "the issuer of the tokens", o.issuer.err)
+	case !strings.HasPrefix(o.Issuer, "https://"):
+		o.fail("issuer", doctor.IssuerNotHTTPS, fmt.Sprintf("the issuer of the tokens is %q: IAM takes only https:// URLs", o.Issuer))
+	default:
+		o.ok("issuer", "%s", o.Issuer)
+	}
+	if id.Account == "" || o.Issuer == "" {
+		if policy != nil {
+			o.warn("trust-policy", doctor.NotChecked, "the trust policy was not checked: the role or the issuer is not known")
+		}
+		return nil
+	}
+	if policy != nil {
+		o.findings = append(o.findings, doctor.CheckPolicy(id, o.RoleARN, policy, o.policyName())...)
+	}
+	return id.Policy()
+}
+
+func (o *outside) policyName() string {
+	if o.question.policyFile == "-" {
+		return "the policy"
+	}
+	return o.question.policyFile
+}
