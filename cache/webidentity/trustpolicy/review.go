@@ -2,7 +2,6 @@ package trustpolicy
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -299,54 +298,4 @@ func (s *Statement) nearestProvider(id Identity) (nearest value, d difference, f
 		}
 	}
 	return nearest, d, far
-}
-
-// Amend returns the policy, as indented JSON, with a statement that allows the identity and with everything it says about
-// others. It replaces only statements that are about this identity alone or allow too much. What is denied stays denied.
-func (p *Policy) Amend(id Identity) []byte {
-	statements := make([]json.RawMessage, 0, len(p.Statements)+1)
-	right := slices.IndexFunc(p.Statements, func(s *Statement) bool { return s.allows(id) && len(s.tooBroad(id)) == 0 })
-	placed := right >= 0
-	for _, s := range p.Statements {
-		if !s.replaceable(id) {
-			statements = append(statements, json.RawMessage(p.text[s.node.start:s.node.end]))
-		} else if !placed {
-			statements = append(statements, id.Statement())
-			placed = true
-		}
-	}
-	if !placed && p.Decide(id) != Allowed {
-		statements = append(statements, id.Statement())
-	}
-	return document(statements)
-}
-
-func (s *Statement) allows(id Identity) bool { return !s.Deny && s.applies(id) == yes }
-
-// replaceable reports whether a statement is meant for this identity, or allows too much, and can be replaced without
-// locking anybody else out.
-func (s *Statement) replaceable(id Identity) bool {
-	if s.Deny || s.others || s.notPrincipal || s.notAction || len(s.actions) > 1 || len(s.federated) > 1 || !s.aboutWebIdentity() {
-		return false
-	}
-	applies := s.applies(id) == yes
-	if applies && len(s.tooBroad(id)) == 0 {
-		return false
-	}
-	meant := applies
-	for _, c := range s.conditions {
-		if len(c.values) > 1 {
-			return false
-		}
-		v := c.values[0].text
-		switch {
-		case strings.HasPrefix(c.operator.text, "StringLike") && strings.ContainsAny(v, "*?"):
-			return false
-		case strings.EqualFold(v, id.Subject), strings.HasPrefix(c.operator.text, "StringEquals") && strings.ContainsAny(v, "*?") && like(v, id.Subject):
-			meant = true
-		case !strings.EqualFold(v, id.Audience) && strings.Contains(v, "system:serviceaccount:"):
-			return false
-		}
-	}
-	return meant
 }

@@ -65,17 +65,21 @@ func (i Identity) Statement() json.RawMessage {
 	})
 }
 
-// Policy returns the trust policy that allows only this identity, as indented JSON.
-func (i Identity) Policy() []byte { return document([]json.RawMessage{i.Statement()}) }
+// StatementText returns the same statement as indented JSON that is safe to show.
+func (i Identity) StatementText() string { return indent(i.Statement()) }
 
-func document(statements []json.RawMessage) []byte {
-	var indented bytes.Buffer
-	// Every part is JSON already.
-	json.Indent(&indented, encode(struct {
+// Policy returns the trust policy that allows only this identity, as indented JSON that is safe to show.
+func (i Identity) Policy() []byte {
+	return []byte(indent(encode(struct {
 		Version   string
 		Statement []json.RawMessage
-	}{"2012-10-17", statements}), "", "  ")
-	return printable(indented.Bytes())
+	}{"2012-10-17", []json.RawMessage{i.Statement()}})))
+}
+
+func indent(text []byte) string {
+	var indented bytes.Buffer
+	json.Indent(&indented, text, "", "  ") // it is JSON already
+	return string(printable(indented.Bytes()))
 }
 
 // printable escapes the characters that steer a terminal instead of being shown. In JSON they occur only inside strings,

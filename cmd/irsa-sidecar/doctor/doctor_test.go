@@ -248,7 +248,7 @@ var faults = []struct {
 	{"given-policy-not-json", func(w *world) { w.give("{\n  \"Version\": \"2012-10-17\",\n}") }, "PolicyMalformed", fixed},
 	{"given-policy-no-aud", func(w *world) {
 		w.give(w.trust("\n          \""+identity().Provider()+":aud\": \"sts.amazonaws.com\",", ""))
-	}, "PolicyNoAudience", fixed},
+	}, "PolicyNoAudience", forPeople},
 	{"given-policy-several", func(w *world) { w.give(w.trust("shop:cart", "shop:*", "oidc.eks.eu-west-1", "oidc.eu-west-1.eks")) }, "AccessDenied", fixed},
 	{"given-policy-deny", func(w *world) {
 		w.give(w.trust(`"Statement": [`, `"Statement": [{"Sid": "Old", "Effect": "Deny", "Principal": "*", "Action": "sts:AssumeRoleWithWebIdentity"},`))

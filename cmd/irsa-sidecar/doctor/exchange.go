@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 )
@@ -178,21 +179,29 @@ func (e *examination) fixReadPolicy(what string) Fix {
 	return Fix{what, shell, fmt.Sprintf("aws iam get-role --role-name %s | irsa-sidecar doctor --trust-policy -", e.roleName())}
 }
 
-// fixGivenPolicy proposes the given policy with the right statement in it, if that lets the identity in.
+// fixGivenPolicy proposes the smallest edit of the given policy that lets the identity in, or says why there is none. If STS
+// has accepted the token there is nothing to let in.
 func (e *examination) fixGivenPolicy(policy *trustpolicy.Policy) []Fix {
-	amended := policy.Amend(e.identity)
-	after, err := trustpolicy.Parse(amended)
-	if err != nil || after.Decide(e.identity) != trustpolicy.Allowed {
-		return []Fix{{What: "remove the statement that denies, or add an exception for this service account to it"}}
+	if e.accepted() && policy.Decide(e.identity) != trustpolicy.Allowed {
+		return nil
 	}
-	if len(after.Review(e.identity)) > 0 {
-		return []Fix{{What: "add the missing condition to the statement by hand: it also allows others, whom a replacement would lock out"}}
+	edit, err := policy.Propose(e.identity)
+	if err != nil {
+		return []Fix{{What: inWords(err.Error())}}
 	}
-	what := "replace the trust policy with this one; everything else is unchanged"
-	if slices.ContainsFunc(policy.Review(e.identity), func(p trustpolicy.Problem) bool {
-		return p.Kind == trustpolicy.MissingSubject || p.Kind == trustpolicy.AnyPrincipal
-	}) {
-		what = "replace the trust policy with this narrower one, after adding a statement for each other service account that relies on the current one"
+	fixes := []Fix{
+		{"change only these lines of the trust policy (line number, - old, + new)", changes, edit.Diff},
+		e.fixTrust("or paste the whole policy with this change", edit.Document),
 	}
-	return []Fix{e.fixTrust(what, amended)}
+	for _, more := range []string{edit.Warning, edit.Note} {
+		if more != "" {
+			fixes = append(fixes, Fix{What: inWords(more)})
+		}
+	}
+	return fixes
+}
+
+// inWords makes a text in which others' names may be fit for a line of a report.
+func inWords(text string) string {
+	return redact.Shorten(redact.Scrub(redact.OneLine(text)), maxFinding)
 }

@@ -243,7 +243,7 @@ func (e *examination) checkTerraform(t *testing.T, text string) {
 		skeleton.WriteByte('_')
 	}
 	id := e.identity
-	want := []string{"aws_iam_policy_document", "trust", "sts:AssumeRoleWithWebIdentity", "Federated", id.ProviderARN(),
+	want := []string{"sts:AssumeRoleWithWebIdentity", "Federated", id.ProviderARN(),
 		"StringEquals", id.Provider() + ":aud", id.Audience, "StringEquals", id.Provider() + ":sub", id.Subject}
 	if strings.HasPrefix(text, "resource ") {
 		want = []string{"aws_iam_openid_connect_provider", "eks", cmp.Or(e.claims.Issuer, "ISSUER"), cmp.Or(e.audience(), "AUDIENCE")}
@@ -256,7 +256,7 @@ func (e *examination) checkTerraform(t *testing.T, text string) {
 	}
 }
 
-var ownTerraform = regexp.MustCompile(`^(data|resource) _ _ \{[a-z_ =\[\]{}\n]*\}$`)
+var ownTerraform = regexp.MustCompile(`^(statement|resource _ _) \{[a-z_ =\[\]{}\n]*\}$`)
 
 // readHCL reads the string at the beginning of a Terraform text, if there is nothing to evaluate in it.
 // https://github.com/hashicorp/hcl/blob/main/hclsyntax/spec.md#template-expressions

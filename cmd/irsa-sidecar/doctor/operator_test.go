@@ -42,7 +42,7 @@ func found(r *Report, key string) bool {
 func (w *world) apply(fix Fix) {
 	w.t.Helper()
 	switch fix.Kind {
-	case "", terraform: // a text; and the same as another fix
+	case "", terraform, statement, changes: // a text; and the same as another fix
 	case yaml:
 		w.mount()
 	case shell:

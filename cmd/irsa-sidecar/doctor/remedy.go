@@ -24,6 +24,8 @@ const (
 	shell     = "shell"
 	terraform = "terraform"
 	yaml      = "yaml"
+	statement = "json" // a statement of a trust policy
+	changes   = "diff" // lines of a file that change
 )
 
 // The names of this Pod for use in a command. The token's claims have not been verified: what is not a valid name, and
@@ -286,26 +288,24 @@ func (e *examination) fixAccessDenied() []Fix {
 	id := e.identity
 	return []Fix{
 		look,
-		e.fixTrust("or replace it with a policy that allows only this service account; this REPLACES the whole document, so add anything that must stay", id.Policy()),
-		{"or let eksctl create the role again", shell, fmt.Sprintf(
+		{"if no statement is for this service account, add this one to the policy's list, and keep the others", statement, id.StatementText()},
+		{"or, if there is no such role yet, let eksctl create it", shell, fmt.Sprintf(
 			"eksctl create iamserviceaccount --cluster CLUSTER --namespace %s --name %s --role-name %s --attach-policy-arn POLICY_ARN --approve", e.namespace(), e.serviceAccount(), e.roleName())},
-		{"or, in Terraform", terraform, fmt.Sprintf(`data "aws_iam_policy_document" "trust" {
-  statement {
-    actions = ["sts:AssumeRoleWithWebIdentity"]
-    principals {
-      type        = "Federated"
-      identifiers = [%s]
-    }
-    condition {
-      test     = "StringEquals"
-      variable = %s
-      values   = [%s]
-    }
-    condition {
-      test     = "StringEquals"
-      variable = %s
-      values   = [%s]
-    }
+		{"or, in Terraform, add it to the role's aws_iam_policy_document", terraform, fmt.Sprintf(`statement {
+  actions = ["sts:AssumeRoleWithWebIdentity"]
+  principals {
+    type        = "Federated"
+    identifiers = [%s]
+  }
+  condition {
+    test     = "StringEquals"
+    variable = %s
+    values   = [%s]
+  }
+  condition {
+    test     = "StringEquals"
+    variable = %s
+    values   = [%s]
   }
 }`, terraformString(id.ProviderARN()), terraformString(id.Provider()+":aud"), terraformString(id.Audience), terraformString(id.Provider()+":sub"), terraformString(id.Subject))},
 	}

@@ -1,0 +1,303 @@
+package trustpolicy
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// who is somebody who may ask, and the principal that the provider is.
+type who struct {
+	Identity
+	federated string
+}
+
+// proved reports whether a policy lets in the identity and, under the same conditions, all whom the old one lets in and
+// nobody else. Its statement at the index edited is a changed one; if that is -1, the last is a new one.
+//
+// A condition that only AWS can evaluate may be met or not, and is the same in both policies. Deny is the same in both, and
+// can only take away, so that it does not matter here.
+func proved(old, changed *Policy, id Identity, edited int) bool {
+	if !kept(old, changed, edited) || changed.Decide(id) == Refused || !letIn(changed, who{id, id.ProviderARN()}) {
+		return false
+	}
+	// What is known of this request says nothing about the others'.
+	id.SessionName, id.Region, id.Now = "", "", time.Time{}
+	after := changed.Statements[len(changed.Statements)-1]
+	var before []*Statement
+	if edited >= 0 {
+		after, before = changed.Statements[edited], old.Statements[edited:edited+1]
+	}
+	everybody := universe(id, append([]*Statement{after}, before...), slices.Concat(old.Statements, changed.Statements))
+	for _, w := range everybody {
+		then, now := terms(before, w), terms([]*Statement{after}, w)
+		if slices.EqualFunc(then, now, slices.Equal) {
+			continue // the other statements are the same
+		}
+		then, now = terms(old.Statements, w), terms(changed.Statements, w)
+		self := w.federated == id.ProviderARN() && w.Audience == id.Audience && w.Subject == id.Subject
+		if !implies(then, now) || !self && !implies(now, then) {
+			return false
+		}
+	}
+	return len(everybody) > 0
+}
+
+// letIn reports whether some outcome of the conditions that only AWS can evaluate lets somebody in.
+func letIn(p *Policy, w who) bool {
+	var denied [][]string
+	for _, s := range p.Statements {
+		if term, ok := s.term(w); s.Deny && ok {
+			denied = append(denied, term)
+		}
+	}
+	return slices.ContainsFunc(terms(p.Statements, w), func(term []string) bool { return !implies([][]string{term}, denied) })
+}
+
+// terms returns what the statements that allow somebody depend on.
+func terms(statements []*Statement, w who) (all [][]string) {
+	for _, s := range statements {
+		if term, ok := s.term(w); !s.Deny && ok {
+			all = append(all, term)
+		}
+	}
+	return all
+}
+
+// implies reports whether, wherever all of one of the terms a hold, all of one of the terms b do. None of them negates
+// another, so that this is so only if the one has all that the other has.
+func implies(a, b [][]string) bool {
+	return !slices.ContainsFunc(a, func(term []string) bool {
+		return !slices.ContainsFunc(b, func(weaker []string) bool {
+			return !slices.ContainsFunc(weaker, func(name string) bool { return !slices.Contains(term, name) })
+		})
+	})
+}
+
+// term returns the conditions that only AWS can evaluate, by their text, if everything else in the statement applies.
+func (s *Statement) term(w who) (open []string, ok bool) {
+	named := s.anyone || slices.ContainsFunc(s.federated, func(v value) bool { return v.text == w.federated })
+	if named == s.notPrincipal || s.action() != yes {
+		return nil, false
+	}
+	for i := range s.conditions {
+		name, met := s.conditions[i].term(w.Identity)
+		if met == no {
+			return nil, false
+		}
+		if met == unknown {
+			open = append(open, name)
+		}
+	}
+	return open, true
+}
+
+// term is like holds, and names what is unknown: by the values that are, as others may join them.
+func (c *condition) term(id Identity) (name string, met truth) {
+	if !c.isValid() {
+		return "", no // IAM refuses the policy
+	}
+	met = c.holds(id)
+	if met != unknown {
+		return "", met
+	}
+	name = c.operator.text + "\x00" + strings.ToLower(c.key.text)
+	for _, v := range c.values {
+		single := *c
+		single.values = []value{v}
+		if single.holds(id) == unknown {
+			name += "\x00" + v.text
+		}
+	}
+	return name, unknown
+}
+
+// kept reports whether a policy still has everything that the old one has, but for what an edit may change.
+func kept(old, changed *Policy, edited int) bool {
+	added := 0
+	if edited < 0 {
+		added = 1
+	}
+	for _, s := range changed.Statements {
+		if slices.ContainsFunc(s.conditions, func(c condition) bool { return !c.isValid() }) {
+			return false // IAM refuses it
+		}
+	}
+	if len(changed.Statements) != len(old.Statements)+added || !sameMembers(old.root, changed.root, "Statement") {
+		return false
+	}
+	for i, s := range old.Statements {
+		if i != edited && !same(s.node, changed.Statements[i].node) || i == edited && !s.keptIn(changed.Statements[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// keptIn reports whether an edited statement still has its name, its principals and all its conditions, with all their values
+// but one, which may have been replaced.
+func (s *Statement) keptIn(changed *Statement) bool {
+	if s.Deny || len(changed.federated) != len(s.federated) || len(changed.conditions) < len(s.conditions) ||
+		!sameMembers(s.node, changed.node, "Principal", "Action", "Condition") ||
+		!sameMembers(s.node.member("Principal"), changed.node.member("Principal"), "Federated") {
+		return false
+	}
+	renamed := 0
+	for i := range s.conditions {
+		c := &s.conditions[i]
+		j := slices.IndexFunc(changed.conditions, func(d condition) bool { return d.operator.text == c.operator.text && d.key.text == c.key.text })
+		if j < 0 {
+			if renamed++; foreign(c.key.text) {
+				return false
+			}
+			continue
+		}
+		lost := 0
+		for _, v := range c.values {
+			if !slices.ContainsFunc(changed.conditions[j].values, func(w value) bool { return w.text == v.text }) {
+				lost++
+			}
+		}
+		if lost > 1 || lost > 0 && foreign(c.key.text) {
+			return false
+		}
+	}
+	return renamed == 0 || len(changed.conditions) >= len(s.conditions)
+}
+
+// sameMembers compares two objects without some of their members.
+func sameMembers(a, b *node, but ...string) bool {
+	rest := func(n *node) (kept []member) {
+		if n == nil {
+			return nil
+		}
+		return slices.DeleteFunc(slices.Clone(n.members), func(m member) bool { return slices.Contains(but, m.name.text) })
+	}
+	return slices.EqualFunc(rest(a), rest(b), func(m, n member) bool { return m.name.text == n.name.text && same(m.value, n.value) })
+}
+
+func same(a, b *node) bool {
+	return a.kind == b.kind && a.text == b.text && sameMembers(a, b) && slices.EqualFunc(a.items, b.items, same)
+}
+
+// mostWork bounds a proof, in comparisons of a value. A policy of the highest quota needs some two million.
+const mostWork = 5_000_000
+
+// universe returns everybody who may be told apart by the policies: every provider, audience and subject that a statement
+// names, texts that its patterns match, and strangers. If these are too many, it is those of the statements that differ, for
+// which all others are strangers; nil if even they are too many.
+func universe(id Identity, differ, all []*Statement) []who {
+	values := 1
+	for _, s := range differ {
+		for i := range s.conditions {
+			values += len(s.conditions[i].values)
+		}
+	}
+	for _, statements := range [][]*Statement{all, differ} {
+		u := &crowd{id: id}
+		for _, s := range statements {
+			u.add(s)
+		}
+		if people := u.providers.size() * u.audiences.size() * u.subjects.size(); people <= mostWork/values {
+			return u.everybody()
+		}
+	}
+	return nil
+}
+
+// crowd has the names that statements distinguish.
+type crowd struct {
+	id                             Identity
+	providers, audiences, subjects set // the providers as principals
+}
+
+// set has texts in the order in which they came.
+type set struct {
+	list []string
+	has  map[string]bool
+}
+
+func (s *set) size() int { return len(s.list) }
+
+func (s *set) add(texts ...string) {
+	if s.has == nil {
+		s.has = make(map[string]bool)
+	}
+	for _, text := range texts {
+		if !s.has[text] {
+			s.has[text] = true
+			s.list = append(s.list, text)
+		}
+	}
+}
+
+func (u *crowd) add(s *Statement) {
+	arn := "arn:" + u.id.Partition + ":iam::" + u.id.Account + ":oidc-provider/"
+	u.providers.add(u.id.ProviderARN(), arn+"stranger.example")
+	u.audiences.add(u.id.Audience, "stranger")
+	u.subjects.add(u.id.Subject, "system:serviceaccount:stranger:stranger", "stranger")
+	for _, v := range s.federated {
+		u.providers.add(v.text)
+	}
+	for i := range s.conditions {
+		c := &s.conditions[i]
+		if foreign(c.key.text) {
+			continue
+		}
+		provider, claim := c.split()
+		u.providers.add(arn + provider)
+		for _, v := range c.values {
+			texts := instances(v.text)
+			if want, resolved := c.expand(v.text, comparison{variables: true}, u.id); resolved == yes && strings.Contains(v.text, "${") {
+				texts = append(texts, instances(want.String())...)
+			}
+			if strings.EqualFold(visible(claim), "aud") {
+				u.audiences.add(texts...)
+			} else {
+				u.subjects.add(texts...)
+			}
+		}
+	}
+}
+
+// instances returns a value in other cases, and texts that it matches if it is a pattern.
+func instances(text string) []string {
+	all := []string{text, strings.ToLower(text), strings.ToUpper(text)}
+	if strings.ContainsAny(text, "*?") {
+		for _, star := range []string{"", "x", ":x", "x:x", "system:serviceaccount:x:x"} {
+			all = append(all, strings.NewReplacer("*", star, "?", "x").Replace(text))
+		}
+		all = append(all, strings.NewReplacer("*", "x", "?", "x").Replace(strings.Replace(text, "*", "system:serviceaccount:x", 1)))
+	}
+	return all
+}
+
+func (u *crowd) everybody() (all []who) {
+	for _, principal := range u.providers.list {
+		w := who{u.id, principal}
+		w.Issuer = principal
+		if _, provider, ok := strings.Cut(principal, ":oidc-provider/"); ok {
+			w.Issuer = "https://" + provider
+		}
+		if principal != u.id.ProviderARN() && u.id.misspelt(principal) {
+			continue
+		}
+		for _, w.Audience = range u.audiences.list {
+			for _, w.Subject = range u.subjects.list {
+				if principal != u.id.ProviderARN() || u.mayBe(w.Audience, w.Subject) {
+					all = append(all, w)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// mayBe reports whether a token of the identity's provider may have these claims: an API server's subjects are service
+// accounts, whose names have their form, and nobody chooses an audience that only looks like another.
+func (u *crowd) mayBe(audience, subject string) bool {
+	if isServiceAccount(u.id.Subject) && !isServiceAccount(subject) {
+		return false
+	}
+	return audience == u.id.Audience || audience == visible(audience) && !strings.ContainsAny(audience, "*?") && !strings.EqualFold(audience, u.id.Audience)
+}
