@@ -24,6 +24,7 @@ type facts struct {
 	ServiceAccount string
 	Sidecar        string // name of the sidecar's container
 	Container      string // name of the app's container
+	Role           string // which role of a template is meant: its name there, an address or a logical ID
 	RoleARN        string // as the container has it, or else as the service account has it
 	Issuer         string // of the tokens, an https:// URL
 	Audience       string // of the Pod's token

@@ -17,6 +17,10 @@ func presentable(s string) bool {
 	return s != "" && len(s) <= maxValue && redact.OneLine(s) == s && redact.Scrub(s) == s
 }
 
+// ShellWord quotes a value for a shell, as one word that is not an option. It returns the placeholder for what must not be
+// shown in a command: a value that is empty, steers a terminal or looks like a secret.
+func ShellWord(s, placeholder string) string { return shellWord(s, placeholder) }
+
 // shellWord quotes a value for a shell, as one word that is not an option. If that is impossible, it returns the
 // placeholder for the reader to replace.
 func shellWord(s, placeholder string) string {
