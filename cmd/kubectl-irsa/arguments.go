@@ -22,8 +22,15 @@ Flags:
   --container APP
       also find out which identity this container of the Pod has
   --trust-policy FILE
-      also check the role's trust policy: the policy, or what aws iam get-role
-      prints; - reads standard input
+      also check the role's trust policy: the policy, what aws iam get-role
+      prints, CloudFormation, terraform show -json; - reads standard input
+  --role NAME
+      which role of FILE, by its name or by what the template calls it
+  --aws
+      ask AWS, with your aws and its profile, for the role and its trust policy,
+      the OIDC provider and the EKS cluster; it only reads
+  --eks-cluster NAME
+      the cluster's name in EKS, where the kubeconfig does not say it
   --json
       print JSON
 
@@ -35,7 +42,7 @@ All flags come after the plugin's name: kubectl takes none before it.
 
 Examples:
   kubectl irsa doctor shop/cart-7c9f4d5b6-x2x4z
-  kubectl irsa doctor -n shop deployment/cart --container app
+  kubectl irsa doctor -n shop deployment/cart --container app --aws
   kubectl irsa doctor deployment/cart --context prod --trust-policy trust.json
 
 Other commands: kubectl irsa version, kubectl irsa help
@@ -44,7 +51,7 @@ Exit codes: 0 nothing failed; 1 something did, and the reason is the last line
 on stderr; 2 wrong usage.
 `
 
-const usage = "usage: kubectl irsa doctor [NAMESPACE/]NAME [--container APP] [--trust-policy FILE] [--json]"
+const usage = "usage: kubectl irsa doctor [NAMESPACE/]NAME [--container APP] [--aws] [--trust-policy FILE] [--json]"
 
 // question is what the command line asks.
 type question struct {
@@ -53,7 +60,9 @@ type question struct {
 	kind, name string // kind is pod, or what Kubernetes calls it in the singular
 	container  string
 	policyFile string
-	json       bool
+	role       string // of several in policyFile
+	cluster    string // the EKS cluster's name
+	aws, json  bool
 	kubectl    []string // flags of kubectl, but for the namespace
 }
 
@@ -67,6 +76,9 @@ type option struct {
 var options = []option{
 	{name: "container", short: "c"},
 	{name: "trust-policy"},
+	{name: "role"},
+	{name: "aws", isSwitch: true},
+	{name: "eks-cluster"},
 	{name: "json", isSwitch: true},
 	{name: "help", short: "h", isSwitch: true},
 	{name: "namespace", short: "n"},
@@ -157,6 +169,12 @@ func (q *question) set(o *option, value string) error {
 		q.container = value
 	case "trust-policy":
 		q.policyFile = value
+	case "role":
+		q.role = value
+	case "aws":
+		q.aws = value == "true"
+	case "eks-cluster":
+		q.cluster = value
 	case "json":
 		q.json = value == "true"
 	case "help":

@@ -42,6 +42,7 @@ type outside struct {
 	now      time.Time
 	question question
 	findings []doctor.Finding
+	from     source // of the policy that is compared
 }
 
 func (o *outside) ok(check, format string, args ...any) {

@@ -45,6 +45,9 @@ func diagnose(ctx context.Context, q question, k *kubectl, policy []byte) (*doct
 	o := &outside{observed: k.observe(ctx, p), now: time.Now(), question: q}
 	o.facts = o.observed.facts(q)
 	o.check()
+	if policy, err = o.trustPolicy(ctx, k, policy); err != nil {
+		return nil, err
+	}
 	report := &doctor.Report{Schema: schema, Version: version}
 	inside := o.askInside(ctx, k, policy)
 	if inside != nil {
@@ -54,6 +57,7 @@ func diagnose(ctx context.Context, q question, k *kubectl, policy []byte) (*doct
 		report.TrustPolicy = o.checkFromOutside(policy)
 	}
 	report.Findings = o.findings
+	settle(report)
 	fill(report, o, k.flags)
 	report.Conclude()
 	return report, nil
@@ -76,7 +80,7 @@ func (o *outside) askInside(ctx context.Context, k *kubectl, policy []byte) *doc
 		o.warn(checkContainer, notVisible, fmt.Sprintf("the doctor did not run in the Pod: %v", err), fixes...)
 		return nil
 	}
-	inFile(inside.Findings, o.question)
+	o.inFile(inside.Findings)
 	o.relate(inside.Findings)
 	return inside
 }

@@ -44,14 +44,9 @@ func (o *outside) checkFromOutside(policy []byte) json.RawMessage {
 		return nil
 	}
 	if policy != nil {
-		o.findings = append(o.findings, doctor.CheckPolicy(id, o.RoleARN, policy, o.policyName())...)
+		said := doctor.CheckPolicy(id, o.RoleARN, policy, "the policy")
+		o.inFile(said)
+		o.findings = append(o.findings, said...)
 	}
 	return id.Policy()
-}
-
-func (o *outside) policyName() string {
-	if o.question.policyFile == "-" {
-		return "the policy"
-	}
-	return o.question.policyFile
 }

@@ -18,6 +18,14 @@ const (
 	sidecarMissing        doctor.Key = "SidecarMissing"
 	sidecarFailing        doctor.Key = "SidecarFailing"
 	notVisible            doctor.Key = "NotVisible"
+
+	// What AWS says.
+	roleMissing    doctor.Key = "RoleMissing"
+	rolePath       doctor.Key = "RolePath"
+	otherAccount   doctor.Key = "OtherAccount"
+	clusterDiffers doctor.Key = "ClusterDiffers"
+	otherRole      doctor.Key = "OtherRole"
+	policyDiffers  doctor.Key = "PolicyDiffers"
 )
 
 // entries are the keys as rows of docs/doctor.md, in Markdown.
@@ -35,5 +43,11 @@ var entries = []doctor.Entry{
 	{Key: string(tokenNotMounted), Meaning: "No volume of the Pod has a service account token at the path in `AWS_WEB_IDENTITY_TOKEN_FILE`."},
 	{Key: string(sidecarMissing), Meaning: "No container of the Pod is the sidecar, so the report has only what is known from outside."},
 	{Key: string(sidecarFailing), Meaning: "The sidecar's container does not start, or ends again and again."},
+	{Key: string(roleMissing), Meaning: "The account has no role of this name: it was deleted, or the annotation is wrong."},
+	{Key: string(rolePath), Meaning: "The role exists, and its ARN is not `AWS_ROLE_ARN`, most often because one of the two lacks the path. STS compares the whole ARN."},
+	{Key: string(otherAccount), Meaning: "`aws` is signed in to another account than the role's, so it cannot see the role and its provider."},
+	{Key: string(clusterDiffers), Meaning: "EKS has another issuer for the cluster than the API server that `kubectl` talks to."},
+	{Key: string(otherRole), Meaning: "The policy in the file of `--trust-policy` is of another role than the Pod's."},
+	{Key: string(policyDiffers), Meaning: "The policy in the file of `--trust-policy` is not what IAM has: it is not deployed yet, or was changed in IAM."},
 	{Key: string(notVisible), Meaning: "Something could not be read, most often because the user lacks a right."},
 }

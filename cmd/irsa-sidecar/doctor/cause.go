@@ -7,7 +7,9 @@ import "slices"
 var order = []string{
 	"node", "service-account", "webhook", "volume", "container", "pod", // from outside of the Pod, by kubectl-irsa
 	"environment", "role", "token-file", "token", "audience", "subject", "issuer",
-	"dns", "connect", "tls", "clock", "signature", "trust-policy", "sts",
+	"dns", "connect", "tls", "clock", "signature",
+	"iam-provider", "iam-role", // what AWS itself says, by kubectl-irsa
+	"trust-policy", "sts",
 }
 
 // Conclude computes the result and the cause from the findings. It may be called again after others were added.
