@@ -66,7 +66,7 @@ var usageErrors = []struct {
 
 	// Values.
 	{[]string{"wait", "--timeout"}, `--timeout needs a value; usage: irsa-sidecar wait [--timeout 30s]`},
-	{[]string{"doctor", "--trust-policy", "--json"}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`},
+	{[]string{"doctor", "--trust-policy", "--json"}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE]`},
 	{[]string{"wait", "--timeout", "30x"}, `--timeout takes a duration, such as 30s or 2m, not "30x"`},
 	{[]string{"wait", "--timeout", ""}, `--timeout needs a value; usage: irsa-sidecar wait [--timeout 30s]`},
 	{[]string{"wait", "--timeout", "3\n0"}, `--timeout takes a duration, such as 30s or 2m, not "3\n0"`},
@@ -86,8 +86,8 @@ var usageErrors = []struct {
 	{[]string{"wait", "30"}, `unexpected argument "30"; did you mean --timeout 30? usage: irsa-sidecar wait [--timeout 30s]`},
 	{[]string{"wait", "--", "--timeout"}, `unexpected argument "--timeout"; did you mean --timeout? usage: irsa-sidecar wait [--timeout 30s]`},
 	{[]string{"wait", "wait"}, `unexpected argument "wait"; usage: irsa-sidecar wait [--timeout 30s]`},
-	{[]string{"doctor", "json"}, `unexpected argument "json"; did you mean --json? usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`},
-	{[]string{"doctor", "trust.json"}, `unexpected argument "trust.json"; did you mean --trust-policy trust.json? usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`},
+	{[]string{"doctor", "json"}, `unexpected argument "json"; did you mean --json? usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE]`},
+	{[]string{"doctor", "trust.json"}, `unexpected argument "trust.json"; did you mean --trust-policy trust.json? usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE]`},
 	{[]string{"credentials", "env"}, `unexpected argument "env"; did you mean --format env? usage: irsa-sidecar credentials [--format process|env]`},
 	{[]string{"healthcheck", "/ready"}, `healthcheck takes livez, readyz or startupz, not "/ready"; did you mean "readyz"?`},
 	{[]string{"healthcheck", "livez", "readyz"}, `unexpected argument "readyz"; usage: irsa-sidecar healthcheck [livez|readyz|startupz]`},
@@ -96,8 +96,11 @@ var usageErrors = []struct {
 	{[]string{"install", "/a", "/b"}, `unexpected argument "/b"; usage: irsa-sidecar install DIR`},
 
 	// What a script makes of a variable that is not set.
-	{[]string{"doctor", "--trust-policy", ""}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`},
-	{[]string{"doctor", "--trust-policy="}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--trust-policy FILE]`},
+	{[]string{"doctor", "--trust-policy", ""}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE]`},
+	{[]string{"doctor", "--app", "--trust-policy", "x"}, "--trust-policy is about the exchange; run doctor for it without --app"},
+	{[]string{"doctor", "--app-env", "/nowhere.json"}, "--app-env: /nowhere.json cannot be read: no such file or directory"},
+	{[]string{"doctor", "--app-env", "/dev/null"}, `--app-env: /dev/null is not JSON (unexpected end of JSON input, at byte 0); expected {"env": {"NAME": "value"}, "hidden": ["NAME"], "files": ["/path"]}`},
+	{[]string{"doctor", "--trust-policy="}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE]`},
 
 	// What may be a secret.
 	{[]string{"eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2lnbmF0dXJl"}, `unknown command "[token]"; irsa-sidecar help lists the commands`},

@@ -21,11 +21,14 @@ func doctorCommand() command {
 		name: "doctor",
 		flags: []option{
 			{name: "json", text: "print JSON"},
+			{name: "app", text: "examine the environment of an app instead: what an AWS client in it gets, and from where; also without this flag in an environment that points to the sidecar and has no role"},
+			{name: "app-env", value: value{name: "FILE"}, text: "read the app's environment from a file, as JSON: {\"env\": {\"NAME\": \"value\"}, \"hidden\": [\"NAME\"], \"files\": [\"/path\"]}, where hidden names variables whose value is not told; - reads standard input"},
 			{name: "trust-policy", value: value{name: "FILE"}, text: "also check the role's trust policy, in a file that contains the policy or the output of aws iam get-role; - reads standard input"},
 		},
 		line: "find out why there are no credentials, and what to change",
-		text: "Checks everything that an exchange needs, step by step, and prints what it finds and how to fix it. It needs no running sidecar, only the same variables and the same token.",
+		text: "Checks everything that an exchange needs, step by step, and prints what it finds and how to fix it. It needs no running sidecar, only the same variables and the same token.\n\nIn the environment of an app, it finds out whether an AWS client there asks the sidecar, and as whom it then runs.",
 		example: `irsa-sidecar doctor
+irsa-sidecar doctor --app
 aws iam get-role --role-name app | irsa-sidecar doctor --trust-policy -`,
 		variables: configurationVariables(),
 		run:       runDoctor,
@@ -59,8 +62,11 @@ func runDoctor(ctx context.Context, call *call) error {
 			o.Authorization = strings.TrimSpace(string(raw))
 		}
 	}
+	var err error
+	if o.App, err = call.app(ctx); err != nil {
+		return err
+	}
 	if policyFile := call.given["trust-policy"]; policyFile != "" {
-		var err error
 		if o.Policy, err = readPolicy(ctx, policyFile, call.stdin); ctx.Err() != nil {
 			return errors.New("doctor: interrupted before the trust policy was read")
 		} else if err != nil {
@@ -72,7 +78,6 @@ func runDoctor(ctx context.Context, call *call) error {
 	}
 	report := doctor.Examine(ctx, o)
 	report.Version = version
-	var err error
 	if call.on("json") {
 		err = report.WriteJSON(call.stdout)
 	} else {

@@ -80,7 +80,7 @@ Exit codes: 0 done; 1 failed, and the reason is the last line on stderr;
 // help is everything about a command.
 func (c *command) help() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Usage: %s\n\n%s", c.usage(), wrap(c.text, ""))
+	b.WriteString(wrapUsage("Usage: "+c.usage()) + "\n\n" + wrap(c.text, ""))
 	if c.flags != nil {
 		b.WriteString("\nFlags:\n")
 	}
@@ -145,6 +145,23 @@ func wrap(text, prefix string) string {
 		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+// wrapUsage breaks a usage line before a flag where it is longer than helpWidth.
+func wrapUsage(usage string) string {
+	first, flags, _ := strings.Cut(usage, " [")
+	lines := []string{first}
+	for flag := range strings.SplitSeq(flags, " [") {
+		last := &lines[len(lines)-1]
+		switch {
+		case flag == "":
+		case len(*last)+len(" [")+len(flag) <= helpWidth:
+			*last += " [" + flag
+		default:
+			lines = append(lines, "         ["+flag)
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // indent puts prefix before each line.

@@ -108,6 +108,10 @@ func generatedTexts(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	app, err := os.ReadFile("doctor/testdata/app-shared-file.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
 	answers, err := os.ReadFile("../../server/testdata/fresh-with-authorization.txt")
 	if err != nil {
 		t.Fatal(err)
@@ -120,6 +124,7 @@ func generatedTexts(t *testing.T) map[string]string {
 	status = strings.ReplaceAll(status, " <b>", "") // there to see that it is escaped elsewhere
 	return map[string]string{
 		"report":          "```text\n" + string(report) + "```\n",
+		"app report":      "```text\n" + strings.ReplaceAll(string(app), "DIR/", "/root/") + "```\n",
 		"status":          "```text\n" + status + "```\n",
 		"native sidecar":  "```yaml\n" + string(manifest) + "```\n",
 		"commands":        commandsTable(),

@@ -38,6 +38,10 @@ type Options struct {
 	Authorization string
 	OnHostNetwork bool
 
+	// App is an app's environment to examine instead of an exchange; of the other options, Exchange.AppID, Listen,
+	// Authorization, Getenv and Root still count. Nil: the exchange is examined.
+	App *App
+
 	// Policy is a trust policy to compare with the token, and PolicyName its name in the report. Nil: none.
 	Policy     []byte
 	PolicyName string
@@ -93,8 +97,31 @@ func Examine(ctx context.Context, o Options) *Report {
 	defer cancel()
 	e := &examination{Options: o, now: time.Now()}
 
+	secrets := []string{o.Authorization}
+	if o.App != nil {
+		e.examineApp(ctx)
+		secrets = append(secrets, e.App.secrets()...)
+	} else {
+		e.examineExchange(ctx)
+		secrets = append(secrets, e.token)
+	}
+	e.reportSkipped()
+
+	report := &Report{Schema: 2, Findings: e.findings}
+	if e.identity.Subject != "" {
+		report.TrustPolicy = e.identity.Policy()
+	}
+	for i := range report.Findings {
+		report.Findings[i].scrub(secrets...)
+	}
+	report.Conclude()
+	return report
+}
+
+// examineExchange follows an exchange step by step.
+func (e *examination) examineExchange(ctx context.Context) {
 	// The fixes of the first checks need the token's claims.
-	e.token, e.claims, _ = webidentity.ReadToken(o.Exchange.TokenFile)
+	e.token, e.claims, _ = webidentity.ReadToken(e.Exchange.TokenFile)
 
 	e.checkEnvironment()
 	e.checkRole()
@@ -115,17 +142,6 @@ func Examine(ctx context.Context, o Options) *Report {
 	e.checkExchange(ctx)
 	e.checkPolicy()
 	e.join(sidecar)
-	e.reportSkipped()
-
-	report := &Report{Schema: 2, Findings: e.findings}
-	if e.identity.Subject != "" {
-		report.TrustPolicy = e.identity.Policy()
-	}
-	for i := range report.Findings {
-		report.Findings[i].scrub(e.token, e.Authorization)
-	}
-	report.Conclude()
-	return report
 }
 
 // fork returns a copy without findings, for a check that runs beside others.

@@ -2,13 +2,13 @@ package doctor
 
 import (
 	"fmt"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 )
 
 // checkEnvironment checks the variables that the EKS webhook should have set, and others that SDKs use.
@@ -56,27 +56,31 @@ func (e *examination) unset(key Key, text string, variables ...string) {
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-unique-ids
 func accessKeyID() *regexp.Regexp { return regexp.MustCompile(`^(AKIA|ASIA)[A-Z0-9]{12,124}$`) }
 
-// checkKeys looks for access keys, which every SDK prefers to the sidecar. No value is shown: any of them may be a
-// secret in the wrong variable.
+// checkKeys looks for access keys, which every SDK prefers to the sidecar.
 func (e *examination) checkKeys() {
-	id, secret, session := e.Getenv("AWS_ACCESS_KEY_ID"), e.Getenv("AWS_SECRET_ACCESS_KEY"), e.Getenv("AWS_SESSION_TOKEN")
-	broken := ""
-	switch {
-	case id == "" && secret == "":
-		return
-	case id != "" && !accessKeyID().MatchString(id):
-		broken = fmt.Sprintf("AWS_ACCESS_KEY_ID has %d characters and is not an access key ID, which begins with AKIA or ASIA; is it the secret?", len(id))
-	case id == "":
-		broken = "AWS_SECRET_ACCESS_KEY is set but AWS_ACCESS_KEY_ID is not"
-	case secret == "":
-		broken = "AWS_ACCESS_KEY_ID is set but AWS_SECRET_ACCESS_KEY is not"
-	case strings.HasPrefix(id, "ASIA") && session == "":
-		broken = "AWS_ACCESS_KEY_ID belongs to a session, but AWS_SESSION_TOKEN is not set"
-	default:
+	has := func(name string) bool { return e.Getenv(name) != "" }
+	if broken := brokenKeys(has, e.Getenv); broken != "" {
+		e.add(failure("environment", KeyPairBroken, broken, e.fixStaticKeys()...))
+	} else if has("AWS_ACCESS_KEY_ID") {
 		e.add(warning("environment", StaticKeys, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set: SDKs use them and look no further", e.fixStaticKeys()...))
-		return
 	}
-	e.add(failure("environment", KeyPairBroken, broken, e.fixStaticKeys()...))
+}
+
+// brokenKeys says what is wrong with the access keys in an environment, or "" if there are none. No value is shown: any of
+// them may be a secret in the wrong variable. A variable may be set to a value that is not known, and is then empty.
+func brokenKeys(has func(string) bool, value func(string) string) string {
+	id := value("AWS_ACCESS_KEY_ID")
+	switch hasID, hasSecret := has("AWS_ACCESS_KEY_ID"), has("AWS_SECRET_ACCESS_KEY"); {
+	case id != "" && !accessKeyID().MatchString(id):
+		return fmt.Sprintf("AWS_ACCESS_KEY_ID has %d characters and is not an access key ID, which begins with AKIA or ASIA; is it the secret?", len(id))
+	case !hasID && hasSecret:
+		return "AWS_SECRET_ACCESS_KEY is set but AWS_ACCESS_KEY_ID is not"
+	case hasID && !hasSecret:
+		return "AWS_ACCESS_KEY_ID is set but AWS_SECRET_ACCESS_KEY is not"
+	case strings.HasPrefix(id, "ASIA") && !has("AWS_SESSION_TOKEN"):
+		return "AWS_ACCESS_KEY_ID belongs to a session, but AWS_SESSION_TOKEN is not set"
+	}
+	return ""
 }
 
 func (e *examination) checkProfile() {
@@ -92,38 +96,22 @@ func (e *examination) checkProfile() {
 // https://docs.aws.amazon.com/eks/latest/userguide/pod-id-how-it-works.html
 var podIdentity = []string{"169.254.170.23", "fd00:ec2::23"}
 
-// checkApp says where an SDK with this environment would get its credentials. Web identity is right in the sidecar's own
-// container, and a trap in the app's.
+// checkApp says where an SDK gets its credentials if the environment is an app's too. [IsApp] tells one that is only an
+// app's.
 func (e *examination) checkApp() {
-	raw := e.Getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+	raw := e.Getenv(sources.FullURI)
 	uri, err := url.Parse(raw)
-	web := e.Exchange.RoleARN != "" && e.Exchange.TokenFile != ""
 	switch {
-	case raw != "" && err == nil && slices.Contains(podIdentity, uri.Hostname()):
+	case raw == "":
+	case err == nil && slices.Contains(podIdentity, uri.Hostname()):
 		e.add(warning("app", PodIdentity,
 			"AWS_CONTAINER_CREDENTIALS_FULL_URI points to the EKS Pod Identity agent: this service account has a Pod Identity association, and SDKs get credentials from there",
 			e.fixPodIdentity()))
-	case raw != "" && web:
+	default:
 		e.add(warning("app", Shadowed,
-			"AWS_CONTAINER_CREDENTIALS_FULL_URI is set, and so are AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE: an SDK with this environment never asks the sidecar",
+			"AWS_CONTAINER_CREDENTIALS_FULL_URI is set, and so are AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE: an SDK with this environment never asks the sidecar; examine it with doctor --app",
 			e.setEnv("set it to empty in the app's container; the webhook keeps a variable that the spec has", appContainer, "AWS_WEB_IDENTITY_TOKEN_FILE=")))
-	case raw != "" && (err != nil || !e.isOurs(uri)):
-		e.add(warning("app", OtherEndpoint, fmt.Sprintf("AWS_CONTAINER_CREDENTIALS_FULL_URI=%s does not point to this sidecar", raw), e.fixURI()))
-	case raw != "":
-		e.ok("app", "an SDK with this environment asks the sidecar")
-	case web:
-		e.ok("app", "an SDK with this environment uses web identity, not the sidecar; in the app's container, unset AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN")
 	}
-}
-
-// isOurs reports whether a URI points to the credentials listener. Host names do not count: some SDKs look them up and
-// others refuse them.
-func (e *examination) isOurs(u *url.URL) bool {
-	if !e.Listen.IsValid() {
-		return true // reported as a mistake in the configuration
-	}
-	address, err := netip.ParseAddrPort(u.Host)
-	return err == nil && address == e.Listen && u.Scheme == "http" && strings.HasPrefix(u.Path, "/v1/credentials")
 }
 
 func (e *examination) checkRole() {

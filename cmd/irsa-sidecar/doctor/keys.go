@@ -16,6 +16,12 @@ const (
 	ProfileSet           Key = "ProfileSet"
 	Shadowed             Key = "Shadowed"
 	OtherEndpoint        Key = "OtherEndpoint"
+	SharedFile           Key = "SharedFile"
+	EndpointNotSet       Key = "EndpointNotSet"
+	AddressSpelling      Key = "AddressSpelling"
+	AppTokenUnusable     Key = "AppTokenUnusable"
+	AppProxy             Key = "AppProxy"
+	NoSidecar            Key = "NoSidecar"
 
 	RoleARNMalformed Key = "RoleARNMalformed"
 
@@ -66,6 +72,12 @@ var entries = []Entry{
 	{string(ProfileSet), "A profile is selected, which most SDKs prefer to web identity and to the sidecar."},
 	{string(Shadowed), "The environment has both the sidecar's address and a web identity token. SDKs use the token themselves and never ask the sidecar."},
 	{string(OtherEndpoint), "`AWS_CONTAINER_CREDENTIALS_FULL_URI` does not point to this sidecar."},
+	{string(SharedFile), "A file of profiles in the app's container has credentials in the selected profile. Clients use them, even when they have expired, and never ask the sidecar."},
+	{string(EndpointNotSet), "`AWS_CONTAINER_CREDENTIALS_FULL_URI` is not set, so no client asks the sidecar. If this is the sidecar's own environment, examine it without `--app`."},
+	{string(AddressSpelling), "Some clients accept the sidecar's address only as `127.0.0.1`."},
+	{string(AppTokenUnusable), "What the app would send as authorization token cannot be sent: its file is missing, empty or unreadable, or ends with a newline."},
+	{string(AppProxy), "The app has a proxy in its environment. Most clients never use it for loopback; a few do, and so give the proxy the authorization token."},
+	{string(NoSidecar), "Nothing listens where the app asks for credentials."},
 	{string(RoleARNMalformed), "`AWS_ROLE_ARN` is not the ARN of a role: most often it is a role name, the ARN of a policy, or a placeholder that was never replaced."},
 	{string(TokenFileStatic), "The token is a copy, or mounted with `subPath`. The kubelet does not replace those, so the token expires in place."},
 	{string(TokenNotRotated), "The token is older than the kubelet allows. The kubelet cannot get a new one: check the node and the API server."},

@@ -50,17 +50,22 @@ type sidecarAnswer struct {
 // says so in a header: the server's Mark. Other programs have fields named "code" and "profile" too.
 func isSidecar(header http.Header) bool { return header.Get("Irsa-Sidecar") == "credentials" }
 
-// askSidecar gets the sidecar's identity document, and at most 64 KiB of it.
+// askSidecar gets the sidecar's identity document.
 func (e *examination) askSidecar(ctx context.Context) (sidecarAnswer, error) {
+	return e.ask(ctx, "http://"+e.Listen.String()+"/v1/identity", e.Authorization)
+}
+
+// ask gets a URL on loopback, and at most 64 KiB of the answer, without a proxy.
+func (e *examination) ask(ctx context.Context, url, authorization string) (sidecarAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.Listen.String()+"/v1/identity", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return sidecarAnswer{}, err
 	}
 	request.Header.Set("User-Agent", e.Exchange.AppID) // the sidecar lists whom it refuses by that
-	if e.Authorization != "" {
-		request.Header.Set("Authorization", e.Authorization)
+	if authorization != "" {
+		request.Header.Set("Authorization", authorization)
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(request)

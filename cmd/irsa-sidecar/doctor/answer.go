@@ -1,0 +1,263 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
+)
+
+// notLoopback says why no sidecar answers at a URL, or "".
+func notLoopback(u *url.URL, err error) string {
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return "it is not a URL such as http://127.0.0.1:9911/v1/credentials"
+	case u.Scheme == "https":
+		return "the sidecar does not use TLS"
+	case u.Hostname() == "localhost":
+		return ""
+	}
+	if address, err := netip.ParseAddr(u.Hostname()); err != nil || !address.IsLoopback() {
+		return "it listens on loopback only, and clients send plain http nowhere else"
+	}
+	return ""
+}
+
+// appToken is what an app sends in the Authorization header.
+type appToken struct {
+	value, from string // from is the variable; empty without a token
+}
+
+// maxAuthorization is the length of the longest token that a sidecar accepts, in bytes.
+const maxAuthorization = 4096
+
+// checkAppAuthorization returns the tokens that the app's clients send: the file's first, which most send.
+func (e *examination) checkAppAuthorization() (tokens []appToken) {
+	if file := e.App.Env[sources.TokenFile]; file != "" || e.App.hidden(sources.TokenFile) {
+		token, known := e.readAppToken(file)
+		if !known && !e.App.has(sources.Token) {
+			return nil
+		}
+		if known {
+			tokens = append(tokens, token)
+		}
+	}
+	value := e.App.Env[sources.Token]
+	switch {
+	case e.App.hidden(sources.Token):
+		e.add(warning("authorization", NotChecked, sources.Token+" is set, to a value that is not known here: the sidecar's own token is sent instead"))
+		return append(tokens, appToken{e.Authorization, sources.Token})
+	case value == "" && len(tokens) == 0:
+		e.ok("authorization", "neither %s nor %s is set: clients send no token", sources.Token, sources.TokenFile)
+		return []appToken{{}}
+	case value == "":
+		return tokens
+	case strings.TrimSpace(value) != value || strings.ContainsAny(value, "\r\n"):
+		e.add(failure("authorization", AppTokenUnusable, sources.Token+" begins, ends or is broken with white space, which clients refuse or send", e.fixAppToken()...))
+		return tokens
+	case len(tokens) == 0:
+		e.ok("authorization", "from %s (which %s ignore)", sources.Token, list(sources.Those(func(c *sources.Client) bool { return c.FileOnly })))
+	}
+	if len(tokens) == 0 || tokens[0].value != value {
+		tokens = append(tokens, appToken{value, sources.Token})
+	}
+	return tokens
+}
+
+// readAppToken reads the app's token file. It reports what is wrong with it.
+func (e *examination) readAppToken(path string) (token appToken, known bool) {
+	if e.App.hidden(sources.TokenFile) || e.App.Elsewhere && path != e.Getenv("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE") {
+		f := warning("authorization", NotChecked, fmt.Sprintf("%s=%s cannot be read from here", sources.TokenFile, path))
+		if foreign(path) != "" && e.Authorization != "" {
+			f = failure("authorization", PodIdentity, fmt.Sprintf("%s=%s%s, goes before %s, and the sidecar refuses it", sources.TokenFile, path, foreign(path), sources.Token), e.fixAppToken()...)
+		}
+		e.add(f)
+		return appToken{}, false
+	}
+	raw, _, err := regular.Read(path, maxAuthorization)
+	value := string(raw)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		e.add(failure("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s does not exist: most clients fail%s", sources.TokenFile, path, foreign(path)), e.fixAppToken()...))
+	case err != nil:
+		e.add(failure("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s %v%s", sources.TokenFile, path, err, foreign(path)), e.fixAppToken()...))
+	case value == "":
+		e.add(failure("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s is empty", sources.TokenFile, path), e.fixAppToken()...))
+	case strings.TrimSpace(value) != value || strings.ContainsAny(value, "\r\n"):
+		e.add(failure("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s has white space around the token, such as a newline, which Go, boto3 and minio-go refuse", sources.TokenFile, path), e.fixAppToken()...))
+	default:
+		e.ok("authorization", "from %s=%s%s", sources.TokenFile, path, foreign(path))
+	}
+	return appToken{value, sources.TokenFile}, err == nil && value != ""
+}
+
+// foreign adds whose token is in a file, if it is known not to be the sidecar's.
+// https://docs.aws.amazon.com/eks/latest/userguide/pod-id-how-it-works.html
+func foreign(path string) string {
+	if strings.Contains(path, "/pods.eks.amazonaws.com/") {
+		return ", the token of EKS Pod Identity"
+	}
+	return ""
+}
+
+// fixAppToken gives the app the sidecar's token.
+func (e *examination) fixAppToken() []Fix {
+	var fixes []Fix
+	if e.App.has(sources.TokenFile) {
+		fixes = append(fixes, e.setEnv("do without the file", appContainer, sources.TokenFile+"-"))
+		if foreign(e.App.Env[sources.TokenFile]) != "" {
+			fixes = append(fixes, e.fixPodIdentity())
+		}
+	}
+	if len(fixes) > 0 && e.App.has(sources.Token) {
+		return fixes
+	}
+	return append(fixes, Fix{"give the app what the sidecar has in IRSA_SIDECAR_AUTHORIZATION_TOKEN; as in every manifest, the Pod's UID", yaml, `spec:
+  containers:
+    - name: CONTAINER
+      env:
+        - {name: AWS_CONTAINER_AUTHORIZATION_TOKEN, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}`})
+}
+
+// checkAppAnswer asks as the app's clients ask. It returns whose credentials they get, or "".
+func (e *examination) checkAppAnswer(ctx context.Context, uri *url.URL, tokens []appToken) (served string) {
+	if uri == nil {
+		return ""
+	}
+	for i, token := range tokens {
+		sent := ""
+		if len(tokens) > 1 {
+			sent = " with the token of " + token.from
+		}
+		if i > 0 {
+			sent += ", which " + list(sources.Those(func(c *sources.Client) bool { return c.VariableFirst })) + " send"
+		}
+		whose := e.askAsApp(ctx, uri, token, sent)
+		if i == 0 {
+			served = whose
+		}
+	}
+	return served
+}
+
+// askAsApp sends one request, and reports the answer.
+func (e *examination) askAsApp(ctx context.Context, uri *url.URL, token appToken, sent string) (served string) {
+	answer, err := e.ask(ctx, uri.String(), token.value)
+	if err != nil {
+		e.add(e.noAnswer(ctx, uri, err))
+		return ""
+	}
+	var document struct {
+		AccessKeyID string `json:"AccessKeyId"`
+		RoleARN     string `json:"RoleArn"`
+		Expiration  time.Time
+	}
+	if err := json.Unmarshal(answer.body, &document); err != nil || answer.status != http.StatusOK || document.AccessKeyID == "" {
+		e.add(e.notCredentials(ctx, uri, answer, token, sent))
+		return ""
+	}
+	served, isOurs := e.whose(ctx, uri, token)
+	if !isOurs {
+		e.add(failure("answer", OtherEndpoint, fmt.Sprintf("%s gives credentials%s, but is not a sidecar: %s", uri, sent, e.another(answer)), e.fixURI()))
+		return ""
+	}
+	served = cmp.Or(served, document.RoleARN, "an identity that the sidecar does not name")
+	e.ok("answer", "%s gives credentials%s, valid for %s", uri, sent, roughly(document.Expiration.Sub(e.now).Round(time.Minute)))
+	return served
+}
+
+// whose asks the listener for the identity that its credentials have, and reports whether it is a sidecar.
+func (e *examination) whose(ctx context.Context, uri *url.URL, token appToken) (arn string, isOurs bool) {
+	identity := *uri
+	identity.RawQuery, identity.RawPath = "", ""
+	identity.Path = "/v1/identity" + strings.TrimSuffix(strings.TrimPrefix(uri.Path, "/v1/credentials"), "/")
+	answer, err := e.ask(ctx, identity.String(), token.value)
+	if err != nil || !isSidecar(answer.header) {
+		return "", false
+	}
+	var document struct {
+		Identity string `json:"identity"`
+	}
+	json.Unmarshal(answer.body, &document) // the role is known without it
+	return document.Identity, true
+}
+
+// noAnswer is for an address where nothing answers in HTTP.
+func (e *examination) noAnswer(ctx context.Context, uri *url.URL, err error) Finding {
+	what := "something answers there, but not in HTTP"
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		what = "something listens there, but does not answer"
+	}
+	if !refused(err) {
+		return failure("answer", PortTaken, uri.Host+": "+what, e.fixURI())
+	}
+	text := "nothing listens on " + uri.Host
+	if e.Listen.IsValid() && uri.Host != e.Listen.String() {
+		if answer, err := e.askSidecar(ctx); err == nil && isSidecar(answer.header) {
+			return failure("answer", OtherEndpoint, fmt.Sprintf("%s; a sidecar listens on %s", text, e.Listen), e.fixURI())
+		}
+	}
+	return failure("answer", NoSidecar, text+": the sidecar is not running, or has another address in IRSA_SIDECAR_LISTEN",
+		Fix{"see whether the sidecar runs, and what it says", shell, fmt.Sprintf("kubectl logs -n %s %s -c %s", e.namespace(), e.pod(), ourContainer)})
+}
+
+// notCredentials is for an answer without credentials.
+func (e *examination) notCredentials(ctx context.Context, uri *url.URL, answer sidecarAnswer, token appToken, sent string) Finding {
+	var document struct{ Code, Message, Hint string }
+	json.Unmarshal(answer.body, &document)
+	switch {
+	case isSidecar(answer.header) && document.Code != "":
+		return e.refusal(answer.status, document.Code, document.Message, document.Hint, token, sent)
+	case answer.status == http.StatusOK && strings.Trim(uri.Path, "/") == "":
+		return failure("answer", OtherEndpoint, fmt.Sprintf("%s is the page for people; credentials are at /v1/credentials", uri), e.fixURI())
+	}
+	text := fmt.Sprintf("%s%s is no sidecar's answer to a request for credentials: %s", uri, sent, e.another(answer))
+	if e.Listen.IsValid() && uri.Host != e.Listen.String() {
+		if answer, err := e.askSidecar(ctx); err == nil && isSidecar(answer.header) {
+			text += fmt.Sprintf("; a sidecar listens on %s", e.Listen)
+		}
+	}
+	return failure("answer", OtherEndpoint, text, e.fixURI())
+}
+
+// refusal is for an answer of the sidecar that is an error. Its code is a reason why it has no credentials, or a refusal of
+// this request.
+func (e *examination) refusal(status int, code, message, hint string, token appToken, sent string) Finding {
+	if cache.Reason(code).Advice() != "" {
+		f := failure("answer", Key(code), fmt.Sprintf("the sidecar has no credentials (HTTP %d): %s", status, message),
+			Fix{"find out why, in the sidecar's own container", shell, fmt.Sprintf("kubectl exec -n %s %s -c %s -- /irsa-sidecar doctor", e.namespace(), e.pod(), ourContainer)})
+		f.Advice = hint // with the actual names
+		return f
+	}
+	f := failure("answer", Key(code), fmt.Sprintf("the sidecar refuses the request%s (HTTP %d): %s", sent, status, message))
+	f.Advice = hint
+	switch code {
+	case "AuthorizationRequired", "AuthorizationRejected", "AuthorizationRepeated":
+		f.Fixes = e.fixAppToken()
+		if token.from != "" && sent == "" {
+			f.Finding += "; the token is from " + token.from
+		}
+	case "UnknownProfile", "UnknownPath", "HostNotAllowed":
+		f.Fixes = []Fix{e.fixURI()}
+	case "UserNotAllowed", "UserUnknown":
+		f.Finding += fmt.Sprintf("; the doctor runs as user %d", os.Getuid())
+		if e.App.Elsewhere {
+			f.Status = Warn
+			f.Finding += ", the app as another"
+		}
+	}
+	return f
+}

@@ -1,0 +1,303 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
+)
+
+// App is the environment of an app. With it, the doctor finds out what an AWS client in that environment gets, rather than
+// how an exchange is made.
+type App struct {
+	// Env has the variables. One that is there and empty may differ from one that is not there.
+	Env map[string]string `json:"env"`
+
+	// Hidden names variables that are set to a value that is not told, such as one from a Secret.
+	Hidden []string `json:"hidden"`
+
+	// Files are paths that are known to exist in the app's container. They count only if Elsewhere is set.
+	Files []string `json:"files"`
+
+	// Elsewhere reports that the app runs in another container than the doctor, which cannot read its files.
+	Elsewhere bool `json:"-"`
+}
+
+// ReadApp reads an App of another container: {"env": {"NAME": "value"}, "hidden": ["NAME"], "files": ["/path"]}. Only env is
+// required. The error continues a sentence that begins with the document's name, and quotes no value.
+func ReadApp(document []byte) (*App, error) {
+	const form = `expected {"env": {"NAME": "value"}, "hidden": ["NAME"], "files": ["/path"]}`
+	app := App{Elsewhere: true}
+	err := json.Unmarshal(bytes.TrimPrefix(document, []byte("\ufeff")), &app)
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return nil, fmt.Errorf("is not JSON (%w, at byte %d); %s", syntax, syntax.Offset, form)
+	}
+	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return nil, fmt.Errorf("has the wrong type, %s, at byte %d; %s", kind.Value, kind.Offset, form)
+	}
+	if err == nil && app.Env == nil {
+		err = errors.New(`has no "env"`)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w; %s", err, form)
+	}
+	return &app, nil
+}
+
+// IsApp reports whether an environment is an app's, rather than that of a sidecar or of an exchange: it says where to ask for
+// credentials, and lacks what an exchange needs. If it has both, as with [Shadowed], the exchange is examined.
+func IsApp(getenv func(string) string) bool {
+	asks := getenv(sources.FullURI) != "" || getenv(sources.RelativeURI) != ""
+	return asks && (getenv("AWS_ROLE_ARN") == "" || getenv("AWS_WEB_IDENTITY_TOKEN_FILE") == "")
+}
+
+// hidden reports whether a variable is set to a value that is not told.
+func (a *App) hidden(name string) bool { return slices.Contains(a.Hidden, name) }
+
+// has reports whether a variable is set to more than nothing.
+func (a *App) has(name string) bool { return a.Env[name] != "" || a.hidden(name) }
+
+// secrets are the values that a program on the sidecar's port might echo. Shorter ones are words rather than secrets.
+func (a *App) secrets() []string {
+	token, _, _ := regular.Read(a.Env[sources.TokenFile], maxAuthorization) // nothing if there is none
+	all := []string{a.Env[sources.Token], strings.TrimSpace(string(token)), a.Env["AWS_SECRET_ACCESS_KEY"], a.Env["AWS_SESSION_TOKEN"]}
+	return slices.DeleteFunc(all, func(s string) bool { return len(s) < 8 })
+}
+
+// examineApp follows a client through the places where it looks for credentials, to the answer of the sidecar.
+func (e *examination) examineApp(ctx context.Context) {
+	e.checkAppKeys()
+	e.checkAppWebIdentity()
+	e.checkAppProfile()
+	uri := e.checkAppEndpoint()
+	tokens := e.checkAppAuthorization()
+	e.checkAppProxy()
+	e.checkAppMetadata()
+	served := e.checkAppAnswer(ctx, uri, tokens)
+	e.concludeApp(served)
+}
+
+// javaOptions are the variables with options for a Java virtual machine, or that start scripts pass to it.
+var javaOptions = []string{"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "JAVA_OPTS", "CATALINA_OPTS"}
+
+// checkAppKeys looks for access keys. No value is shown.
+func (e *examination) checkAppKeys() {
+	broken := brokenKeys(e.App.has, func(name string) string { return e.App.Env[name] })
+	id, secret := e.App.has("AWS_ACCESS_KEY_ID"), e.App.has("AWS_SECRET_ACCESS_KEY")
+	but := except(sources.Keys)
+	if e.App.has("AWS_PROFILE") { // botocore does so only with a profile that is passed in code
+		but = list(sources.Those(func(c *sources.Client) bool { return !c.GoesBefore(sources.Keys) || c.ProfileHidesKeys }))
+	}
+	found := false
+	switch {
+	case broken != "" && id:
+		e.add(failure("keys", KeyPairBroken, broken, e.fixAppKeys("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")))
+		found = true
+	case broken != "":
+		e.add(warning("keys", KeyPairBroken, broken, e.fixAppKeys("AWS_SECRET_ACCESS_KEY")))
+		found = true
+	case id && secret:
+		e.add(failure("keys", StaticKeys, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set: clients use them and never ask the sidecar"+allBut(but),
+			e.fixAppKeys("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")))
+		found = true
+	}
+	for _, name := range sources.Names(sources.Keys)[1:] {
+		if v, _ := sources.Find(name); e.App.has(name) {
+			e.add(warning("keys", StaticKeys, fmt.Sprintf("%s is set, which %s: with a secret key, %s use it and do not ask the sidecar", name, v.Why, v.By), e.fixAppKeys(name)))
+			found = true
+		}
+	}
+	for _, name := range javaOptions {
+		if strings.Contains(e.App.Env[name], "-Daws.accessKeyId") {
+			e.add(warning("keys", StaticKeys, name+" sets the system property aws.accessKeyId: a Java program uses that key and does not ask the sidecar",
+				Fix{What: "remove -Daws.accessKeyId and -Daws.secretKey from " + name}))
+			found = true
+		}
+	}
+	if !found {
+		e.ok("keys", "no access keys in variables (keys in code or in Java's system properties are not visible here)")
+	}
+}
+
+func (e *examination) fixAppKeys(variables ...string) Fix {
+	return e.setEnv("remove the keys, so that clients ask the sidecar", appContainer, removed(variables)...)
+}
+
+// removed makes assignments that remove the variables.
+func removed(variables []string) (assignments []string) {
+	for _, name := range variables {
+		assignments = append(assignments, name+"-")
+	}
+	return assignments
+}
+
+// checkAppWebIdentity looks for what makes a client exchange a token itself.
+func (e *examination) checkAppWebIdentity() {
+	const file, role = "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"
+	_, present := e.App.Env[file]
+	fix := e.setEnv("set it to empty in the app's container; the webhook keeps a variable that the spec has", appContainer, file+"=", role+"-")
+	switch {
+	case e.App.has(file) && e.App.has(role):
+		e.add(failure("web-identity", Shadowed, file+" and "+role+" are set: clients exchange the token themselves and never ask the sidecar"+allBut(except(sources.WebIdentity)), fix))
+	case e.App.has(file):
+		e.add(failure("web-identity", Shadowed, file+" is set without "+role+": boto3, the AWS CLI and Go fail, and minio-go asks STS instead of the sidecar", fix))
+	case e.App.has(role) && present: // which Ruby takes for a file that is missing
+		e.add(warning("web-identity", HalfAnnotated, role+" is set and "+file+" is empty: Ruby fails, others ask the sidecar",
+			e.setEnv("remove the role, which the app does not need", appContainer, role+"-")))
+	default:
+		e.ok("web-identity", "%s is empty or not set: no client exchanges a token itself", file)
+	}
+}
+
+// checkAppEndpoint returns the URL that most clients ask, or nil if that is not one of a sidecar.
+func (e *examination) checkAppEndpoint() *url.URL {
+	full, relative := e.App.Env[sources.FullURI], e.App.has(sources.RelativeURI)
+	if relative {
+		ours := sources.Those(func(c *sources.Client) bool { return c.FullFirst })
+		text := sources.RelativeURI + " is set: clients ask 169.254.170.2 and not the sidecar" + allBut(list(ours))
+		if full == "" {
+			text = sources.RelativeURI + " is set, and " + sources.FullURI + " is not: clients ask 169.254.170.2 and not the sidecar"
+		}
+		e.add(failure("endpoint", OtherEndpoint, text, e.setEnv("remove it", appContainer, sources.RelativeURI+"-")))
+	}
+	uri, err := url.Parse(full)
+	switch {
+	case full == "" && e.App.hidden(sources.FullURI):
+		e.add(warning("endpoint", NotChecked, sources.FullURI+" is set, to a value that is not known here"))
+		return nil
+	case full == "" && relative:
+		return nil
+	case full == "":
+		e.add(failure("endpoint", EndpointNotSet, sources.FullURI+" is not set: nothing in this environment points to the sidecar", e.fixURI()))
+		return nil
+	case strings.TrimSpace(full) != full:
+		e.add(failure("endpoint", OtherEndpoint, fmt.Sprintf("%s=%q begins or ends with white space", sources.FullURI, full), e.fixURI()))
+		return nil
+	case err == nil && slices.Contains(podIdentity, uri.Hostname()):
+		e.add(failure("endpoint", PodIdentity, sources.FullURI+" points to the EKS Pod Identity agent: this service account has a Pod Identity association, and clients get credentials from there",
+			e.fixPodIdentity(), e.fixURI()))
+		return nil
+	}
+	if why := notLoopback(uri, err); why != "" {
+		e.add(failure("endpoint", OtherEndpoint, fmt.Sprintf("%s=%s does not point to a sidecar: %s", sources.FullURI, full, why), e.fixURI()))
+		return nil
+	}
+	text := sources.FullURI + "=" + full
+	switch host := uri.Hostname(); {
+	case host == "localhost":
+		e.add(warning("endpoint", AddressSpelling, text+": "+list(sources.Those(func(c *sources.Client) bool { return c.NumbersOnly }))+" refuse the name localhost", e.fixURI()))
+	case host != "127.0.0.1" && host != "::1":
+		e.add(warning("endpoint", AddressSpelling, text+": several clients accept no loopback address other than 127.0.0.1", e.fixURI()))
+	default:
+		e.ok("endpoint", "%s", text)
+	}
+	return uri
+}
+
+// checkAppProxy looks for a proxy that gets the requests to the sidecar.
+func (e *examination) checkAppProxy() {
+	variable := ""
+	for _, name := range []string{"HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"} {
+		if e.App.has(name) {
+			variable = name
+			break
+		}
+	}
+	if variable == "" {
+		return
+	}
+	exempt := e.App.Env["NO_PROXY"]
+	if exempt == "" {
+		exempt = e.App.Env["no_proxy"]
+	}
+	verbatim, covered := exempts(exempt)
+	through := sources.Those(func(c *sources.Client) bool {
+		return c.Proxied == sources.UnlessExempt && !covered || c.Proxied == sources.UnlessVerbatim && !verbatim
+	})
+	if len(through) == 0 || e.App.hidden("NO_PROXY") || e.App.hidden("no_proxy") {
+		e.ok("proxy", "NO_PROXY exempts 127.0.0.1 from %s", variable)
+		return
+	}
+	e.add(warning("proxy", AppProxy, fmt.Sprintf("%s is set, and NO_PROXY does not have 127.0.0.1: %s ask the proxy, and send it the authorization token; others ask the sidecar directly", variable, list(through)),
+		e.setEnv("exempt the sidecar", appContainer, "NO_PROXY="+shellWord(strings.TrimPrefix(exempt+",127.0.0.1", ","), "HOSTS,127.0.0.1"))))
+}
+
+// exempts reports whether NO_PROXY has 127.0.0.1 as an entry, and whether it covers it in any form that clients understand.
+func exempts(noProxy string) (verbatim, covered bool) {
+	for entry := range strings.FieldsFuncSeq(noProxy, func(r rune) bool { return r == ',' || r == ' ' }) {
+		switch entry {
+		case "127.0.0.1":
+			return true, true
+		case "*", "127.0.0.0/8", "127.0.0.1/32":
+			covered = true
+		}
+	}
+	return false, covered
+}
+
+// checkAppMetadata says who would run as the node if the sidecar gave it nothing.
+func (e *examination) checkAppMetadata() {
+	const variable = "AWS_EC2_METADATA_DISABLED"
+	if e.App.hidden(variable) || strings.EqualFold(e.App.Env[variable], "true") {
+		e.ok("metadata", "%s=true: without credentials, most clients fail rather than run as the node", variable)
+		return
+	}
+	next := sources.Those(func(c *sources.Client) bool { return c.NodeNext || c.NodeAlways })
+	e.ok("metadata", "%s is not true: if the sidecar gives them nothing, %s ask for the node's role", variable, list(next))
+}
+
+// concludeApp answers what the app gets, given whose credentials the sidecar serves to it; empty if it serves none.
+func (e *examination) concludeApp(served string) {
+	worst := OK
+	var first Finding
+	for _, f := range e.findings {
+		if f.Status > worst {
+			worst, first = f.Status, f
+		}
+	}
+	const who = "an SDK with this environment "
+	var f Finding
+	switch {
+	case worst == Fail:
+		would := ""
+		if served != "" {
+			would = "; there it would be " + served
+		}
+		f = failure("app", Key(first.Key), who+"does not get the sidecar's credentials"+would)
+		f.Advice, f.Consequence = first.Advice, true // said already
+	case worst == Warn && served == "":
+		f = warning("app", Key(first.Key), who+"may or may not get the sidecar's credentials: see the warnings above")
+	case worst == Warn:
+		f = warning("app", Key(first.Key), who+"asks the sidecar and is "+served+", unless a warning above applies to it")
+	default:
+		f = Finding{Check: "app", Finding: who + "asks the sidecar and is " + served}
+	}
+	e.add(f)
+}
+
+// except names the clients that do not look at k before they ask the sidecar, as far as known.
+func except(k sources.Kind) string {
+	return list(sources.Those(func(c *sources.Client) bool { return c.Order != nil && !c.GoesBefore(k) }))
+}
+
+func allBut(clients string) string {
+	if clients == "" {
+		return ""
+	}
+	return " (all but " + clients + ")"
+}
+
+// list lists names, the last one after "and".
+func list(all []string) string {
+	if n := len(all) - 1; n > 0 {
+		return strings.Join(all[:n], ", ") + " and " + all[n]
+	}
+	return strings.Join(all, "")
+}

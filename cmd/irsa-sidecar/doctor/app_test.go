@@ -1,0 +1,454 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
+	"github.com/irsa-sidecar/irsa-sidecar/server"
+)
+
+const (
+	podUID      = "6d0f2d3c-7f10-4a4e-9c5f-0123456789ab" // the authorization token, as in all manifests
+	appIdentity = "arn:aws:sts::" + account + ":assumed-role/app/shop.cart-7c9f"
+	appSecret   = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+)
+
+// newApp is a Pod with an app's container, as README sets it up, and the real sidecar.
+func newApp(t testing.TB) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.serve(issued, server.Options{})
+	w.env = map[string]string{
+		sources.FullURI:               "http://" + w.options.Listen.String() + "/v1/credentials",
+		sources.Token:                 podUID,
+		"AWS_WEB_IDENTITY_TOKEN_FILE": "",
+		"AWS_EC2_METADATA_DISABLED":   "true",
+		"KUBERNETES_SERVICE_HOST":     "10.0.0.1",
+		"HOME":                        w.dir,
+	}
+	return w
+}
+
+func issued(context.Context) (cache.Credentials, error) {
+	return cache.Credentials{
+		AccessKeyID: "ASIAQNZGKIQY56JQ7WML", SecretAccessKey: cache.NewSecret(appSecret), SessionToken: cache.NewSecret("IQoJb3JpZ2luX2VjEPT//////////wEaCXVzLWVhc3QtMSJH+/=="),
+		Expiration: time.Now().Add(time.Hour), RoleARN: roleARN, Identity: appIdentity, AccountID: account,
+	}, nil
+}
+
+// serve starts the real server as the Pod's sidecar.
+func (w *world) serve(fetch cache.Fetch, o server.Options) {
+	w.t.Helper()
+	l, err := server.Listen("tcp", "127.0.0.1:0", server.CredentialsBuffer)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if o.Authorization, err = server.FixedAuthorization(podUID); err != nil {
+		w.t.Fatal(err)
+	}
+	w.options.Listen = l.Addr().(*net.TCPAddr).AddrPort()
+	o.Profiles, o.Default, o.Address = []server.Profile{{RoleARN: roleARN, Cache: cache.New(fetch, cache.Options{Profile: "default"})}}, "default", w.options.Listen
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() {
+		ended <- server.Serve(ctx, l, server.Credentials(o), server.MaxConnections, time.Second, slog.New(slog.DiscardHandler))
+	}()
+	w.t.Cleanup(func() { stop(); <-ended })
+}
+
+// examineApp examines the environment as the app's.
+func (w *world) examineApp() *Report {
+	w.t.Helper()
+	app := App{Env: maps.Clone(w.env)}
+	if w.options.App != nil {
+		app.Hidden, app.Files, app.Elsewhere = w.options.App.Hidden, w.options.App.Files, w.options.App.Elsewhere
+	}
+	o := w.options
+	o.App = &app
+	o.Exchange.AppID = "irsa-sidecar-v0.0.0"
+	report := Examine(w.t.Context(), o)
+	report.Version = "v0.0.0"
+	w.mustBeSecretFree(report)
+	text := fmt.Sprintf("%+v", report)
+	for _, secret := range []string{podUID, appSecret, "IQoJb3JpZ2lu", "ASIAQNZGKIQY56JQ7WML", "AKIAIOSFODNN7EXAMPLE"} {
+		if strings.Contains(text, secret) {
+			w.t.Errorf("a secret is in the report: %s", secret)
+		}
+	}
+	return report
+}
+
+// applyApp changes the app's container as a fix says.
+func (w *world) applyApp(fix Fix) {
+	w.t.Helper()
+	switch {
+	case fix.Kind == yaml && strings.Contains(fix.Text, sources.Token):
+		w.env[sources.Token] = podUID
+	case strings.HasPrefix(fix.Text, "kubectl set env "):
+		if !strings.Contains(fix.Text, " -c CONTAINER ") {
+			w.t.Errorf("%s is not for the app's container", fix.Text)
+		}
+		w.apply(fix)
+	}
+}
+
+func (w *world) put(path, content string) string {
+	w.t.Helper()
+	path = filepath.Join(w.dir, path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+const sharedKeys = "[default]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = " + appSecret + "\n"
+
+// verdict is what the report says of the app.
+func verdict(r *Report) Finding {
+	return r.Findings[slices.IndexFunc(r.Findings, func(f Finding) bool { return f.Check == "app" })]
+}
+
+// apps has a row for everything that keeps an app from the sidecar's credentials. The key is that of the verdict; empty if
+// the app is served.
+var apps = []struct {
+	name  string
+	fault func(*world)
+	key   Key
+	ends  int
+}{
+	{"healthy", func(*world) {}, "", fixed},
+	{"healthy-minimal", func(w *world) {
+		delete(w.env, "AWS_EC2_METADATA_DISABLED")
+		delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE")
+	}, "", fixed},
+	{"region-in-the-profile", func(w *world) { w.put(".aws/config", "[default]\nregion = eu-west-1\ns3 =\n  aws_access_key_id = x\n") }, "", fixed},
+
+	{"keys", func(w *world) {
+		w.env["AWS_ACCESS_KEY_ID"], w.env["AWS_SECRET_ACCESS_KEY"] = "AKIAIOSFODNN7EXAMPLE", appSecret
+	}, StaticKeys, fixed},
+	{"keys-broken", func(w *world) { w.env["AWS_ACCESS_KEY_ID"] = appSecret }, KeyPairBroken, fixed},
+	{"keys-half", func(w *world) { w.env["AWS_SECRET_ACCESS_KEY"] = appSecret }, KeyPairBroken, fixed},
+	{"keys-old-name", func(w *world) { w.env["AWS_ACCESS_KEY"] = "AKIAIOSFODNN7EXAMPLE" }, StaticKeys, fixed},
+	{"keys-of-java", func(w *world) { w.env["JAVA_TOOL_OPTIONS"] = "-Xmx1g -Daws.accessKeyId=AKIAIOSFODNN7EXAMPLE" }, StaticKeys, forPeople},
+	{"web-identity", func(w *world) {
+		w.env["AWS_ROLE_ARN"], w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = roleARN, "/var/run/secrets/eks.amazonaws.com/serviceaccount/token"
+	}, Shadowed, fixed},
+	{"web-identity-half", func(w *world) {
+		w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = "/var/run/secrets/eks.amazonaws.com/serviceaccount/token"
+	}, Shadowed, fixed},
+	{"role-without-file", func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN }, HalfAnnotated, fixed},
+	{"shared-file", func(w *world) { w.put(".aws/credentials", sharedKeys) }, SharedFile, fixed},
+	{"shared-file-variable", func(w *world) {
+		w.env["AWS_SHARED_CREDENTIALS_FILE"] = w.put("secrets/aws", sharedKeys)
+	}, SharedFile, fixed},
+	{"profile", func(w *world) {
+		w.env["AWS_PROFILE"] = "dev"
+		w.put(".aws/config", "[default]\nregion = eu-west-1\n[profile dev]\ncredential_process = /bin/get "+appSecret+"\n")
+	}, SharedFile, fixed},
+	{"profile-of-the-sidecar", func(w *world) {
+		w.put(".aws/config", "[default]\nrole_arn = arn:aws:iam::111122223333:role/other\ncredential_source = EcsContainer\n")
+	}, SharedFile, forPeople},
+	{"profile-missing", func(w *world) { w.env["AWS_PROFILE"] = "dev"; w.put(".aws/config", "[default]\nregion = eu-west-1\n") }, ProfileSet, fixed},
+	{"profiles-differ", func(w *world) {
+		w.env["AWS_PROFILE"], w.env["AWS_DEFAULT_PROFILE"] = "a", "b"
+		w.put(".aws/config", "[profile a]\nregion = eu-west-1\n[profile b]\n")
+	}, ProfileSet, fixed},
+	{"old-file", func(w *world) { w.env["AWS_CREDENTIAL_FILE"] = "/etc/aws" }, SharedFile, fixed},
+
+	{"relative-uri", func(w *world) { w.env[sources.RelativeURI] = "/v2/credentials/x" }, OtherEndpoint, fixed},
+	{"no-uri", func(w *world) { delete(w.env, sources.FullURI) }, EndpointNotSet, fixed},
+	{"pod-identity", func(w *world) {
+		w.env[sources.FullURI] = "http://169.254.170.23/v1/credentials"
+		w.env[sources.TokenFile] = w.put("/pods.eks.amazonaws.com/serviceaccount/eks-pod-identity-token", "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2ln")
+	}, PodIdentity, forPeople},
+	{"uri-blank", func(w *world) { w.env[sources.FullURI] += " " }, OtherEndpoint, fixed},
+	{"uri-https", func(w *world) {
+		w.env[sources.FullURI] = strings.Replace(w.env[sources.FullURI], "http:", "https:", 1)
+	}, OtherEndpoint, fixed},
+	{"uri-elsewhere", func(w *world) { w.env[sources.FullURI] = "http://10.0.0.1:9911/v1/credentials" }, OtherEndpoint, fixed},
+	{"uri-of-a-name", func(w *world) {
+		w.env[sources.FullURI] = strings.Replace(w.env[sources.FullURI], "127.0.0.1", "localhost", 1)
+	}, AddressSpelling, fixed},
+	{"uri-without-path", func(w *world) { w.env[sources.FullURI] = "http://" + w.options.Listen.String() }, OtherEndpoint, fixed},
+	{"wrong-port", func(w *world) {
+		silent := silentAddress(w.t)
+		w.env[sources.FullURI], w.shown = "http://"+silent.String()+"/v1/credentials", []string{fmt.Sprint(":", silent.Port()), ":9910"}
+	}, OtherEndpoint, fixed},
+	{"another-program", func(w *world) {
+		other := w.plain(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			rw.Header().Set("Server", "other")
+			fmt.Fprintf(rw, `{"code": "got %s", "profile": "x"}`, r.Header.Get("Authorization"))
+		}))
+		w.env[sources.FullURI], w.shown = "http://"+other.String()+"/v1/credentials", []string{fmt.Sprint(":", other.Port()), ":9910"}
+	}, OtherEndpoint, fixed},
+	{"another-giver", func(w *world) {
+		other := w.plain(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(rw, `{"AccessKeyId": "AKIAIOSFODNN7EXAMPLE", "SecretAccessKey": "%s", "Token": "x", "Expiration": "2099-01-01T00:00:00Z"}`, appSecret)
+		}))
+		w.env[sources.FullURI], w.shown = "http://"+other.String()+"/v1/credentials", []string{fmt.Sprint(":", other.Port()), ":9910"}
+	}, OtherEndpoint, fixed},
+	{"unknown-profile", func(w *world) { w.env[sources.FullURI] += "/other" }, "UnknownProfile", fixed},
+	{"unknown-path", func(w *world) {
+		w.env[sources.FullURI] = strings.Replace(w.env[sources.FullURI], "/v1/", "/v2/", 1)
+	}, "UnknownPath", fixed},
+	{"no-sidecar", func(w *world) {
+		w.options.Listen = silentAddress(w.t)
+		w.env[sources.FullURI] = "http://" + w.options.Listen.String() + "/v1/credentials"
+	}, NoSidecar, forPeople},
+	{"refused-by-sts", func(w *world) {
+		w.serve(func(context.Context) (cache.Credentials, error) {
+			return cache.Credentials{}, &cache.FetchError{Reason: cache.AccessDenied, Message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"}
+		}, server.Options{})
+		w.env[sources.FullURI] = "http://" + w.options.Listen.String() + "/v1/credentials"
+	}, "AccessDenied", forPeople},
+
+	{"no-token", func(w *world) { delete(w.env, sources.Token) }, "AuthorizationRequired", fixed},
+	{"wrong-token", func(w *world) { w.env[sources.Token] = "correct-horse-battery" }, "AuthorizationRejected", fixed},
+	{"token-with-newline", func(w *world) { w.env[sources.Token] += "\n" }, AppTokenUnusable, fixed},
+	{"token-file", func(w *world) {
+		delete(w.env, sources.Token)
+		w.env[sources.TokenFile] = w.put("authorization-token", podUID)
+	}, "", fixed},
+	{"token-file-missing", func(w *world) { w.env[sources.TokenFile] = filepath.Join(w.dir, "authorization-token") }, AppTokenUnusable, fixed},
+	{"token-file-with-newline", func(w *world) { w.env[sources.TokenFile] = w.put("authorization-token", podUID+"\n") }, AppTokenUnusable, fixed},
+	{"token-file-of-pod-identity", func(w *world) {
+		w.env[sources.TokenFile] = w.put("/pods.eks.amazonaws.com/serviceaccount/eks-pod-identity-token", "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2ln")
+	}, "AuthorizationRejected", fixed},
+
+	{"proxy", func(w *world) { w.env["HTTP_PROXY"], w.env["NO_PROXY"] = "http://proxy.example:3128", "localhost,.svc" }, AppProxy, fixed},
+	{"proxy-exempt", func(w *world) {
+		w.env["HTTP_PROXY"], w.env["NO_PROXY"] = "http://proxy.example:3128", "localhost,127.0.0.1"
+	}, "", fixed},
+	{"proxy-exempt-by-block", func(w *world) {
+		w.env["http_proxy"], w.env["no_proxy"] = "http://proxy.example:3128", "127.0.0.0/8"
+	}, AppProxy, fixed},
+
+	{"elsewhere", func(w *world) { w.options.App = &App{Elsewhere: true} }, "", fixed},
+	{"elsewhere-hidden-keys", func(w *world) {
+		w.options.App = &App{Elsewhere: true, Hidden: []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}}
+	}, StaticKeys, forPeople},
+	{"elsewhere-hidden-token", func(w *world) {
+		delete(w.env, sources.Token)
+		w.options.App, w.options.Authorization = &App{Elsewhere: true, Hidden: []string{sources.Token}}, podUID
+	}, NotChecked, forPeople},
+	{"elsewhere-files", func(w *world) {
+		w.env["AWS_CONFIG_FILE"] = "/etc/aws/config"
+		w.options.App = &App{Elsewhere: true, Files: []string{"/root/.aws/credentials", "/etc/passwd"}}
+	}, SharedFile, forPeople},
+	{"elsewhere-token-file-of-the-sidecar", func(w *world) {
+		delete(w.env, sources.Token)
+		w.env[sources.TokenFile] = w.put("authorization-token", podUID)
+		w.env["IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"] = w.env[sources.TokenFile]
+		w.options.App = &App{Elsewhere: true}
+	}, "", fixed},
+	{"elsewhere-token-file-of-pod-identity", func(w *world) {
+		w.env[sources.TokenFile] = "/var/run/secrets/pods.eks.amazonaws.com/serviceaccount/eks-pod-identity-token"
+		w.options.App, w.options.Authorization = &App{Elsewhere: true}, podUID
+	}, PodIdentity, fixed},
+	{"elsewhere-token-file", func(w *world) {
+		delete(w.env, sources.Token)
+		w.env[sources.TokenFile] = "/run/irsa-sidecar/authorization-token"
+		w.options.App = &App{Elsewhere: true}
+	}, NotChecked, forPeople},
+}
+
+func TestAnAppIsFollowedToTheAnswer(t *testing.T) {
+	t.Parallel()
+	for _, row := range apps {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			w := newApp(t)
+			row.fault(w)
+			r := w.examineApp()
+			golden(t, w, "app-"+row.name, r)
+			v := verdict(r)
+			if v.Key != string(row.key) || (v.Status == OK) != (row.key == "") || v.Status == OK && !strings.Contains(v.Finding, appIdentity) {
+				t.Errorf("the verdict is %+v, want %q", v, row.key)
+			}
+			for _, f := range r.Findings {
+				for _, fix := range f.Fixes {
+					w.applyApp(fix)
+				}
+			}
+			if v := verdict(w.examineApp()); (v.Status == OK) != (row.ends == fixed) {
+				t.Errorf("after the fixes: %+v", v)
+			}
+		})
+	}
+}
+
+// README's app is told who it is, and nothing else.
+func TestAHealthyAppIsToldWhoItIs(t *testing.T) {
+	w := newApp(t)
+	r := w.examineApp()
+	if r.Result != OK || r.Failure() != "" || r.Cause != nil || r.TrustPolicy != nil {
+		t.Errorf("%+v", r)
+	}
+	for _, f := range r.Findings {
+		if f.Status != OK || len(f.Fixes) > 0 {
+			t.Errorf("%+v", f)
+		}
+	}
+	if calls := w.sts.Calls(); calls != 0 {
+		t.Errorf("STS was asked %d times", calls)
+	}
+}
+
+func TestIsApp(t *testing.T) {
+	for _, row := range []struct {
+		env  []string
+		want bool
+	}{
+		{nil, false},
+		{[]string{sources.FullURI}, true},
+		{[]string{sources.RelativeURI}, true},
+		{[]string{sources.FullURI, "AWS_ROLE_ARN"}, true},
+		{[]string{sources.FullURI, "AWS_WEB_IDENTITY_TOKEN_FILE"}, true},
+		{[]string{sources.FullURI, "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"}, false},
+		{[]string{"AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"}, false},
+	} {
+		getenv := func(name string) string {
+			if slices.Contains(row.env, name) {
+				return "x"
+			}
+			return ""
+		}
+		if got := IsApp(getenv); got != row.want {
+			t.Errorf("%q: %v", row.env, got)
+		}
+	}
+}
+
+func TestReadApp(t *testing.T) {
+	app, err := ReadApp([]byte("\ufeff" + `{"env": {"A": "1", "B": ""}, "hidden": ["C"], "files": ["/f"], "later": 1}`))
+	if err != nil || app.Env["A"] != "1" || !app.has("C") || app.has("B") || !app.Elsewhere || app.Files[0] != "/f" {
+		t.Errorf("%+v, %v", app, err)
+	}
+	for document, want := range map[string]string{
+		"":                        "is not JSON (unexpected end of JSON input, at byte 0); expected",
+		`{"env": {"A": "1"}`:      "is not JSON (unexpected end of JSON input, at byte 18); expected",
+		`[]`:                      "has the wrong type, array, at byte 1; expected",
+		`{"env": {"A": 5}}`:       "has the wrong type, number, at byte 15; expected",
+		`{"env": "A=1"}`:          "has the wrong type, string, at byte 13; expected",
+		`{}`:                      `has no "env"; expected`,
+		`null`:                    `has no "env"; expected`,
+		`{"ENVIRONMENT": {"A":""`: "is not JSON",
+	} {
+		if _, err := ReadApp([]byte(document)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v", document, err)
+		}
+	}
+}
+
+func TestNotLoopback(t *testing.T) {
+	for uri, ok := range map[string]bool{
+		"http://127.0.0.1:9911/v1/credentials": true, "http://[::1]:9911/v1/credentials": true, "http://127.1.2.3/": true, "http://localhost:9911/": true,
+		"http://LOCALHOST/": false, "http://sidecar:9911/": false, "http://10.0.0.1/": false, "https://127.0.0.1:9911/": false,
+		"127.0.0.1:9911": false, "//127.0.0.1:9911/": false, "http:///v1/credentials": false, "ftp://127.0.0.1/": false,
+	} {
+		u, err := url.Parse(uri)
+		if got := notLoopback(u, err); (got == "") != ok {
+			t.Errorf("%s: %q", uri, got)
+		}
+	}
+}
+
+func TestExempts(t *testing.T) {
+	for list, want := range map[string][2]bool{
+		"": {}, "localhost": {}, "127.0.0.1": {true, true}, "a, 127.0.0.1 ,b": {true, true}, "127.0.0.0/8": {false, true}, "*": {false, true},
+		"127.0.0.10": {}, ".127.0.0.1": {}, "*.svc": {},
+	} {
+		if verbatim, covered := exempts(list); verbatim != want[0] || covered != want[1] {
+			t.Errorf("%q: %v, %v", list, verbatim, covered)
+		}
+	}
+}
+
+func TestCredentialsInAProfile(t *testing.T) {
+	const keys = "aws_access_key_id = x\naws_secret_access_key = y\n"
+	for _, row := range []struct {
+		config           bool
+		content, profile string
+		found            bool
+		has              string
+	}{
+		{false, "", "default", false, ""},
+		{false, "[default]\n" + keys, "default", true, "access keys"},
+		{false, "\ufeff[ default ]\r\naws_access_key_id=x\r\nAWS_SECRET_ACCESS_KEY=y\r\n", "default", true, "access keys"},
+		{false, "[default]\naws_access_key_id = x\n", "default", true, "aws_access_key_id without aws_secret_access_key"},
+		{false, "[default]\naws_secret_access_key = x\n", "default", true, ""},
+		{false, "[default]\naws_access_key_id =\naws_secret_access_key =\n", "default", true, ""},
+		{false, "[default]\n# aws_access_key_id = x\n;aws_secret_access_key = y\n", "default", true, ""},
+		{false, "[dev]\n" + keys + "[default]\n", "default", true, ""},
+		{false, "[dev]\n" + keys, "dev", true, "access keys"},
+		{false, "[profile dev]\n" + keys, "dev", false, ""},
+		{false, keys, "default", false, ""}, // before any section
+		{true, "[profile dev]\n" + keys, "dev", true, "access keys"},
+		{true, "[profile \"dev\"]\n" + keys, "dev", true, "access keys"},
+		{true, "[dev]\n" + keys, "dev", false, ""},
+		{true, "[profile default]\n" + keys, "default", true, "access keys"},
+		{true, "[sso-session default]\nsso_start_url = x\n", "default", false, ""},
+		{true, "[default]\ns3 =\n  aws_access_key_id = x\n  aws_secret_access_key = y\nregion = z\n", "default", true, ""},
+		{true, "[default]\n  aws_access_key_id = x\n  aws_secret_access_key = y\n", "default", true, "access keys"},
+		{true, "[default]\nrole_arn = r\nweb_identity_token_file = f\n", "default", true, "a role with web_identity_token_file"},
+		{true, "[default]\nrole_arn = r\nsource_profile = s\n", "default", true, "a role with source_profile"},
+		{true, "[default]\nrole_arn = r\ncredential_source = Environment\n", "default", true, "a role with credential_source"},
+		{true, "[default]\nrole_arn = r\ncredential_source = EcsContainer\n", "default", true, roleFromContainer},
+		{true, "[default]\nrole_arn = r\n", "default", true, ""},
+		{true, "[default]\nsso_session = s\n", "default", true, "an SSO login"},
+		{true, "[default]\ncredential_process = /bin/x secret\n", "default", true, "a credential_process"},
+		{true, "[default]\ncredential_process = irsa-sidecar credentials\n", "default", true, "a credential_process that runs irsa-sidecar by itself"},
+		{true, "[default]\nlogin_session = s\n", "default", true, "a login session"},
+		{true, "[default\n" + keys, "default", false, ""},
+		{true, "[]\n[profile]\n" + keys, "default", false, ""},
+	} {
+		f := sharedFile{config: row.config}
+		if found, has := f.credentials(row.content, row.profile); found != row.found || has != row.has {
+			t.Errorf("[%s] in %q: %v, %q", row.profile, row.content, found, has)
+		}
+	}
+}
+
+// A user whom the sidecar refuses may not be the app's.
+func TestTheDoctorsOwnUserCountsOnlyInTheAppsContainer(t *testing.T) {
+	e := &examination{Options: Options{App: &App{}, Getenv: func(string) string { return "" }}}
+	if f := e.refusal(403, "UserNotAllowed", "m", "h", appToken{}, ""); f.Status != Fail || f.Advice != "h" || f.Key != "UserNotAllowed" {
+		t.Errorf("%+v", f)
+	}
+	e.App.Elsewhere = true
+	if f := e.refusal(403, "UserNotAllowed", "m", "h", appToken{}, ""); f.Status != Warn {
+		t.Errorf("%+v", f)
+	}
+}
+
+// What hangs costs two seconds for each question, and is named.
+func TestAnAppWhoseSidecarHangs(t *testing.T) {
+	e := &examination{Options: Options{Listen: netip.MustParseAddrPort("127.0.0.1:9911"), Getenv: func(string) string { return "" }, App: &App{}}}
+	uri := &url.URL{Scheme: "http", Host: "127.0.0.1:9911", Path: "/v1/credentials"}
+	for err, want := range map[error]string{
+		context.DeadlineExceeded:                "does not answer",
+		errors.New("malformed HTTP response x"): "not in HTTP",
+	} {
+		if f := e.noAnswer(t.Context(), uri, err); f.Key != string(PortTaken) || !strings.Contains(f.Finding, want) {
+			t.Errorf("%v: %+v", err, f)
+		}
+	}
+}

@@ -1,0 +1,252 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
+)
+
+// maxShared is longer than any file of profiles that people write, in bytes.
+const maxShared = 1 << 20
+
+// sharedFile is one of the two files that clients read profiles from.
+type sharedFile struct {
+	variable string // that names it
+	path     string // empty if it is not known
+	config   bool   // in which sections other than [default] are called [profile name]
+}
+
+// sharedFiles returns where the app's clients look for profiles.
+func (a *App) sharedFiles() []sharedFile {
+	files := []sharedFile{{variable: "AWS_SHARED_CREDENTIALS_FILE"}, {variable: "AWS_CONFIG_FILE", config: true}}
+	for i := range files {
+		home := a.Env["HOME"]
+		if home == "" {
+			home = a.Env["USERPROFILE"]
+		}
+		switch path := a.Env[files[i].variable]; {
+		case path != "":
+			files[i].path = expand(path, home)
+		case home != "" && !a.hidden(files[i].variable):
+			files[i].path = filepath.Join(home, sources.Files[i])
+		}
+	}
+	return files
+}
+
+// expand replaces a ~ at the beginning of a path, as most clients do.
+func expand(path, home string) string {
+	if rest, ok := strings.CutPrefix(path, "~/"); ok && home != "" {
+		return filepath.Join(home, rest)
+	}
+	return path
+}
+
+// profile returns the selected profile, and the variable that selects it. Botocore reads the old variable first.
+func (a *App) profile() (name, variable string) {
+	for _, variable := range []string{"AWS_PROFILE", "AWS_DEFAULT_PROFILE"} {
+		if a.has(variable) {
+			return a.Env[variable], variable
+		}
+	}
+	return "default", ""
+}
+
+// checkAppProfile looks for credentials in the selected profile.
+func (e *examination) checkAppProfile() {
+	e.checkOldFiles()
+	if e.App.Elsewhere {
+		e.checkUnseenProfile()
+		return
+	}
+	profile, selected := e.App.profile()
+	if selected != "" && e.App.hidden(selected) {
+		e.add(warning("profile", ProfileSet, selected+" is set, to a value that is not known here: clients try that profile before the sidecar"))
+		return
+	}
+	if other := e.App.Env["AWS_DEFAULT_PROFILE"]; selected == "AWS_PROFILE" && other != "" && other != profile {
+		e.add(warning("profile", ProfileSet, fmt.Sprintf("AWS_DEFAULT_PROFILE=%s differs from AWS_PROFILE=%s; boto3 and the AWS CLI take it, others do not", other, profile),
+			e.setEnv("remove it", appContainer, "AWS_DEFAULT_PROFILE-")))
+	}
+	exists := false
+	var read []string
+	for _, file := range e.App.sharedFiles() {
+		if file.path == "" {
+			continue
+		}
+		content, _, err := regular.Read(file.path, maxShared)
+		switch {
+		case err == nil:
+			read = append(read, file.path)
+			found, has := file.credentials(string(content), profile)
+			exists = exists || found
+			if has != "" {
+				e.reportProfile(file, profile, selected, has)
+				return
+			}
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, regular.ErrNotRegular): // such as /dev/null
+		default:
+			e.add(warning("profile", SharedFile, fmt.Sprintf("%s %v: an app that can read it may use it and not ask the sidecar", file.path, err)))
+			return
+		}
+	}
+	switch {
+	case selected != "" && !exists:
+		e.add(failure("profile", ProfileSet, fmt.Sprintf("%s=%s, and there is no such profile%s: boto3 and the AWS CLI fail, and others ignore it", selected, profile, in(read)),
+			e.setEnv("remove it, so that clients find the sidecar", appContainer, selected+"-")))
+	case len(read) == 0:
+		e.ok("profile", "no file of profiles")
+	default:
+		e.ok("profile", "[%s]%s has no credentials", profile, in(read))
+	}
+}
+
+func in(files []string) string {
+	if len(files) == 0 {
+		return ""
+	}
+	return " in " + list(files)
+}
+
+// reportProfile reports credentials in the selected profile.
+func (e *examination) reportProfile(file sharedFile, profile, selected, has string) {
+	text := fmt.Sprintf("%s has %s in [%s]", file.path, has, profile)
+	if selected != "" {
+		text += ", which " + selected + " selects"
+	}
+	if has == roleFromContainer {
+		e.add(warning("profile", SharedFile, text+": clients ask the sidecar and then assume that role with its credentials"))
+		return
+	}
+	var fixes []Fix
+	switch {
+	case selected != "" && profile != "default":
+		fixes = append(fixes, e.setEnv("do not select that profile", appContainer, removed(e.App.set("AWS_PROFILE", "AWS_DEFAULT_PROFILE"))...))
+	case e.App.has(file.variable):
+		fixes = append(fixes, e.setEnv("remove the variable, and the file if nothing else uses it", appContainer, file.variable+"-"))
+	default:
+		fixes = append(fixes, Fix{What: "remove the file: from the image, or the volume that is mounted there"},
+			e.setEnv("or have clients read an empty file instead", appContainer, file.variable+"=/dev/null"))
+	}
+	e.add(failure("profile", SharedFile, text+": clients use those and never ask the sidecar"+allBut(except(sources.Profile)), fixes...))
+}
+
+// set returns those of the variables that are set.
+func (a *App) set(variables ...string) []string {
+	return slices.DeleteFunc(variables, func(name string) bool { return !a.has(name) })
+}
+
+// checkUnseenProfile is checkAppProfile for an app whose files cannot be read.
+func (e *examination) checkUnseenProfile() {
+	warned := false
+	for _, name := range []string{"AWS_PROFILE", "AWS_DEFAULT_PROFILE"} {
+		if e.App.has(name) {
+			warned = true
+			e.add(warning("profile", ProfileSet, fmt.Sprintf("%s=%s selects a profile, whose files cannot be read from here: if it has credentials, clients never ask the sidecar; if it does not exist, boto3 and the AWS CLI fail", name, e.App.Env[name]),
+				e.setEnv("remove it, so that clients find the sidecar", appContainer, name+"-")))
+		}
+	}
+	for _, file := range e.App.sharedFiles() {
+		if e.App.has(file.variable) && file.path != "/dev/null" {
+			warned = true
+			e.add(warning("profile", SharedFile, fmt.Sprintf("%s=%s cannot be read from here: if its profile has credentials, clients never ask the sidecar", file.variable, e.App.Env[file.variable]),
+				e.setEnv("remove the variable if the app does not need it", appContainer, file.variable+"-")))
+		}
+	}
+	for _, path := range e.App.Files {
+		if sources.IsShared(path) {
+			warned = true
+			e.add(warning("profile", SharedFile, path+" exists in the app's container, and cannot be read from here: if it has credentials in [default], clients never ask the sidecar"))
+		}
+	}
+	if !warned {
+		e.ok("profile", "no variable selects a profile or a file of profiles (~/.aws in the app's container is not visible here)")
+	}
+}
+
+// checkOldFiles warns of variables that few clients read.
+func (e *examination) checkOldFiles() {
+	for _, name := range []string{"AWS_CREDENTIAL_FILE", "AWS_CREDENTIAL_PROFILES_FILE"} {
+		if v, _ := sources.Find(name); e.App.has(name) {
+			e.add(warning("profile", SharedFile, fmt.Sprintf("%s names a file of credentials, which %s may use instead of the sidecar", name, v.By),
+				e.setEnv("remove it", appContainer, name+"-")))
+		}
+	}
+}
+
+const roleFromContainer = "a role with credential_source = EcsContainer"
+
+// credentials reports whether the file has a profile, and says what kind of credentials the profile has: "" for none. Values
+// are not returned, as any of them may be a secret.
+// https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html
+func (f *sharedFile) credentials(content, profile string) (found bool, has string) {
+	values := make(map[string]string)
+	ours, nested := false, false
+	for line := range strings.Lines(strings.TrimPrefix(content, "\ufeff")) {
+		text := strings.TrimSpace(line)
+		switch {
+		case text == "" || text[0] == '#' || text[0] == ';':
+		case text[0] == '[':
+			ours, nested = f.isSection(text, profile), false
+			found = found || ours
+		case ours:
+			key, value, _ := strings.Cut(text, "=")
+			if nested && (line[0] == ' ' || line[0] == '\t') { // settings of one service, such as "s3 ="
+				continue
+			}
+			key, value = strings.ToLower(strings.TrimSpace(key)), strings.TrimSpace(value)
+			nested = value == ""
+			values[key] = value
+		}
+	}
+	return found, kindOfCredentials(values)
+}
+
+// isSection reports whether a line begins the section of a profile.
+func (f *sharedFile) isSection(line, profile string) bool {
+	line, _, closed := strings.Cut(line[1:], "]")
+	name := strings.Fields(line)
+	if !closed || len(name) == 0 {
+		return false
+	}
+	if f.config && len(name) > 1 && name[0] == "profile" {
+		name = name[1:]
+	} else if f.config && name[0] != "default" {
+		return false
+	}
+	return strings.Trim(strings.Join(name, " "), `"'`) == profile
+}
+
+// kindOfCredentials says what a client makes of a profile, the first thing first.
+func kindOfCredentials(profile map[string]string) string {
+	has := func(key string) bool { return profile[key] != "" }
+	switch {
+	case has("role_arn") && has("web_identity_token_file"):
+		return "a role with web_identity_token_file"
+	case has("role_arn") && strings.EqualFold(profile["credential_source"], "EcsContainer"):
+		return roleFromContainer
+	case has("role_arn") && has("source_profile"):
+		return "a role with source_profile"
+	case has("role_arn") && has("credential_source"):
+		return "a role with credential_source"
+	case has("aws_access_key_id") && has("aws_secret_access_key"):
+		return "access keys"
+	case has("aws_access_key_id"):
+		return "aws_access_key_id without aws_secret_access_key"
+	case has("sso_session"), has("sso_start_url"):
+		return "an SSO login"
+	case has("login_session"):
+		return "a login session"
+	case strings.Contains(profile["credential_process"], "irsa-sidecar"):
+		return "a credential_process that runs irsa-sidecar by itself"
+	case has("credential_process"):
+		return "a credential_process"
+	}
+	return ""
+}
