@@ -120,7 +120,7 @@ func readLimited(name string, stdin io.Reader) ([]byte, error) {
 		defer file.Close()
 		from = file
 	}
-	raw, err := io.ReadAll(io.LimitReader(from, trustpolicy.MaxSize+1))
+	raw, err := io.ReadAll(io.LimitReader(from, trustpolicy.MaxInput+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be read: %w", name, cache.Innermost(err))
 	}

@@ -3,9 +3,7 @@ package trustpolicy
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -52,24 +50,29 @@ type condition struct {
 }
 
 // MaxSize is the longest policy that Parse reads, in bytes. IAM accepts 2048 characters, and 4096 at the raised quota, not
-// counting white space.
-const MaxSize = 64 << 10
+// counting white space. MaxInput is the longest text in which a policy may be: a list of some thousand roles.
+const (
+	MaxSize  = 64 << 10
+	MaxInput = 1 << 20
+)
 
-// Parse reads a trust policy: the document itself, or the output of `aws iam get-role`, with or without --query. Every
-// error names the line.
+// Parse reads a trust policy: the document itself, or the output of `aws iam get-role` or list-roles, with or without
+// --query; also in UTF-16, URL-encoded, and as a JSON string. Every error names the line, and none quotes more than the
+// names of elements: what was passed by mistake may be a secret.
 func Parse(data []byte) (*Policy, error) { return ParseFor(data, "") }
 
 // ParseFor is [Parse] for the role with an ARN, which is looked for in a list of roles. Another role's policy is read all the
 // same: see Policy.RoleARN.
 func ParseFor(data []byte, roleARN string) (*Policy, error) {
-	if len(data) > MaxSize {
-		return nil, fmt.Errorf("line 1: longer than %d bytes, which no trust policy is", MaxSize)
+	return parseLayer(data, roleARN, maxLayers)
+}
+
+// parseLayer parses a text in which a policy may be in a string, in which it may be in a string.
+func parseLayer(data []byte, roleARN string, layers int) (*Policy, error) {
+	if len(data) > MaxInput {
+		return nil, tooLong(1)
 	}
-	if trimmed := strings.TrimSpace(string(data)); strings.HasPrefix(trimmed, "%7B") { // the API returns it URL-encoded
-		if decoded, err := url.PathUnescape(trimmed); err == nil {
-			data = []byte(decoded)
-		}
-	}
+	data = plain(data)
 	if err := check(data); err != nil {
 		return nil, err
 	}
@@ -79,20 +82,102 @@ func ParseFor(data []byte, roleARN string) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	arn := ""
-	for _, wrapping := range []string{"Role", "AssumeRolePolicyDocument"} {
-		if inner := root.member(wrapping); inner != nil {
-			if named := root.member("Arn"); named != nil {
-				arn = named.text
-			}
-			root = inner
-		}
+	document, arn, err := unwrap(root, roleARN)
+	if err != nil {
+		return nil, err
 	}
-	p, err := newPolicy(root)
+	if document.kind == '"' && document != root && layers > 0 {
+		p, err := parseLayer([]byte(document.text), roleARN, layers-1)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: in the text of the policy, %w", document.line, err)
+		}
+		p.RoleARN = arn
+		return p, nil
+	}
+	if document.end-document.start > MaxSize {
+		return nil, tooLong(document.line)
+	}
+	if format := nameDocument(document); format != "" {
+		return nil, fmt.Errorf("line %d: %s", document.line, format)
+	}
+	p, err := newPolicy(document)
 	if err == nil {
 		p.text, p.RoleARN = data, arn
 	}
 	return p, err
+}
+
+func tooLong(line int) error {
+	return fmt.Errorf("line %d: longer than %d bytes, which no trust policy is", line, MaxSize)
+}
+
+// unwrap returns the policy in the output of a command, or in the input of one, and the role's ARN if it is there too.
+func unwrap(root *node, roleARN string) (document *node, arn string, err error) {
+	for _, list := range []string{"Roles", "RoleDetailList"} {
+		if roles := root.member(list); roles != nil {
+			root = roles
+		}
+	}
+	if root.kind == '[' {
+		if root, err = pick(root, roleARN); err != nil {
+			return nil, "", err
+		}
+	}
+	if role := root.member("Role"); role != nil {
+		root = role
+	}
+	inner := root.member("AssumeRolePolicyDocument")
+	if inner == nil && root.member("RoleName") != nil && root.member("PolicyName") == nil {
+		inner = root.member("PolicyDocument") // what update-assume-role-policy reads
+	}
+	if inner == nil {
+		return root, "", nil
+	}
+	if named := root.member("Arn"); named != nil {
+		arn = named.text
+	}
+	return inner, arn, nil
+}
+
+// pick returns the role with an ARN from a list, or the only one of its name, or the only one.
+func pick(list *node, roleARN string) (*node, error) {
+	name := func(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
+	var named, roles []*node
+	var all []string
+	for _, item := range list.items {
+		arn := item.member("Arn")
+		switch {
+		case item.member("Effect") != nil:
+			return nil, fmt.Errorf(`line %d: this is a list of statements and not a policy: put it in {"Version": "2012-10-17", "Statement": [ ]}`, list.line)
+		case arn == nil:
+			roles = append(roles, item)
+			continue
+		case arn.text == roleARN:
+			return item, nil
+		case name(arn.text) == name(roleARN):
+			named = append(named, item)
+		}
+		roles, all = append(roles, item), append(all, name(arn.text))
+	}
+	switch {
+	case len(named) == 1:
+		return named[0], nil
+	case len(roles) == 1:
+		return roles[0], nil
+	case len(roles) == 0:
+		return nil, fmt.Errorf("line %d: the list is empty", list.line)
+	case len(all) == 0:
+		return nil, fmt.Errorf("line %d: a list of %d documents: pass the one of the role", list.line, len(roles))
+	}
+	const shown = 10
+	more := ""
+	if len(all) > shown {
+		all, more = all[:shown], fmt.Sprintf(" and %d more", len(all)-shown)
+	}
+	if roleARN == "" {
+		return nil, fmt.Errorf("line %d: a list of roles: pass only the one that is meant; it has %s%s", list.line, quoted(all), more)
+	}
+	return nil, fmt.Errorf("line %d: the list of roles lacks %s; it has %s%s", list.line, quote(roleARN), quoted(all), more)
 }
 
 // node is a JSON value, its line, and where it is in the text.
@@ -122,10 +207,16 @@ func (n *node) member(name string) *node {
 type reader struct {
 	data    []byte
 	decoder *json.Decoder
+
+	counted, lines int // the line ends before an offset
 }
 
+// line returns the line of the token that was read last.
 func (r *reader) line() int {
-	return 1 + bytes.Count(r.data[:min(int(r.decoder.InputOffset()), len(r.data))], []byte("\n"))
+	at := min(int(r.decoder.InputOffset()), len(r.data))
+	r.lines += bytes.Count(r.data[r.counted:at], []byte("\n"))
+	r.counted = at
+	return 1 + r.lines
 }
 
 // next returns where the next token begins.
@@ -134,8 +225,11 @@ func (r *reader) next() int {
 	return len(r.data) - len(bytes.TrimLeft(r.data[from:], " \t\r\n,:"))
 }
 
-// maxDepth is three times what a policy can have.
-const maxDepth = 20
+// A policy has a third of maxDepth, and fewer names in an object than maxMembers.
+const (
+	maxDepth   = 20
+	maxMembers = 1000
+)
 
 func (r *reader) read(depth int) (*node, error) {
 	start := r.next()
@@ -165,6 +259,9 @@ func (r *reader) read(depth int) (*node, error) {
 					return nil, err
 				}
 				name = value{token.(string), r.line(), start, int(r.decoder.InputOffset())} // the decoder accepts nothing else here
+				if len(n.members) == maxMembers {
+					return nil, fmt.Errorf("line %d: more than %d names in one object, which no policy has", name.line, maxMembers)
+				}
 				if n.member(name.text) != nil {
 					return nil, fmt.Errorf("line %d: duplicate %q", name.line, name.text)
 				}
@@ -185,20 +282,6 @@ func (r *reader) read(depth int) (*node, error) {
 	}
 	n.end = int(r.decoder.InputOffset())
 	return n, nil
-}
-
-// check returns an error with the position if a text is not JSON. The token decoder does not know it exactly.
-func check(data []byte) error {
-	if len(bytes.TrimSpace(data)) == 0 {
-		return errors.New("line 1: the file is empty")
-	}
-	var ignored json.RawMessage
-	syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(data, &ignored))
-	if !ok {
-		return nil
-	}
-	before := data[:min(max(0, int(syntax.Offset)-1), len(data))]
-	return fmt.Errorf("line %d, column %d: not JSON: %v", 1+bytes.Count(before, []byte("\n")), len(before)-bytes.LastIndexByte(before, '\n'), syntax)
 }
 
 func newPolicy(root *node) (*Policy, error) {
@@ -280,7 +363,7 @@ func newStatement(n *node) (*Statement, error) {
 		case "Condition":
 			err = s.readConditions(m.value)
 		case "Resource", "NotResource":
-			err = fmt.Errorf("line %d: a trust policy has no %s: it applies to its role", m.name.line, name)
+			err = fmt.Errorf("line %d: a trust policy has no %s: this is a permissions policy, and the trust policy is in aws iam get-role", m.name.line, name)
 		default:
 			err = unknownElement(m.name, "a statement", "Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Condition")
 		}

@@ -213,12 +213,14 @@ func TestWhatIsNoPolicyIsRefusedWithTheLine(t *testing.T) {
 	for _, row := range []struct{ text, want string }{
 		{"", "line 1: the file is empty"},
 		{"\n\n", "line 1: the file is empty"},
-		{"arn:aws:iam::111122223333:role/app", "line 1, column 1: not JSON"},
-		{"{\n  \"Version\": \"2012-10-17\",\n}", "line 3, column 1: not JSON"},
+		{"arn:aws:iam::111122223333:role/app", "line 1: this is an ARN: pass the trust policy of the role"},
+		{"{\n  \"Version\": \"2012-10-17\",\n}", "line 2, column 26: not JSON: this comma is before a closing bracket: remove it"},
 		{"{\n\"Statement\": [", "line 2, column 14: not JSON: unexpected end"},
 		{rightPolicy + "\n}", "line 19, column 1: not JSON"},
 		{rightPolicy + rightPolicy, "line 18, column 2: not JSON: invalid character '{' after"},
-		{"[]", "line 1: a policy is an object"},
+		{"[]", "line 1: the list is empty"},
+		{"true", "line 1: a policy is an object"},
+		{"null", "line 1: this is null"},
 		{"{}", "line 1: not a policy: Statement is missing"},
 		{"{\"Statement\": []}", "not a policy"},
 		{"{\"Statement\": 1}", "Statement must be a list"},
@@ -240,7 +242,8 @@ func TestWhatIsNoPolicyIsRefusedWithTheLine(t *testing.T) {
 		{statement(`{"Effect": "Allow", "Condition": "x"}`), "Condition must be an object"},
 		{statement(`{"Effect": "Allow", "Condition": {"StringEquals": "x"}}`), "StringEquals must be an object"},
 		{strings.Repeat(`{"a":`, 50) + "1" + strings.Repeat("}", 50), "nested too deeply"},
-		{strings.Repeat(" ", MaxSize+1), "longer than"},
+		{strings.Repeat(" ", MaxInput+1), "longer than"},
+		{"\n{\"Id\": \"" + strings.Repeat("x", MaxSize) + "\"}", "line 2: longer than 65536 bytes"},
 	} {
 		p, err := Parse([]byte(row.text))
 		if err == nil || !strings.Contains(err.Error(), row.want) {
