@@ -36,6 +36,10 @@ type Claims struct {
 
 	Expiration, IssuedAt, NotBefore time.Time // in UTC
 
+	// OddTime says what is wrong with the first of exp, iat and nbf that is there and is not a time, such as "exp is
+	// 1582306514.5, which has a fraction". It is empty if there is none.
+	OddTime string
+
 	Namespace      string
 	ServiceAccount string
 	Pod            string
@@ -91,7 +95,18 @@ func ParseToken(token string) (Claims, error) {
 		return Claims{}, errors.New("is empty")
 	case len(token) > maxToken:
 		return Claims{}, errTokenTooLong
-	case strings.ContainsAny(token, " \t\r\n"):
+	}
+	claims, err := parseToken(token)
+	if err != nil && strings.TrimSpace(token) != "" {
+		if what := notAToken(token); what != "" {
+			return Claims{}, errors.New(what)
+		}
+	}
+	return claims, err
+}
+
+func parseToken(token string) (Claims, error) {
+	if strings.ContainsAny(token, " \t\r\n") {
 		return Claims{}, errors.New("contains more than the token: there is white space in it")
 	}
 	parts := strings.Split(token, ".")
@@ -108,15 +123,15 @@ func ParseToken(token string) (Claims, error) {
 	switch header.Algorithm {
 	case "RS256", "RS384", "RS512", "ES256", "ES384", "ES512":
 	default:
-		return Claims{}, errors.New("is signed with an algorithm that STS does not accept; it accepts RS256, RS384, RS512, ES256, ES384 and ES512")
+		return Claims{}, errors.New(strange(header.Algorithm))
 	}
 	var body struct {
 		Issuer     string      `json:"iss"`
 		Subject    string      `json:"sub"`
 		Audience   audience    `json:"aud"`
-		Expiration json.Number `json:"exp"`
-		IssuedAt   json.Number `json:"iat"`
-		NotBefore  json.Number `json:"nbf"`
+		Expiration numericDate `json:"exp"`
+		IssuedAt   numericDate `json:"iat"`
+		NotBefore  numericDate `json:"nbf"`
 		Kubernetes struct {
 			Namespace      string `json:"namespace"`
 			Pod            object `json:"pod"`
@@ -132,10 +147,20 @@ func ParseToken(token string) (Claims, error) {
 	if _, err := base64.RawURLEncoding.DecodeString(parts[2]); err != nil {
 		return Claims{}, errors.New("is not a JWT: its signature is not base64url")
 	}
+	odd := ""
+	for _, date := range []struct {
+		claim string
+		date  numericDate
+	}{{"exp", body.Expiration}, {"iat", body.IssuedAt}, {"nbf", body.NotBefore}} {
+		if what := date.date.odd(); what != "" && odd == "" {
+			odd = date.claim + " " + what
+		}
+	}
 	return Claims{
+		OddTime:   odd,
 		Algorithm: header.Algorithm, KeyID: header.KeyID,
 		Issuer: body.Issuer, Subject: body.Subject, Audience: body.Audience,
-		Expiration: timeOf(body.Expiration), IssuedAt: timeOf(body.IssuedAt), NotBefore: timeOf(body.NotBefore),
+		Expiration: timeOf(json.Number(body.Expiration)), IssuedAt: timeOf(json.Number(body.IssuedAt)), NotBefore: timeOf(json.Number(body.NotBefore)),
 		Namespace: body.Kubernetes.Namespace, ServiceAccount: body.Kubernetes.ServiceAccount.Name, Pod: body.Kubernetes.Pod.Name,
 	}, nil
 }
@@ -160,7 +185,12 @@ func decode(part string, v any) error {
 	if err != nil {
 		return errors.New("is not base64url")
 	}
-	if json.Unmarshal(raw, v) != nil {
+	err = json.Unmarshal(raw, v)
+	if odd, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && odd.Field != "" {
+		kind, _, _ := strings.Cut(odd.Value, " ")
+		return fmt.Errorf("is not the JSON of a token: %s is of the type %s", odd.Field, kind) // both are words of encoding/json and of ours
+	}
+	if err != nil {
 		return errors.New("is not the JSON of a token")
 	}
 	return nil

@@ -55,22 +55,48 @@ func TestTokenFileIsReadOrItsFaultIsNamed(t *testing.T) {
 		{name: "blanks", make: content(" \n\t\n"), reason: malformed, message: "is empty"},
 		{name: "a mebibyte", make: content(strings.Repeat("a", 1<<20)), reason: malformed, message: "is longer than the 20000 characters that STS accepts"},
 		{name: "a token too long by one", make: content(longToken(maxToken + 1)), reason: malformed, message: "is longer than the 20000 characters that STS accepts"},
-		{name: "two tokens in lines", make: content(good + "\n" + good), reason: malformed, message: "contains more than the token: there is white space in it"},
-		{name: "two tokens in a row", make: content(good + good), reason: malformed, message: "is not a JWT: expected 3 parts, found 5"},
-		{name: "a token and a log line", make: content(good + "\nI0101 rotated"), reason: malformed, message: "contains more than the token: there is white space in it"},
-		{name: "a header of HTTP's", make: content("Bearer " + good), reason: malformed, message: "contains more than the token: there is white space in it"},
-		{name: "a path", make: content("/var/run/secrets/token"), reason: malformed, message: "is not a JWT: expected 3 parts, found 1"},
+		{name: "two tokens in lines", make: content(good + "\n" + good), reason: malformed, message: "contains 2 tokens; it must contain one"},
+		{name: "two tokens in a row", make: content(good + good), reason: malformed, message: "contains 2 tokens in a row; it must contain one"},
+		{name: "a token and a log line", make: content(good + "\nI0101 rotated"), reason: malformed, message: "contains more than the token: there is text after it"},
+		{name: "a header of HTTP's", make: content("Bearer " + good), reason: malformed, message: "begins with the name of an HTTP header or Bearer; the file must contain the token alone"},
+		{name: "a path", make: content("/var/run/secrets/token"), reason: malformed, message: "contains a path; AWS_WEB_IDENTITY_TOKEN_FILE must be that path itself"},
 		{name: "half a token", make: content(good[:strings.LastIndexByte(good, '.')]), reason: malformed, message: "is not a JWT: expected 3 parts, found 2"},
 		{name: "an encrypted token", make: content("a.b.c.d.e"), reason: malformed, message: "is not a JWT: expected 3 parts, found 5"},
 		{name: "dots", make: content(".."), reason: malformed, message: "is not a JWT: its header is not the JSON of a token"},
 		{name: "no base64url", make: content("a+b.c.d"), reason: malformed, message: "is not a JWT: its header is not base64url"},
 		{name: "claims that are no base64url", make: content("eyJhbGciOiJSUzI1NiJ9.*.d"), reason: malformed, message: "is not a JWT: its claims part is not base64url"},
-		{name: "a signature that is no base64url", make: content(good + "\""), reason: malformed, message: "is not a JWT: its signature is not base64url"},
+		{name: "a signature that is no base64url", make: content(good + "\""), reason: malformed, message: "ends with a quote; the file must contain the token alone"},
 		{name: "no JSON", make: content("YWJj.YWJj.YWJj"), reason: malformed, message: "is not a JWT: its header is not the JSON of a token"},
 		{name: "claims that are no object", make: content(jwt(`{"alg":"RS256"}`, `["a"]`)), reason: malformed, message: "is not a JWT: its claims part is not the JSON of a token"},
-		{name: "claims of other types", make: content(jwt(`{"alg":"RS256"}`, `{"iss":1}`)), reason: malformed, message: "is not a JWT: its claims part is not the JSON of a token"},
-		{name: "no algorithm", make: content(jwt(`{"alg":"none"}`, `{}`)), reason: malformed, message: "is signed with an algorithm that STS does not accept; it accepts RS256, RS384, RS512, ES256, ES384 and ES512"},
-		{name: "a shared key", make: content(jwt(`{"alg":"HS256"}`, `{}`)), reason: malformed, message: "is signed with an algorithm that STS does not accept; it accepts RS256, RS384, RS512, ES256, ES384 and ES512"},
+		{name: "claims of other types", make: content(jwt(`{"alg":"RS256"}`, `{"iss":1}`)), reason: malformed, message: "is not a JWT: its claims part is not the JSON of a token: iss is of the type number"},
+		{name: "no algorithm", make: content(jwt(`{"alg":"none"}`, `{}`)), reason: malformed, message: "is not signed (its algorithm is none)"},
+		{name: "a shared key", make: content(jwt(`{"alg":"HS256"}`, `{}`)), reason: malformed, message: "is signed with HS256, which STS does not accept; it accepts RS256, RS384, RS512, ES256, ES384 and ES512"},
+		{name: "an algorithm that is none", make: content(jwt(`{"alg":"the-password"}`, `{}`)), reason: malformed, message: "is signed with an algorithm that STS does not accept; it accepts RS256, RS384, RS512, ES256, ES384 and ES512"},
+		{name: "no algorithm at all", make: content(jwt(`{}`, `{}`)), reason: malformed, message: "does not say with which algorithm it is signed; STS requires one: it accepts RS256, RS384, RS512, ES256, ES384 and ES512"},
+		{name: "a token in lines of 64", make: content(wrapped(good, 64, "\n")), reason: malformed, message: fmt.Sprintf("contains a token in %d pieces; a token is one line without blanks", (len(good)+63)/64)},
+		{name: "a token in two lines", make: content(good[:len(good)-20] + "\r\n" + good[len(good)-20:]), reason: malformed, message: "contains a token in 2 pieces; a token is one line without blanks"},
+		{name: "a token with a blank in it", make: content(good[:50] + " " + good[50:]), reason: malformed, message: "contains a token in 2 pieces; a token is one line without blanks"},
+		{name: "a log line and a token", make: content("I0101 rotated\n" + good), reason: malformed, message: "contains more than the token: there is text before it"},
+		{name: "words", make: content("not a token"), reason: malformed, message: "contains more than the token: there is white space in it"},
+		{name: "an Authorization header", make: content("authorization: bearer " + good), reason: malformed, message: "begins with the name of an HTTP header or Bearer; the file must contain the token alone"},
+		{name: "a token in quotes", make: content("\"" + good + "\"\n"), reason: malformed, message: "begins with a quote; the file must contain the token alone"},
+		{name: "a byte order mark", make: content("\ufeff" + good), reason: malformed, message: "begins with a byte order mark (BOM); the file must contain the token alone"},
+		{name: "UTF-16", make: content("\xff\xfee\x00y\x00J\x00"), reason: malformed, message: "is in UTF-16; a token is plain ASCII text"},
+		{name: "UTF-16 without its mark", make: content("e\x00y\x00J\x00"), reason: malformed, message: "is in UTF-16; a token is plain ASCII text"},
+		{name: "bytes", make: content("\x1f\x8b\x08\x00\xff"), reason: malformed, message: "is binary, not a token"},
+		{name: "padding", make: content(padded(good, "=")), reason: malformed, message: "is padded with =, which a token is not"},
+		{name: "encoded padding", make: content(padded(good, "%3D")), reason: malformed, message: "is padded with =, which a token is not"},
+		{name: "base64 instead of base64url", make: content(jwt(`{"alg":"RS256"}`, `{}`) + "+/"), reason: malformed, message: "is in base64; a token is in base64url, which has - and _ instead of + and /"},
+		{name: "a token of a Secret's manifest", make: content(base64.StdEncoding.EncodeToString([]byte(good))), reason: malformed, message: "is encoded in base64 once more, as in the manifest of a Secret"},
+		{name: "a certificate", make: content("-----BEGIN CERTIFICATE-----\nMIIB\n"), reason: malformed, message: "is a certificate or a key (PEM), not a token"},
+		{name: "a kubeconfig", make: content("apiVersion: v1\nkind: Config\nusers: []\n"), reason: malformed, message: "is a kubeconfig, not a token"},
+		{name: "a Secret", make: content("apiVersion: v1\nkind: Secret\ndata: {}\n"), reason: malformed, message: "is a manifest (YAML), not a token"},
+		{name: "a TokenRequest", make: content(`{"kind": "TokenRequest", "status": {"token": "` + good + `"}}`), reason: malformed, message: "is JSON; the file must contain the token alone"},
+		{name: "a page", make: content("<!doctype html>"), reason: malformed, message: "is a page of HTML or XML, not a token"},
+		{name: "an opaque token", make: content("sha256~Z29vZA"), reason: malformed, message: "is not a JWT: expected 3 parts, found 1"},
+		{name: "a JWE", make: content(jwt(`{"alg":"RSA-OAEP","enc":"A256GCM"}`, `{}`) + ".x.y"), reason: malformed, message: "is an encrypted token (JWE); STS accepts only signed ones"},
+		{name: "an audience of another type", make: content(jwt(`{"alg":"RS256"}`, `{"aud":{}}`)), reason: malformed, message: "is not a JWT: its claims part is not the JSON of a token: aud is of the type object"},
+		{name: "a subject of another type", make: content(jwt(`{"alg":"RS256"}`, `{"sub":["a"]}`)), reason: malformed, message: "is not a JWT: its claims part is not the JSON of a token: sub is of the type array"},
 		{name: "no signature", make: content(good[:strings.LastIndexByte(good, '.')+1]), reason: malformed, message: "is not signed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -101,6 +127,24 @@ func TestTokenFileIsReadOrItsFaultIsNamed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// wrapped breaks a text into lines.
+func wrapped(text string, width int, separator string) string {
+	var lines []string
+	for len(text) > width {
+		lines, text = append(lines, text[:width]), text[width:]
+	}
+	return strings.Join(append(lines, text), separator)
+}
+
+// padded pads each part of a token, and its signature at least once.
+func padded(token, with string) string {
+	parts := strings.Split(token, ".")
+	for i, part := range parts {
+		parts[i] += strings.Repeat(with, (4-len(part)%4)%4)
+	}
+	return strings.Join(parts, ".") + with
 }
 
 func must(t *testing.T, err error) {
@@ -181,14 +225,27 @@ func TestClaimsAreRead(t *testing.T) {
 		{"one audience", `{"aud":"a"}`, Claims{Audience: []string{"a"}}},
 		{"two audiences", `{"aud":["a","b"]}`, Claims{Audience: []string{"a", "b"}}},
 		{"no audience", `{"aud":[]}`, Claims{}},
-		{"a time with a fraction", `{"exp":1582306514.5}`, Claims{}},
 		{"no time", `{"exp":null}`, Claims{}},
 		{"the other times", `{"iat":1582220114,"nbf":1582220115}`, Claims{
 			IssuedAt: time.Date(2020, 2, 20, 17, 35, 14, 0, time.UTC), NotBefore: time.Date(2020, 2, 20, 17, 35, 15, 0, time.UTC)}},
-		{"a time before all", `{"exp":-1}`, Claims{}},
 		{"the last time that can be written", `{"exp":253402300799}`, Claims{Expiration: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}},
-		{"a time that cannot be written", `{"exp":253402300800}`, Claims{}},
-		{"a time beyond all", `{"exp":9223372036854775807}`, Claims{}},
+		{"a time with a fraction", `{"exp":1582306514.5}`, Claims{OddTime: "exp is 1582306514.5, which has a fraction or an exponent; STS accepts whole seconds"}},
+		{"a time with a fraction of nothing", `{"iat":1582306514.0}`, Claims{OddTime: "iat is 1582306514.0, which has a fraction or an exponent; STS accepts whole seconds"}},
+		{"a time with an exponent", `{"exp":1.5e9}`, Claims{OddTime: "exp is 1.5e9, which has a fraction or an exponent; STS accepts whole seconds"}},
+		{"a time in milliseconds", `{"exp":1582306514000}`, Claims{OddTime: "exp is 1582306514000, which is in milliseconds; it must be in seconds"}},
+		{"a time that cannot be written", `{"exp":253402300800}`, Claims{OddTime: "exp is 253402300800, which is in milliseconds; it must be in seconds"}},
+		{"a time in microseconds", `{"nbf":1582306514000000}`, Claims{OddTime: "nbf is 1582306514000000, which is in microseconds; it must be in seconds"}},
+		{"a time in nanoseconds", `{"iat":1582306514000000000}`, Claims{OddTime: "iat is 1582306514000000000, which is in nanoseconds; it must be in seconds"}},
+		{"a time beyond all", `{"exp":9223372036854775807}`, Claims{OddTime: "exp is 9223372036854775807, which is in nanoseconds; it must be in seconds"}},
+		{"a time beyond that", `{"exp":9223372036854775808}`, Claims{OddTime: "exp is 9223372036854775808, which is in nanoseconds; it must be in seconds"}},
+		{"a time of many digits", `{"exp":` + strings.Repeat("9", 31) + `}`, Claims{OddTime: "exp is no time"}},
+		{"a time before all", `{"exp":-1}`, Claims{OddTime: "exp is -1, which is before 1970"}},
+		{"the first of all times", `{"exp":0}`, Claims{OddTime: "exp is 0, which is before 1970"}},
+		{"a time that is a string", `{"exp":"1582306514"}`, Claims{OddTime: "exp is a string and not a number"}},
+		{"a date", `{"exp":"2030-01-01T00:00:00Z"}`, Claims{OddTime: "exp is a string and not a number"}},
+		{"a time that is a list", `{"iat":[1]}`, Claims{OddTime: "iat is not a number"}},
+		{"a time that is true", `{"nbf":true}`, Claims{OddTime: "nbf is not a number"}},
+		{"two such times", `{"exp":-1,"iat":"x"}`, Claims{OddTime: "exp is -1, which is before 1970"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := ParseToken(jwt(header, test.claims))
