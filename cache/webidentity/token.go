@@ -6,14 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
-	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 )
 
@@ -67,21 +63,7 @@ func readFile(path string) ([]byte, error) {
 	if err == nil {
 		return raw, nil
 	}
-	failure := &cache.FetchError{Reason: cache.TokenFileUnreadable, Message: fmt.Sprintf("token file %s %v", path, err)}
-	_, tooLong := errors.AsType[regular.TooLong](err)
-	switch {
-	case tooLong:
-		failure.Reason, failure.Message = cache.TokenFileMalformed, fmt.Sprintf("token file %s %v", path, errTokenTooLong)
-	case errors.Is(err, fs.ErrNotExist):
-		failure.Reason, failure.Message = cache.TokenFileMissing, fmt.Sprintf("token file %s does not exist", path)
-	case errors.Is(err, fs.ErrPermission):
-		failure.Message = fmt.Sprintf("token file %s may not be read by uid %d", path, os.Geteuid())
-	case errors.Is(err, regular.ErrDirectory):
-		failure.Hint = "set AWS_WEB_IDENTITY_TOKEN_FILE to the token file in it, such as " + presentable(redact.Scrub(filepath.Join(path, "token")), maxName)
-	case errors.Is(err, regular.ErrNotRegular):
-		failure.Hint = "set AWS_WEB_IDENTITY_TOKEN_FILE to the projected token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token"
-	}
-	return nil, failure
+	return nil, fileFault(path, err)
 }
 
 var errTokenTooLong = fmt.Errorf("is longer than the %d characters that STS accepts", maxToken)

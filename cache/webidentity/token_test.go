@@ -46,10 +46,10 @@ func TestTokenFileIsReadOrItsFaultIsNamed(t *testing.T) {
 
 		{name: "no file", make: func(*testing.T, string) {}, reason: cache.TokenFileMissing, message: "does not exist"},
 		{name: "no directory", make: func(t *testing.T, path string) { os.Remove(filepath.Dir(path)) }, reason: cache.TokenFileMissing, message: "does not exist"},
-		{name: "a link to nothing", make: func(t *testing.T, path string) { must(t, os.Symlink("gone", path)) }, reason: cache.TokenFileMissing, message: "does not exist"},
-		{name: "a link to itself", make: func(t *testing.T, path string) { must(t, os.Symlink(path, path)) }, reason: unreadable, message: "cannot be read: too many levels of symbolic links"},
+		{name: "a link to nothing", make: func(t *testing.T, path string) { must(t, os.Symlink("gone", path)) }, reason: cache.TokenFileMissing, message: "is a link to gone, which does not exist"},
+		{name: "a link to itself", make: func(t *testing.T, path string) { must(t, os.Symlink(path, path)) }, reason: unreadable, message: "cannot be read: its symbolic links lead back to themselves", hint: "mount the projected volume as a directory, and set AWS_WEB_IDENTITY_TOKEN_FILE to " + usualPath},
 		{name: "a directory", make: func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }, reason: unreadable, message: "is a directory, not a file", hint: "set AWS_WEB_IDENTITY_TOKEN_FILE to the token file in it, such as <path>/token"},
-		{name: "a device", make: func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, reason: unreadable, message: "is not a regular file", hint: "set AWS_WEB_IDENTITY_TOKEN_FILE to the projected token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token"},
+		{name: "a device", make: func(t *testing.T, path string) { must(t, os.Symlink("/dev/zero", path)) }, reason: unreadable, message: "is a device, not a regular file", hint: "set AWS_WEB_IDENTITY_TOKEN_FILE to the projected token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token"},
 
 		{name: "an empty file", make: content(""), reason: malformed, message: "is empty"},
 		{name: "blanks", make: content(" \n\t\n"), reason: malformed, message: "is empty"},
@@ -273,5 +273,46 @@ func TestAlgorithmsAreThoseThatSTSTakes(t *testing.T) {
 				t.Errorf("%s: %v", algorithm, err)
 			}
 		}
+	}
+}
+
+// What is wrong with the path itself. DIR is a directory with the file "token" in it.
+func TestAWrongPathIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "token"), []byte("x"), 0o600))
+	working, err := os.Getwd()
+	must(t, err)
+	const set, whole = "set AWS_WEB_IDENTITY_TOKEN_FILE to ", "write the whole path in AWS_WEB_IDENTITY_TOKEN_FILE, such as " + usualPath
+	for path, want := range map[string]string{
+		"DIR/token ":        `TokenFileMissing: token file "DIR/token " does not exist: the path ends with a blank; ` + set + "DIR/token",
+		" DIR/token":        `TokenFileMissing: token file " DIR/token" does not exist: the path begins with a blank; ` + set + "DIR/token",
+		"DIR/token\n":       `TokenFileMissing: token file "DIR/token\n" does not exist: the path ends with a line break; ` + set + "DIR/token",
+		"DIR/token\r\n":     `TokenFileMissing: token file "DIR/token\r\n" does not exist: the path ends with a line break; ` + set + "DIR/token",
+		"\"DIR/token\"":     `TokenFileMissing: token file "\"DIR/token\"" does not exist: the path is in quotes; ` + set + "DIR/token",
+		"'DIR/token'":       `TokenFileMissing: token file "'DIR/token'" does not exist: the path is in quotes; ` + set + "DIR/token",
+		"DIR/to\u200bken":   `TokenFileMissing: token file "DIR/to\u200bken" does not exist: the path contains the invisible character U+200B; ` + set + "DIR/token",
+		"DIR/token/token ":  `TokenFileMissing: token file "DIR/token/token " does not exist: the path ends with a blank; ` + set + "DIR/token/token",
+		"~/token":           "TokenFileMissing: token file ~/token does not exist: no shell has replaced ~, $ or % in its path; " + whole,
+		"$HOME/token":       "TokenFileMissing: token file $HOME/token does not exist: no shell has replaced ~, $ or % in its path; " + whole,
+		"DIR/${NAME}/token": "TokenFileMissing: token file DIR/${NAME}/token does not exist: no shell has replaced ~, $ or % in its path; " + whole,
+		"token":             "TokenFileMissing: token file token does not exist: the path is relative to " + working + "; " + whole,
+		"./a/token":         "TokenFileMissing: token file ./a/token does not exist: the path is relative to " + working + "; " + whole,
+		"file://DIR/token":  "TokenFileMissing: token file file://DIR/token does not exist: the path is a URL; " + set + "DIR/token",
+		"DIR/tokens":        "TokenFileMissing: token file DIR/tokens does not exist; ",
+		"DIR/token/token":   "TokenFileUnreadable: token file DIR/token/token cannot be read: DIR/token is a file and not a directory; " + set + "DIR/token",
+		"DIR/token/a/b":     "TokenFileUnreadable: token file DIR/token/a/b cannot be read: DIR/token is a file and not a directory; " + set + "DIR/token",
+		"DIR":               "TokenFileUnreadable: token file DIR is a directory, not a file; set AWS_WEB_IDENTITY_TOKEN_FILE to the token file in it, such as DIR/token",
+		"DIR/" + strings.Repeat("a", 300): fmt.Sprintf("TokenFileUnreadable: token file DIR/%s cannot be read: a path of %d characters, or a name in it, is longer than the system allows; ",
+			strings.Repeat("a", 300), len(dir)+301) + set + usualPath,
+	} {
+		_, _, err := ReadToken(strings.ReplaceAll(path, "DIR", dir))
+		got := fmt.Sprintf("%v; %s", err, cache.AsFetchError(err).Hint)
+		if got = strings.ReplaceAll(got, dir, "DIR"); got != want {
+			t.Errorf("%q: %s\nwant %s", path, got, want)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "with a blank "), []byte(longToken(200)), 0o600))
+	if _, _, err := ReadToken(filepath.Join(dir, "with a blank ")); err != nil {
+		t.Errorf("a file of that name: %v", err)
 	}
 }

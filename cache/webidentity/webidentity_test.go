@@ -726,10 +726,14 @@ func TestLongMessagesAreCut(t *testing.T) {
 		!strings.Contains(failure.Message, " more) …") || !strings.HasSuffix(failure.Message, "ä ' is too long") {
 		t.Errorf("the message has %d characters: %s", n, failure.Message)
 	}
-	for _, path := range []string{"/" + strings.Repeat("token", 20000), "/a\x1b[2J\u202e/" + strings.Repeat("b/", 20000)} {
+	for path, ends := range map[string]string{
+		"/" + strings.Repeat("token", 20000):                   "is longer than the system allows",
+		"/a\x1b[2J/" + strings.Repeat("b/", 20000):             "is longer than the system allows",
+		"/a\x1b[2J\u202e/" + strings.Repeat("b/", 20000) + " ": "contains the invisible character U+202E and ends with a blank",
+	} {
 		_, err := New(Options{RoleARN: s.options.RoleARN, TokenFile: path}).Fetch(t.Context())
 		failure, ok := err.(*cache.FetchError)
-		if !ok || len([]rune(failure.Message)) > maxMessage || redact.OneLine(failure.Message) != failure.Message || !strings.HasSuffix(failure.Message, "file name too long") {
+		if !ok || len([]rune(failure.Message)) > maxMessage || redact.OneLine(failure.Message) != failure.Message || !strings.HasSuffix(failure.Message, ends) {
 			t.Errorf("%.3000v", err)
 		}
 	}

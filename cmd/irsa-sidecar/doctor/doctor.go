@@ -188,6 +188,11 @@ func (e *examination) failed(checks ...string) bool {
 	return slices.ContainsFunc(e.findings, func(f Finding) bool { return f.Status == Fail && slices.Contains(checks, f.Check) })
 }
 
+// found reports whether something has been found under a key.
+func (e *examination) found(key Key) bool {
+	return slices.ContainsFunc(e.findings, func(f Finding) bool { return f.Key == string(key) })
+}
+
 // httpClient uses the same route and trusts the same certificates as the exchange. It follows no redirects.
 func (e *examination) httpClient() *http.Client {
 	return &http.Client{

@@ -82,8 +82,8 @@ var faults = []struct {
 	{"token-directory-missing", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Join(w.dir, "nowhere", "token") }, "TokenFileMissing", fixed},
 	{"token-is-a-directory", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = filepath.Dir(w.file.Path()) }, "TokenFileUnreadable", fixed},
 	{"token-is-a-device", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = "/dev/null" }, "TokenFileUnreadable", forPeople},
-	{"token-is-a-path", func(w *world) { w.write("/var/run/secrets/eks.amazonaws.com/serviceaccount/token") }, "TokenFileMalformed", forPeople},
-	{"token-garbled", func(w *world) { w.write(w.newToken() + "\nI1126 19:00:00 klog") }, "TokenFileMalformed", forPeople},
+	{"token-is-a-path", func(w *world) { w.write("/var/run/secrets/eks.amazonaws.com/serviceaccount/token") }, "TokenFileMalformed", fixed},
+	{"token-garbled", func(w *world) { w.write(w.newToken() + "\nI1126 19:00:00 klog") }, "TokenFileMalformed", fixed},
 	{"token-copied", func(w *world) { w.copyToken() }, "TokenFileStatic", fixed},
 	{"token-subpath", func(w *world) {
 		path := w.copyToken()
@@ -127,7 +127,51 @@ var faults = []struct {
 		w.claims.Namespace = "shop"
 	}, "NamespaceMismatch", fixed},
 	{"subject-of-nobody", func(w *world) { w.write(unsigned(w, func(c map[string]any) { c["sub"] = "alice@example.com" })) }, "SubjectUnusual", fixed},
-	{"token-without-an-end", func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "exp") })) }, "TokenLegacy", fixed},
+	{"token-without-an-end", func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "exp") })) }, "TokenClaimMissing", fixed},
+	{"token-without-a-subject", func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "sub") })) }, "TokenClaimMissing", fixed},
+	{"token-without-a-start", func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "iat") })) }, "TokenClaimMissing", fixed},
+	{"token-without-an-issuer", func(w *world) { w.write(unsigned(w, func(c map[string]any) { delete(c, "iss") })) }, "TokenClaimMissing", fixed},
+	{"token-of-a-secret", func(w *world) {
+		w.write(unsigned(w, func(c map[string]any) {
+			delete(c, "exp")
+			delete(c, "iat")
+			delete(c, "aud")
+			c["iss"] = "kubernetes/serviceaccount"
+		}))
+	}, "TokenLegacy", fixed},
+	{"token-with-a-fraction", func(w *world) { w.write(unsigned(w, func(c map[string]any) { c["exp"] = 4102444800.5 })) }, "TokenClaimMalformed", fixed},
+	{"token-in-milliseconds", func(w *world) { w.write(unsigned(w, func(c map[string]any) { c["exp"] = 4102444800000 })) }, "TokenClaimMalformed", fixed},
+	{"token-with-a-date", func(w *world) { w.write(unsigned(w, func(c map[string]any) { c["iat"] = "2026-01-01T00:00:00Z" })) }, "TokenClaimMalformed", fixed},
+	{"sts-misses-a-claim", func(w *world) {
+		w.sts.Break(ststest.Fault{Status: 400, Code: "InvalidIdentityToken", Message: "Missing a required claim: sub"})
+	}, "TokenClaimMissing", forPeople},
+	{"sts-misses-the-audience", func(w *world) {
+		w.sts.Break(ststest.Fault{Status: 400, Code: "InvalidIdentityToken", Message: "Missing a required claim: aud"})
+	}, "TokenLegacy", forPeople},
+	{"token-wrapped", func(w *world) {
+		token := w.newToken()
+		w.write(token[:76] + "\n" + token[76:152] + "\n" + token[152:])
+	}, "TokenFileMalformed", fixed},
+	{"token-path-with-a-blank", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = w.file.Path() + " " }, "TokenFileMissing", fixed},
+	{"token-path-in-quotes", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = `"` + w.file.Path() + `"` }, "TokenFileMissing", fixed},
+	{"token-path-with-a-tilde", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = "~/token" }, "TokenFileMissing", fixed},
+	{"token-path-relative", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = "serviceaccount/token" }, "TokenFileMissing", fixed},
+	{"token-path-too-far", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = w.file.Path() + "/token" }, "TokenFileUnreadable", fixed},
+	{"token-path-too-long", func(w *world) { w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = "/" + strings.Repeat("token", 60) }, "TokenFileUnreadable", forPeople},
+	{"token-link-to-itself", func(w *world) {
+		path := filepath.Join(w.dir, "loop")
+		if err := os.Symlink(path, path); err != nil {
+			w.t.Fatal(err)
+		}
+		w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = path
+	}, "TokenFileUnreadable", forPeople},
+	{"token-link-to-nothing", func(w *world) {
+		path := filepath.Join(w.dir, "token")
+		if err := os.Symlink("/run/gone/token", path); err != nil {
+			w.t.Fatal(err)
+		}
+		w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = path
+	}, "TokenFileMissing", fixed},
 	{"issuer-without-https", func(w *world) {
 		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "kubernetes/serviceaccount" }))
 	}, "IssuerNotHTTPS", forPeople},
@@ -414,11 +458,11 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 			claims:  webidentity.Claims{Issuer: bad, Audience: []string{bad}},
 		}
 		want := map[string]string{
-			e.fixProvider()[1].Text:  "aws iam create-open-id-connect-provider --url ISSUER --client-id-list AUDIENCE",
-			e.fixClientID()[0].Text:  "aws iam add-client-id-to-open-id-connect-provider --open-id-connect-provider-arn PROVIDER_ARN --client-id AUDIENCE",
-			e.fixDuration().Text:     "aws iam update-role --role-name ROLE --max-session-duration 0",
-			e.fixMalformed()[0].Text: "cut -d. -f1,2 /PATH/TO/TOKEN",
-			fixIssuer(bad).Text:      "curl -sS --max-time 5 URL",
+			e.fixProvider()[1].Text:      "aws iam create-open-id-connect-provider --url ISSUER --client-id-list AUDIENCE",
+			e.fixClientID()[0].Text:      "aws iam add-client-id-to-open-id-connect-provider --open-id-connect-provider-arn PROVIDER_ARN --client-id AUDIENCE",
+			e.fixDuration().Text:         "aws iam update-role --role-name ROLE --max-session-duration 0",
+			e.setTokenPath("", bad).Text: "kubectl set env -n NAMESPACE deployment/DEPLOYMENT -c irsa-sidecar AWS_WEB_IDENTITY_TOKEN_FILE=/PATH/TO/TOKEN",
+			fixIssuer(bad).Text:          "curl -sS --max-time 5 URL",
 		}
 		if bad[0] != '-' { // with something before it, it is no option
 			want[e.fixAnnotation()[0].Text] = "kubectl annotate serviceaccount -n NAMESPACE SERVICE_ACCOUNT eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/ROLE --overwrite\n" +

@@ -59,6 +59,8 @@ func (e *examination) causeOfInvalidToken(message string) (key string, fixes []F
 	switch {
 	case says("not a valid jwt"):
 		return string(cache.TokenFileMalformed), e.fixMalformed()
+	case says("missing a required claim") && !says("claim: aud"):
+		cause, fixes = TokenClaimMissing, e.fixClaims()
 	case len(e.claims.Audience) == 0, says("missing a required claim: aud"):
 		cause, fixes = TokenLegacy, e.fixVolume()
 	case says("no openidconnect provider"):
@@ -67,6 +69,10 @@ func (e *examination) causeOfInvalidToken(message string) (key string, fixes []F
 		cause, fixes = AudienceNotRegistered, slices.Concat(e.fixClientID(), e.fixAudience())
 	case says("thumbprint"):
 		cause, fixes = ThumbprintMismatch, e.fixThumbprint()
+	case e.found(TokenClaimMissing): // the check of the token has given the fixes
+		cause = TokenClaimMissing
+	case e.found(TokenClaimMalformed):
+		cause = TokenClaimMalformed
 	case e.issuer == issuerRejected: // the check of the signature has given the fixes
 		cause = e.rejection
 	case e.issuer == issuerUnavailable:

@@ -277,7 +277,12 @@ func golden(t *testing.T, w *world, name string, r *Report) {
 	if err := r.WriteText(&b, false); err != nil {
 		t.Fatal(err)
 	}
+	working, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
 	got := strings.NewReplacer(append(w.shown,
+		"relative to "+working, "relative to /",
 		filepath.Dir(w.file.Path()), "/var/run/secrets/eks.amazonaws.com/serviceaccount",
 		w.dir, "DIR", fmt.Sprint(":", w.options.Listen.Port()), ":9911",
 		"owner "+strconv.Itoa(os.Geteuid())+":"+strconv.Itoa(os.Getegid()), "owner 0:0",

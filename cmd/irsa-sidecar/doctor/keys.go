@@ -25,14 +25,16 @@ const (
 
 	RoleARNMalformed Key = "RoleARNMalformed"
 
-	TokenFileStatic    Key = "TokenFileStatic"
-	TokenNotRotated    Key = "TokenNotRotated"
-	TokenFromTheFuture Key = "TokenFromTheFuture"
-	TokenLegacy        Key = "TokenLegacy"
-	AudienceUnusual    Key = "AudienceUnusual"
-	SubjectUnusual     Key = "SubjectUnusual"
-	NamespaceMismatch  Key = "NamespaceMismatch"
-	IssuerNotHTTPS     Key = "IssuerNotHTTPS"
+	TokenFileStatic     Key = "TokenFileStatic"
+	TokenNotRotated     Key = "TokenNotRotated"
+	TokenFromTheFuture  Key = "TokenFromTheFuture"
+	TokenLegacy         Key = "TokenLegacy"
+	TokenClaimMissing   Key = "TokenClaimMissing"
+	TokenClaimMalformed Key = "TokenClaimMalformed"
+	AudienceUnusual     Key = "AudienceUnusual"
+	SubjectUnusual      Key = "SubjectUnusual"
+	NamespaceMismatch   Key = "NamespaceMismatch"
+	IssuerNotHTTPS      Key = "IssuerNotHTTPS"
 
 	ClockSkew Key = "ClockSkew"
 
@@ -83,6 +85,8 @@ var entries = []Entry{
 	{string(TokenNotRotated), "The token is older than the kubelet allows. The kubelet cannot get a new one: check the node and the API server."},
 	{string(TokenFromTheFuture), "By this node's clock the token is not valid yet: the clock is behind, or the API server's is ahead."},
 	{string(TokenLegacy), "The token comes from a Secret and has no audience or no expiry. STS accepts only projected tokens."},
+	{string(TokenClaimMissing), "The token lacks a claim that STS requires: `iss`, `sub`, `exp` or `iat`. Kubernetes' projected tokens have all of them."},
+	{string(TokenClaimMalformed), "A time in the token is not a number of whole seconds: it has a fraction, is in milliseconds, or is a string."},
 	{string(AudienceUnusual), "The token's audience is not `sts.amazonaws.com`. That is right only if the OIDC provider in IAM has exactly this client ID."},
 	{string(SubjectUnusual), "The token's subject is not a service account, so trust policies for IRSA do not match it."},
 	{string(NamespaceMismatch), "The token belongs to another namespace than this Pod: it was copied from elsewhere."},

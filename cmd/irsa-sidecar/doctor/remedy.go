@@ -199,12 +199,25 @@ func (e *examination) fixVolume() []Fix {
           - serviceAccountToken: {audience: sts.amazonaws.com, expirationSeconds: 86400, path: token}`}}
 }
 
+// usualToken is where the EKS webhook mounts the token.
+const usualToken = "/var/run/secrets/eks.amazonaws.com/serviceaccount/token"
+
 // fixTokenPath is for a path of something other than a file.
 func (e *examination) fixTokenPath(path string) []Fix {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return []Fix{e.setEnv("use the path of the file in it", ourContainer, "AWS_WEB_IDENTITY_TOKEN_FILE="+shellWord(filepath.Join(path, "token"), "/PATH/TO/TOKEN"))}
+	if meant := webidentity.TokenPathMeant(path); meant != "" {
+		return []Fix{e.setTokenPath("correct the path", meant)}
 	}
-	return []Fix{e.setEnv("use the kubelet's own file", ourContainer, "AWS_WEB_IDENTITY_TOKEN_FILE=/var/run/secrets/eks.amazonaws.com/serviceaccount/token")}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return []Fix{e.setTokenPath("use the path of the file in it", filepath.Join(path, "token"))}
+	}
+	if path == usualToken {
+		return e.fixVolume()
+	}
+	return []Fix{e.setTokenPath("use the kubelet's own file", usualToken)}
+}
+
+func (e *examination) setTokenPath(what, path string) Fix {
+	return e.setEnv(what, ourContainer, "AWS_WEB_IDENTITY_TOKEN_FILE="+shellWord(path, "/PATH/TO/TOKEN"))
 }
 
 // fixMode lets this process read the file: with its permissions if this user owns it, and with the Pod's otherwise.
@@ -220,9 +233,17 @@ func (e *examination) fixMode(path string) []Fix {
 	}
 }
 
+// fixMalformed is for a file that contains something other than a token.
 func (e *examination) fixMalformed() []Fix {
-	return []Fix{{"look at the file without the signature: it should be one line that begins with eyJ", shell, "cut -d. -f1,2 " + shellWord(e.Exchange.TokenFile, "/PATH/TO/TOKEN")},
-		{What: "set AWS_WEB_IDENTITY_TOKEN_FILE to the kubelet's own file, /var/run/secrets/eks.amazonaws.com/serviceaccount/token"}}
+	if e.Exchange.TokenFile == usualToken {
+		return e.fixVolume()
+	}
+	return append([]Fix{e.setTokenPath("use the kubelet's own file", usualToken)}, e.fixVolume()...)
+}
+
+// fixClaims is for a token that Kubernetes did not issue, or not as it issues projected tokens.
+func (e *examination) fixClaims() []Fix {
+	return append([]Fix{{What: "have whoever issues the token write all of iss, sub, aud, exp and iat, the times in whole seconds; Kubernetes does"}}, e.fixVolume()...)
 }
 
 func (e *examination) fixExpired() []Fix {

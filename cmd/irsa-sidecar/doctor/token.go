@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/nearest"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
@@ -58,16 +60,19 @@ func (e *examination) tokenFileFailure(path string, err *cache.FetchError) Findi
 	switch err.Reason {
 	case cache.TokenFileMissing:
 		f.Finding += directoryOf(path)
-		f.Fixes = e.fixVolume()
+		f.Fixes = e.fixMissing(path, err)
 	case cache.TokenFileUnreadable:
-		if err.Hint != "" { // there is no file to be let into
+		switch {
+		case strings.Contains(err.Hint, "recreate the Pod"):
+			f.Fixes = []Fix{{"recreate the Pod; if that does not help, on another node", shell, e.deletePod()}}
+		case err.Hint != "": // there is no file to be let into
 			f.Fixes = e.fixTokenPath(path)
-			break
+		default:
+			if mode, owner := ownership(path); owner != "" {
+				f.Finding += fmt.Sprintf("; its mode is %s and its owner %s, and this process is %s", mode, owner, processUser())
+			}
+			f.Fixes = e.fixMode(path)
 		}
-		if mode, owner := ownership(path); owner != "" {
-			f.Finding += fmt.Sprintf("; its mode is %s and its owner %s, and this process is %s", mode, owner, processUser())
-		}
-		f.Fixes = e.fixMode(path)
 	case cache.TokenFileMalformed:
 		f.Fixes = e.fixMalformed()
 	}
@@ -97,20 +102,50 @@ func processUser() string {
 
 // directoryOf says what is in the directory of a file that is missing. It continues a sentence about the file.
 func directoryOf(path string) string {
-	entries, err := os.ReadDir(filepath.Dir(path))
+	if _, odd := names.Bare(path); odd != "" || !filepath.IsAbs(path) {
+		return ""
+	}
+	files, err := filesBeside(path)
 	switch {
+	case slices.Contains(files, filepath.Base(path)): // it is a link to nothing
+		return ""
+	case errors.Is(err, fs.ErrPermission):
+		return "; its directory may not be listed by this process"
 	case err != nil:
 		return ", and neither does its directory"
-	case len(entries) == 0:
+	case len(files) == 0:
 		return "; its directory is empty"
 	}
-	var names []string
+	if near := nearest.Word(filepath.Base(path), files); near != "" {
+		return "; its directory contains " + near + ", which looks like it"
+	}
+	return "; its directory contains " + strings.Join(files[:min(len(files), 5)], ", ")
+}
+
+// filesBeside lists the directory of a path, without the kubelet's own links.
+func filesBeside(path string) (files []string, err error) {
+	entries, err := os.ReadDir(filepath.Dir(path))
 	for _, entry := range entries {
 		if name := entry.Name(); !strings.HasPrefix(name, "..") {
-			names = append(names, name)
+			files = append(files, name)
 		}
 	}
-	return "; its directory contains " + strings.Join(names[:min(len(names), 5)], ", ")
+	return files, err
+}
+
+// fixMissing is for a path at which there is nothing.
+func (e *examination) fixMissing(path string, err *cache.FetchError) []Fix {
+	files, _ := filesBeside(path)
+	near := nearest.Word(filepath.Base(path), files)
+	switch {
+	case webidentity.TokenPathMeant(path) != "":
+		return e.fixTokenPath(path)
+	case near != "" && filepath.IsAbs(path) && !slices.Contains(files, filepath.Base(path)):
+		return append([]Fix{e.setTokenPath("use the file that looks like it", filepath.Join(filepath.Dir(path), near))}, e.fixVolume()...)
+	case err.Hint != "":
+		return append([]Fix{e.setTokenPath("use the whole path of the kubelet's file", usualToken)}, e.fixVolume()...)
+	}
+	return e.fixVolume()
 }
 
 // isProjected reports whether the kubelet manages a file: a link to ..data/<name>, where ..data is the link that the
@@ -194,8 +229,12 @@ func (e *examination) checkTimes() {
 	lifetime := c.Expiration.Sub(c.IssuedAt)
 	starts := startOf(c)
 	switch {
-	case c.Expiration.IsZero():
+	case c.OddTime != "":
+		e.add(failure("token", TokenClaimMalformed, "the token's "+c.OddTime, e.fixClaims()...))
+	case c.Expiration.IsZero() && (len(c.Audience) == 0 || c.Issuer == legacyIssuer):
 		e.add(failure("token", TokenLegacy, "the token has no expiry: it comes from a Secret and is not a projected token", e.fixVolume()...))
+	case missingClaim(c) != "":
+		e.add(failure("token", TokenClaimMissing, "the token lacks the claim "+missingClaim(c)+", which STS requires", e.fixClaims()...))
 	case left <= 0:
 		e.add(failure("token", cache.ExpiredTokenException, fmt.Sprintf("the token expired %s ago and has not been replaced", roughly(left)), e.fixExpired()...))
 	case starts.Sub(e.now) > minSkew:
@@ -207,6 +246,24 @@ func (e *examination) checkTimes() {
 	default:
 		e.ok("token", "%s, issued %s ago, expires in %s", c.Algorithm, roughly(age), roughly(left))
 	}
+}
+
+// legacyIssuer is the issuer of the tokens in Secrets.
+const legacyIssuer = "kubernetes/serviceaccount"
+
+// missingClaim returns the first claim that STS requires and the token lacks, or "". The audience is checked apart.
+func missingClaim(c webidentity.Claims) string {
+	switch {
+	case c.Issuer == "":
+		return "iss"
+	case c.Subject == "":
+		return "sub"
+	case c.Expiration.IsZero():
+		return "exp"
+	case c.IssuedAt.IsZero():
+		return "iat"
+	}
+	return ""
 }
 
 // startOf returns when a token becomes valid.
@@ -256,6 +313,8 @@ func (e *examination) checkSubject() (copied bool) {
 	c, podNamespace := e.claims, e.podNamespace()
 	copied = podNamespace != "" && c.Namespace != "" && podNamespace != c.Namespace
 	switch {
+	case c.Subject == "": // the check of the token reports it
+		e.skip("subject")
 	case !serviceAccount().MatchString(c.Subject):
 		e.add(warning("subject", SubjectUnusual, fmt.Sprintf("%q is not a service account", c.Subject)))
 	case copied:
@@ -271,6 +330,8 @@ func (e *examination) checkIssuerURL() {
 	issuer := e.claims.Issuer
 	region := names.RegionOfIssuer(issuer)
 	switch {
+	case issuer == "": // the check of the token reports it
+		e.skip("issuer")
 	case !strings.HasPrefix(issuer, "https://") && !isLoopback(issuer):
 		e.add(failure("issuer", IssuerNotHTTPS, fmt.Sprintf("%q is not an https:// URL, and IAM accepts OIDC providers only for those", issuer),
 			Fix{What: "give the API server a public --service-account-issuer, or use an EKS cluster, which has one; a token from a Secret never has one"}))
