@@ -57,7 +57,7 @@ bench-check: ## Fail if speed, memory or size are worse than integration/bench/b
 	@bin/bench check $(if $(UPDATE),-update) integration/bench/baseline.txt
 
 readme: ## Write the generated parts of README and docs
-	go test ./cmd/irsa-sidecar -run README -update
+	go test ./cmd/irsa-sidecar ./cmd/kubectl-irsa -run README -update
 
 manifests: ## Write deploy/ from deploy/templates
 	go test ./deploy -run Manifests -update

@@ -114,6 +114,8 @@ func (o *outside) checkPod() {
 		o.warn(checkPod, podNotRunning, name+" has completed")
 	case s.Phase == "Failed":
 		o.fail(checkPod, podNotRunning, strings.TrimSuffix(fmt.Sprintf("%s has failed: %s %s", name, s.Reason, s.Message), " "))
+	case o.runs():
+		o.warn(checkPod, podNotRunning, fmt.Sprintf("%s has not started: it waits for container %s, which runs", name, o.Sidecar))
 	default:
 		o.fail(checkPod, podNotRunning, fmt.Sprintf("%s is %s: %s", name, strings.ToLower(cmp.Or(s.Phase, "pending")), o.holdup()),
 			shell("see what holds it up", fmt.Sprintf("kubectl describe pod -n %s %s", o.Namespace, o.Pod)))
@@ -128,7 +130,9 @@ func (o *outside) holdup() string {
 		}
 	}
 	for _, c := range slices.Concat(o.pod.Status.InitContainerStatuses, o.pod.Status.ContainerStatuses) {
-		if w := c.State.Waiting; w != nil && w.Reason != "PodInitializing" && w.Reason != "ContainerCreating" {
+		if w := c.State.Waiting; w != nil && c.Name == o.Sidecar && w.Reason != "PodInitializing" {
+			return "it waits for container " + c.Name
+		} else if w != nil && w.Reason != "PodInitializing" && w.Reason != "ContainerCreating" {
 			return fmt.Sprintf("container %s waits: %s %s", c.Name, w.Reason, w.Message)
 		}
 	}
@@ -276,7 +280,13 @@ func (o *outside) notInPod(c *container, annotated string) {
 			shell("let the webhook set both", fmt.Sprintf("kubectl set env -n NAMESPACE deployment/DEPLOYMENT -c %s %s-", c.Name, tokenVariable)))
 		return
 	}
-	if o.checkWebhook(); o.findings[len(o.findings)-1].Key == string(webhookMissing) {
+	switch webhook := o.checkWebhook(); {
+	case webhook == absent && o.Sidecar == "": // what adds the sidecar reads the annotation
+		o.ok(checkAccount, "%s is annotated with %s", o.ServiceAccount, annotated)
+		return
+	case webhook == absent:
+		o.fail(checkWebhook, webhookMissing, "the cluster has no pod-identity-webhook: nothing reads the annotation "+roleAnnotation,
+			doctor.Fix{What: "name the role in the manifest, as in https://github.com/irsa-sidecar/irsa-sidecar/blob/main/deploy/native-sidecar.yaml, or install https://github.com/aws/amazon-eks-pod-identity-webhook"})
 		return
 	}
 	made, at := o.pod.Metadata.CreationTimestamp, o.account.value.Metadata.annotatedAt(roleAnnotation)
@@ -291,27 +301,33 @@ func (o *outside) notInPod(c *container, annotated string) {
 		shell("restart the Pods", restart))
 }
 
+// presence is whether something is there.
+type presence int
+
+const (
+	unknown presence = iota
+	present
+	absent
+)
+
 // checkWebhook looks for the EKS webhook, which is called so on EKS and in its own manifests.
 // https://github.com/aws/amazon-eks-pod-identity-webhook
-func (o *outside) checkWebhook() {
+func (o *outside) checkWebhook() presence {
 	if !o.webhooks.ok() {
 		o.unseen(checkWebhook, "whether the cluster has the EKS webhook", o.webhooks.err)
-		return
+		return unknown
 	}
 	for _, c := range o.webhooks.value.Items {
-		if strings.Contains(c.Metadata.Name, "pod-identity-webhook") {
-			o.ok(checkWebhook, "the cluster has %s", c.Metadata.Name)
-			return
-		}
+		ours := strings.Contains(c.Metadata.Name, "pod-identity-webhook")
 		for _, w := range c.Webhooks {
-			if w.Name == "iam-for-pods.amazonaws.com" || strings.Contains(w.Name, "pod-identity-webhook") {
-				o.ok(checkWebhook, "the cluster has %s", c.Metadata.Name)
-				return
-			}
+			ours = ours || w.Name == "iam-for-pods.amazonaws.com" || strings.Contains(w.Name, "pod-identity-webhook")
+		}
+		if ours {
+			o.ok(checkWebhook, "the cluster has %s", c.Metadata.Name)
+			return present
 		}
 	}
-	o.fail(checkWebhook, webhookMissing, "the cluster has no pod-identity-webhook: nothing reads the annotation "+roleAnnotation,
-		doctor.Fix{What: "name the role in the manifest, as in https://github.com/irsa-sidecar/irsa-sidecar/blob/main/deploy/native-sidecar.yaml, or install https://github.com/aws/amazon-eks-pod-identity-webhook"})
+	return absent
 }
 
 func (o *outside) roleDiffers(c *container, has, annotated string) {
@@ -398,7 +414,7 @@ func (o *outside) checkSidecar() {
 	case s.State.Running != nil && s.Ready:
 		o.ok(checkContainer, "%s runs, %s", o.Sidecar, restarts(s))
 	case s.State.Running != nil:
-		o.warn(checkContainer, sidecarFailing, fmt.Sprintf("%s runs and is not ready, %s%s", o.Sidecar, restarts(s), lastWords(s.LastState)))
+		o.warn(checkContainer, sidecarFailing, fmt.Sprintf("%s runs and is not ready: it has no credentials; %s%s", o.Sidecar, restarts(s), lastWords(s.LastState)))
 	case s.State.Terminated != nil && s.State.Terminated.ExitCode == 0:
 		o.ok(checkContainer, "%s has ended with the Pod", o.Sidecar)
 	case s.State.Terminated != nil:

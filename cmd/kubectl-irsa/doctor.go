@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -20,7 +22,7 @@ func runDoctor(ctx context.Context, q question, around surroundings) error {
 	k := &kubectl{run: around.run, flags: q.kubectl, namespace: q.namespace, progress: around.progress}
 	report, err := diagnose(ctx, q, k, policy)
 	switch {
-	case ctx.Err() != nil:
+	case errors.Is(ctx.Err(), context.Canceled) || ctx.Err() != nil && report == nil:
 		return context.Cause(ctx)
 	case err != nil:
 		return err
@@ -32,7 +34,7 @@ func runDoctor(ctx context.Context, q question, around surroundings) error {
 	if err != nil {
 		return err
 	}
-	return verdict(report)
+	return cmp.Or(verdict(report), context.Cause(ctx)) // what took too long is in the report
 }
 
 // diagnose makes the report. The policy is nil if none was given.
@@ -56,6 +58,7 @@ func diagnose(ctx context.Context, q question, k *kubectl, policy []byte) (*doct
 	} else {
 		report.TrustPolicy = o.checkFromOutside(policy)
 	}
+	o.findings = append(o.findings, o.checkApp(ctx, k)...)
 	report.Findings = o.findings
 	settle(report)
 	fill(report, o, k.flags)
@@ -71,7 +74,13 @@ func (o *outside) askInside(ctx context.Context, k *kubectl, policy []byte) *doc
 		}
 		return nil
 	}
-	inside, err := k.runInSidecar(ctx, o.facts, policy)
+	k.say("running the doctor in container %s of %s/%s, which takes up to 15 s", o.Sidecar, o.Namespace, o.Pod)
+	var stdin io.Reader
+	var flags []string
+	if policy != nil {
+		stdin, flags = bytes.NewReader(policy), []string{"--trust-policy", "-"}
+	}
+	inside, err := k.runInSidecar(ctx, o.facts, stdin, flags...)
 	if err != nil {
 		var fixes []doctor.Fix
 		if answerOf(err) == forbidden {
@@ -87,18 +96,20 @@ func (o *outside) askInside(ctx context.Context, k *kubectl, policy []byte) *doc
 
 // relate compares what was found from outside with what was found inside: the one may explain the other.
 func (o *outside) relate(inside []doctor.Finding) {
+	replaced := false // the Pod has an old role, or one that nobody meant
 	denied := slices.ContainsFunc(inside, func(f doctor.Finding) bool { return f.Check == "sts" && f.Status == doctor.Fail })
 	explained := false
 	for i := range o.findings {
 		f := &o.findings[i]
 		if f.Key == string(roleDiffers) && denied {
-			f.Status = doctor.Fail
+			f.Status, replaced = doctor.Fail, true
 		}
 		explained = explained || f.Status == doctor.Fail && slices.Contains([]string{checkAccount, checkWebhook, checkVolume}, f.Check)
 	}
 	for i := range inside {
 		f := &inside[i]
-		if explained && f.Status == doctor.Fail && slices.Contains([]string{"environment", "role", "token-file"}, f.Check) {
+		follows := explained && slices.Contains([]string{"environment", "role", "token-file"}, f.Check) || replaced && slices.Contains([]string{"sts", "trust-policy"}, f.Check)
+		if follows && f.Status == doctor.Fail {
 			f.Consequence, f.Advice, f.Fixes = true, "", nil
 		}
 	}

@@ -79,12 +79,13 @@ const (
 	forbidden
 )
 
-// answerOf reads kubectl's error: "Error from server (Forbidden): …".
+// answerOf reads kubectl's error: "Error from server (Forbidden): …", or, of exec, "unable to upgrade connection: … is
+// forbidden: User …".
 func answerOf(err error) answer {
 	switch text := err.Error(); {
 	case strings.Contains(text, "(NotFound)"):
 		return notFound
-	case strings.Contains(text, "(Forbidden)"):
+	case strings.Contains(text, "(Forbidden)"), strings.Contains(text, " is forbidden: User "):
 		return forbidden
 	}
 	return other

@@ -44,6 +44,7 @@ type world struct {
 	failure   string   // what kubectl says to everything
 	inside    string   // what the doctor in the Pod prints
 	insideErr string   // and on stderr, with exit code 1
+	insideApp string   // what it prints with --app
 
 	calls []string
 	stdin string // what the last exec got
@@ -134,13 +135,13 @@ func (w *world) run(ctx context.Context, stdin io.Reader, program string, args .
 			words = append(words, args[i:]...)
 			break
 		}
-		if !strings.HasPrefix(arg, "-") || arg == "--raw" {
+		if !strings.HasPrefix(arg, "-") || arg == "-" || arg == "--raw" {
 			words = append(words, arg)
 		}
 	}
 	switch {
 	case slices.Equal(words[:1], []string{"exec"}):
-		return w.exec(stdin, fail)
+		return w.exec(stdin, slices.Contains(words, "--app"), fail)
 	case slices.Equal(words, []string{"config", "view", "json"}):
 		return encode(w.config)
 	case slices.Equal(words[:2], []string{"get", "--raw"}):
@@ -200,9 +201,9 @@ func (w *world) run(ctx context.Context, stdin io.Reader, program string, args .
 	return fail("error: unknown")
 }
 
-func (w *world) exec(stdin io.Reader, fail func(string) ([]byte, error)) ([]byte, error) {
+func (w *world) exec(stdin io.Reader, app bool, fail func(string) ([]byte, error)) ([]byte, error) {
 	if slices.Contains(w.forbidden, "pods/exec") {
-		return fail(`Error from server (Forbidden): pods "` + w.pod.Metadata.Name + `" is forbidden: User "bob" cannot create resource "pods/exec" in API group "" in the namespace "shop"`)
+		return fail(`error: unable to upgrade connection: pods "` + w.pod.Metadata.Name + `" is forbidden: User "bob" cannot create resource "pods/exec" in API group "" in the namespace "shop"`)
 	}
 	if stdin != nil {
 		raw, err := io.ReadAll(stdin)
@@ -210,6 +211,10 @@ func (w *world) exec(stdin io.Reader, fail func(string) ([]byte, error)) ([]byte
 			return nil, err
 		}
 		w.stdin = string(raw)
+	}
+	if app {
+		_, err := fail("irsa-sidecar: doctor: app")
+		return []byte(w.insideApp), err
 	}
 	if w.insideErr != "" {
 		_, err := fail(w.insideErr)

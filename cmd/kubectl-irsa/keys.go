@@ -42,7 +42,7 @@ var entries = []doctor.Entry{
 	{Key: string(webhookMissing), Meaning: "The cluster has no webhook that reads the annotation `eks.amazonaws.com/role-arn`. EKS comes with one."},
 	{Key: string(tokenNotMounted), Meaning: "No volume of the Pod has a service account token at the path in `AWS_WEB_IDENTITY_TOKEN_FILE`."},
 	{Key: string(sidecarMissing), Meaning: "No container of the Pod is the sidecar, so the report has only what is known from outside."},
-	{Key: string(sidecarFailing), Meaning: "The sidecar's container does not start, or ends again and again."},
+	{Key: string(sidecarFailing), Meaning: "The sidecar's container does not start, ends again and again, or is not ready."},
 	{Key: string(roleMissing), Meaning: "The account has no role of this name: it was deleted, or the annotation is wrong."},
 	{Key: string(rolePath), Meaning: "The role exists, and its ARN is not `AWS_ROLE_ARN`, most often because one of the two lacks the path. STS compares the whole ARN."},
 	{Key: string(otherAccount), Meaning: "`aws` is signed in to another account than the role's, so it cannot see the role and its provider."},

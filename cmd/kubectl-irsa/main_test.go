@@ -64,6 +64,14 @@ var faults = []struct {
 		w.pod.Spec.InitContainers, w.pod.Status.InitContainerStatuses = nil, nil
 		w.space.Metadata.Labels = map[string]string{"irsa-sidecar/inject": "enabled"}
 	}, nil, "SidecarMissing"},
+	{"no-sidecar-no-webhook", func(w *world) {
+		w.pod.Spec.InitContainers, w.pod.Status.InitContainerStatuses, w.pod.Spec.Containers[0].Env = nil, nil, nil
+		w.webhooks = nil
+	}, nil, "SidecarMissing"},
+	{"web-identity-without-sidecar", func(w *world) {
+		w.pod.Spec.Containers[0].Env, w.pod.Spec.Containers[0].VolumeMounts = w.sidecar().Env, w.sidecar().VolumeMounts
+		w.pod.Spec.InitContainers, w.pod.Status.InitContainerStatuses = nil, nil
+	}, nil, "SidecarMissing"},
 	{"crashing", func(w *world) {
 		w.inside, w.insideErr = "", `error: unable to upgrade connection: container not found ("irsa-sidecar")`
 		decode(w.t, `{"name": "irsa-sidecar", "restartCount": 7, "state": {"running": null, "waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}},
@@ -89,6 +97,21 @@ var faults = []struct {
 	}, nil, "PodNotRunning"},
 	{"no-exec", func(w *world) { w.forbidden = []string{"pods/exec"} }, nil, ""},
 	{"container-unknown", func(w *world) {}, []string{"--container", "ap"}, "ContainerUnknown"},
+	{"app-shadowed", func(w *world) {
+		w.insideApp = `{"schema": 2, "findings": [{"check": "keys", "status": "ok", "finding": "no access keys"},
+			{"check": "environment", "status": "ok", "finding": "a check that the exchange has, too"},
+			{"check": "profile", "status": "fail", "key": "SharedFile", "finding": "/root/.aws/credentials has access keys",
+			 "fixes": [{"what": "have clients read an empty file", "kind": "shell", "text": "kubectl set env -n NAMESPACE deployment/DEPLOYMENT -c CONTAINER AWS_SHARED_CREDENTIALS_FILE=/dev/null"}]},
+			{"check": "app", "status": "fail", "key": "SharedFile", "finding": "does not get the sidecar's credentials"}]}`
+		decode(w.t, `[{"secretRef": {"name": "db"}}]`, &w.pod.Spec.Containers[0].EnvFrom)
+	}, []string{"--container", "app"}, "SharedFile"},
+	{"app-without-sidecar", func(w *world) {
+		w.pod.Spec.InitContainers, w.pod.Status.InitContainerStatuses = nil, nil
+	}, []string{"--container", "app"}, "SidecarMissing"},
+	{"waits-for-the-sidecar", func(w *world) {
+		w.pod.Status.Phase, w.status().Ready = "Pending", false
+		w.inside, w.insideErr = insideDenied, "irsa-sidecar: doctor: sts: AccessDenied"
+	}, nil, "AccessDenied"},
 	{"windows", func(w *world) {
 		w.pod.Spec.OS.Name = ""
 		w.node.Metadata.Labels["kubernetes.io/os"] = "windows"
@@ -221,6 +244,40 @@ func TestThePolicyIsCheckedFromOutside(t *testing.T) {
 	}
 	if output, err = w.diagnose(theirs, "--trust-policy", right); err == nil || strings.Contains(output, "FAIL  trust-policy") {
 		t.Errorf("a right policy: %v\n%s", err, output)
+	}
+}
+
+// The app's environment goes to the sidecar, but for what AWS clients do not read and for secrets.
+func TestTheAppsEnvironmentGoesToTheSidecar(t *testing.T) {
+	w := newWorld(t)
+	w.insideApp = `{"schema": 2, "findings": [{"check": "app", "status": "ok", "finding": "gets them"}]}`
+	w.pod.Status.HostIP = "10.0.1.2"
+	c := &w.pod.Spec.Containers[0]
+	c.Env = nil
+	decode(t, `[
+		{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+		{"name": "AWS_CONTAINER_CREDENTIALS_FULL_URI", "value": "http://$(NODE):9911/v1/credentials?$$(NODE)=$(OTHER)"},
+		{"name": "AWS_CONTAINER_AUTHORIZATION_TOKEN", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+		{"name": "AWS_SECRET_ACCESS_KEY", "value": "example"},
+		{"name": "AWS_PROFILE", "value": "one"},
+		{"name": "AWS_PROFILE", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
+		{"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+		{"name": "AWS_REGION", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['region']"}}},
+		{"name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": ""},
+		{"name": "https_proxy", "value": "http://proxy:3128"},
+		{"name": "DB_PASSWORD", "value": "correct horse"}]`, &c.Env)
+	decode(t, `[{"name": "s", "mountPath": "/root/.aws"}, {"name": "c", "mountPath": "/root/.aws/config", "subPath": "config"}, {"name": "aws-iam-token", "mountPath": "/token/"}]`, &c.VolumeMounts)
+	var secret volume
+	decode(t, `{"name": "s", "secret": {"items": [{"path": "credentials"}]}}`, &secret)
+	w.pod.Spec.Volumes = append(w.pod.Spec.Volumes, secret)
+	if _, err := w.diagnose(theirs, "-c", "app"); err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"env":{"AWS_CONTAINER_AUTHORIZATION_TOKEN":"u1","AWS_CONTAINER_CREDENTIALS_FULL_URI":"http://10.0.1.2:9911/v1/credentials?$(NODE)=$(OTHER)",` +
+		`"AWS_WEB_IDENTITY_TOKEN_FILE":"","https_proxy":"http://proxy:3128"},` +
+		`"hidden":["AWS_SECRET_ACCESS_KEY","AWS_PROFILE","AWS_ACCESS_KEY_ID","AWS_REGION"],"files":["/root/.aws/credentials","/root/.aws/config","/token/token"]}`
+	if w.stdin != want {
+		t.Errorf("the sidecar got\n%s\nwant\n%s", w.stdin, want)
 	}
 }
 

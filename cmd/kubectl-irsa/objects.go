@@ -127,9 +127,13 @@ func (c *container) variable(name string) *environment {
 }
 
 type volume struct {
-	Name      string `json:"name"`
+	Name      string    `json:"name"`
+	ConfigMap *keyFiles `json:"configMap"`
+	Secret    *keyFiles `json:"secret"`
 	Projected *struct {
 		Sources []struct {
+			ConfigMap           *keyFiles `json:"configMap"`
+			Secret              *keyFiles `json:"secret"`
 			ServiceAccountToken *struct {
 				Audience string `json:"audience"`
 				Path     string `json:"path"`
@@ -138,8 +142,42 @@ type volume struct {
 	} `json:"projected"`
 }
 
+// keyFiles are the files that are made from a ConfigMap or a Secret; without them, every key is one, and their names are not
+// known here.
+type keyFiles struct {
+	Items []struct {
+		Path string `json:"path"`
+	} `json:"items"`
+}
+
+// files are the files of the volume that the Pod's spec names.
+func (v *volume) files() (names []string) {
+	add := func(of *keyFiles) {
+		if of == nil {
+			return
+		}
+		for _, item := range of.Items {
+			names = append(names, item.Path)
+		}
+	}
+	add(v.ConfigMap)
+	add(v.Secret)
+	if v.Projected != nil {
+		for _, source := range v.Projected.Sources {
+			add(source.ConfigMap)
+			add(source.Secret)
+			if token := source.ServiceAccountToken; token != nil {
+				names = append(names, token.Path)
+			}
+		}
+	}
+	return names
+}
+
 type podStatus struct {
 	Phase      string `json:"phase"`
+	PodIP      string `json:"podIP"`
+	HostIP     string `json:"hostIP"`
 	Reason     string `json:"reason"`
 	Message    string `json:"message"`
 	Conditions []struct {

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
@@ -18,22 +20,15 @@ const execLimit = 30 * time.Second
 // schema is the one that is read here. Another one has other fields, or the same ones with another meaning.
 const schema = 2
 
-// runInSidecar runs the doctor in the sidecar. The policy goes in on stdin; nil: none.
-func (k *kubectl) runInSidecar(ctx context.Context, f facts, policy []byte) (*doctor.Report, error) {
-	k.say("running the doctor in container %s of %s/%s, which takes up to 15 s", f.Sidecar, f.Namespace, f.Pod)
+// runInSidecar runs the doctor in the sidecar, with flags and what it reads from stdin; nil: nothing.
+func (k *kubectl) runInSidecar(ctx context.Context, f facts, stdin io.Reader, flags ...string) (*doctor.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, execLimit)
 	defer cancel()
 	args := []string{"exec", f.Pod, "--container=" + f.Sidecar}
-	command := []string{"--", "/irsa-sidecar", "doctor", "--json"}
-	var output []byte
-	var err error
-	if policy != nil {
+	if stdin != nil {
 		args = append(args, "--stdin")
-		output, err = k.call(ctx, bytes.NewReader(policy), append(args, append(command, "--trust-policy", "-")...)...)
-	} else {
-		output, err = k.call(ctx, nil, append(args, command...)...)
 	}
-	return readReport(output, err)
+	return readReport(k.call(ctx, stdin, slices.Concat(args, []string{"--", "/irsa-sidecar", "doctor", "--json"}, flags)...))
 }
 
 // readReport reads the doctor's output. It ends with exit code 1 if it found something, so err alone says nothing.

@@ -60,6 +60,7 @@ func TestCluster(t *testing.T) {
 		{"every block of YAML in README and docs is taken", (*cluster).takesREADME},
 		{"the app starts when there are credentials, and not before", (*cluster).startsInOrder},
 		{"kubectl logs, exec and port-forward show what docs say", (*cluster).isObserved},
+		{"kubectl irsa doctor says what is wrong", (*cluster).isDiagnosedFromALaptop},
 		{"kill -9 of the sidecar is over in seconds, and the app stays", (*cluster).survivesKill},
 		{"kubectl delete lets the app end first", (*cluster).drainsInOrder},
 		{"the policy injects, and the AWS CLI works in the Pod", (*cluster).injectsByPolicy},
@@ -100,7 +101,9 @@ func (c *cluster) breakSTS(f ststest.Fault) (repair func()) {
 
 func newCluster(t *testing.T) *cluster {
 	program := world.Program(t)
-	world.MustRun(t, exec.Command("go", "build", "-o", filepath.Join(filepath.Dir(program), "irsa-sidecar-inject"), world.Path(t, "cmd/irsa-sidecar-inject")))
+	for _, name := range []string{"irsa-sidecar-inject", "kubectl-irsa"} {
+		world.MustRun(t, exec.Command("go", "build", "-o", filepath.Join(filepath.Dir(program), name), world.Path(t, "cmd/"+name)))
+	}
 	started := time.Now()
 	c := &cluster{node: newNode(t), program: program, repository: world.Path(t)}
 	fmt.Printf("\n# Kubernetes is ready after %s\n", time.Since(started).Round(100*time.Millisecond))

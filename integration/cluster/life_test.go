@@ -30,6 +30,7 @@ type podStatus struct {
 	Metadata struct {
 		Name              string
 		CreationTimestamp time.Time
+		DeletionTimestamp *time.Time
 	}
 	Status struct {
 		Phase                                    string
@@ -49,16 +50,22 @@ type containerStatus struct {
 	}
 }
 
-func (c *cluster) pod(t *testing.T, namespace, selector string) (p podStatus) {
+func (c *cluster) pod(t *testing.T, namespace, selector string) podStatus {
+	t.Helper()
+	pods := c.pods(t, namespace, selector)
+	if len(pods) != 1 {
+		t.Fatalf("%d Pods with %s, want one", len(pods), selector)
+	}
+	return pods[0]
+}
+
+func (c *cluster) pods(t *testing.T, namespace, selector string) []podStatus {
 	t.Helper()
 	var list struct{ Items []podStatus }
 	if err := json.Unmarshal([]byte(c.kubectl(t, "get", "pods", "-n", namespace, "-l", selector, "-o", "json")), &list); err != nil {
 		t.Fatal(err)
 	}
-	if len(list.Items) != 1 {
-		t.Fatalf("%d Pods with %s, want one", len(list.Items), selector)
-	}
-	return list.Items[0]
+	return list.Items
 }
 
 func (p podStatus) container(name string) (s containerStatus) {
