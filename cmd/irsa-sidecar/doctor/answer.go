@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,7 +28,13 @@ func notLoopback(u *url.URL, err error) string {
 		return "it is not a URL such as http://127.0.0.1:9911/v1/credentials"
 	case u.Scheme == "https":
 		return "the sidecar does not use TLS"
-	case u.Hostname() == "localhost":
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "there is no port " + port
+		}
+	}
+	if u.Hostname() == "localhost" {
 		return ""
 	}
 	if address, err := netip.ParseAddr(u.Hostname()); err != nil || !address.IsLoopback() {
@@ -58,7 +65,7 @@ func (e *examination) checkAppAuthorization() (tokens []appToken) {
 	value := e.App.Env[sources.Token]
 	switch {
 	case e.App.hidden(sources.Token):
-		e.add(warning("authorization", NotChecked, sources.Token+" is set, to a value that is not known here: the sidecar's own token is sent instead"))
+		e.warn("authorization", NotChecked, sources.Token+" is set, to a value that is not known here: the sidecar's own token is sent instead")
 		return append(tokens, appToken{e.Authorization, sources.Token})
 	case value == "" && len(tokens) == 0:
 		e.ok("authorization", "neither %s nor %s is set: clients send no token", sources.Token, sources.TokenFile)
@@ -66,10 +73,10 @@ func (e *examination) checkAppAuthorization() (tokens []appToken) {
 	case value == "":
 		return tokens
 	case strings.TrimSpace(value) != value || strings.ContainsAny(value, "\r\n"):
-		e.add(failure("authorization", AppTokenUnusable, sources.Token+" begins, ends or is broken with white space, which clients refuse or send", e.fixAppToken()...))
+		e.fail("authorization", AppTokenUnusable, sources.Token+" begins, ends or is broken with white space, which clients refuse or send", e.fixAppToken()...)
 		return tokens
 	case len(tokens) == 0:
-		e.ok("authorization", "from %s (which %s ignore)", sources.Token, list(sources.Those(func(c *sources.Client) bool { return c.FileOnly })))
+		e.ok("authorization", "from %s, which %s ignore: they ask for the node's role", sources.Token, list(sources.Those(func(c *sources.Client) bool { return c.FileOnly })))
 	}
 	if len(tokens) == 0 || tokens[0].value != value {
 		tokens = append(tokens, appToken{value, sources.Token})
@@ -91,13 +98,13 @@ func (e *examination) readAppToken(path string) (token appToken, known bool) {
 	value := string(raw)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		e.add(failure("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s does not exist: most clients fail%s", sources.TokenFile, path, foreign(path)), e.fixAppToken()...))
+		e.fail("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s does not exist: most clients fail%s", sources.TokenFile, path, foreign(path)), e.fixAppToken()...)
 	case err != nil:
-		e.add(failure("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s %v%s", sources.TokenFile, path, err, foreign(path)), e.fixAppToken()...))
+		e.fail("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s %v%s", sources.TokenFile, path, err, foreign(path)), e.fixAppToken()...)
 	case value == "":
-		e.add(failure("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s is empty", sources.TokenFile, path), e.fixAppToken()...))
+		e.fail("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s is empty", sources.TokenFile, path), e.fixAppToken()...)
 	case strings.TrimSpace(value) != value || strings.ContainsAny(value, "\r\n"):
-		e.add(failure("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s has white space around the token, such as a newline, which Go, boto3 and minio-go refuse", sources.TokenFile, path), e.fixAppToken()...))
+		e.fail("authorization", AppTokenUnusable, fmt.Sprintf("%s=%s has white space around the token, such as a newline, which Go, boto3 and minio-go refuse", sources.TokenFile, path), e.fixAppToken()...)
 	default:
 		e.ok("authorization", "from %s=%s%s", sources.TokenFile, path, foreign(path))
 	}
@@ -171,7 +178,7 @@ func (e *examination) askAsApp(ctx context.Context, uri *url.URL, token appToken
 	}
 	served, isOurs := e.whose(ctx, uri, token)
 	if !isOurs {
-		e.add(failure("answer", OtherEndpoint, fmt.Sprintf("%s gives credentials%s, but is not a sidecar: %s", uri, sent, e.another(answer)), e.fixURI()))
+		e.fail("answer", OtherEndpoint, fmt.Sprintf("%s gives credentials%s, but is not a sidecar: %s", uri, sent, e.another(answer)), e.fixURI())
 		return ""
 	}
 	served = cmp.Or(served, document.RoleARN, "an identity that the sidecar does not name")
@@ -249,6 +256,9 @@ func (e *examination) refusal(status int, code, message, hint string, token appT
 		f.Fixes = e.fixAppToken()
 		if token.from != "" && sent == "" {
 			f.Finding += "; the token is from " + token.from
+		}
+		if strings.Contains(token.value, "$(") {
+			f.Finding += ", in which a variable was never replaced: it must be set before, in the same container"
 		}
 	case "UnknownProfile", "UnknownPath", "HostNotAllowed":
 		f.Fixes = []Fix{e.fixURI()}

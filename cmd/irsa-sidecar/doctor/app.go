@@ -98,26 +98,26 @@ func (e *examination) checkAppKeys() {
 	found := false
 	switch {
 	case broken != "" && id:
-		e.add(failure("keys", KeyPairBroken, broken, e.fixAppKeys("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")))
+		e.fail("keys", KeyPairBroken, broken, e.fixAppKeys("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
 		found = true
 	case broken != "":
-		e.add(warning("keys", KeyPairBroken, broken, e.fixAppKeys("AWS_SECRET_ACCESS_KEY")))
+		e.warn("keys", KeyPairBroken, broken, e.fixAppKeys("AWS_SECRET_ACCESS_KEY"))
 		found = true
 	case id && secret:
-		e.add(failure("keys", StaticKeys, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set: clients use them and never ask the sidecar"+allBut(but),
-			e.fixAppKeys("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")))
+		e.fail("keys", StaticKeys, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set: clients use them and never ask the sidecar"+allBut(but),
+			e.fixAppKeys("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
 		found = true
 	}
 	for _, name := range sources.Names(sources.Keys)[1:] {
 		if v, _ := sources.Find(name); e.App.has(name) {
-			e.add(warning("keys", StaticKeys, fmt.Sprintf("%s is set, which %s: with a secret key, %s use it and do not ask the sidecar", name, v.Why, v.By), e.fixAppKeys(name)))
+			e.warn("keys", StaticKeys, fmt.Sprintf("%s is set, which %s: with a secret key, %s use it and do not ask the sidecar", name, v.Why, v.By), e.fixAppKeys(name))
 			found = true
 		}
 	}
 	for _, name := range javaOptions {
 		if strings.Contains(e.App.Env[name], "-Daws.accessKeyId") {
-			e.add(warning("keys", StaticKeys, name+" sets the system property aws.accessKeyId: a Java program uses that key and does not ask the sidecar",
-				Fix{What: "remove -Daws.accessKeyId and -Daws.secretKey from " + name}))
+			e.warn("keys", StaticKeys, name+" sets the system property aws.accessKeyId: a Java program uses that key and does not ask the sidecar",
+				Fix{What: "remove -Daws.accessKeyId and -Daws.secretKey from " + name})
 			found = true
 		}
 	}
@@ -145,12 +145,12 @@ func (e *examination) checkAppWebIdentity() {
 	fix := e.setEnv("set it to empty in the app's container; the webhook keeps a variable that the spec has", appContainer, file+"=", role+"-")
 	switch {
 	case e.App.has(file) && e.App.has(role):
-		e.add(failure("web-identity", Shadowed, file+" and "+role+" are set: clients exchange the token themselves and never ask the sidecar"+allBut(except(sources.WebIdentity)), fix))
+		e.fail("web-identity", Shadowed, file+" and "+role+" are set: clients exchange the token themselves and never ask the sidecar"+allBut(except(sources.WebIdentity)), fix)
 	case e.App.has(file):
-		e.add(failure("web-identity", Shadowed, file+" is set without "+role+": boto3, the AWS CLI and Go fail, and minio-go asks STS instead of the sidecar", fix))
+		e.fail("web-identity", Shadowed, file+" is set without "+role+": boto3, the AWS CLI and Go fail, and minio-go asks STS instead of the sidecar", fix)
 	case e.App.has(role) && present: // which Ruby takes for a file that is missing
-		e.add(warning("web-identity", HalfAnnotated, role+" is set and "+file+" is empty: Ruby fails, others ask the sidecar",
-			e.setEnv("remove the role, which the app does not need", appContainer, role+"-")))
+		e.warn("web-identity", HalfAnnotated, role+" is set and "+file+" is empty: Ruby fails, others ask the sidecar",
+			e.setEnv("remove the role, which the app does not need", appContainer, role+"-"))
 	default:
 		e.ok("web-identity", "%s is empty or not set: no client exchanges a token itself", file)
 	}
@@ -165,36 +165,36 @@ func (e *examination) checkAppEndpoint() *url.URL {
 		if full == "" {
 			text = sources.RelativeURI + " is set, and " + sources.FullURI + " is not: clients ask 169.254.170.2 and not the sidecar"
 		}
-		e.add(failure("endpoint", OtherEndpoint, text, e.setEnv("remove it", appContainer, sources.RelativeURI+"-")))
+		e.fail("endpoint", OtherEndpoint, text, e.setEnv("remove it", appContainer, sources.RelativeURI+"-"))
 	}
 	uri, err := url.Parse(full)
 	switch {
 	case full == "" && e.App.hidden(sources.FullURI):
-		e.add(warning("endpoint", NotChecked, sources.FullURI+" is set, to a value that is not known here"))
+		e.warn("endpoint", NotChecked, sources.FullURI+" is set, to a value that is not known here")
 		return nil
 	case full == "" && relative:
 		return nil
 	case full == "":
-		e.add(failure("endpoint", EndpointNotSet, sources.FullURI+" is not set: nothing in this environment points to the sidecar", e.fixURI()))
+		e.fail("endpoint", EndpointNotSet, sources.FullURI+" is not set: nothing in this environment points to the sidecar", e.fixURI())
 		return nil
 	case strings.TrimSpace(full) != full:
-		e.add(failure("endpoint", OtherEndpoint, fmt.Sprintf("%s=%q begins or ends with white space", sources.FullURI, full), e.fixURI()))
+		e.fail("endpoint", OtherEndpoint, fmt.Sprintf("%s=%q begins or ends with white space", sources.FullURI, full), e.fixURI())
 		return nil
 	case err == nil && slices.Contains(podIdentity, uri.Hostname()):
-		e.add(failure("endpoint", PodIdentity, sources.FullURI+" points to the EKS Pod Identity agent: this service account has a Pod Identity association, and clients get credentials from there",
-			e.fixPodIdentity(), e.fixURI()))
+		e.fail("endpoint", PodIdentity, sources.FullURI+" points to the EKS Pod Identity agent: this service account has a Pod Identity association, and clients get credentials from there",
+			e.fixPodIdentity(), e.fixURI())
 		return nil
 	}
 	if why := notLoopback(uri, err); why != "" {
-		e.add(failure("endpoint", OtherEndpoint, fmt.Sprintf("%s=%s does not point to a sidecar: %s", sources.FullURI, full, why), e.fixURI()))
+		e.fail("endpoint", OtherEndpoint, fmt.Sprintf("%s=%s does not point to a sidecar: %s", sources.FullURI, full, why), e.fixURI())
 		return nil
 	}
 	text := sources.FullURI + "=" + full
 	switch host := uri.Hostname(); {
 	case host == "localhost":
-		e.add(warning("endpoint", AddressSpelling, text+": "+list(sources.Those(func(c *sources.Client) bool { return c.NumbersOnly }))+" refuse the name localhost", e.fixURI()))
+		e.warn("endpoint", AddressSpelling, text+": "+list(sources.Those(func(c *sources.Client) bool { return c.NumbersOnly }))+" refuse the name localhost", e.fixURI())
 	case host != "127.0.0.1" && host != "::1":
-		e.add(warning("endpoint", AddressSpelling, text+": several clients accept no loopback address other than 127.0.0.1", e.fixURI()))
+		e.warn("endpoint", AddressSpelling, text+": several clients accept no loopback address other than 127.0.0.1", e.fixURI())
 	default:
 		e.ok("endpoint", "%s", text)
 	}
@@ -225,8 +225,8 @@ func (e *examination) checkAppProxy() {
 		e.ok("proxy", "NO_PROXY exempts 127.0.0.1 from %s", variable)
 		return
 	}
-	e.add(warning("proxy", AppProxy, fmt.Sprintf("%s is set, and NO_PROXY does not have 127.0.0.1: %s ask the proxy, and send it the authorization token; others ask the sidecar directly", variable, list(through)),
-		e.setEnv("exempt the sidecar", appContainer, "NO_PROXY="+shellWord(strings.TrimPrefix(exempt+",127.0.0.1", ","), "HOSTS,127.0.0.1"))))
+	e.warn("proxy", AppProxy, fmt.Sprintf("%s is set, and NO_PROXY does not have 127.0.0.1: %s ask the proxy, and send it the authorization token; others ask the sidecar directly", variable, list(through)),
+		e.setEnv("exempt the sidecar", appContainer, "NO_PROXY="+shellWord(strings.TrimPrefix(exempt+",127.0.0.1", ","), "HOSTS,127.0.0.1")))
 }
 
 // exempts reports whether NO_PROXY has 127.0.0.1 as an entry, and whether it covers it in any form that clients understand.
@@ -292,6 +292,18 @@ func allBut(clients string) string {
 		return ""
 	}
 	return " (all but " + clients + ")"
+}
+
+// fail and warn report what keeps the app from the sidecar. Inlined, their many calls would take 4 KiB more.
+//
+//go:noinline
+func (e *examination) fail(check string, key Key, text string, fixes ...Fix) {
+	e.add(failure(check, key, text, fixes...))
+}
+
+//go:noinline
+func (e *examination) warn(check string, key Key, text string, fixes ...Fix) {
+	e.add(warning(check, key, text, fixes...))
 }
 
 // list lists names, the last one after "and".

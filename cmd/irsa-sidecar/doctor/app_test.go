@@ -171,6 +171,10 @@ var apps = []struct {
 		w.env["AWS_PROFILE"], w.env["AWS_DEFAULT_PROFILE"] = "a", "b"
 		w.put(".aws/config", "[profile a]\nregion = eu-west-1\n[profile b]\n")
 	}, ProfileSet, fixed},
+	{"shared-file-unreadable", func(w *world) {
+		w.env["AWS_SHARED_CREDENTIALS_FILE"] = w.put("aws", strings.Repeat("#", maxShared+1)) // as a file of another user, which root reads
+	}, SharedFile, forPeople},
+	{"shared-file-is-a-directory", func(w *world) { w.env["AWS_SHARED_CREDENTIALS_FILE"] = w.dir }, "", fixed},
 	{"old-file", func(w *world) { w.env["AWS_CREDENTIAL_FILE"] = "/etc/aws" }, SharedFile, fixed},
 
 	{"relative-uri", func(w *world) { w.env[sources.RelativeURI] = "/v2/credentials/x" }, OtherEndpoint, fixed},
@@ -222,6 +226,7 @@ var apps = []struct {
 
 	{"no-token", func(w *world) { delete(w.env, sources.Token) }, "AuthorizationRequired", fixed},
 	{"wrong-token", func(w *world) { w.env[sources.Token] = "correct-horse-battery" }, "AuthorizationRejected", fixed},
+	{"token-not-replaced", func(w *world) { w.env[sources.Token] = "$(POD_UID)" }, "AuthorizationRejected", fixed},
 	{"token-with-newline", func(w *world) { w.env[sources.Token] += "\n" }, AppTokenUnusable, fixed},
 	{"token-file", func(w *world) {
 		delete(w.env, sources.Token)
@@ -362,7 +367,7 @@ func TestNotLoopback(t *testing.T) {
 	for uri, ok := range map[string]bool{
 		"http://127.0.0.1:9911/v1/credentials": true, "http://[::1]:9911/v1/credentials": true, "http://127.1.2.3/": true, "http://localhost:9911/": true,
 		"http://LOCALHOST/": false, "http://sidecar:9911/": false, "http://10.0.0.1/": false, "https://127.0.0.1:9911/": false,
-		"127.0.0.1:9911": false, "//127.0.0.1:9911/": false, "http:///v1/credentials": false, "ftp://127.0.0.1/": false,
+		"127.0.0.1:9911": false, "//127.0.0.1:9911/": false, "http:///v1/credentials": false, "http://127.0.0.1:99111/": false, "http://127.0.0.1:0/": false, "http://127.0.0.1:65535/": true, "ftp://127.0.0.1/": false,
 	} {
 		u, err := url.Parse(uri)
 		if got := notLoopback(u, err); (got == "") != ok {

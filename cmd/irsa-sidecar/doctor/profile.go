@@ -67,12 +67,12 @@ func (e *examination) checkAppProfile() {
 	}
 	profile, selected := e.App.profile()
 	if selected != "" && e.App.hidden(selected) {
-		e.add(warning("profile", ProfileSet, selected+" is set, to a value that is not known here: clients try that profile before the sidecar"))
+		e.warn("profile", ProfileSet, selected+" is set, to a value that is not known here: clients try that profile before the sidecar")
 		return
 	}
 	if other := e.App.Env["AWS_DEFAULT_PROFILE"]; selected == "AWS_PROFILE" && other != "" && other != profile {
-		e.add(warning("profile", ProfileSet, fmt.Sprintf("AWS_DEFAULT_PROFILE=%s differs from AWS_PROFILE=%s; boto3 and the AWS CLI take it, others do not", other, profile),
-			e.setEnv("remove it", appContainer, "AWS_DEFAULT_PROFILE-")))
+		e.warn("profile", ProfileSet, fmt.Sprintf("AWS_DEFAULT_PROFILE=%s differs from AWS_PROFILE=%s; boto3 and the AWS CLI take it, others do not", other, profile),
+			e.setEnv("remove it", appContainer, "AWS_DEFAULT_PROFILE-"))
 	}
 	exists := false
 	var read []string
@@ -90,16 +90,16 @@ func (e *examination) checkAppProfile() {
 				e.reportProfile(file, profile, selected, has)
 				return
 			}
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, regular.ErrNotRegular): // such as /dev/null
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, regular.ErrNotRegular), errors.Is(err, regular.ErrDirectory): // such as /dev/null
 		default:
-			e.add(warning("profile", SharedFile, fmt.Sprintf("%s %v: an app that can read it may use it and not ask the sidecar", file.path, err)))
+			e.warn("profile", SharedFile, fmt.Sprintf("%s %v: an app that can read it may use it and not ask the sidecar", file.path, err))
 			return
 		}
 	}
 	switch {
 	case selected != "" && !exists:
-		e.add(failure("profile", ProfileSet, fmt.Sprintf("%s=%s, and there is no such profile%s: boto3 and the AWS CLI fail, and others ignore it", selected, profile, in(read)),
-			e.setEnv("remove it, so that clients find the sidecar", appContainer, selected+"-")))
+		e.fail("profile", ProfileSet, fmt.Sprintf("%s=%s, and there is no such profile%s: boto3 and the AWS CLI fail, and others ignore it", selected, profile, in(read)),
+			e.setEnv("remove it, so that clients find the sidecar", appContainer, selected+"-"))
 	case len(read) == 0:
 		e.ok("profile", "no file of profiles")
 	default:
@@ -121,7 +121,7 @@ func (e *examination) reportProfile(file sharedFile, profile, selected, has stri
 		text += ", which " + selected + " selects"
 	}
 	if has == roleFromContainer {
-		e.add(warning("profile", SharedFile, text+": clients ask the sidecar and then assume that role with its credentials"))
+		e.warn("profile", SharedFile, text+": clients ask the sidecar and then assume that role with its credentials")
 		return
 	}
 	var fixes []Fix
@@ -134,7 +134,7 @@ func (e *examination) reportProfile(file sharedFile, profile, selected, has stri
 		fixes = append(fixes, Fix{What: "remove the file: from the image, or the volume that is mounted there"},
 			e.setEnv("or have clients read an empty file instead", appContainer, file.variable+"=/dev/null"))
 	}
-	e.add(failure("profile", SharedFile, text+": clients use those and never ask the sidecar"+allBut(except(sources.Profile)), fixes...))
+	e.fail("profile", SharedFile, text+": clients use those and never ask the sidecar"+allBut(except(sources.Profile)), fixes...)
 }
 
 // set returns those of the variables that are set.
@@ -148,21 +148,21 @@ func (e *examination) checkUnseenProfile() {
 	for _, name := range []string{"AWS_PROFILE", "AWS_DEFAULT_PROFILE"} {
 		if e.App.has(name) {
 			warned = true
-			e.add(warning("profile", ProfileSet, fmt.Sprintf("%s=%s selects a profile, whose files cannot be read from here: if it has credentials, clients never ask the sidecar; if it does not exist, boto3 and the AWS CLI fail", name, e.App.Env[name]),
-				e.setEnv("remove it, so that clients find the sidecar", appContainer, name+"-")))
+			e.warn("profile", ProfileSet, fmt.Sprintf("%s=%s selects a profile, whose files cannot be read from here: if it has credentials, clients never ask the sidecar; if it does not exist, boto3 and the AWS CLI fail", name, e.App.Env[name]),
+				e.setEnv("remove it, so that clients find the sidecar", appContainer, name+"-"))
 		}
 	}
 	for _, file := range e.App.sharedFiles() {
 		if e.App.has(file.variable) && file.path != "/dev/null" {
 			warned = true
-			e.add(warning("profile", SharedFile, fmt.Sprintf("%s=%s cannot be read from here: if its profile has credentials, clients never ask the sidecar", file.variable, e.App.Env[file.variable]),
-				e.setEnv("remove the variable if the app does not need it", appContainer, file.variable+"-")))
+			e.warn("profile", SharedFile, fmt.Sprintf("%s=%s cannot be read from here: if its profile has credentials, clients never ask the sidecar", file.variable, e.App.Env[file.variable]),
+				e.setEnv("remove the variable if the app does not need it", appContainer, file.variable+"-"))
 		}
 	}
 	for _, path := range e.App.Files {
 		if sources.IsShared(path) {
 			warned = true
-			e.add(warning("profile", SharedFile, path+" exists in the app's container, and cannot be read from here: if it has credentials in [default], clients never ask the sidecar"))
+			e.warn("profile", SharedFile, path+" exists in the app's container, and cannot be read from here: if it has credentials in [default], clients never ask the sidecar")
 		}
 	}
 	if !warned {
@@ -174,8 +174,8 @@ func (e *examination) checkUnseenProfile() {
 func (e *examination) checkOldFiles() {
 	for _, name := range []string{"AWS_CREDENTIAL_FILE", "AWS_CREDENTIAL_PROFILES_FILE"} {
 		if v, _ := sources.Find(name); e.App.has(name) {
-			e.add(warning("profile", SharedFile, fmt.Sprintf("%s names a file of credentials, which %s may use instead of the sidecar", name, v.By),
-				e.setEnv("remove it", appContainer, name+"-")))
+			e.warn("profile", SharedFile, fmt.Sprintf("%s names a file of credentials, which %s may use instead of the sidecar", name, v.By),
+				e.setEnv("remove it", appContainer, name+"-"))
 		}
 	}
 }
