@@ -106,6 +106,27 @@ func buildProgram(t *testing.T) (err error) {
 	return Build(context.WithoutCancel(t.Context()), built.path, "cmd/irsa-sidecar", flags...)
 }
 
+// plugin is kubectl-irsa, built like the program and in a directory of its own below it.
+var plugin struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// Plugin returns the path of kubectl-irsa, built for the test.
+func Plugin(t *testing.T) string {
+	t.Helper()
+	below := filepath.Dir(Program(t))
+	plugin.once.Do(func() {
+		plugin.path = filepath.Join(below, "plugin", "kubectl-irsa")
+		plugin.err = Build(context.WithoutCancel(t.Context()), plugin.path, "cmd/kubectl-irsa")
+	})
+	if plugin.err != nil {
+		t.Fatal(plugin.err)
+	}
+	return plugin.path
+}
+
 // WithCoverage adds the directory for coverage data to an environment.
 func WithCoverage(env []string) []string {
 	if dir := os.Getenv("GOCOVERDIR"); dir != "" {
