@@ -139,7 +139,7 @@ func TestArgumentsThatAreSecretsAreNotQuoted(t *testing.T) {
 		if _, err := called(t, "serve"); !strings.Contains(errorText(err), "contains \"[the value of "+name+"]\", which is not a user ID") {
 			t.Errorf("%s in another variable: %v", name, errorText(err))
 		}
-		if report, _ := called(t, "doctor"); !strings.Contains(report, "contains \"[the value of "+name+"]\", which is not a user ID") {
+		if report, _ := called(t, "doctor"); !strings.Contains(strings.Join(strings.Fields(report), " "), "contains \"[the value of "+name+"]\", which is not a user ID") {
 			t.Errorf("%s in another variable, for the doctor: %s", name, report)
 		}
 		t.Setenv(name, password+`"\`)

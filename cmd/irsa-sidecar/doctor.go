@@ -86,8 +86,8 @@ func runDoctor(ctx context.Context, call *call) error {
 	if err != nil {
 		return err
 	}
-	if failure := report.Failure(); failure != "" {
-		return fmt.Errorf("doctor: %s", failure)
+	if report.Cause != nil {
+		return fmt.Errorf("doctor: cause: %s", report.Cause.Text)
 	}
 	return nil
 }

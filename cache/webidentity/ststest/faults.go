@@ -45,7 +45,7 @@ var (
 	WrongAudience = invalidToken("Incorrect token audience")
 
 	// NoAudience is for a token without aud.
-	NoAudience = invalidToken("Missing a required claim: aud")
+	NoAudience = MissingClaim("aud")
 
 	// NotAJWT is for everything that cannot be parsed as a token.
 	NotAJWT = invalidToken("The ID Token provided is not a valid JWT. (You may see this error if you sent an Access Token)")
@@ -147,6 +147,9 @@ func ExpiredToken(now, expires time.Time) Fault {
 func TokenTooOld(age time.Duration) Fault {
 	return Fault{Status: 400, Code: "ExpiredTokenException", Message: fmt.Sprintf("Token too old: %d", int64(age.Seconds()))}
 }
+
+// MissingClaim is for a token without one of the claims that STS requires: iss, sub, aud, exp and iat.
+func MissingClaim(name string) Fault { return invalidToken("Missing a required claim: " + name) }
 
 // NoSuchOperation is for an action or a version that STS does not have, and the response of other AWS services.
 func NoSuchOperation(action, version string) Fault {

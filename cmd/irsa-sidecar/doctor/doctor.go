@@ -111,6 +111,7 @@ func Examine(ctx context.Context, o Options) *Report {
 	if e.identity.Subject != "" {
 		report.TrustPolicy = e.identity.Policy()
 	}
+	report.Identity = e.whom(secrets...)
 	for i := range report.Findings {
 		report.Findings[i].scrub(secrets...)
 	}
@@ -142,6 +143,19 @@ func (e *examination) examineExchange(ctx context.Context) {
 	e.checkExchange(ctx)
 	e.checkPolicy()
 	e.join(sidecar)
+}
+
+// whom returns whom the exchange is for; nil if nothing of it is known.
+func (e *examination) whom(secrets ...string) *Identity {
+	c := e.claims
+	if e.App != nil || e.Exchange.RoleARN == "" && e.token == "" {
+		return nil
+	}
+	id := &Identity{Role: clean(e.Exchange.RoleARN, secrets...), Issuer: clean(c.Issuer, secrets...), Subject: clean(c.Subject, secrets...)}
+	for _, audience := range c.Audience {
+		id.Audience = append(id.Audience, clean(audience, secrets...))
+	}
+	return id
 }
 
 // fork returns a copy without findings, for a check that runs beside others.

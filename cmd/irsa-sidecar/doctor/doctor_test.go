@@ -38,6 +38,11 @@ var faults = []struct {
 	ends  int
 }{
 	{"no-environment", func(w *world) { delete(w.env, "AWS_ROLE_ARN"); delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "NotAnnotated", fixed},
+	{"no-pod", func(w *world) {
+		delete(w.env, "KUBERNETES_SERVICE_HOST")
+		delete(w.env, "AWS_ROLE_ARN")
+		delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE")
+	}, "NotAPod", forPeople},
 	{"no-role", func(w *world) { delete(w.env, "AWS_ROLE_ARN") }, "HalfAnnotated", fixed},
 	{"no-token-file", func(w *world) { delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "HalfAnnotated", fixed},
 	{"misspelt-names", func(w *world) {
@@ -386,8 +391,8 @@ func TestAHealthyPodIsHealthy(t *testing.T) {
 	w := newWorld(t)
 	r := w.examine()
 	golden(t, w, "healthy", r)
-	if r.Failure() != "" || r.Result != OK {
-		t.Errorf("%s, %v", r.Failure(), r.Result)
+	if r.Cause != nil || r.Result != OK {
+		t.Errorf("%+v, %v", r.Cause, r.Result)
 	}
 	if string(r.TrustPolicy) != string(identity().Policy()) {
 		t.Errorf("the trust policy is %s", r.TrustPolicy)
@@ -719,8 +724,8 @@ func TestADNSThatHangsEndsInTime(t *testing.T) {
 	}
 	r := w.examine() // which fails after 15 seconds
 	golden(t, w, "dns-hangs", r)
-	if r.Failure() != "dns: EndpointUnreachable" {
-		t.Errorf("failed: %s", r.Failure())
+	if r.Cause == nil || r.Cause.Check != "dns" || r.Cause.Key != "EndpointUnreachable" {
+		t.Errorf("the cause is %+v", r.Cause)
 	}
 }
 

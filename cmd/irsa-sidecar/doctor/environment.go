@@ -16,6 +16,10 @@ import (
 func (e *examination) checkEnvironment() {
 	role, file := e.Exchange.RoleARN != "", e.Exchange.TokenFile != ""
 	switch {
+	case !role && !file && !e.inPod() && !slices.ContainsFunc(e.Mistakes, func(m Mistake) bool { return m.Misspelt != "" && !aboutEndpoint(m) }):
+		f := failure("environment", NotAPod, "this is no Pod, and neither AWS_ROLE_ARN nor AWS_WEB_IDENTITY_TOKEN_FILE is set", e.fixNotAPod()...)
+		f.Summary = "this is no Pod: run kubectl irsa doctor NAMESPACE/POD"
+		e.add(f)
 	case !role && !file:
 		e.unset(NotAnnotated, "neither AWS_ROLE_ARN nor AWS_WEB_IDENTITY_TOKEN_FILE is set", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE")
 	case !role:

@@ -10,8 +10,9 @@ import (
 
 // A Pod whose service account names no role: the webhook has set nothing.
 func Example() {
+	env := map[string]string{"KUBERNETES_SERVICE_HOST": "10.100.0.1"}
 	report := doctor.Examine(context.Background(), doctor.Options{
-		Getenv: func(string) string { return "" }, // nil examines this process's own environment
+		Getenv: func(name string) string { return env[name] }, // nil examines this process's own environment
 		Listen: netip.MustParseAddrPort("127.0.0.1:9911"),
 	})
 	for _, finding := range report.Findings {

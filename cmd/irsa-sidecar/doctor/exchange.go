@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -29,6 +30,7 @@ func (e *examination) checkExchange(ctx context.Context) {
 		key, fixes := e.cause(failed)
 		f := failure("sts", key, failed.Message, fixes...)
 		f.Advice = failed.Advice()
+		f.Summary = e.summary(key)
 		e.add(f)
 		return
 	}
@@ -38,6 +40,21 @@ func (e *examination) checkExchange(ctx context.Context) {
 	if asked := e.Exchange.Duration; asked > 0 && lifetime < asked-time.Minute {
 		e.add(warning("sts", DurationTooLong, fmt.Sprintf("IRSA_SIDECAR_DURATION asks for %s, which is more than the role allows", roughly(asked)), e.fixDuration()))
 	}
+}
+
+// summary says in a few words what a failed exchange means; "" if STS's own words do.
+func (e *examination) summary(key string) string {
+	switch key {
+	case string(cache.AccessDenied):
+		return fmt.Sprintf("the role %s does not exist, or its trust policy does not allow %s (AccessDenied)",
+			e.Exchange.RoleARN, cmp.Or(e.claims.Subject, "this token"))
+	case string(ProviderMissing):
+		return fmt.Sprintf("IAM in account %s has no OIDC provider for %s, or one with other client IDs (InvalidIdentityToken)",
+			cmp.Or(e.identity.Account, "of the role"), cmp.Or(e.claims.Issuer, "the token's issuer"))
+	case string(AudienceNotRegistered):
+		return fmt.Sprintf("IAM's OIDC provider does not have the token's audience, %s, among its client IDs (InvalidIdentityToken)", e.audience())
+	}
+	return ""
 }
 
 // cause returns the key and the fixes for a failed exchange. AWS has reworded its messages before, so the error code

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
@@ -270,27 +272,86 @@ var changing = []struct {
 	{regexp.MustCompile(`key "[\w-]{43}"`), `key "KEY"`},
 }
 
-// golden compares a report with testdata/<name>.txt.
-func golden(t *testing.T, w *world, name string, r *Report) {
-	t.Helper()
-	var b strings.Builder
-	if err := r.WriteText(&b, false); err != nil {
-		t.Fatal(err)
+// settled returns the report as it is in every run.
+func (w *world) settled(r *Report) *Report {
+	w.t.Helper()
+	raw, err := json.Marshal(r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var settled Report
+	if err := json.Unmarshal(raw, &settled); err != nil {
+		w.t.Fatal(err)
 	}
 	working, err := os.Getwd()
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	got := strings.NewReplacer(append(w.shown,
+	constant := strings.NewReplacer(append(w.shown,
 		"relative to "+working, "relative to /",
 		filepath.Dir(w.file.Path()), "/var/run/secrets/eks.amazonaws.com/serviceaccount",
 		w.dir, "DIR", fmt.Sprint(":", w.options.Listen.Port()), ":9911",
 		"owner "+strconv.Itoa(os.Geteuid())+":"+strconv.Itoa(os.Getegid()), "owner 0:0",
-	)...).Replace(b.String())
-	for _, c := range changing {
-		got = c.what.ReplaceAllString(got, c.by)
+	)...)
+	settle := func(texts ...*string) {
+		for _, text := range texts {
+			*text = constant.Replace(*text)
+			for _, c := range changing {
+				*text = c.what.ReplaceAllString(*text, c.by)
+			}
+		}
 	}
-	path := filepath.Join("testdata", name+".txt")
+	if settled.Cause != nil {
+		settle(&settled.Cause.Text)
+	}
+	for i := range settled.Findings {
+		f := &settled.Findings[i]
+		settle(&f.Finding, &f.Summary, &f.Advice)
+		for j := range f.Fixes {
+			settle(&f.Fixes[j].What, &f.Fixes[j].Text)
+		}
+	}
+	return &settled
+}
+
+// golden compares a report with testdata/<name>.txt.
+func golden(t *testing.T, w *world, name string, r *Report) {
+	t.Helper()
+	var text strings.Builder
+	if err := w.settled(r).WriteText(&text, false); err != nil {
+		t.Fatal(err)
+	}
+	compare(t, name+".txt", text.String())
+	mustFit(t, r)
+}
+
+// mustFit checks that only what is to be pasted is wider than a report may be.
+func mustFit(t *testing.T, r *Report) {
+	t.Helper()
+	narrow := *r
+	narrow.Findings = slices.Clone(r.Findings)
+	for i, f := range narrow.Findings {
+		narrow.Findings[i].Fixes = nil
+		for _, fix := range f.Fixes {
+			fix.Text = ""
+			narrow.Findings[i].Fixes = append(narrow.Findings[i].Fixes, fix)
+		}
+	}
+	var text strings.Builder
+	if err := narrow.WriteText(&text, false); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(text.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > columns {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+}
+
+// compare compares a text with a golden file.
+func compare(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
 	if *update {
 		if err := os.MkdirAll("testdata", 0o755); err != nil {
 			t.Fatal(err)

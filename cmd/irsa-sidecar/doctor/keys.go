@@ -7,6 +7,7 @@ type Key string
 
 // The keys, in the order of the checks. [Entries] explains them.
 const (
+	NotAPod              Key = "NotAPod"
 	NotAnnotated         Key = "NotAnnotated"
 	HalfAnnotated        Key = "HalfAnnotated"
 	ConfigurationMistake Key = "ConfigurationMistake"
@@ -65,6 +66,7 @@ type Entry struct {
 func Entries() []Entry { return entries }
 
 var entries = []Entry{
+	{string(NotAPod), "This is no Pod, and the variables are not set: the doctor must run in the Pod's sidecar, or as `kubectl irsa doctor`."},
 	{string(NotAnnotated), "The EKS webhook did not change this Pod: the service account lacks the annotation `eks.amazonaws.com/role-arn` (or it is misspelled), it was annotated after the Pod started, the container is listed in `skip-containers`, or the webhook was down."},
 	{string(HalfAnnotated), "Only one of the two variables is set: somebody set it by hand, and the webhook then adds neither."},
 	{string(ConfigurationMistake), "A variable has a value that cannot be used; `serve` would refuse to start."},

@@ -118,6 +118,14 @@ func roleToPropose(arn string) string {
 	return "arn:aws:iam::ACCOUNT:role/ROLE"
 }
 
+// fixNotAPod is for a laptop, where nothing is to be fixed.
+func (e *examination) fixNotAPod() []Fix {
+	return []Fix{
+		{"examine the Pod from here", shell, "kubectl irsa doctor NAMESPACE/POD"},
+		{"or in the Pod itself", shell, "kubectl exec -n NAMESPACE POD -c irsa-sidecar -- /irsa-sidecar doctor"},
+	}
+}
+
 // fixName is for a variable that is set under a misspelt name.
 func (e *examination) fixName(m Mistake) Fix {
 	value := e.Getenv(m.Misspelt)

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -20,16 +19,20 @@ type Report struct {
 	Cause    *Cause    `json:"cause,omitempty"`
 	Findings []Finding `json:"findings"`
 
+	// Identity is whom the exchange is for. Nil if neither the role nor the token is known.
+	Identity *Identity `json:"identity,omitempty"`
+
 	// TrustPolicy lets only this token's service account assume the role. Nil if the role or the token does not say
 	// enough.
 	TrustPolicy json.RawMessage `json:"trustPolicy,omitempty"`
 }
 
-// Cause is the finding from which the failures follow. Nil if nothing has failed.
-type Cause struct {
-	Check string `json:"check"`
-	Key   string `json:"key"`
-	Text  string `json:"text"` // one line
+// Identity is whom an exchange is for, as far as it is known. The token's claims have not been verified.
+type Identity struct {
+	Role     string   `json:"role,omitempty"` // AWS_ROLE_ARN
+	Issuer   string   `json:"issuer,omitempty"`
+	Audience []string `json:"audience,omitempty"`
+	Subject  string   `json:"subject,omitempty"`
 }
 
 // Finding is what one check has found.
@@ -38,8 +41,9 @@ type Finding struct {
 	Status  Status `json:"status"`
 	Key     string `json:"key,omitempty"` // a [cache.Reason] or a [Key]; empty where Status is OK
 	Finding string `json:"finding"`
-	Advice  string `json:"advice,omitempty"` // a Reason's, the same as everywhere else
-	Fixes   []Fix  `json:"fixes,omitempty"`  // what to do, the most likely first
+	Summary string `json:"summary,omitempty"` // the finding in a few words, for [Cause]; empty if it is short itself
+	Advice  string `json:"advice,omitempty"`  // a Reason's, the same as everywhere else
+	Fixes   []Fix  `json:"fixes,omitempty"`   // what to do, the most likely first
 
 	// Consequence reports that the finding follows from the cause: there is nothing to change for it.
 	Consequence bool `json:"consequence,omitempty"`
@@ -88,29 +92,20 @@ func (s *Status) UnmarshalText(text []byte) error {
 // maxFinding bounds a finding, in characters: others may decide what is in it.
 const maxFinding = 1000
 
-// scrub turns the text into one short line without secrets: those with the form of one, and these, as a server may quote
+// scrub turns the texts into short lines without secrets: those with the form of one, and these, as a server may quote
 // what it was sent.
 func (f *Finding) scrub(secrets ...string) {
-	clean := func(text string) string {
-		text = redact.Scrub(redact.OneLine(text))
-		for _, secret := range secrets {
-			if secret != "" {
-				text = strings.ReplaceAll(text, secret, "[token]")
-			}
-		}
-		return redact.Shorten(strings.Join(strings.Fields(text), " "), maxFinding)
-	}
-	f.Finding = clean(f.Finding)
+	f.Finding, f.Summary = clean(f.Finding, secrets...), clean(f.Summary, secrets...)
 }
 
-// Failure returns the first failure as "check: key", or "" if there is none.
-func (r *Report) Failure() string {
-	for _, f := range r.Findings {
-		if f.Status == Fail {
-			return f.Check + ": " + f.Key
+func clean(text string, secrets ...string) string {
+	text = redact.Scrub(redact.OneLine(text))
+	for _, secret := range secrets {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "[token]")
 		}
 	}
-	return ""
+	return redact.Shorten(strings.Join(strings.Fields(text), " "), maxFinding)
 }
 
 // WriteJSON writes the report as JSON.
@@ -119,47 +114,4 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(r)
-}
-
-// WriteText writes the report for people, with colors for a terminal if asked for.
-func (r *Report) WriteText(w io.Writer, color bool) error {
-	paint := [...]string{OK: "\x1b[32m", Warn: "\x1b[33m", Fail: "\x1b[1;31m"}
-	words := [...]string{OK: "ok  ", Warn: "warn", Fail: "FAIL"}
-	width := 0
-	for _, f := range r.Findings {
-		width = max(width, len(f.Check))
-	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "irsa-sidecar doctor %s\n\n", r.Version)
-	for _, f := range r.Findings {
-		word := words[f.Status]
-		if color {
-			word = paint[f.Status] + word + "\x1b[0m"
-		}
-		text := f.Finding
-		if f.Key != "" {
-			text = f.Key + ": " + text
-		}
-		fmt.Fprintf(&b, "%s  %-*s  %s\n", word, width, f.Check, text)
-		if f.Advice != "" {
-			fmt.Fprintf(&b, "      %s\n", f.Advice)
-		}
-		for _, fix := range f.Fixes {
-			if fix.Text == "" {
-				fmt.Fprintf(&b, "      fix: %s\n", fix.What)
-				continue
-			}
-			fmt.Fprintf(&b, "      fix: %s:\n", fix.What)
-			for line := range strings.Lines(fix.Text) {
-				fmt.Fprintf(&b, "        %s\n", strings.TrimSuffix(line, "\n"))
-			}
-		}
-	}
-	var counts [len(words)]int
-	for _, f := range r.Findings {
-		counts[f.Status]++
-	}
-	fmt.Fprintf(&b, "\n%d ok, %d warn, %d FAIL\n", counts[OK], counts[Warn], counts[Fail])
-	_, err := w.Write(b.Bytes())
-	return err
 }
