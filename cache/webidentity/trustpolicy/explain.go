@@ -106,6 +106,8 @@ func compareProvider(got, want string) difference {
 		return differs(misspelt, "is cut short after %d of %d characters", len(got), len(want))
 	case got != "" && strings.HasPrefix(got, want):
 		return differs(misspelt, "has %s too much at the end", quote(got[len(want):]))
+	case strings.HasSuffix(got, want):
+		return differs(misspelt, "has %s in front of the issuer", quote(strings.TrimSuffix(got, want)))
 	case isOneEdit(got, want):
 		return differs(misspelt, "%s", oneEdit(got, want))
 	case gotPath == wantPath && wantPath != "":
@@ -219,18 +221,23 @@ func isOneEdit(got, want string) bool {
 	return len(a) <= 1 && len(b) <= 1 || len(a) == 2 && len(b) == 2 && a[0] == b[1] && a[1] == b[0]
 }
 
-// oneEdit says which character differs.
+// oneEdit says which character differs, and where.
 func oneEdit(got, want string) string {
 	a, b, begin := trimmed(got, want)
+	where := "at the beginning"
+	if begin > 0 {
+		const shown = 8
+		where = "after " + quote(string([]rune(got)[max(0, begin-shown):begin]))
+	}
 	switch {
 	case len(a) == 0:
-		return fmt.Sprintf("lacks character %d, %s", begin+1, character(b[0]))
+		return fmt.Sprintf("lacks %s %s", character(b[0]), where)
 	case len(b) == 0:
-		return fmt.Sprintf("has one character too many, %s, at position %d", character(a[0]), begin+1)
+		return fmt.Sprintf("has %s too much %s", character(a[0]), where)
 	case len(a) == 2:
-		return fmt.Sprintf("has characters %d and %d swapped, %s", begin+1, begin+2, quote(string(a)))
+		return fmt.Sprintf("has %s and %s swapped %s", character(a[0]), character(a[1]), where)
 	}
-	return fmt.Sprintf("differs in character %d, which is %s and must be %s", begin+1, character(a[0]), character(b[0]))
+	return fmt.Sprintf("has %s instead of %s %s", character(a[0]), character(b[0]), where)
 }
 
 // character shows a character; one that may look like another is named by its number.

@@ -68,7 +68,8 @@ func (p *Policy) Review(id Identity) (problems []Problem) {
 	}
 	for i, s := range p.Statements {
 		switch applies := s.applies(id); {
-		case s.Deny && applies == unknown && allowed != no && !denied && s.invalidOperators() == nil:
+		case s.invalidOperators() != nil:
+		case s.Deny && applies == unknown && allowed != no && !denied:
 			problems = append(problems, numbered([]Problem{s.denial(id, unknown)}, i)...)
 		case !s.Deny && applies == yes, !s.Deny && applies == allowed && allowed == unknown:
 			problems = append(problems, numbered(p.beyond(s, id), i)...)
