@@ -202,8 +202,8 @@ func (w *world) lookup(_ context.Context, host string) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("198.51.100.7")}, nil
 }
 
-// authority makes a certificate for every name of the world, and a pool that trusts it.
-func authority(t testing.TB) (*x509.CertPool, tls.Certificate) {
+// authority makes a certificate for every name of the world, and these, and a pool that trusts it.
+func authority(t testing.TB, names ...string) (*x509.CertPool, tls.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -213,7 +213,7 @@ func authority(t testing.TB) (*x509.CertPool, tls.Certificate) {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test CA", Organization: []string{"Example"}},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames: []string{"*.eks.eu-west-1.amazonaws.com", "oidc.eks.eu-west-1.amazonaws.com", stsHost, "sts.us-east-1.amazonaws.com"},
+		DNSNames: append([]string{"*.eks.eu-west-1.amazonaws.com", "oidc.eks.eu-west-1.amazonaws.com", stsHost, "sts.us-east-1.amazonaws.com"}, names...),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, description, description, key.Public(), key)
 	if err != nil {
