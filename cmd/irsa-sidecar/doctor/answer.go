@@ -226,8 +226,8 @@ func (e *examination) notCredentials(ctx context.Context, uri *url.URL, answer s
 	var document struct{ Code, Message, Hint string }
 	json.Unmarshal(answer.body, &document)
 	switch {
-	case isSidecar(answer.header) && document.Code != "":
-		return e.refusal(answer.status, document.Code, document.Message, document.Hint, token, sent)
+	case isSidecar(answer.header) && isWord(document.Code):
+		return e.refusal(answer.status, document.Code, document.Message, e.quoted(document.Hint), token, sent)
 	case answer.status == http.StatusOK && strings.Trim(uri.Path, "/") == "":
 		return failure("answer", OtherEndpoint, fmt.Sprintf("%s is the page for people; credentials are at /v1/credentials", uri), e.fixURI())
 	}
@@ -238,6 +238,19 @@ func (e *examination) notCredentials(ctx context.Context, uri *url.URL, answer s
 		}
 	}
 	return failure("answer", OtherEndpoint, text, e.fixURI())
+}
+
+// isWord reports whether a code can be a reason or a refusal.
+func isWord(code string) bool {
+	letter := func(r rune) bool { return 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' }
+	return code != "" && len(code) <= 50 && strings.TrimFunc(code, letter) == ""
+}
+
+// quoted returns what a server says, as fit to be shown as a finding is: the header that tells a sidecar proves nothing.
+func (e *examination) quoted(text string) string {
+	f := Finding{Finding: text}
+	f.scrub(append(e.App.secrets(), e.Authorization)...)
+	return f.Finding
 }
 
 // refusal is for an answer of the sidecar that is an error. Its code is a reason why it has no credentials, or a refusal of

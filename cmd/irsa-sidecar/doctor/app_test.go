@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -454,6 +455,62 @@ func TestAnAppWhoseSidecarHangs(t *testing.T) {
 	} {
 		if f := e.noAnswer(t.Context(), uri, err); f.Key != string(PortTaken) || !strings.Contains(f.Finding, want) {
 			t.Errorf("%v: %+v", err, f)
+		}
+	}
+}
+
+// Any program may say that it is the sidecar, quote the request, and try to steer the terminal.
+func TestAnAnswerDoesNotSteerATerminal(t *testing.T) {
+	for _, code := range []string{"AccessDenied", "UnknownProfile", "a\x1b[2J", "", strings.Repeat("a", 51), "A B", "Ä"} {
+		w := newApp(t)
+		other := w.plain(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			rw.Header().Set("Irsa-Sidecar", "credentials")
+			rw.WriteHeader(http.StatusForbidden)
+			bad := "\x1b[2J\u202e " + r.Header.Get("Authorization") + " " + appSecret + strings.Repeat(" long", 1000)
+			json.NewEncoder(rw).Encode(map[string]string{"code": code, "message": bad, "hint": bad, "identity": bad})
+		}))
+		w.env[sources.FullURI] = "http://" + other.String() + "/v1/credentials"
+		r := w.examineApp()
+		var b strings.Builder
+		if err := r.WriteText(&b, false); err != nil {
+			t.Fatal(err)
+		}
+		if strings.ContainsAny(b.String(), "\x1b\u202e") || len(b.String()) > 9000 {
+			t.Errorf("%q: %d bytes: %.2000q", code, b.Len(), b.String())
+		}
+		if isCode := code == "AccessDenied" || code == "UnknownProfile"; (verdict(r).Key == code) != isCode || verdict(r).Status != Fail {
+			t.Errorf("%q: %+v", code, verdict(r))
+		}
+	}
+}
+
+// Whatever is in the environment, no line is longer than a screen or two, and no command has what a terminal obeys.
+func TestHostileAppEnvironments(t *testing.T) {
+	for _, bad := range []string{strings.Repeat("long-", 20000), "a\x1b[2J\nb", "\u202e", "--all", "$(id)", "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2ln"} {
+		for _, name := range []string{
+			sources.FullURI, sources.RelativeURI, sources.Token, sources.TokenFile, "HOME", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_ROLE_ARN",
+			"AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_CREDENTIAL_FILE", "AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "HTTP_PROXY", "NO_PROXY",
+		} {
+			for _, elsewhere := range []bool{false, true} {
+				w := newApp(t)
+				w.env["HTTP_PROXY"] = "http://proxy.example:3128"
+				w.env[name] = bad
+				w.options.App = &App{Elsewhere: elsewhere}
+				for _, f := range w.examineApp().Findings {
+					texts := []string{f.Finding, f.Advice}
+					for _, fix := range f.Fixes {
+						texts = append(texts, fix.What)
+						if strings.ContainsAny(fix.Text, "\x1b\u202e") || len(fix.Text) > 2*maxValue {
+							t.Errorf("%s=%.20q: to be pasted: %.200q", name, bad, fix.Text)
+						}
+					}
+					for _, text := range texts {
+						if strings.ContainsAny(text, "\x1b\u202e\n") || len([]rune(text)) > maxFinding {
+							t.Errorf("%s=%.20q: %.200q", name, bad, text)
+						}
+					}
+				}
+			}
 		}
 	}
 }
