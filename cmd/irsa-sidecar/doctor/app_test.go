@@ -514,3 +514,21 @@ func TestHostileAppEnvironments(t *testing.T) {
 		}
 	}
 }
+
+// No file makes the parser say anything but what kind of credentials there are.
+func FuzzProfiles(f *testing.F) {
+	for _, seed := range []string{sharedKeys, "[profile dev]\ncredential_process = /bin/x\n", "[default]\nrole_arn = r\ncredential_source = EcsContainer\n", "[", "[]", "[default]\n=\n ="} {
+		f.Add(seed, "default", true)
+		f.Add(seed, "dev", false)
+	}
+	f.Fuzz(func(t *testing.T, content, profile string, config bool) {
+		found, has := (&sharedFile{config: config}).credentials(content, profile)
+		kinds := []string{
+			"", "access keys", "aws_access_key_id without aws_secret_access_key", roleFromContainer, "a role with web_identity_token_file", "a role with source_profile",
+			"a role with credential_source", "an SSO login", "a login session", "a credential_process", "a credential_process that runs irsa-sidecar by itself",
+		}
+		if !slices.Contains(kinds, has) || has != "" && !found {
+			t.Errorf("[%s] in %q: %v, %q", profile, content, found, has)
+		}
+	})
+}
