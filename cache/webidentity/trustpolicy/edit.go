@@ -56,6 +56,11 @@ func (p *Policy) Propose(id Identity) (*Edit, error) {
 			continue
 		}
 		e := &Edit{Document: c.text, Diff: diff(text, c.text, p.root.line), Size: size(c.text), Note: c.note}
+		if c.statement >= 0 {
+			if s := after.Statements[c.statement]; s.applies(id) == unknown {
+				e.Note = joined(e.Note, fmt.Sprintf("statement %d also has a condition that only AWS can evaluate, which stays as it is%s", c.statement+1, s.shifted(p.root.line-1).because(id)))
+			}
+		}
 		switch {
 		case e.Size > highestQuota:
 			e.Warning = fmt.Sprintf("the new policy has %d characters without white space: IAM accepts %d at most", e.Size, highestQuota)
@@ -154,7 +159,7 @@ func (s *Statement) because(id Identity) string {
 }
 
 func (c *condition) place() string {
-	return fmt.Sprintf("line %d: %s %s", c.key.line, c.operator.text, c.key.text)
+	return fmt.Sprintf("line %d: %s", c.key.line, c.text())
 }
 
 // unfilled returns an error about a placeholder of a template that still stands in the policy. IAM refuses some of them, and
@@ -295,10 +300,14 @@ func (p *Policy) candidates(id Identity, before int) (all []candidate, err error
 	}
 	all = append(all, candidate{text: p.with(id), statement: -1, rank: adds})
 	for i := range all {
-		all[i].note = strings.Join(slices.DeleteFunc(append([]string{all[i].note}, notes...), func(n string) bool { return n == "" }), "; ")
+		all[i].note = joined(append([]string{all[i].note}, notes...)...)
 	}
 	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Or(a.rank-b.rank, a.cost-b.cost) })
 	return all, nil
+}
+
+func joined(notes ...string) string {
+	return strings.Join(slices.DeleteFunc(notes, func(n string) bool { return n == "" }), "; ")
 }
 
 // shifted returns a statement for messages, whose lines are those of the whole text.

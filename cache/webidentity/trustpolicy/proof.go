@@ -6,19 +6,19 @@ import (
 	"time"
 )
 
-// who is somebody who may ask, and the principal that the provider is.
+// who is somebody who may ask, the principal that the provider is, and what is asked for.
 type who struct {
 	Identity
-	federated string
+	federated, action string
 }
 
 // proved reports whether a policy lets in the identity and, under the same conditions, all whom the old one lets in and
 // nobody else. Its statement at the index edited is a changed one; if that is -1, the last is a new one.
 //
-// A condition that only AWS can evaluate may be met or not, and is the same in both policies. Deny is the same in both, and
+// A condition that is not about a token may be met or not, and is the same in both policies. Deny is the same in both, and
 // can only take away, so that it does not matter here.
 func proved(old, changed *Policy, id Identity, edited int) bool {
-	if !kept(old, changed, edited) || changed.Decide(id) == Refused || !letIn(changed, who{id, id.ProviderARN()}) {
+	if !kept(old, changed, edited) || changed.Decide(id) == Refused || !letIn(changed, who{id, id.ProviderARN(), Action}) {
 		return false
 	}
 	// What is known of this request says nothing about the others'.
@@ -29,7 +29,7 @@ func proved(old, changed *Policy, id Identity, edited int) bool {
 		after, before = changed.Statements[edited], old.Statements[edited:edited+1]
 	}
 	everybody := universe(id, append([]*Statement{after}, before...), slices.Concat(old.Statements, changed.Statements))
-	for _, w := range everybody {
+	for _, w := range slices.Concat(everybody, otherwise(everybody, slices.Concat(before, []*Statement{after}))) {
 		then, now := terms(before, w), terms([]*Statement{after}, w)
 		if slices.EqualFunc(then, now, slices.Equal) {
 			continue // the other statements are the same
@@ -41,6 +41,20 @@ func proved(old, changed *Policy, id Identity, edited int) bool {
 		}
 	}
 	return len(everybody) > 0
+}
+
+// otherwise returns the same people who ask for what a web identity may need besides, as far as the statements are about it.
+func otherwise(everybody []who, statements []*Statement) (all []who) {
+	for _, action := range otherActions {
+		if !slices.ContainsFunc(statements, func(s *Statement) bool { return s.covers(action) == yes }) {
+			continue
+		}
+		for _, w := range everybody {
+			w.action = action
+			all = append(all, w)
+		}
+	}
+	return all
 }
 
 // letIn reports whether some outcome of the conditions that only AWS can evaluate lets somebody in.
@@ -74,10 +88,10 @@ func implies(a, b [][]string) bool {
 	})
 }
 
-// term returns the conditions that only AWS can evaluate, by their text, if everything else in the statement applies.
+// term returns the conditions that are not about a token, by their text, if everything else in the statement applies.
 func (s *Statement) term(w who) (open []string, ok bool) {
 	named := s.anyone || slices.ContainsFunc(s.federated, func(v value) bool { return v.text == w.federated })
-	if named == s.notPrincipal || s.action() != yes {
+	if named == s.notPrincipal || s.covers(w.action) != yes {
 		return nil, false
 	}
 	for i := range s.conditions {
@@ -98,6 +112,9 @@ func (c *condition) term(id Identity) (name string, met truth) {
 		return "", no // IAM refuses the policy
 	}
 	met = c.holds(id)
+	if foreign(c.key.text) {
+		met = unknown // even where a request with a token certainly lacks the key, no proof shall depend on it
+	}
 	if met != unknown {
 		return "", met
 	}
@@ -105,7 +122,7 @@ func (c *condition) term(id Identity) (name string, met truth) {
 	for _, v := range c.values {
 		single := *c
 		single.values = []value{v}
-		if single.holds(id) == unknown {
+		if foreign(c.key.text) || single.holds(id) == unknown {
 			name += "\x00" + v.text
 		}
 	}
@@ -142,12 +159,17 @@ func (s *Statement) keptIn(changed *Statement) bool {
 		!sameMembers(s.node.member("Principal"), changed.node.member("Principal"), "Federated") {
 		return false
 	}
-	renamed := 0
+	if s.others && len(changed.conditions) != len(s.conditions) {
+		return false // nobody else has the keys of a token
+	}
 	for i := range s.conditions {
 		c := &s.conditions[i]
+		if s.others && changed.conditions[i].operator.text != c.operator.text {
+			return false
+		}
 		j := slices.IndexFunc(changed.conditions, func(d condition) bool { return d.operator.text == c.operator.text && d.key.text == c.key.text })
 		if j < 0 {
-			if renamed++; foreign(c.key.text) {
+			if foreign(c.key.text) {
 				return false
 			}
 			continue
@@ -162,7 +184,7 @@ func (s *Statement) keptIn(changed *Statement) bool {
 			return false
 		}
 	}
-	return renamed == 0 || len(changed.conditions) >= len(s.conditions)
+	return true
 }
 
 // sameMembers compares two objects without some of their members.
@@ -274,7 +296,7 @@ func instances(text string) []string {
 
 func (u *crowd) everybody() (all []who) {
 	for _, principal := range u.providers.list {
-		w := who{u.id, principal}
+		w := who{u.id, principal, Action}
 		w.Issuer = principal
 		if _, provider, ok := strings.Cut(principal, ":oidc-provider/"); ok {
 			w.Issuer = "https://" + provider

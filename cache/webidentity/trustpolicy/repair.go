@@ -139,13 +139,25 @@ func (r *repair) claim(c *condition) string {
 // operator replaces the operator of a condition by one that compares texts. The operator stands for all its keys, so that
 // all of them must be about the token.
 func (r *repair) operator(c *condition) bool {
+	base, ifExists := strings.CutSuffix(c.operator.text, "IfExists")
+	base, any := strings.CutPrefix(base, "ForAnyValue:")
+	base, all := strings.CutPrefix(base, "ForAllValues:")
 	name := "StringEquals"
-	if o, ok := parseOperator(c.operator.text); ok {
+	if o, ok := parseOperator(base); ok {
 		if o.name == "ArnLike" {
 			name = "StringLike"
 		}
-	} else if name = nearest.Word(visible(c.operator.text), []string{"StringEquals", "StringEqualsIgnoreCase", "StringLike"}); name == "" {
+	} else if name = nearest.Word(visible(base), []string{"StringEquals", "StringEqualsIgnoreCase", "StringLike"}); name == "" {
 		return false
+	}
+	switch {
+	case any:
+		name = "ForAnyValue:" + name
+	case all:
+		name = "ForAllValues:" + name
+	}
+	if ifExists {
+		name += "IfExists"
 	}
 	for i := range r.statement.conditions {
 		if other := &r.statement.conditions[i]; other.operator.start == c.operator.start && r.claim(other) == "" {
@@ -208,6 +220,5 @@ func (r *repair) nobody(text, claim, want string, patterns bool) bool {
 	case wild || !isServiceAccount(want) || isServiceAccount(text):
 		return false
 	}
-	name := right[strings.LastIndexByte(right, ':')+1:]
-	return nearest.Word(lower, []string{right}) != "" || strings.Contains(lower, name)
+	return nearest.Word(strings.ReplaceAll(lower, "/", ":"), []string{right}) != ""
 }

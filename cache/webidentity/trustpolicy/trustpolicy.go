@@ -168,8 +168,11 @@ func (s *Statement) principal(id Identity) truth {
 	return truthOf(named)
 }
 
-func (s *Statement) action() truth {
-	named := slices.ContainsFunc(s.actions, func(v value) bool { return like(strings.ToLower(v.text), strings.ToLower(Action)) })
+func (s *Statement) action() truth { return s.covers(Action) }
+
+// covers reports whether a statement is about an action.
+func (s *Statement) covers(action string) truth {
+	named := slices.ContainsFunc(s.actions, func(v value) bool { return like(strings.ToLower(v.text), strings.ToLower(action)) })
 	if s.notAction {
 		return truthOf(!named)
 	}

@@ -3,6 +3,7 @@ package trustpolicy
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -471,6 +472,9 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"Statement": {"Effect": "Deny", "NotPrincipal": {"AWS": "*"}, "NotAction": ["sts:*"], "Condition": {"Null": {"aws:x": true}}}}`))
 	f.Add([]byte(`{"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "*", "Condition": {"StringLike": {":": "*"}}}]}`))
 	f.Add([]byte("%7B%22Statement%22%3A1%7D"))
+	for i := range 40 {
+		f.Add(maker{rand.New(rand.NewPCG(1, uint64(i)))}.policy())
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := Parse(data)
 		if err != nil {
