@@ -29,7 +29,7 @@ ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v ./integration/minio
 	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) ./integration/manifests
-	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish || :; go test -count=1 $(GOTESTFLAGS) ./integration/commands
+	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish || :; go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/commands
 	go test -tags faults -count=1 -v -timeout 8m ./integration/faults
 	go test -tags faults -count=1 -v -timeout 10m ./integration/campaign
 	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) ./integration/browser
