@@ -35,11 +35,11 @@ func (s *search) cloudFormation(root, resources *yaml.Node) {
 		t := &template{root: root, resources: resources, pseudo: pseudoParameters(s.facts)}
 		role := ""
 		if named := at(resource, "Properties", "RoleName"); named != nil {
-			if n := t.resolve(named, 0); n.Kind == yaml.ScalarNode && len(t.unresolved) == 0 {
+			if n := t.resolve(named, 0); n != nil && n.Kind == yaml.ScalarNode && len(t.unresolved) == 0 {
 				role = n.Value
 			}
 		}
-		t.assumed, t.unresolved = nil, nil
+		t.assumed, t.unresolved, t.steps = nil, nil, 0
 		s.found = append(s.found, candidate{where: "resource " + id, id: id, role: role, document: document, template: t})
 	}
 }

@@ -123,6 +123,8 @@ var formats = []struct {
 		strings.ReplaceAll("\n"+formatsPolicy, "\n", "\n      ") + "\n", "Role app-role"},
 	{"a List", "apiVersion: v1\nkind: List\nitems:\n- apiVersion: iam.aws.crossplane.io/v1beta1\n  kind: Role\n  metadata: {name: app}\n  spec: {forProvider: {assumeRolePolicyDocument: '" + compact(formatsPolicy) + "'}}\n", "Role app"},
 	{"Ansible", "- name: app\n  amazon.aws.iam_role:\n    name: app\n    assume_role_policy_document:" + inYAML(formatsARN, 6), "role app"},
+	{"Pulumi", `{"version": 3, "deployment": {"resources": [{"urn": "urn:pulumi:prod::x::aws:iam/role:Role::app", "inputs": {"name": "app", "assumeRolePolicy": ` + quoteJSON(formatsPolicy) + `},
+		"outputs": {"name": "app", "arn": "arn:aws:iam::123456789012:role/team/app", "assumeRolePolicy": ` + quoteJSON(formatsPolicy) + `}}]}}`, "role app"},
 	{"an alias", "x: &p '" + formatsARN + "'\nAssumeRolePolicyDocument:" + inYAML("*p", 2), "role"},
 	{"terraform output", "<<EOT\n" + formatsPolicy + "\nEOT\n", "the document"},
 	{"CloudFormation in UTF-16", utf16Text(cfn(formatsARN)), "resource AppRole"},

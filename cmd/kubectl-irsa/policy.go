@@ -59,7 +59,7 @@ func readLimited(name string, stdin io.Reader) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%s cannot be read: %w", name, cache.Innermost(err))
 	case len(raw) > maxPolicyFile:
-		return nil, fmt.Errorf("%s is longer than %d MB", name, maxPolicyFile>>20)
+		return nil, fmt.Errorf("%s is longer than %d MB; of a plan of Terraform, jq '{planned_values, resource_changes}' is enough", name, maxPolicyFile>>20)
 	}
 	return raw, nil
 }
@@ -125,6 +125,9 @@ func (o *outside) inFile(findings []doctor.Finding) {
 			continue
 		}
 		if rest, ok := strings.CutPrefix(f.Finding, "the policy"); ok {
+			if o.question.policyFile == "" || o.question.policyFile == "-" {
+				rest = strings.Replace(rest, " line ", ", line ", 1)
+			}
 			f.Finding = shown(name + o.from.lines(rest))
 		}
 		for j := range f.Fixes {
