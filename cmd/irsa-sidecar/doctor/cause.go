@@ -33,8 +33,8 @@ func explanations() []explanation {
 	// The keys for STS's InvalidIdentityToken, whose words leave open what is wrong with the token, its issuer or its
 	// provider.
 	badToken := keys(cache.InvalidIdentityToken, cache.IDPCommunicationError, cache.IDPRejectedClaim, cache.TokenFileMalformed,
-		ProviderMissing, AudienceNotRegistered, ThumbprintMismatch, TokenLegacy, TokenClaimMissing,
-		IssuerUnreachable, IssuerMismatch, IssuerIncomplete, KeyUnknown, SignatureInvalid)
+		ProviderMissing, AudienceNotRegistered, ThumbprintMismatch, TokenLegacy, TokenClaimMissing, TokenClaimMalformed,
+		IssuerNotHTTPS, IssuerNotPublic, IssuerMalformed, IssuerUnreachable, IssuerMismatch, IssuerIncomplete, KeyUnknown, SignatureInvalid)
 	unset := keys(noExchange, NotAnnotated, HalfAnnotated, RoleARNMalformed, cache.TokenFileMissing)
 	expired := keys(cache.ExpiredTokenException)
 	denied := keys(cache.AccessDenied)
@@ -59,7 +59,7 @@ func explanations() []explanation {
 		{check: "dns", fail: keys(noExchange)},
 		{check: "connect", fail: keys(noExchange)},
 		{check: "tls", fail: keys(noExchange)},
-		{check: "signature", fail: append(keys(IssuerMismatch, IssuerIncomplete, KeyUnknown, SignatureInvalid), unread...), warn: unread},
+		{check: "signature", fail: append(keys(IssuerNotPublic, IssuerMismatch, IssuerIncomplete, KeyUnknown, SignatureInvalid), unread...), warn: unread},
 		// What kubectl-irsa reads in AWS.
 		{check: "eks-cluster", fail: badToken},
 		{check: "iam-provider", fail: badToken},

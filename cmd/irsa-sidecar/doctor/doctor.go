@@ -70,14 +70,15 @@ type examination struct {
 	findings []Finding
 	skipped  []string // the checks that could not be made
 
-	token      string
-	claims     webidentity.Claims
-	projected  bool // the kubelet replaces the token file
-	issuer     issuerVerdict
-	rejection  Key                  // why the issuer's documents rule the token out
-	thumbprint string               // of the certificate of the server with the issuer's keys, as IAM writes it; empty if not known
-	skew       *time.Duration       // by which this clock is ahead of STS's; nil if not known
-	identity   trustpolicy.Identity // complete if Subject is set: the role is AWS's, and the token says whose it is
+	token       string
+	claims      webidentity.Claims
+	projected   bool // the kubelet replaces the token file
+	issuer      issuerVerdict
+	issuerFault Key                  // why IAM cannot use the issuer's URL; empty if it can
+	rejection   Key                  // why the issuer's documents rule the token out
+	thumbprint  string               // of the certificate of the server with the issuer's keys, as IAM writes it; empty if not known
+	skew        *time.Duration       // by which this clock is ahead of STS's; nil if not known
+	identity    trustpolicy.Identity // complete if Subject is set: the role is AWS's, and the token says whose it is
 }
 
 // Examine makes all checks, each as far as possible. It takes at most 15 seconds.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -218,6 +219,27 @@ var faults = []struct {
 		w.document(map[string]any{"issuer": issuerURL + "/"})
 		w.sts.Break(ststest.NotValidated)
 	}, "IssuerMismatch", forPeople},
+	{"issuer-in-the-cluster", func(w *world) {
+		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "https://kubernetes.default.svc.cluster.local" }))
+	}, "IssuerNotPublic", forPeople},
+	{"issuer-with-a-port", func(w *world) {
+		w.write(unsigned(w, func(c map[string]any) { c["iss"] = "https://oidc.example.com:6443" }))
+	}, "IssuerMalformed", forPeople},
+	{"issuer-keys-in-the-cluster", func(w *world) {
+		w.document(map[string]any{"issuer": issuerURL, "jwks_uri": "https://10.0.0.1:6443/openid/v1/jwks", "response_types_supported": []string{"id_token"}, "id_token_signing_alg_values_supported": []string{"RS256"}})
+		w.sts.Break(ststest.NotValidated)
+	}, "IssuerNotPublic", forPeople},
+	{"issuer-is-a-page", func(w *world) {
+		w.issuerHandler = http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "<!doctype html>") })
+		w.sts.Break(ststest.NotValidated)
+	}, "IssuerUnreachable", forPeople},
+	{"issuer-needs-an-account", func(w *world) {
+		w.issuerHandler = http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			rw.WriteHeader(http.StatusForbidden)
+			io.WriteString(rw, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}`)
+		})
+		w.sts.Break(ststest.KeysUnreachable)
+	}, "IssuerUnreachable", forPeople},
 	{"issuer-incomplete", func(w *world) {
 		w.document(map[string]any{"issuer": issuerURL, "jwks_uri": issuerURL + "/openid/v1/jwks"})
 		w.sts.Break(ststest.KeysUnreachable)

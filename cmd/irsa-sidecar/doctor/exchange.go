@@ -28,8 +28,11 @@ func (e *examination) checkExchange(ctx context.Context) {
 	if err != nil {
 		failed := cache.AsFetchError(err)
 		key, fixes := e.cause(failed)
+		e.blameTheIssuer(failed.Reason)
 		f := failure("sts", key, failed.Message, fixes...)
-		f.Advice = failed.Advice()
+		if key == string(failed.Reason) || failsInIAM(Key(key)) {
+			f.Advice = failed.Advice()
+		}
 		f.Summary = e.summary(key)
 		e.add(f)
 		return
@@ -74,32 +77,54 @@ func (e *examination) causeOfInvalidToken(message string) (key string, fixes []F
 	says := func(words string) bool { return strings.Contains(message, words) }
 	var cause Key
 	switch {
+	case e.found(TokenClaimMissing): // the check of the token has given the fixes
+		cause = TokenClaimMissing
+	case e.found(TokenClaimMalformed):
+		cause = TokenClaimMalformed
 	case says("not a valid jwt"):
 		return string(cache.TokenFileMalformed), e.fixMalformed()
 	case says("missing a required claim") && !says("claim: aud"):
 		cause, fixes = TokenClaimMissing, e.fixClaims()
 	case len(e.claims.Audience) == 0, says("missing a required claim: aud"):
 		cause, fixes = TokenLegacy, e.fixVolume()
+	case e.issuerFault != "": // the check of the issuer has given the fixes: no provider can be created for it
+		cause = e.issuerFault
 	case says("no openidconnect provider"):
 		cause, fixes = ProviderMissing, e.fixProvider()
 	case says("audience"):
 		cause, fixes = AudienceNotRegistered, slices.Concat(e.fixClientID(), e.fixAudience())
 	case says("thumbprint"):
 		cause, fixes = ThumbprintMismatch, e.fixThumbprint()
-	case e.found(TokenClaimMissing): // the check of the token has given the fixes
-		cause = TokenClaimMissing
-	case e.found(TokenClaimMalformed):
-		cause = TokenClaimMalformed
 	case e.issuer == issuerRejected: // the check of the signature has given the fixes
 		cause = e.rejection
 	case e.issuer == issuerUnavailable:
-		cause, fixes = IssuerUnreachable, []Fix{fixIssuer(discoveryURL(e.claims.Issuer))}
+		if cause = e.rejection; cause == "" {
+			cause, fixes = IssuerUnreachable, []Fix{fixIssuer(discoveryURL(e.claims.Issuer))}
+		}
 	case !slices.Contains(e.claims.Audience, stsAudience):
 		cause, fixes = AudienceNotRegistered, slices.Concat(e.fixClientID(), e.fixAudience())
 	default:
 		cause, fixes = ProviderMissing, e.fixProvider()
 	}
 	return string(cause), fixes
+}
+
+// failsInIAM reports whether the OIDC provider in IAM is at fault, which is what the advice about a refused token is about.
+func failsInIAM(key Key) bool {
+	return key == ProviderMissing || key == AudienceNotRegistered || key == ThumbprintMismatch
+}
+
+// blameTheIssuer makes a failure of what could not be read of the issuer's documents, if STS says that it could not verify
+// the token either.
+func (e *examination) blameTheIssuer(reason cache.Reason) {
+	if e.issuer != issuerUnavailable || reason != cache.InvalidIdentityToken && reason != cache.IDPCommunicationError {
+		return
+	}
+	for i := range e.findings {
+		if f := &e.findings[i]; f.Check == "signature" && f.Status == Warn {
+			f.Status = Fail
+		}
+	}
 }
 
 // checkPolicy compares the given trust policy with the token.

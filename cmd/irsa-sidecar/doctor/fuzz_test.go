@@ -174,7 +174,7 @@ func checkCommand(t *testing.T, text string) {
 var (
 	plainRune = regexp.MustCompile(`^[\w./:@%+=,-]+`)
 	commands  = set("aws chmod chronyc curl cut eksctl eval export kubectl unset wc")
-	options   = set("-- -n -c -d. -f1,2 -o -p -w -sS -sSI --approve --attach-policy-arn --client-id --client-id-list --cluster --cluster-name " +
+	options   = set("-- --clusterrole=system:service-account-issuer-discovery --group=system:unauthenticated -n -c -d. -f1,2 -o -p -w -sS -sSI --approve --attach-policy-arn --client-id --client-id-list --cluster --cluster-name " +
 		"--max-session-duration --max-time --name --namespace --open-id-connect-provider-arn --output --overwrite --policy-document --query " +
 		"--role-name --selector --service-account --thumbprint-list --type --url")
 )

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha1"
 	"crypto/tls"
@@ -36,12 +37,16 @@ const (
 // algorithms are those that STS accepts.
 var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512, jose.ES256, jose.ES384, jose.ES512}
 
-// discoveryDocument has the parts of an issuer's discovery document that STS uses.
-type discoveryDocument struct {
-	Issuer        string   `json:"issuer"`
-	JWKSURI       string   `json:"jwks_uri"`
-	ResponseTypes []string `json:"response_types_supported"`
-	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+// members are those of a discovery document that STS requires, and what they usually are.
+var members = []struct {
+	name  string
+	list  bool // of strings
+	usual string
+}{
+	{"issuer", false, `"https://ISSUER"`},
+	{"jwks_uri", false, `"https://ISSUER/openid/v1/jwks"`},
+	{"response_types_supported", true, `["id_token"]`},
+	{"id_token_signing_alg_values_supported", true, `["RS256"]`},
 }
 
 // checkIssuer verifies the token as STS does: with the discovery document and the keys that the issuer publishes. Only a
@@ -49,33 +54,87 @@ type discoveryDocument struct {
 // https://openid.net/specs/openid-connect-discovery-1_0.html#ProviderConfig
 func (e *examination) checkIssuer(ctx context.Context) {
 	iss := e.claims.Issuer
-	if !strings.HasPrefix(iss, "https://") && !isLoopback(iss) {
+	if !strings.HasPrefix(iss, "https://") && !isLoopback(iss) || e.issuerFault == IssuerNotPublic {
 		e.skip("signature")
 		return
 	}
 	url := discoveryURL(iss)
-	var discovery discoveryDocument
-	if !e.fetchDocument(ctx, url, &discovery) {
+	document := make(map[string]json.RawMessage) // whose names are in exactly this case
+	if !e.fetchDocument(ctx, url, &document) {
 		return
 	}
-	switch {
-	case discovery.Issuer != iss:
-		e.reject(IssuerMismatch, fmt.Sprintf("%s names the issuer %q, but the token's is %q", url, discovery.Issuer, iss),
+	issuer, keysURI := stringOf(document["issuer"]), stringOf(document["jwks_uri"])
+	if issuer != "" && issuer != iss {
+		e.reject(IssuerMismatch, fmt.Sprintf("%s names the issuer %q, but the token's is %q%s", url, issuer, iss, slash(issuer, iss)),
 			Fix{What: "serve a discovery document with the token's issuer, byte for byte; EKS does"})
 		return
-	case len(discovery.ResponseTypes) == 0 || len(discovery.Algorithms) == 0 || discovery.JWKSURI == "":
-		e.incomplete(url+" lacks jwks_uri, response_types_supported or id_token_signing_alg_values_supported, which STS requires",
-			`complete the discovery document, with "response_types_supported": ["id_token"] and "id_token_signing_alg_values_supported": ["RS256"]`)
-		return
-	case !strings.HasPrefix(discovery.JWKSURI, "https://") && !isLoopback(discovery.JWKSURI):
-		e.incomplete(fmt.Sprintf("%s has the jwks_uri %q, which is not an https:// URL", url, discovery.JWKSURI), "publish the keys over https")
+	}
+	if faults, fix := incompleteness(document); len(faults) > 0 {
+		e.incomplete(url+" "+strings.Join(faults, ", and "), "correct the discovery document: "+fix)
 		return
 	}
-	var keys jose.JSONWebKeySet
+	if !strings.HasPrefix(keysURI, "https://") && !isLoopback(keysURI) {
+		e.incomplete(fmt.Sprintf("%s has the jwks_uri %q, which is not an https:// URL", url, keysURI), "publish the keys over https")
+		return
+	}
+	if key, why := issuerFault(keysURI); key == IssuerNotPublic && e.asksAWS() {
+		e.issuer, e.rejection = issuerUnavailable, IssuerNotPublic
+		e.add(failure("signature", IssuerNotPublic, fmt.Sprintf("%s has the jwks_uri %q, which %s", url, keysURI, why),
+			Fix{What: "set the API server's --service-account-jwks-uri to a URL on the internet, publish its keys there (kubectl get --raw /openid/v1/jwks), and correct the discovery document"}))
+		return
+	}
 	e.thumbprint = "" // of the discovery document's server, which may be another
-	if e.fetchDocument(ctx, discovery.JWKSURI, &keys) {
-		e.checkSignature(keys)
+	var keys jose.JSONWebKeySet
+	if !e.fetchDocument(ctx, keysURI, &keys) {
+		return
 	}
+	if len(keys.Keys) == 0 {
+		e.incomplete(keysURI+" contains no keys", "publish the API server's keys there: kubectl get --raw /openid/v1/jwks prints them")
+		return
+	}
+	e.checkSignature(keys)
+}
+
+// incompleteness says what STS lacks in a discovery document, and what to write there.
+func incompleteness(document map[string]json.RawMessage) (faults []string, fix string) {
+	var missing, right []string
+	for _, m := range members {
+		raw, there := document[m.name]
+		var list []string
+		switch {
+		case !there:
+			missing = append(missing, m.name)
+		case m.list && json.Unmarshal(raw, &list) != nil:
+			faults = append(faults, "has "+m.name+", which is not a list of strings")
+		case m.list && len(list) == 0:
+			faults = append(faults, "has an empty list "+m.name)
+		case !m.list && stringOf(raw) == "":
+			faults = append(faults, "has "+m.name+", which is not a string with something in it")
+		default:
+			continue
+		}
+		right = append(right, fmt.Sprintf("%q: %s", m.name, m.usual))
+	}
+	if len(missing) > 0 {
+		faults = append(faults, "lacks "+strings.Join(missing, " and ")+", which STS requires")
+	}
+	return faults, strings.Join(right, ", ")
+}
+
+func stringOf(raw json.RawMessage) (s string) {
+	json.Unmarshal(raw, &s)
+	return s
+}
+
+// slash names the difference between two issuers that is easy to overlook.
+func slash(a, b string) string {
+	if a != b && strings.TrimRight(a, "/") == strings.TrimRight(b, "/") {
+		return ": they differ in the slash at the end"
+	}
+	if strings.EqualFold(a, b) {
+		return ": they differ in upper and lower case"
+	}
+	return ""
 }
 
 func discoveryURL(issuer string) string {
@@ -109,7 +168,7 @@ func (e *examination) reject(key Key, text string, fixes ...Fix) {
 
 // incomplete records that STS cannot use the discovery document.
 func (e *examination) incomplete(text, fix string) {
-	e.issuer = issuerUnavailable
+	e.issuer, e.rejection = issuerUnavailable, IssuerIncomplete
 	e.add(failure("signature", IssuerIncomplete, text, Fix{What: fix}))
 }
 
@@ -118,7 +177,8 @@ func (e *examination) incomplete(text, fix string) {
 func (e *examination) fetchDocument(ctx context.Context, url string, into any) bool {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
-	status, body, err := e.get(ctx, url)
+	response, body, err := e.get(ctx, url)
+	fixes := []Fix{fixIssuer(url)}
 	why := ""
 	switch {
 	case err != nil:
@@ -126,32 +186,59 @@ func (e *examination) fetchDocument(ctx context.Context, url string, into any) b
 		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 			why = fmt.Sprintf("no answer within %s", issuerTimeout)
 		}
-	case status != http.StatusOK:
-		why = fmt.Sprintf("the answer has HTTP status %d", status)
+	case response.StatusCode != http.StatusOK:
 		e.issuer = issuerUnavailable
-	case json.Unmarshal(body, into) != nil:
-		why = "the answer is not the expected JSON"
-		e.issuer = issuerUnavailable
+		why = fmt.Sprintf("the answer has HTTP status %d", response.StatusCode)
+		if to := response.Header.Get("Location"); to != "" {
+			why += ", a redirect to " + to
+		}
+		if bytes.Contains(body, []byte(`"kind": "Status"`)) || bytes.Contains(body, []byte(`"kind":"Status"`)) {
+			why += ": an API server refuses callers without an account"
+			fixes = []Fix{{"let everybody read the issuer's documents, which contain nothing secret", shell, "kubectl create clusterrolebinding public-issuer --clusterrole=system:service-account-issuer-discovery --group=system:unauthenticated"}}
+		}
 	default:
-		return true
+		if why = unexpected(body, into); why == "" {
+			return true
+		}
+		e.issuer = issuerUnavailable
 	}
-	e.add(warning("signature", IssuerUnreachable, fmt.Sprintf("not verified: %s: %s", url, why), fixIssuer(url)))
+	e.add(warning("signature", IssuerUnreachable, fmt.Sprintf("not verified: %s: %s", url, why), fixes...))
 	return false
 }
 
-func (e *examination) get(ctx context.Context, url string) (status int, body []byte, err error) {
+// unexpected reads a JSON document, or says what it is instead.
+func unexpected(body []byte, into any) string {
+	err := json.Unmarshal(body, into)
+	text := bytes.TrimSpace(body)
+	_, otherType := errors.AsType[*json.UnmarshalTypeError](err)
+	switch {
+	case err == nil:
+		return ""
+	case len(text) == 0:
+		return "the answer is empty"
+	case text[0] == '<':
+		return "the answer is a page of HTML or XML and not JSON"
+	case otherType:
+		return "the answer is JSON, but not the expected document"
+	case text[0] == '{' && bytes.LastIndexByte(text, '}') < len(text)-1:
+		return "the answer ends in the middle of the JSON"
+	}
+	return "the answer is not the expected JSON"
+}
+
+func (e *examination) get(ctx context.Context, url string) (*http.Response, []byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return 0, nil, err
+		return nil, nil, err
 	}
 	response, err := e.httpClient().Do(request)
 	if err != nil {
-		return 0, nil, err
+		return nil, nil, err
 	}
 	defer response.Body.Close()
 	e.thumbprint = thumbprintOf(response.TLS)
-	body, err = io.ReadAll(io.LimitReader(response.Body, maxDocument))
-	return response.StatusCode, body, err
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxDocument))
+	return response, body, err
 }
 
 // thumbprintOf returns the thumbprint that IAM keeps of a server: the SHA-1 checksum of the last certificate that it sends,

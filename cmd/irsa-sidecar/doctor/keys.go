@@ -35,6 +35,8 @@ const (
 	AudienceUnusual     Key = "AudienceUnusual"
 	SubjectUnusual      Key = "SubjectUnusual"
 	NamespaceMismatch   Key = "NamespaceMismatch"
+	IssuerNotPublic     Key = "IssuerNotPublic"
+	IssuerMalformed     Key = "IssuerMalformed"
 	IssuerNotHTTPS      Key = "IssuerNotHTTPS"
 
 	ClockSkew Key = "ClockSkew"
@@ -93,6 +95,8 @@ var entries = []Entry{
 	{string(SubjectUnusual), "The token's subject is not a service account, so trust policies for IRSA do not match it."},
 	{string(NamespaceMismatch), "The token belongs to another namespace than this Pod: it was copied from elsewhere."},
 	{string(IssuerNotHTTPS), "The token's issuer is not an `https://` URL, and IAM accepts OIDC providers only for those: see the API server's `--service-account-issuer`."},
+	{string(IssuerNotPublic), "The token's issuer, or where its keys are, is not on the internet: `kubernetes.default.svc`, a private address, a name without a domain. IAM and STS cannot reach it: see the API server's `--service-account-issuer` and `--service-account-jwks-uri`."},
+	{string(IssuerMalformed), "The token's issuer has a port, a query, a fragment or a user in its URL, which IAM does not accept."},
 	{string(ClockSkew), "This node's clock differs from AWS's. AWS refuses requests signed more than five minutes off."},
 	{string(IssuerUnreachable), "The issuer's public documents cannot be read from here. STS reads them over the internet, and fails if it cannot."},
 	{string(IssuerMismatch), "The discovery document names another issuer. STS compares byte for byte."},

@@ -145,7 +145,7 @@ func (w *world) run(words []string) {
 		w.options.Policy, w.options.PolicyName = printed, "the policy"
 		w.fix(w.examine(), "AccessDenied")
 	case command == "kubectl irsa doctor", command == "kubectl exec -n", words[0] == "curl", words[0] == "cut", words[0] == "chronyc", words[0] == "eksctl", words[0] == "eval", words[0] == "wc",
-		command == "kubectl get pods", command == "aws iam list-open-id-connect-providers", command == "aws eks describe-cluster", command == "aws eks list-pod-identity-associations": // for reading
+		command == "kubectl get pods", command == "kubectl create clusterrolebinding", command == "aws iam list-open-id-connect-providers", command == "aws eks describe-cluster", command == "aws eks list-pod-identity-associations": // for reading
 	default:
 		w.t.Errorf("unknown command %q", words)
 	}

@@ -347,11 +347,19 @@ func (e *examination) providerARN() string {
 	return e.identity.ProviderARN()
 }
 
+// roleAccount is how the role's account is called in a text: that is where the provider belongs.
+func (e *examination) roleAccount() string {
+	if account := names.RoleAccount(e.Exchange.RoleARN); account != "" {
+		return "the role's account, " + account
+	}
+	return "the role's account"
+}
+
 // fixProvider is for an issuer that IAM does not know, or knows with other client IDs.
 func (e *examination) fixProvider() []Fix {
 	return []Fix{
-		{"list the issuers that IAM knows in the role's account; a rebuilt cluster has a new one", shell, "aws iam list-open-id-connect-providers"},
-		{"if the token's issuer is not among them", shell, fmt.Sprintf(
+		{"list the issuers that IAM knows in " + e.roleAccount() + "; a rebuilt cluster has a new one", shell, "aws iam list-open-id-connect-providers"},
+		{"if the token's issuer is not among them, create its provider in " + e.roleAccount() + ", even if the cluster is in another account", shell, fmt.Sprintf(
 			"aws iam create-open-id-connect-provider --url %s --client-id-list %s", shellWord(e.claims.Issuer, "ISSUER"), shellWord(e.audience(), "AUDIENCE"))},
 		{"or, with eksctl", shell, "eksctl utils associate-iam-oidc-provider --cluster CLUSTER --approve"},
 		{"or, in Terraform", terraform, fmt.Sprintf("resource \"aws_iam_openid_connect_provider\" \"eks\" {\n  url            = %s\n  client_id_list = [%s]\n}",

@@ -211,7 +211,7 @@ func (e *examination) checkClaims() {
 
 	// A copied token may be anybody's: no trust policy is proposed that would let its owner in.
 	c := e.claims
-	if !copied && e.identity.Account != "" && len(c.Audience) > 0 && c.Subject != "" && c.Issuer != "" {
+	if !copied && e.issuerFault == "" && e.identity.Account != "" && len(c.Audience) > 0 && c.Subject != "" && c.Issuer != "" {
 		e.identity.Issuer, e.identity.Subject, e.identity.Audience = c.Issuer, c.Subject, c.Audience[0]
 		if slices.Contains(c.Audience, stsAudience) {
 			e.identity.Audience = stsAudience
@@ -324,22 +324,6 @@ func (e *examination) checkSubject() (copied bool) {
 		e.ok("subject", "%s", c.Subject)
 	}
 	return copied
-}
-
-func (e *examination) checkIssuerURL() {
-	issuer := e.claims.Issuer
-	region := names.RegionOfIssuer(issuer)
-	switch {
-	case issuer == "": // the check of the token reports it
-		e.skip("issuer")
-	case !strings.HasPrefix(issuer, "https://") && !isLoopback(issuer):
-		e.add(failure("issuer", IssuerNotHTTPS, fmt.Sprintf("%q is not an https:// URL, and IAM accepts OIDC providers only for those", issuer),
-			Fix{What: "give the API server a public --service-account-issuer, or use an EKS cluster, which has one; a token from a Secret never has one"}))
-	case region != "" && e.Exchange.Region != "" && region != e.Exchange.Region:
-		e.ok("issuer", "%s, in another region than STS (%s), which is fine", issuer, e.Exchange.Region)
-	default:
-		e.ok("issuer", "%s", issuer)
-	}
 }
 
 // podNamespace is this Pod's namespace, from its service account volume; empty outside of a Pod.
