@@ -72,6 +72,7 @@ func shell(what, text string) doctor.Fix { return doctor.Fix{What: what, Kind: "
 func (o *outside) check() {
 	o.checkCluster()
 	o.checkPod()
+	o.checkOthers()
 	o.checkSystem()
 	o.checkContainerName()
 	o.checkAccount()
@@ -137,6 +138,20 @@ func (o *outside) holdup() string {
 		}
 	}
 	return "its containers have not started"
+}
+
+// checkOthers names the other Pods of the same workload that are not ready: the one that is looked at may be healthy.
+func (o *outside) checkOthers() {
+	if len(o.unready) == 0 {
+		return
+	}
+	const most = 3
+	text := strings.Join(o.unready[:min(most, len(o.unready))], ", ")
+	if more := len(o.unready) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	o.warn(checkPod, podNotRunning, fmt.Sprintf("of the other Pods of %s/%s are not ready: %s", o.question.kind, o.question.name, text),
+		shell("look at one of them", fmt.Sprintf("kubectl irsa doctor %s/%s", o.Namespace, o.unready[0])))
 }
 
 func (o *outside) checkSystem() {
@@ -420,8 +435,16 @@ func (o *outside) checkSidecar() {
 	case s.State.Terminated != nil:
 		o.fail(checkContainer, sidecarFailing, fmt.Sprintf("%s does not run, %s%s", o.Sidecar, restarts(s), lastWords(s.State)), o.fixLog())
 	case s.State.Waiting != nil && s.State.Waiting.Reason != "PodInitializing":
-		o.fail(checkContainer, sidecarFailing, fmt.Sprintf("%s does not run: %s, %s%s", o.Sidecar, s.State.Waiting.Reason, cmp.Or(s.State.Waiting.Message, restarts(s)), lastWords(s.LastState)), o.fixLog())
+		o.fail(checkContainer, sidecarFailing, fmt.Sprintf("%s does not run: %s, %s%s", o.Sidecar, s.State.Waiting.Reason, o.whyWaiting(s), lastWords(s.LastState)), o.fixLog())
 	}
+}
+
+// whyWaiting is what Kubernetes says of a container that waits; of one that crashes, it says only for how long.
+func (o *outside) whyWaiting(s *containerStatus) string {
+	if s.State.Waiting.Message == "" || s.State.Waiting.Reason == "CrashLoopBackOff" {
+		return restarts(s)
+	}
+	return s.State.Waiting.Message
 }
 
 func (o *outside) fixLog() doctor.Fix {

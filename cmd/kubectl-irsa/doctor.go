@@ -22,7 +22,9 @@ func runDoctor(ctx context.Context, q question, around surroundings) error {
 	k := &kubectl{run: around.run, flags: q.kubectl, namespace: q.namespace, progress: around.progress}
 	report, err := diagnose(ctx, q, k, policy)
 	switch {
-	case errors.Is(ctx.Err(), context.Canceled) || ctx.Err() != nil && report == nil:
+	case errors.Is(ctx.Err(), context.Canceled):
+		return errors.New("interrupted")
+	case ctx.Err() != nil && report == nil:
 		return context.Cause(ctx)
 	case err != nil:
 		return err
@@ -39,12 +41,13 @@ func runDoctor(ctx context.Context, q question, around surroundings) error {
 
 // diagnose makes the report. The policy is nil if none was given.
 func diagnose(ctx context.Context, q question, k *kubectl, policy []byte) (*doctor.Report, error) {
-	p, err := k.findPod(ctx, q)
+	p, unready, err := k.findPod(ctx, q)
 	if err != nil {
 		return k.reportMissing(ctx, q, err)
 	}
 	k.namespace = p.Metadata.Namespace
 	o := &outside{observed: k.observe(ctx, p), now: time.Now(), question: q}
+	o.unready = unready
 	o.facts = o.observed.facts(q)
 	o.check()
 	if policy, err = o.trustPolicy(ctx, k, policy); err != nil {
@@ -54,6 +57,9 @@ func diagnose(ctx context.Context, q question, k *kubectl, policy []byte) (*doct
 	inside := o.askInside(ctx, k, policy)
 	if inside != nil {
 		report.TrustPolicy = inside.TrustPolicy
+		o.findings = slices.DeleteFunc(o.findings, func(f doctor.Finding) bool { // the doctor says more
+			return f.Status == doctor.OK && (f.Check == checkVolume || f.Check == checkContainer)
+		})
 		o.findings = append(o.findings, inside.Findings...)
 	} else {
 		report.TrustPolicy = o.checkFromOutside(policy)
@@ -63,6 +69,7 @@ func diagnose(ctx context.Context, q question, k *kubectl, policy []byte) (*doct
 	settle(report)
 	fill(report, o, k.flags)
 	report.Conclude()
+	explainPod(report)
 	return report, nil
 }
 
@@ -110,7 +117,19 @@ func (o *outside) relate(inside []doctor.Finding) {
 		f := &inside[i]
 		follows := explained && slices.Contains([]string{"environment", "role", "token-file"}, f.Check) || replaced && slices.Contains([]string{"sts", "trust-policy"}, f.Check)
 		if follows && f.Status == doctor.Fail {
-			f.Consequence, f.Advice, f.Fixes = true, "", nil
+			f.Advice, f.Fixes = "", nil
+		}
+	}
+}
+
+// explainPod makes a Pod that has not started the consequence of what was found about its volumes or its sidecar.
+func explainPod(report *doctor.Report) {
+	if report.Cause == nil || report.Cause.Check != checkVolume && report.Cause.Check != checkContainer {
+		return
+	}
+	for i := range report.Findings {
+		if f := &report.Findings[i]; f.Key == string(podNotRunning) {
+			f.Consequence, f.Fixes = true, nil
 		}
 	}
 }
@@ -118,7 +137,7 @@ func (o *outside) relate(inside []doctor.Finding) {
 // verdict is the last line on stderr, or nil.
 func verdict(report *doctor.Report) error {
 	if report.Cause != nil {
-		return errors.New(report.Cause.Check + ": " + report.Cause.Key)
+		return errors.New("cause: " + report.Cause.Text)
 	}
 	for _, f := range report.Findings {
 		if f.Key == string(notVisible) && f.Check == checkContainer {

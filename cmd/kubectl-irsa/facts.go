@@ -91,35 +91,42 @@ func answerOf(err error) answer {
 	return other
 }
 
-// findPod returns the Pod that the question is about. For what makes Pods it is the newest that runs, and otherwise the newest.
-func (k *kubectl) findPod(ctx context.Context, q question) (*pod, error) {
+// findPod returns the Pod that the question is about. For what makes Pods it is the newest in which something runs, and
+// otherwise the newest; unready are its others that are not ready.
+func (k *kubectl) findPod(ctx context.Context, q question) (p *pod, unready []string, err error) {
 	if q.kind == "pod" {
 		k.say("reading the Pod %s", q.name)
 		p := new(pod)
-		return p, k.get(ctx, p, "pod", q.name)
+		return p, nil, k.get(ctx, p, "pod", q.name)
 	}
 	k.say("looking for a Pod of %s/%s", q.kind, q.name)
 	var w workload
 	if err := k.get(ctx, &w, q.kind, q.name); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if q.kind == "cronjob" {
 		var err error
 		if w, err = k.newestJob(ctx, w); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if w.Spec.Selector == nil {
-		return nil, fmt.Errorf("%s/%s has no selector: name one of its Pods", q.kind, q.name)
+		return nil, nil, fmt.Errorf("%s/%s has no selector: name one of its Pods", q.kind, q.name)
 	}
 	var pods list[pod]
 	if err := k.get(ctx, &pods, "pods", "--selector="+w.Spec.Selector.String()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(pods.Items) == 0 {
-		return nil, &noPods{kind: q.kind, workload: w}
+		return nil, nil, &noPods{kind: q.kind, workload: w}
 	}
-	return pick(pods.Items), nil
+	p = pick(pods.Items)
+	for _, other := range pods.Items {
+		if other.Metadata.Name != p.Metadata.Name && other.Metadata.DeletionTimestamp == nil && !other.ready() {
+			unready = append(unready, other.Metadata.Name)
+		}
+	}
+	return p, unready, nil
 }
 
 // noPods is the error for a workload without a Pod.
@@ -153,13 +160,14 @@ func (k *kubectl) newestJob(ctx context.Context, cron workload) (workload, error
 	}), nil
 }
 
-// pick returns the newest Pod that runs, or else the newest.
+// pick returns the newest Pod in which something runs, or else the newest. A Pod is pending as long as its sidecar, an init
+// container, is not ready: that is the one to look at.
 func pick(pods []pod) *pod {
 	rank := func(p pod) int {
 		switch {
 		case p.Metadata.DeletionTimestamp != nil:
 			return 0
-		case p.Status.Phase == "Running":
+		case p.Status.Phase == "Running" || slices.ContainsFunc(p.Status.all(), func(c containerStatus) bool { return c.State.Running != nil }):
 			return 2
 		}
 		return 1
@@ -200,6 +208,7 @@ func (s *seen[T]) ok() bool { return s.err == nil }
 // observed is everything that was read through kubectl.
 type observed struct {
 	pod      *pod
+	unready  []string       // other Pods of the same workload
 	owner    seen[workload] // of the Pod: a ReplicaSet, a Job…; unknown without one
 	above    string         // kind/name of the owner's owner
 	account  seen[object]

@@ -33,7 +33,7 @@ func fill(report *doctor.Report, o *outside, flags []string) {
 	f.placeholder = regexp.MustCompile(`\b(?:NAMESPACE|POD|SERVICE_ACCOUNT|CLUSTER|ACCOUNT|CONTAINER)\b`)
 	f.setEnv = regexp.MustCompile(`^kubectl set env -n \S+ deployment/DEPLOYMENT -c (\S+) (.*)$`)
 	f.restart = regexp.MustCompile(`(?m)^kubectl rollout restart -n \S+ deployment/DEPLOYMENT$`)
-	f.pipe = regexp.MustCompile(`\| *(?:kubectl exec .* -- /)?irsa-sidecar doctor --trust-policy -`)
+	f.pipe = regexp.MustCompile(`aws iam get-role .*\| *(?:kubectl exec .* -- /)?irsa-sidecar doctor --trust-policy -`)
 	f.call = regexp.MustCompile(`(?m)(^|\| *)kubectl( irsa doctor)? `)
 	for i := range report.Findings {
 		fixes := slices.Clone(report.Findings[i].Fixes)
@@ -64,7 +64,13 @@ func (f *filler) fill(fix *doctor.Fix) {
 		fix.Text = strings.ReplaceAll(fix.Text, "-c "+deploy.Name+" ", "-c "+f.Sidecar+" ")
 	}
 	if f.Pod != "" {
-		fix.Text = f.pipe.ReplaceAllLiteralString(fix.Text, fmt.Sprintf("| kubectl irsa doctor %s/%s --trust-policy -", f.Namespace, f.Pod))
+		fix.Text = f.pipe.ReplaceAllStringFunc(fix.Text, func(pipe string) string {
+			if !f.question.aws {
+				return fmt.Sprintf("kubectl irsa doctor %s/%s --aws", f.Namespace, f.Pod)
+			}
+			ask, _, _ := strings.Cut(pipe, "|")
+			return fmt.Sprintf("%s| kubectl irsa doctor %s/%s --trust-policy -", ask, f.Namespace, f.Pod)
+		})
 	}
 	if fix.Kind == "shell" && f.flags != "" {
 		fix.Text = f.call.ReplaceAllStringFunc(fix.Text, func(call string) string { return call[:len(call)-1] + f.flags + " " })

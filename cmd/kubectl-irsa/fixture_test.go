@@ -30,6 +30,7 @@ const (
 type world struct {
 	t        *testing.T
 	pod      *pod // nil: it is gone
+	others   []*pod
 	rs       workload
 	account  object
 	accounts []object
@@ -126,6 +127,9 @@ func (w *world) run(ctx context.Context, stdin io.Reader, program string, args .
 	if program != "kubectl" {
 		return nil, &runError{program: program, err: errors.New("no such program in this world")}
 	}
+	if slices.Contains(args, "get-contexts") {
+		return []byte("prod\nstage\n"), nil
+	}
 	if w.failure != "" {
 		return fail(w.failure)
 	}
@@ -166,7 +170,7 @@ func (w *world) run(ctx context.Context, stdin io.Reader, program string, args .
 	case "pods":
 		var pods list[*pod]
 		if w.pod != nil {
-			pods.Items = append(pods.Items, w.pod)
+			pods.Items = append(w.others, w.pod)
 		}
 		return encode(pods)
 	case "replicaset":
@@ -259,8 +263,17 @@ func (w *world) wantReport(name, key string, args ...string) {
 	if err != nil {
 		last = err.Error()
 	}
-	if _, got, _ := strings.Cut(last, ": "); key != "" && got != key {
-		w.t.Errorf("the last line is %q, want the cause %s", last, key)
+	var report doctor.Report
+	decode(w.t, output, &report)
+	got := ""
+	if report.Cause != nil {
+		got = report.Cause.Key
+		if last != "cause: "+report.Cause.Text {
+			w.t.Errorf("the last line is %q, and the cause %q", last, report.Cause.Text)
+		}
+	}
+	if got != key {
+		w.t.Errorf("the cause is %q, want %q", got, key)
 	}
 	wantGolden(w.t, name, plain(w.t, output)+"---\n"+last+"\n")
 }

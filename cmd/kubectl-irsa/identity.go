@@ -37,6 +37,10 @@ func (o *outside) checkFromOutside(policy []byte) json.RawMessage {
 	default:
 		o.ok("issuer", "%s", o.Issuer)
 	}
+	if c := o.pod.Spec.container(o.Sidecar); o.pod.Spec.HostNetwork && c != nil && c.variable("IRSA_SIDECAR_AUTHORIZATION_TOKEN") == nil && c.variable("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE") == nil {
+		o.warn(checkPod, doctor.HostNetwork, "the Pod uses the node's network, and the sidecar requires no authorization token: it refuses to start, because every program on the node could ask it",
+			shell("require a token from callers, in a volume that the app's container shares", "kubectl set env -n NAMESPACE deployment/DEPLOYMENT -c irsa-sidecar IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=/run/irsa-sidecar/authorization-token"))
+	}
 	if id.Account == "" || o.Issuer == "" {
 		if policy != nil {
 			o.warn("trust-policy", doctor.NotChecked, "the trust policy was not checked: the role or the issuer is not known")

@@ -21,7 +21,7 @@ func (k *kubectl) reportMissing(ctx context.Context, q question, err error) (*do
 	} else if answerOf(err) == notFound {
 		o.reportNotFound(ctx, k, q)
 	} else {
-		return nil, err
+		return nil, k.unreachable(ctx, err)
 	}
 	o.readConfig(ctx, k)
 	o.facts = facts{Namespace: k.namespace, Context: o.config.value.CurrentContext}
@@ -32,6 +32,28 @@ func (k *kubectl) reportMissing(ctx context.Context, q question, err error) (*do
 	fill(report, o, k.flags)
 	report.Conclude()
 	return report, nil
+}
+
+// unreachable adds to an error of kubectl what it leaves out: which contexts there are, and who did not answer.
+func (k *kubectl) unreachable(ctx context.Context, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fmt.Errorf("%w (the cluster's API server did not answer within %s: is it reachable from here?)", err, callLimit)
+	}
+	_, wanted, found := strings.Cut(err.Error(), "context was not found for specified context: ")
+	if !found {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	raw, failure := k.call(ctx, nil, "config", "get-contexts", "-o", "name")
+	if failure != nil {
+		return err
+	}
+	names := strings.Fields(string(raw))
+	if near := nearest.DidYouMean(strings.TrimSpace(wanted), names); near != "" {
+		return fmt.Errorf("%w%s", err, near)
+	}
+	return fmt.Errorf("%w; the contexts are %s", err, strings.Join(names[:min(len(names), 10)], ", "))
 }
 
 // whyNoPods is why a workload has no Pod, as the controller that makes them has recorded it.

@@ -192,11 +192,26 @@ type podStatus struct {
 
 // container returns the status of a container, or nil.
 func (s *podStatus) container(name string) *containerStatus {
-	all := slices.Concat(s.InitContainerStatuses, s.ContainerStatuses)
+	all := s.all()
 	if i := slices.IndexFunc(all, func(c containerStatus) bool { return c.Name == name }); i >= 0 {
 		return &all[i]
 	}
 	return nil
+}
+
+// all are the statuses of all containers, in the order in which they start.
+func (s *podStatus) all() []containerStatus {
+	return slices.Concat(s.InitContainerStatuses, s.ContainerStatuses)
+}
+
+// ready reports whether the Pod is ready, or has completed.
+func (p *pod) ready() bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == "Ready" {
+			return c.Status == "True" || p.Status.Phase == "Succeeded"
+		}
+	}
+	return false
 }
 
 type containerStatus struct {
