@@ -24,12 +24,22 @@ var neverThere = []string{
 	"aws:ec2instancesourcevpc", "aws:ec2instancesourceprivateipv4",
 	"aws:sourcearn", "aws:sourceaccount", "aws:sourceorgid", "aws:sourceorgpaths",
 	"aws:calledvia", "aws:calledviafirst", "aws:calledvialast",
+	"aws:aud", "aws:sub", "sts:aud", "sts:sub", // which nobody has
 	"sts:externalid", "sts:awsservicename", "sts:requestcontext/", "sts:requestcontextproviders",
 }
 
 // fromClaims are the keys that STS makes from claims of the token which a service account's token never has.
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/id_session-tags.html#id_session-tags_adding-assume-role-idp
 var fromClaims = []string{"aws:requesttag/", "aws:tagkeys", "sts:transitivetagkeys", "sts:sourceidentity"}
+
+// keys are those that a condition may be on, but for the provider's.
+var keys = []string{
+	"aws:CurrentTime", "aws:EpochTime", "aws:RequestedRegion", "aws:SecureTransport", "aws:ViaAWSService", "aws:UserAgent", "aws:referer",
+	"aws:SourceIp", "aws:SourceVpc", "aws:SourceVpce", "aws:SourceVpcArn", "aws:VpcSourceIp", "aws:VpceAccount", "aws:VpceOrgID", "aws:VpceOrgPaths",
+	"aws:PrincipalAccount", "aws:PrincipalType", "aws:userid", "aws:FederatedProvider", "aws:PrincipalOrgID", "aws:PrincipalArn", "aws:PrincipalTag",
+	"aws:ResourceAccount", "aws:ResourceOrgID", "aws:ResourceOrgPaths", "aws:ResourceTag", "aws:RequestTag", "aws:TagKeys", "iam:ResourceTag",
+	"aws:MultiFactorAuthPresent", "sts:RoleSessionName", "sts:SourceIdentity", "sts:ExternalId", "sts:DurationSeconds", "sts:TransitiveTagKeys",
+}
 
 func isOneOf(key string, keys []string) bool {
 	return slices.ContainsFunc(keys, func(k string) bool { return k == key || strings.HasSuffix(k, "/") && strings.HasPrefix(key, k) })

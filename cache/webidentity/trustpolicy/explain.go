@@ -72,7 +72,7 @@ func compareARN(got string, id Identity) difference {
 
 // eksHost takes the host of an EKS issuer apart.
 func eksHost() *regexp.Regexp {
-	return regexp.MustCompile(`^oidc(?:-fips)?[.-]eks\.([a-z0-9-]+)\.[a-z0-9.-]+/id/`)
+	return regexp.MustCompile(`^oidc(?:-fips)?[.-]eks\.([a-z]+(?:-[a-z]+)+-\d+)\.[a-z0-9.-]+/id/`)
 }
 
 // swapped matches a common misspelling of oidc.eks.<region>.
@@ -108,7 +108,9 @@ func compareProvider(got, want string) difference {
 		return differs(misspelt, "has %s too much at the end", quote(got[len(want):]))
 	case strings.HasSuffix(got, want):
 		return differs(misspelt, "has %s in front of the issuer", quote(strings.TrimSuffix(got, want)))
-	case isOneEdit(got, want):
+	case got != "" && strings.HasSuffix(want, "/"+got):
+		return differs(misspelt, "lacks %s in front", quote(strings.TrimSuffix(want, got)))
+	case isOneEdit(got, want), isOnePiece(got, want):
 		return differs(misspelt, "%s", oneEdit(got, want))
 	case gotPath == wantPath && wantPath != "":
 		if a, b := eksHost().FindStringSubmatch(got), eksHost().FindStringSubmatch(want); a != nil && b != nil && a[1] != b[1] {
@@ -124,7 +126,7 @@ func compareProvider(got, want string) difference {
 // unseen finds what nobody sees in a text: characters that are not shown, and placeholders that look like values.
 func unseen(got, want string) (d difference, found bool) {
 	far := similar
-	if place := placeholder(got, want); place != "" {
+	if place := placeholder(got, want); place != "" && !strings.EqualFold(got, want) {
 		return difference{Placeholder, fmt.Sprintf("has the placeholder %s, which was never filled in", quote(place)), "placeholder " + place, far}, true
 	}
 	cleaned := strings.Map(func(r rune) rune {
@@ -172,12 +174,12 @@ func invisible(text string) string {
 }
 
 func placeholders() *regexp.Regexp {
-	return regexp.MustCompile(`\$\{\{?[^{}]*\}?\}|\{\{[^{}]*\}\}|<[^<>]*>|\$[A-Z_][A-Z0-9_]*\b|%[A-Z][A-Z_]*%|\b__\w+__\b`)
+	return regexp.MustCompile(`\$\{\{?[^{}]*\}?\}|\{\{[^{}]*\}\}|<[^<>]*>|\$[A-Z_][A-Z0-9_]*\b|%[A-Z][A-Z_]*%|\b__\w+__\b|\[[A-Za-z][\w -]*\]`)
 }
 
 // wordsInCapitals are what documentation writes in place of a value.
 func wordsInCapitals() *regexp.Regexp {
-	return regexp.MustCompile(`(?:^|[:/._-])((?:AWS_|MY_|YOUR_)?(?:ACCOUNT(?:_ID|_NUMBER|ID)?|OIDC_PROVIDER(?:_ID|_URL)?|OIDC_ID|PROVIDER(?:_URL)?|ISSUER|CLUSTER(?:_ID)?|REGION|NAMESPACE|SERVICE_?ACCOUNT(?:_NAME)?|X{4,}|[Xx]{4,}))(?:$|[:/._-])`)
+	return regexp.MustCompile(`(?:^|[:/._-])((?:AWS_|MY_|YOUR_)?(?:ACCOUNT(?:_ID|_NUMBER|ID)?|OIDC_PROVIDER(?:_ID|_URL)?|OIDC_ID|PROVIDER(?:_URL)?|ISSUER|CLUSTER(?:_ID)?|REGION|NAMESPACE|SERVICE_?ACCOUNT(?:_NAME)?|[Xx]{4,}|[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+))(?:$|[:/._-])`)
 }
 
 // placeholder returns the placeholder in a text, or "". Policy variables are none; nor is what the right text has too.
@@ -221,7 +223,13 @@ func isOneEdit(got, want string) bool {
 	return len(a) <= 1 && len(b) <= 1 || len(a) == 2 && len(b) == 2 && a[0] == b[1] && a[1] == b[0]
 }
 
-// oneEdit says which character differs, and where.
+// isOnePiece reports whether the one text is the other without a piece of it.
+func isOnePiece(got, want string) bool {
+	a, b, _ := trimmed(got, want)
+	return len(a) == 0 || len(b) == 0
+}
+
+// oneEdit says which character differs, or which piece is too much or missing, and where.
 func oneEdit(got, want string) string {
 	a, b, begin := trimmed(got, want)
 	where := "at the beginning"
@@ -231,9 +239,9 @@ func oneEdit(got, want string) string {
 	}
 	switch {
 	case len(a) == 0:
-		return fmt.Sprintf("lacks %s %s", character(b[0]), where)
+		return fmt.Sprintf("lacks %s %s", characters(b), where)
 	case len(b) == 0:
-		return fmt.Sprintf("has %s too much %s", character(a[0]), where)
+		return fmt.Sprintf("has %s too much %s", characters(a), where)
 	case len(a) == 2:
 		return fmt.Sprintf("has %s and %s swapped %s", character(a[0]), character(a[1]), where)
 	}
@@ -241,11 +249,13 @@ func oneEdit(got, want string) string {
 }
 
 // character shows a character; one that may look like another is named by its number.
-func character(r rune) string {
-	if r < 0x80 {
-		return fmt.Sprintf("%q", string(r))
+func character(r rune) string { return characters([]rune{r}) }
+
+func characters(text []rune) string {
+	if len(text) > 1 || text[0] < 0x80 {
+		return quote(string(text))
 	}
-	return fmt.Sprintf("%q (U+%04X)", string(r), r)
+	return fmt.Sprintf("%s (U+%04X)", quote(string(text)), text[0])
 }
 
 // subjectDistance is how far a subject, or a pattern for subjects, is from the token's.
@@ -317,7 +327,7 @@ func (c *condition) explain(id Identity) Problem {
 	problem := Problem{Kind: OtherCondition, Line: c.key.line}
 	switch {
 	case !known:
-		problem.Text = c.text() + ": only AWS can tell whether this condition is met"
+		problem.Text = c.text() + ": only AWS can tell whether this condition is met" + c.misspeltKey()
 	case !present:
 		return c.explainKey(id)
 	case o.null:
@@ -332,6 +342,16 @@ func (c *condition) explain(id Identity) Problem {
 		problem.Text = fmt.Sprintf("%s is not met: this request has %s", c.text(), quote(got))
 	}
 	return problem
+}
+
+// misspeltKey asks whether a key that IAM does not have was meant to be one that it has.
+func (c *condition) misspeltKey() string {
+	key, _, _ := strings.Cut(c.key.text, "/")
+	isIt := func(name string) bool { return strings.EqualFold(name, key) }
+	if slices.ContainsFunc(keys, isIt) {
+		return ""
+	}
+	return nearest.DidYouMean(key, keys)
 }
 
 // explainDate says on which side of a window of time the request is.
@@ -370,6 +390,8 @@ func (c *condition) explainKey(id Identity) Problem {
 		return problem
 	}
 	switch {
+	case (prefix == "aws" || prefix == "sts") && (claim == "aud" || claim == "sub"):
+		problem.Text = fmt.Sprintf("the condition's key is %q: it must be %s", c.key.text, right)
 	case prefix == "aws" || prefix == "sts":
 		problem.Kind = OtherCondition
 		problem.Text = fmt.Sprintf("%s is never met: no request with a web identity token has %s", c.text(), c.key.text)
@@ -427,7 +449,7 @@ func (c *condition) explainClaim(id Identity, o operator, want string) Problem {
 			closest, far = v, d
 		}
 	}
-	problem := Problem{Kind: kind, Line: closest.line}
+	problem := Problem{Kind: kind, Line: closest.line, whom: closest.text}
 	if far >= similar && claim == "sub" {
 		problem.cause = otherSubject
 	}
@@ -455,16 +477,26 @@ func (c *condition) explainClaim(id Identity, o operator, want string) Problem {
 		claim == "aud" && strings.HasPrefix(texts[0], "system:serviceaccount:"):
 		problem.cause = ""
 		problem.Text = fmt.Sprintf("%s is %s: it must be %q (aud and sub are swapped)", claim, listed, want)
+	case claim == "sub" && isSwapped(closest.text, want):
+		problem.Text = fmt.Sprintf("%s is %q: it must be %q, with the namespace first", claim, closest.text, want)
+	case strings.HasPrefix(closest.text, "^"), strings.HasSuffix(closest.text, "$"), strings.Contains(closest.text, ".*"):
+		problem.Text = fmt.Sprintf("%s is %q, and IAM has no regular expressions: it must be %q", claim, closest.text, want)
 	case claim == "sub" && strings.HasSuffix(want, ":"+closest.text):
 		problem.Text = fmt.Sprintf("%s is %q: it must be %q, with system:serviceaccount: in front", claim, closest.text, want)
 	case isOneEdit(closest.text, want):
 		problem.Text = fmt.Sprintf("%s is %q: it must be %q; it %s", claim, closest.text, want, oneEdit(closest.text, want))
-	case len(texts) > 1:
+	case len(texts) > 1 || problem.cause == otherSubject:
 		problem.Text = fmt.Sprintf("%s is %s: add %q, as in the token", claim, listed, want)
 	default:
 		problem.Text = fmt.Sprintf("%s is %s: it must be %q, as in the token", claim, listed, want)
 	}
 	return problem
+}
+
+// isSwapped reports whether a subject has namespace and name the other way round.
+func isSwapped(got, want string) bool {
+	a, b := strings.Split(got, ":"), strings.Split(want, ":")
+	return len(a) == 4 && len(b) == 4 && a[2] == b[3] && a[3] == b[2]
 }
 
 func claimDistance(claim, got, want string) int {

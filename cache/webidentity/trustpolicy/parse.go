@@ -263,7 +263,7 @@ func (r *reader) read(depth int) (*node, error) {
 					return nil, fmt.Errorf("line %d: more than %d names in one object, which no policy has", name.line, maxMembers)
 				}
 				if n.member(name.text) != nil {
-					return nil, fmt.Errorf("line %d: duplicate %q", name.line, name.text)
+					return nil, fmt.Errorf("line %d: duplicate %q: put all into one", name.line, name.text)
 				}
 			}
 			child, err := r.read(depth + 1)

@@ -15,6 +15,7 @@ type Problem struct {
 	Text      string // what is wrong, and what would be right
 
 	cause string // where several problems have one, it is the same; may be empty
+	whom  string // whom the statement is for, if it is for somebody else
 }
 
 // Kind is the kind of a [Problem].
@@ -171,17 +172,20 @@ func (p *Policy) explainNearest(id Identity) []Problem {
 		return problems
 	}
 	// A statement for somebody else is not to be changed, whatever else would have to be.
-	what := ""
-	first := slices.IndexFunc(problems, func(p Problem) bool { return p.cause == otherProvider || p.cause == otherSubject })
-	if first < 0 {
-		return problems
+	for _, problem := range problems {
+		place := fmt.Sprintf("the nearest is statement %d, line %d: it is for %s", nearest+1, p.Statements[nearest].Line, quote(problem.whom))
+		switch problem.cause {
+		case otherProvider:
+			problem.Text = fmt.Sprintf("no statement is for this cluster's provider; %s; add one with Federated %s", place, id.ProviderARN())
+		case otherSubject:
+			problem.Text = fmt.Sprintf("no statement is for this service account; %s; add one for %q, or add it to a list", place, id.Subject)
+		default:
+			continue
+		}
+		problem.Statement = 0
+		return []Problem{problem}
 	}
-	what = "no statement is for this service account"
-	if problems[first].cause == otherProvider {
-		what = "no statement is for this cluster's provider"
-	}
-	problems[first].Text = fmt.Sprintf("%s; the nearest is statement %d, line %d: %s", what, nearest+1, p.Statements[nearest].Line, problems[first].Text)
-	return problems[first : first+1]
+	return problems
 }
 
 // distance is how far a statement is from one that allows the identity. The scale has no unit: it only ranks statements.
@@ -235,11 +239,7 @@ func (s *Statement) review(id Identity) (problems []Problem) {
 		add(problem)
 	}
 	if s.action() == no {
-		names := make([]string, len(s.actions))
-		for i, a := range s.actions {
-			names[i] = a.text
-		}
-		add(Problem{Kind: WrongAction, Line: s.actions[0].line, Text: fmt.Sprintf("Action is %s: it must be %s", quoted(names), Action)})
+		add(s.explainAction())
 	}
 	sure := len(problems) > 0 || slices.ContainsFunc(s.conditions, func(c condition) bool { return c.holds(id) == no })
 	for _, c := range s.conditions {
@@ -251,6 +251,26 @@ func (s *Statement) review(id Identity) (problems []Problem) {
 		problems[i].Text += "; the same on line " + strings.Join(lines, " and line ")
 	}
 	return problems
+}
+
+// explainAction says why Action is not the one that is needed.
+func (s *Statement) explainAction() Problem {
+	names := make([]string, len(s.actions))
+	for i, a := range s.actions {
+		names[i] = a.text
+		switch d, found := unseen(a.text, Action); {
+		case s.notAction:
+		case found && d.far == misspelt:
+			return Problem{Kind: d.kind, Line: a.line, Text: fmt.Sprintf("Action %s: it must be %s", d.text, Action)}
+		case isOneEdit(a.text, Action):
+			return Problem{Kind: WrongAction, Line: a.line, Text: fmt.Sprintf("Action %s: it must be %s", oneEdit(a.text, Action), Action)}
+		}
+	}
+	element, must := "Action", Action
+	if s.notAction {
+		element, must = "NotAction", "Action with "+Action
+	}
+	return Problem{Kind: WrongAction, Line: s.actions[0].line, Text: fmt.Sprintf("%s is %s: it must be %s", element, quoted(names), must)}
 }
 
 // keysAreOf reports whether a condition is on a claim of the identity's provider.
@@ -284,7 +304,7 @@ func (s *Statement) explainPrincipal(id Identity) Problem {
 	}
 	nearest, d, _ := s.nearestProvider(id)
 	return Problem{
-		Kind: d.kind, Line: nearest.line, cause: d.cause,
+		Kind: d.kind, Line: nearest.line, cause: d.cause, whom: nearest.text,
 		Text: fmt.Sprintf("Federated %s: it must be %s", cmp.Or(d.text, "is "+quote(nearest.text)), id.ProviderARN()),
 	}
 }

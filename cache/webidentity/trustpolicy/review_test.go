@@ -45,12 +45,12 @@ func TestTheCulpritIsNamed(t *testing.T) {
 		// Who is meant.
 		{"GitHub's is right, and ours has a typo", beside(t, ofGitHub, "default:app", "defualt:app"), `2@14 PolicySubject: sub is "system:serviceaccount:defualt:app": it must be "system:serviceaccount:default:app"; it has "u" and "a" swapped after "ount:def"`},
 		{"GitHub's alone", `{"Statement": ` + ofGitHub + `}`, `1@1 PolicyFederated: Federated is another issuer's, "token.actions.githubusercontent.com"` + must},
-		{"GitHub's, and another service account's", beside(t, ofGitHub, "default:app", "other:web"), `2@14 PolicySubject: no statement is for this service account; the nearest is statement 2, line 5: sub is "system:serviceaccount:other:web": it must be "system:serviceaccount:default:app", as in the token`},
-		{"GitHub's, and another cluster's", beside(t, ofGitHub, "EXAMPLED539D4633E53DE1B71EXAMPLE", "0123"), `2@8 PolicyFederated: no statement is for this cluster's provider; the nearest is statement 2, line 5: Federated is another cluster's, "oidc.eks.eu-west-1.amazonaws.com/id/0123"` + must},
+		{"GitHub's, and another service account's", beside(t, ofGitHub, "default:app", "other:web"), `0@14 PolicySubject: no statement is for this service account; the nearest is statement 2, line 5: it is for "system:serviceaccount:other:web"; add one for "system:serviceaccount:default:app", or add it to a list`},
+		{"GitHub's, and another cluster's", beside(t, ofGitHub, "EXAMPLED539D4633E53DE1B71EXAMPLE", "0123"), `0@8 PolicyFederated: no statement is for this cluster's provider; the nearest is statement 2, line 5: it is for "arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/0123"; add one with Federated ` + providerOf},
 		{"another cluster's with the same subject", `{"Statement": [` + ofOthers + `]}`, `1@1 PolicyFederated: Federated is another cluster's, "oidc.eks.eu-west-1.amazonaws.com/id/0000"` + must},
 		{"six service accounts", with(t, `"system:serviceaccount:default:app"`, six), `1@14 PolicySubject: sub is none of 6 values, the nearest is "system:serviceaccount:other:s0": add "system:serviceaccount:default:app", as in the token`},
 		{"ours is the second statement", beside(t, strings.ReplaceAll(ofOthers, "id/0000", "id/EXAMPLED539D4633E53DE1B71EXAMPLE"), "default:app", "other:web"), "1@4 PolicyNoAudience: no condition on the audience"},
-		{"the action of SAML beside", beside(t, `{"Effect": "Allow", "Principal": {"Federated": "arn:aws:iam::111122223333:saml-provider/okta"}, "Action": "sts:AssumeRoleWithSAML"}`, "default:app", "default:web"), `2@14 PolicySubject: no statement is for this service account; the nearest is statement 2, line 5: sub is "system:serviceaccount:default:web": it must be "system:serviceaccount:default:app", as in the token`},
+		{"the action of SAML beside", beside(t, `{"Effect": "Allow", "Principal": {"Federated": "arn:aws:iam::111122223333:saml-provider/okta"}, "Action": "sts:AssumeRoleWithSAML"}`, "default:app", "default:web"), `0@14 PolicySubject: no statement is for this service account; the nearest is statement 2, line 5: it is for "system:serviceaccount:default:web"; add one for "system:serviceaccount:default:app", or add it to a list`},
 
 		// Operators.
 		{"StringEqual", with(t, `"StringEquals"`, `"StringEqual"`), `1@11 PolicyOperator: the operator is the mistake: IAM has no "StringEqual"; write "StringEquals"`},
@@ -126,6 +126,21 @@ func TestTheCulpritIsNamed(t *testing.T) {
 		{"no issuer in the key", with(t, `"`+provider+`:sub`, `"sub`), `1@13 PolicyConditionKey: the condition's key lacks the issuer: it must be ` + provider + `:sub`},
 		{"no colon in the key", with(t, provider+`:sub`, provider+`/sub`), `1@13 PolicyConditionKey: the condition's key is "` + provider + `/sub", which no web identity token provides: use ` + provider + `:aud or ` + provider + `:sub`},
 		{"the ARN in the key", with(t, `"`+provider+`:sub`, `"`+providerOf+`:sub`), `1@13 PolicyConditionKey: the condition's key has "arn:aws:iam::111122223333:oidc-provider/" in front of the issuer: it must be ` + provider + `:sub`},
+		{"no region in the host", with(t, `oidc-provider/oidc.eks.eu-west-1.`, `oidc-provider/oidc.eks.`), `1@7 PolicyFederated: Federated lacks "eu-west-1." after "idc.eks."` + must},
+		{"the id alone", with(t, "oidc-provider/"+provider, "oidc-provider/EXAMPLED539D4633E53DE1B71EXAMPLE"), `1@7 PolicyFederated: Federated lacks "oidc.eks.eu-west-1.amazonaws.com/id/" in front` + must},
+		{"the host of China", with(t, "amazonaws.com/id", "amazonaws.com.cn/id"), `1@7 PolicyFederated: Federated has ".cn" too much after "naws.com"` + must + `; the same on line 12 and line 13`},
+		{"a key of nobody", with(t, provider+":sub", "aws:sub"), `1@13 PolicyConditionKey: the condition's key is "aws:sub": it must be ` + provider + `:sub`},
+		{"a key that IAM lacks", conditioned(t, "StringLike", "aws:RequestedRegions", `"eu-*"`), `1@11 PolicyCondition: StringLike aws:RequestedRegions "eu-*": only AWS can tell whether this condition is met; did you mean "aws:RequestedRegion"?`},
+
+		// Actions and subjects.
+		{"a blank after the action", with(t, `Identity"`, `Identity "`), `1@9 PolicyInvisible: Action has a blank at the end: it must be sts:AssumeRoleWithWebIdentity`},
+		{"an l for an I", with(t, "WebIdentity", "Webldentity"), `1@9 PolicyAction: Action has "l" instead of "I" after "eWithWeb": it must be sts:AssumeRoleWithWebIdentity`},
+		{"NotAction", with(t, `"Action"`, `"NotAction"`), `1@9 PolicyAction: NotAction is "sts:AssumeRoleWithWebIdentity": it must be Action with sts:AssumeRoleWithWebIdentity`},
+		{"name and namespace swapped", with(t, "default:app", "app:default"), `1@13 PolicySubject: sub is "system:serviceaccount:app:default": it must be "system:serviceaccount:default:app", with the namespace first`},
+		{"a regular expression", with(t, "default:app", "default:.*"), `1@13 PolicySubject: sub is "system:serviceaccount:default:.*", and IAM has no regular expressions: it must be "system:serviceaccount:default:app"`},
+		{"without a prefix", with(t, "system:serviceaccount:default:app", "default:app"), `1@13 PolicySubject: sub is "default:app": it must be "system:serviceaccount:default:app", with system:serviceaccount: in front`},
+		{"in brackets", with(t, "default:app", "[namespace]:app"), `1@13 PolicyPlaceholder: sub has the placeholder "[namespace]", which was never filled in`},
+		{"a name in capitals", with(t, "default:app", "default:APP_NAME"), `1@13 PolicyPlaceholder: sub has the placeholder "APP_NAME", which was never filled in`},
 		{"an account of 11 digits", with(t, `111122223333`, `11112222333`), `1@7 PolicyFederated: Federated lacks "3" after "12222333"` + must},
 	} {
 		t.Run(row.name, func(t *testing.T) {

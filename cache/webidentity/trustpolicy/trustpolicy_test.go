@@ -150,7 +150,7 @@ func TestEachMistakeIsNamedWithItsLine(t *testing.T) {
 		{"StringLike with a question mark", with(t, "default:app", "default:a?p", "StringEquals", "StringLike"), Allowed, "", ""},
 		{"StringLike for others", with(t, "default:app", "other:*", "StringEquals", "StringLike"), Refused, "PolicySubject@13", "as in the token"},
 		{"the subject in another case", with(t, "default:app", "default:App"), Refused, "PolicyCase@13", "in exactly this case"},
-		{"another service account", with(t, "default:app", "default:web"), Refused, "PolicySubject@13", `is "system:serviceaccount:default:web": it must be "system:serviceaccount:default:app", as in the token`},
+		{"another service account", with(t, "default:app", "default:web"), Refused, "PolicySubject@13", `sub is "system:serviceaccount:default:web": add "system:serviceaccount:default:app", as in the token`},
 		{"a subject without its prefix", with(t, "system:serviceaccount:default:app", "default:app"), Refused, "PolicySubject@13", ""},
 		{"another audience", with(t, `"sts.amazonaws.com"`, `"sts.amazon.com"`), Refused, "PolicyAudience@12", ""},
 		{"aud and sub swapped", with(t, ":aud", ":x", ":sub", ":aud", ":x", ":sub"), Refused, "PolicySubject@12 PolicyAudience@13", "aud and sub are swapped"},
