@@ -35,7 +35,7 @@ func (p *Policy) Propose(id Identity) (*Edit, error) {
 	if err := p.unfilled(id); err != nil {
 		return nil, err
 	}
-	if p.Decide(id) == Allowed {
+	if p.Decide(id) == Allowed && p.invalid() == nil {
 		return nil, p.open(id)
 	}
 	if err := p.held(id); err != nil {
@@ -69,14 +69,22 @@ func (p *Policy) Propose(id Identity) (*Edit, error) {
 		}
 		return e, nil
 	}
-	for _, s := range q.Statements {
-		for _, c := range s.conditions {
-			if !c.isValid() {
-				return nil, fmt.Errorf("line %d: %q is not a condition operator: IAM refuses the policy until it is corrected", p.root.line-1+c.operator.line, c.operator.text)
+	if c := p.invalid(); c != nil {
+		return nil, fmt.Errorf("line %d: %q is not a condition operator: IAM refuses the policy until it is corrected", c.operator.line, c.operator.text)
+	}
+	return nil, errors.New("no change of this policy certainly lets in only this service account: change it by hand")
+}
+
+// invalid returns the first condition with an operator that IAM does not have, or nil. IAM refuses the whole policy.
+func (p *Policy) invalid() *condition {
+	for _, s := range p.Statements {
+		for i := range s.conditions {
+			if !s.conditions[i].isValid() {
+				return &s.conditions[i]
 			}
 		}
 	}
-	return nil, errors.New("no change of this policy certainly lets in only this service account: change it by hand")
+	return nil
 }
 
 // size counts as IAM does.

@@ -18,7 +18,7 @@ type who struct {
 // A condition that is not about a token may be met or not, and is the same in both policies. Deny is the same in both, and
 // can only take away, so that it does not matter here.
 func proved(old, changed *Policy, id Identity, edited int) bool {
-	if !kept(old, changed, edited) || changed.Decide(id) == Refused || !letIn(changed, who{id, id.ProviderARN(), Action}) {
+	if !kept(old, changed, id, edited) || changed.Decide(id) == Refused || !letIn(changed, who{id, id.ProviderARN(), Action}) {
 		return false
 	}
 	// What is known of this request says nothing about the others'.
@@ -130,21 +130,16 @@ func (c *condition) term(id Identity) (name string, met truth) {
 }
 
 // kept reports whether a policy still has everything that the old one has, but for what an edit may change.
-func kept(old, changed *Policy, edited int) bool {
+func kept(old, changed *Policy, id Identity, edited int) bool {
 	added := 0
 	if edited < 0 {
 		added = 1
 	}
-	for _, s := range changed.Statements {
-		if slices.ContainsFunc(s.conditions, func(c condition) bool { return !c.isValid() }) {
-			return false // IAM refuses it
-		}
-	}
-	if len(changed.Statements) != len(old.Statements)+added || !sameMembers(old.root, changed.root, "Statement") {
+	if changed.invalid() != nil || len(changed.Statements) != len(old.Statements)+added || !sameMembers(old.root, changed.root, "Statement") {
 		return false
 	}
 	for i, s := range old.Statements {
-		if i != edited && !same(s.node, changed.Statements[i].node) || i == edited && !s.keptIn(changed.Statements[i]) {
+		if i != edited && !same(s.node, changed.Statements[i].node) || i == edited && !s.keptIn(changed.Statements[i], id) {
 			return false
 		}
 	}
@@ -152,12 +147,22 @@ func kept(old, changed *Policy, edited int) bool {
 }
 
 // keptIn reports whether an edited statement still has its name, its principals and all its conditions, with all their values
-// but one, which may have been replaced.
-func (s *Statement) keptIn(changed *Statement) bool {
+// but one that is nobody else's.
+func (s *Statement) keptIn(changed *Statement, id Identity) bool {
 	if s.Deny || len(changed.federated) != len(s.federated) || len(changed.conditions) < len(s.conditions) ||
 		!sameMembers(s.node, changed.node, "Principal", "Action", "Condition") ||
 		!sameMembers(s.node.member("Principal"), changed.node.member("Principal"), "Federated") {
 		return false
+	}
+	for i, v := range s.federated {
+		if changed.federated[i].text != v.text && !id.misspelt(v.text) {
+			return false
+		}
+	}
+	for i, v := range s.actions {
+		if i >= len(changed.actions) || changed.actions[i].text != v.text && isOther(visible(v.text)) {
+			return false
+		}
 	}
 	if s.others && len(changed.conditions) != len(s.conditions) {
 		return false // nobody else has the keys of a token
@@ -176,8 +181,11 @@ func (s *Statement) keptIn(changed *Statement) bool {
 		}
 		lost := 0
 		for _, v := range c.values {
-			if !slices.ContainsFunc(changed.conditions[j].values, func(w value) bool { return w.text == v.text }) {
-				lost++
+			if slices.ContainsFunc(changed.conditions[j].values, func(w value) bool { return w.text == v.text }) {
+				continue
+			}
+			if lost++; c.isSomebody(v.text, id) {
+				return false
 			}
 		}
 		if lost > 1 || lost > 0 && foreign(c.key.text) {
@@ -185,6 +193,15 @@ func (s *Statement) keptIn(changed *Statement) bool {
 		}
 	}
 	return true
+}
+
+// isSomebody reports whether a value may be the claim of a token that is not the identity's.
+func (c *condition) isSomebody(text string, id Identity) bool {
+	u := &crowd{id: id}
+	if _, claim := c.split(); strings.EqualFold(visible(claim), "aud") {
+		return text != id.Subject && u.mayBe(text, id.Subject)
+	}
+	return text != id.Subject && u.mayBe(id.Audience, text)
 }
 
 // sameMembers compares two objects without some of their members.

@@ -52,6 +52,10 @@ func (r *repair) provider() bool {
 // otherActions are those that a web identity may need beside the right one.
 var otherActions = []string{"sts:TagSession", "sts:SetSourceIdentity", "sts:SetContext"}
 
+func isOther(action string) bool {
+	return slices.ContainsFunc(otherActions, func(a string) bool { return strings.EqualFold(a, action) })
+}
+
 func (r *repair) action() {
 	s := r.statement
 	if s.action() == yes {
@@ -64,8 +68,7 @@ func (r *repair) action() {
 	}
 	for _, v := range s.actions {
 		text := visible(v.text)
-		other := slices.ContainsFunc(otherActions, func(a string) bool { return strings.EqualFold(a, text) })
-		if !other && !strings.ContainsAny(text, "*?") && nearest.Word(text, []string{Action}) != "" || strings.EqualFold(text, "sts:AssumeRoleWithSAML") {
+		if !isOther(text) && !strings.ContainsAny(text, "*?") && nearest.Word(text, []string{Action}) != "" || strings.EqualFold(text, "sts:AssumeRoleWithSAML") {
 			r.splices = append(r.splices, v.with(Action))
 			return
 		}
