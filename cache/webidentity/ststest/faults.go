@@ -148,6 +148,22 @@ func TokenTooOld(age time.Duration) Fault {
 	return Fault{Status: 400, Code: "ExpiredTokenException", Message: fmt.Sprintf("Token too old: %d", int64(age.Seconds()))}
 }
 
+// DeniedBecause is an AccessDenied that says which kind of policy refuses, in words such as "with an explicit deny in a
+// service control policy" or "because no VPC endpoint policy allows the sts:AssumeRoleWithWebIdentity action".
+// https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html
+func DeniedBecause(words string) Fault {
+	f := AccessDenied
+	f.Message += " on resource: arn:aws:iam::111122223333:role/team/app " + words
+	return f
+}
+
+// ActionDenied is for an action that the token needs beyond the exchange itself, such as sts:TagSession.
+func ActionDenied(action string) Fault {
+	f := AccessDenied
+	f.Message = "Not authorized to perform " + action
+	return f
+}
+
 // MissingClaim is for a token without one of the claims that STS requires: iss, sub, aud, exp and iat.
 func MissingClaim(name string) Fault { return invalidToken("Missing a required claim: " + name) }
 

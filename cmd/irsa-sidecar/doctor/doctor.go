@@ -144,6 +144,7 @@ func (e *examination) examineExchange(ctx context.Context) {
 	e.checkExchange(ctx)
 	e.checkPolicy()
 	e.join(sidecar)
+	e.reconcile()
 }
 
 // whom returns whom the exchange is for; nil if nothing of it is known.

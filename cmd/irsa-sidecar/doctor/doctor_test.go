@@ -280,6 +280,26 @@ var faults = []struct {
 	{"trust-another", func(w *world) { w.trust("shop:cart", "shop:web") }, "AccessDenied", fixed},
 	{"trust-another-account", func(w *world) { w.trust(account, "444455556666") }, "AccessDenied", fixed},
 	{"another-role", func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN + "2" }, "AccessDenied", forPeople},
+	{"denied-scp", func(w *world) {
+		w.sts.Break(ststest.DeniedBecause("with an explicit deny in a service control policy: arn:aws:organizations::444455556666:policy/o-abcdefghij/service_control_policy/p-examplepolicy"))
+	}, "DeniedByOrganization", forPeople},
+	{"denied-rcp", func(w *world) {
+		w.sts.Break(ststest.DeniedBecause("with an explicit deny in a resource control policy"))
+	}, "DeniedByOrganization", forPeople},
+	{"denied-endpoint", func(w *world) {
+		w.sts.Break(ststest.DeniedBecause("because no VPC endpoint policy allows the sts:AssumeRoleWithWebIdentity action"))
+	}, "DeniedByEndpointPolicy", forPeople},
+	{"denied-boundary", func(w *world) {
+		w.sts.Break(ststest.DeniedBecause("because no permissions boundary allows the sts:AssumeRoleWithWebIdentity action"))
+	}, "DeniedByPolicy", forPeople},
+	{"denied-tags", func(w *world) { w.sts.Break(ststest.ActionDenied("sts:TagSession")) }, "TagSessionDenied", forPeople},
+	{"denied-scp-and-given-policy", func(w *world) {
+		w.sts.Break(ststest.DeniedBecause("with an explicit deny in a service control policy"))
+		w.give(w.trust("shop:cart", "shop:web"))
+	}, "DeniedByOrganization", forPeople},
+	{"denied-trust-policy", func(w *world) {
+		w.sts.Break(ststest.DeniedBecause("because no resource-based policy allows the sts:AssumeRoleWithWebIdentity action"))
+	}, "AccessDenied", forPeople},
 	{"idp-communication", func(w *world) { w.sts.Break(ststest.IDPCommunicationError) }, "IDPCommunicationError", forPeople},
 	{"idp-rejected", func(w *world) { w.sts.Break(ststest.IDPRejectedClaim) }, "IDPRejectedClaim", forPeople},
 	{"token-too-old", func(w *world) { w.sts.Break(ststest.TokenTooOld(123 * time.Hour)) }, "ExpiredTokenException", forPeople},
@@ -380,6 +400,7 @@ func TestEachFaultHasItsReportAndItsFix(t *testing.T) {
 			row.fault(w)
 			r := w.examine()
 			golden(t, w, row.name, r)
+			w.mustAccept(r)
 			if row.key != "" && !found(r, row.key) {
 				t.Errorf("nothing is %s", row.key)
 			}
@@ -391,6 +412,24 @@ func TestEachFaultHasItsReportAndItsFix(t *testing.T) {
 				t.Errorf("after the fixes the exchange works and the finding is gone: %v", got)
 			}
 		})
+	}
+}
+
+// mustAccept checks that STS's yes is a yes: no check of the exchange has failed then, and no policy is to be changed.
+func (w *world) mustAccept(r *Report) {
+	w.t.Helper()
+	if !w.works(r) {
+		return
+	}
+	for _, f := range r.Findings {
+		if f.Status == Fail && f.Check != "environment" && f.Check != "sidecar" && f.Key != "PolicyMalformed" {
+			w.t.Errorf("the exchange works, and %s has failed: %s", f.Check, f.Finding)
+		}
+		for _, fix := range f.Fixes {
+			if fix.Kind == changes || strings.Contains(fix.Text, "update-assume-role-policy") {
+				w.t.Errorf("the exchange works, and a fix of %s changes the policy: %s", f.Key, fix.What)
+			}
+		}
 	}
 }
 

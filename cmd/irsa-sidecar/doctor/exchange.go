@@ -27,6 +27,10 @@ func (e *examination) checkExchange(ctx context.Context) {
 	creds, err := webidentity.New(e.Exchange).Fetch(ctx)
 	if err != nil {
 		failed := cache.AsFetchError(err)
+		if failed.Reason == cache.AccessDenied {
+			e.add(e.causeOfDenial(failed))
+			return
+		}
 		key, fixes := e.cause(failed)
 		e.blameTheIssuer(failed.Reason)
 		f := failure("sts", key, failed.Message, fixes...)
@@ -39,7 +43,11 @@ func (e *examination) checkExchange(ctx context.Context) {
 	}
 	e.ok("sts", "the exchange works")
 	lifetime := creds.Expiration.Sub(e.now)
-	e.ok("identity", "%s in account %s, valid for %s", creds.Identity, creds.AccountID, roughly(lifetime.Round(time.Minute)))
+	shown := lifetime.Round(time.Second)
+	if shown > 2*time.Minute {
+		shown = lifetime.Round(time.Minute)
+	}
+	e.ok("identity", "%s in account %s, valid for %s", creds.Identity, creds.AccountID, roughly(shown))
 	if asked := e.Exchange.Duration; asked > 0 && lifetime < asked-time.Minute {
 		e.add(warning("sts", DurationTooLong, fmt.Sprintf("IRSA_SIDECAR_DURATION asks for %s, which is more than the role allows", roughly(asked)), e.fixDuration()))
 	}
@@ -48,9 +56,6 @@ func (e *examination) checkExchange(ctx context.Context) {
 // summary says in a few words what a failed exchange means; "" if STS's own words do.
 func (e *examination) summary(key string) string {
 	switch key {
-	case string(cache.AccessDenied):
-		return fmt.Sprintf("the role %s does not exist, or its trust policy does not allow %s (AccessDenied)",
-			e.Exchange.RoleARN, cmp.Or(e.claims.Subject, "this token"))
 	case string(ProviderMissing):
 		return fmt.Sprintf("IAM in account %s has no OIDC provider for %s, or one with other client IDs (InvalidIdentityToken)",
 			cmp.Or(e.identity.Account, "of the role"), cmp.Or(e.claims.Issuer, "the token's issuer"))
@@ -223,8 +228,13 @@ func (e *examination) reportProblems(policy *trustpolicy.Policy, problems []trus
 	}
 }
 
+// fixReadPolicy passes the role's trust policy from where there is an aws to where there is a token.
 func (e *examination) fixReadPolicy(what string) Fix {
-	return Fix{what, shell, fmt.Sprintf("aws iam get-role --role-name %s | irsa-sidecar doctor --trust-policy -", e.roleName())}
+	doctor := "irsa-sidecar doctor"
+	if e.inPod() {
+		doctor = fmt.Sprintf("kubectl exec -i -n %s %s -c irsa-sidecar -- /irsa-sidecar doctor", e.namespace(), e.pod())
+	}
+	return Fix{what, shell, fmt.Sprintf("aws iam get-role --role-name %s | %s --trust-policy -", e.roleName(), doctor)}
 }
 
 // fixGivenPolicy proposes the smallest edit of the given policy that lets the identity in, or says why there is none. If STS

@@ -50,7 +50,13 @@ const (
 	ProviderMissing       Key = "ProviderMissing"
 	AudienceNotRegistered Key = "AudienceNotRegistered"
 	ThumbprintMismatch    Key = "ThumbprintMismatch"
-	DurationTooLong       Key = "DurationTooLong"
+
+	DeniedByOrganization   Key = "DeniedByOrganization"
+	DeniedByEndpointPolicy Key = "DeniedByEndpointPolicy"
+	DeniedByPolicy         Key = "DeniedByPolicy"
+	TagSessionDenied       Key = "TagSessionDenied"
+
+	DurationTooLong Key = "DurationTooLong"
 
 	PortTaken   Key = "PortTaken"
 	HostNetwork Key = "HostNetwork"
@@ -106,6 +112,10 @@ var entries = []Entry{
 	{string(ProviderMissing), "IAM in the role's account has no OIDC provider for the token's issuer, or one with other client IDs. A rebuilt cluster has a new issuer."},
 	{string(AudienceNotRegistered), "IAM has the OIDC provider, but the token's audience is not one of its client IDs."},
 	{string(ThumbprintMismatch), "The OIDC provider in IAM has a thumbprint that does not match the issuer's certificate."},
+	{string(DeniedByOrganization), "STS names a service control policy (SCP) or a resource control policy (RCP) of the AWS organization as what refuses. The trust policy is not the reason."},
+	{string(DeniedByEndpointPolicy), "STS names the policy of the VPC endpoint through which it was asked as what refuses. The trust policy is not the reason."},
+	{string(DeniedByPolicy), "STS names another kind of policy as what refuses, such as a permissions boundary. The trust policy is not the reason."},
+	{string(TagSessionDenied), "The token carries session tags or a source identity, and the trust policy allows sts:AssumeRoleWithWebIdentity only: it must allow `sts:TagSession` or `sts:SetSourceIdentity` too."},
 	{string(DurationTooLong), "`IRSA_SIDECAR_DURATION` is more than the role allows. Sessions of one hour are used instead."},
 	{string(PortTaken), "Something other than this sidecar listens on its address."},
 	{string(HostNetwork), "The Pod uses the node's network, so every program on the node can reach the sidecar, and no authorization token is required."},

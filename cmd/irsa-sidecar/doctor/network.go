@@ -238,9 +238,9 @@ func (e *examination) checkClock(ctx context.Context, u *url.URL) {
 	}
 	switch {
 	case skew.Abs() > maxSkew:
-		e.add(failure("clock", ClockSkew, fmt.Sprintf("this node's clock is %s %s STS's", roughly(skew), way), fixClock()...))
+		e.add(failure("clock", ClockSkew, fmt.Sprintf("this node's clock is %s %s STS's", roughly(skew), way), e.fixClock()...))
 	case skew.Abs() > minSkew:
-		e.add(warning("clock", ClockSkew, fmt.Sprintf("this node's clock is %s %s STS's", roughly(skew), way), fixClock()...))
+		e.add(warning("clock", ClockSkew, fmt.Sprintf("this node's clock is %s %s STS's", roughly(skew), way), e.fixClock()...))
 	default:
 		e.ok("clock", "this node's clock is within a minute of STS's")
 	}

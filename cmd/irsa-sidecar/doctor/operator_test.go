@@ -133,7 +133,7 @@ func (w *world) run(words []string) {
 			w.t.Error(err)
 		}
 		w.sts.Change(func(o *ststest.Options) { o.MaxSessionDuration = time.Duration(seconds) * time.Second })
-	case command == "aws iam get-role" && strings.HasSuffix(strings.Join(words, " "), "| irsa-sidecar doctor --trust-policy -"):
+	case command == "aws iam get-role" && strings.HasSuffix(strings.Join(words, " "), "| kubectl exec -i -n shop cart-7c9f -c irsa-sidecar -- /irsa-sidecar doctor --trust-policy -"):
 		w.mustBeTheRole(option("--role-name"))
 		printed, err := json.Marshal(map[string]any{"Role": map[string]any{"AssumeRolePolicyDocument": json.RawMessage(w.current)}})
 		if err != nil {
@@ -144,7 +144,8 @@ func (w *world) run(words []string) {
 		}
 		w.options.Policy, w.options.PolicyName = printed, "the policy"
 		w.fix(w.examine(), "AccessDenied")
-	case command == "kubectl irsa doctor", command == "kubectl exec -n", words[0] == "curl", words[0] == "cut", words[0] == "chronyc", words[0] == "eksctl", words[0] == "eval", words[0] == "wc",
+	case command == "kubectl irsa doctor", command == "kubectl exec -n", command == "kubectl debug -n", command == "kubectl debug node/NODE", words[0] == "curl", words[0] == "eksctl",
+		command == "aws accessanalyzer validate-policy", command == "aws organizations describe-policy", command == "aws organizations list-policies-for-target", command == "aws ec2 describe-vpc-endpoints",
 		command == "kubectl get pods", command == "kubectl create clusterrolebinding", command == "aws iam list-open-id-connect-providers", command == "aws eks describe-cluster", command == "aws eks list-pod-identity-associations": // for reading
 	default:
 		w.t.Errorf("unknown command %q", words)

@@ -231,7 +231,7 @@ func (e *examination) setTokenPath(what, path string) Fix {
 // fixMode lets this process read the file: with its permissions if this user owns it, and with the Pod's otherwise.
 func (e *examination) fixMode(path string) []Fix {
 	_, owner := ownership(path)
-	if strings.HasPrefix(owner, fmt.Sprintf("%d:", os.Geteuid())) {
+	if !e.inPod() && strings.HasPrefix(owner, fmt.Sprintf("%d:", os.Geteuid())) {
 		return []Fix{{"let this user, who owns the file, read it", shell, "chmod u+r " + shellWord(path, "/PATH/TO/TOKEN")}}
 	}
 	return []Fix{
@@ -270,8 +270,19 @@ func (e *examination) fixTooOld() []Fix {
 		"kubectl annotate serviceaccount -n %s %s eks.amazonaws.com/token-expiration=3600 --overwrite", e.namespace(), e.serviceAccount())})
 }
 
-func fixClock() []Fix {
-	return []Fix{{"check time synchronization on the node", shell, "chronyc tracking"}}
+func (e *examination) fixClock() []Fix {
+	if !e.inPod() {
+		return []Fix{{"check time synchronization", shell, "chronyc tracking"}}
+	}
+	return []Fix{{"check time synchronization on the Pod's node", shell, "kubectl debug node/NODE -it --image=busybox -- chroot /host chronyc tracking"}}
+}
+
+// fromPod makes a command of a tool that the image lacks one that runs in the Pod's network.
+func (e *examination) fromPod(what, image, command string) Fix {
+	if !e.inPod() {
+		return Fix{what, shell, command}
+	}
+	return Fix{what + ", from the Pod's network", shell, fmt.Sprintf("kubectl debug -n %s %s -it --image=%s -- %s", e.namespace(), e.pod(), image, command)}
 }
 
 func (e *examination) fixForeignToken() []Fix {
@@ -279,7 +290,7 @@ func (e *examination) fixForeignToken() []Fix {
 }
 
 func fixIssuer(document string) Fix {
-	return Fix{"check from outside the cluster that the document is public; STS gives up after 5 seconds", shell, "curl -sS --max-time 5 " + shellWord(document, "URL")}
+	return Fix{"check on a laptop that the document is public; STS gives up after 5 seconds", shell, "curl -sS --max-time 5 " + shellWord(document, "URL")}
 }
 
 // audience is the audience that the provider should have.
@@ -310,13 +321,15 @@ func (e *examination) fixAccessDenied() []Fix {
 	if e.Policy != nil {
 		return nil // the check of the policy has the fixes
 	}
-	look := e.fixReadPolicy("find out which line of the role's trust policy is wrong")
+	look := []Fix{e.fixReadPolicy("find out which line of the role's trust policy is wrong")}
+	if e.inPod() {
+		look = append(look, Fix{"or let the kubectl plugin ask", shell, fmt.Sprintf("kubectl irsa doctor %s/%s --aws", e.namespace(), e.pod())})
+	}
 	if e.identity.Subject == "" {
-		return []Fix{look}
+		return look
 	}
 	id := e.identity
-	return []Fix{
-		look,
+	return append(look, []Fix{
 		{"if no statement is for this service account, add this one to the policy's list, and keep the others", statement, id.StatementText()},
 		{"or, if there is no such role yet, let eksctl create it", shell, fmt.Sprintf(
 			"eksctl create iamserviceaccount --cluster CLUSTER --namespace %s --name %s --role-name %s --attach-policy-arn POLICY_ARN --approve", e.namespace(), e.serviceAccount(), e.roleName())},
@@ -337,7 +350,7 @@ func (e *examination) fixAccessDenied() []Fix {
     values   = [%s]
   }
 }`, terraformString(id.ProviderARN()), terraformString(id.Provider()+":aud"), terraformString(id.Audience), terraformString(id.Provider()+":sub"), terraformString(id.Subject))},
-	}
+	}...)
 }
 
 func (e *examination) providerARN() string {
@@ -413,7 +426,8 @@ func (e *examination) fixReason(err *cache.FetchError) []Fix {
 		}
 		return nil
 	case cache.PackedPolicyTooLarge, cache.MalformedPolicyDocument:
-		return []Fix{{"look at the session policy that is sent", shell, "wc -c \"$IRSA_SIDECAR_POLICY_FILE\"; python3 -m json.tool \"$IRSA_SIDECAR_POLICY_FILE\""}}
+		return []Fix{{"check the session policy in IRSA_SIDECAR_POLICY_FILE, on a laptop; with the ARNs of policies it may have 2048 characters", shell,
+			"aws accessanalyzer validate-policy --policy-type IDENTITY_POLICY --policy-document file://POLICY.json"}}
 	case cache.Throttling:
 		return []Fix{
 			{"allow longer sessions, which need fewer exchanges", shell, fmt.Sprintf("aws iam update-role --role-name %s --max-session-duration 43200", e.roleName())},
@@ -437,11 +451,11 @@ func (e *examination) fixEndpoint(reason cache.Reason) []Fix {
 		if unset != nil {
 			return unset
 		}
-		return []Fix{{"see what answers; a proxy or a captive portal is likely", shell, "curl -sSI " + e.stsURL()}}
+		return []Fix{e.fromPod("see what answers (a proxy or a captive portal is likely)", "curlimages/curl", "curl -sSI "+e.stsURL())}
 	case cache.EndpointNotFound:
 		return e.fixNotFound()
 	case cache.EndpointUnreachable, cache.EndpointTimeout:
-		return append(unset, Fix{"find out whether it is this Pod or the whole node", shell, "curl -sS --max-time 5 -o /dev/null -w '%{http_code}\\n' " + e.stsURL()},
+		return append(unset, e.fromPod("find out whether another program can connect", "curlimages/curl", "curl -sS --max-time 5 -o /dev/null -w '%{http_code}\\n' "+e.stsURL()),
 			e.fixEgress())
 	case cache.EndpointNotTrusted:
 		return []Fix{e.setEnv("if a proxy inspects TLS, trust its CA too", ourContainer, "AWS_CA_BUNDLE=/PATH/TO/CA.pem")}

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
 // checkSidecar asks the credentials listener whether a sidecar serves there.
@@ -100,7 +102,7 @@ func (e *examination) readIdentity(answer sidecarAnswer) Finding {
 		if identity.LastError != nil {
 			why = "its last error is " + identity.LastError.Code
 		}
-		text = fmt.Sprintf("a sidecar listens on %s but has no credentials yet: %s", e.Listen, why)
+		return warning("sidecar", cache.CredentialsUninitialized, fmt.Sprintf("a sidecar listens on %s but has no credentials yet: %s", e.Listen, why))
 	}
 	return Finding{Check: "sidecar", Status: OK, Finding: text}
 }

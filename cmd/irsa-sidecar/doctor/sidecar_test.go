@@ -31,8 +31,8 @@ func TestOnlyASidecarIsTakenForOne(t *testing.T) {
 	}{
 		"the sidecar's own handler":  {server.Credentials(server.Options{Default: "default"}), "a sidecar listens on ADDRESS but refused the doctor's request: UnknownProfile"},
 		"valid credentials":          {answers(200, `{"valid": true, "remainingSeconds": 3000}`, ours, "credentials"), "a sidecar serves on ADDRESS; its credentials are valid for 50m"},
-		"no credentials yet":         {answers(200, `{"profile": "default"}`, ours, "credentials"), "a sidecar listens on ADDRESS but has no credentials yet: the first exchange has not finished"},
-		"no credentials":             {answers(200, `{"profile": "default", "lastError": {"code": "AccessDenied"}}`, ours, "credentials"), "a sidecar listens on ADDRESS but has no credentials yet: its last error is AccessDenied"},
+		"no credentials yet":         {answers(200, `{"profile": "default"}`, ours, "credentials"), "CredentialsUninitialized: a sidecar listens on ADDRESS but has no credentials yet: the first exchange has not finished"},
+		"no credentials":             {answers(200, `{"profile": "default", "lastError": {"code": "AccessDenied"}}`, ours, "credentials"), "CredentialsUninitialized: a sidecar listens on ADDRESS but has no credentials yet: its last error is AccessDenied"},
 		"a code":                     {answers(404, `{"code": "not_found"}`), taken + "it answered with HTTP status 404"},
 		"a code as the sidecar's":    {answers(403, `{"code": "AuthorizationRequired", "message": "m", "Code": "AuthorizationRequired", "Message": "m", "hint": "h"}`), taken + "it answered with HTTP status 403"},
 		"a profile":                  {answers(200, `{"profile": "default", "valid": true, "remainingSeconds": 9}`), taken + "it answered with HTTP status 200"},

@@ -79,14 +79,15 @@ func writeFixes(b *bytes.Buffer, fixes []Fix) {
 		}
 	}
 	if alternatives != nil {
-		fmt.Fprintf(b, "      the same with %s: --json\n", strings.Join(alternatives, " or "))
+		fmt.Fprintf(b, "      more with --json: %s\n", strings.Join(alternatives, ", "))
 	}
 }
 
-// alternative returns the tool of a fix that does the same as the one before it, for those who manage IAM with that tool;
-// "" for any other fix.
+// alternative names a fix that is long and for another way of working than the one before it; "" for any other.
 func (f Fix) alternative() string {
 	switch {
+	case f.Kind == statement:
+		return "a statement to add"
 	case f.Kind == terraform:
 		return "Terraform"
 	case strings.HasPrefix(f.Text, "eksctl "):

@@ -239,7 +239,7 @@ func (e *examination) checkTimes() {
 		e.add(failure("token", cache.ExpiredTokenException, fmt.Sprintf("the token expired %s ago and has not been replaced", roughly(left)), e.fixExpired()...))
 	case starts.Sub(e.now) > minSkew:
 		e.add(failure("token", TokenFromTheFuture,
-			fmt.Sprintf("by this node's clock, the token is not valid for another %s", roughly(starts.Sub(e.now))), fixClock()...))
+			fmt.Sprintf("by this node's clock, the token is not valid for another %s", roughly(starts.Sub(e.now))), e.fixClock()...))
 	case !c.IssuedAt.IsZero() && age > min(time.Duration(rotateAfter*float64(lifetime)), maxAge)+rotateSlack:
 		e.add(warning("token", TokenNotRotated,
 			fmt.Sprintf("the token is %s old and expires in %s: the kubelet should have replaced it", roughly(age), roughly(left)), e.fixExpired()...))
