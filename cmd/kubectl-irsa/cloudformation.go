@@ -66,7 +66,7 @@ func (t *template) failure(c candidate) error {
 		return nil
 	}
 	slices.Sort(t.unresolved)
-	return errors.New("only CloudFormation knows " + strings.Join(slices.Compact(t.unresolved), ", ") + "; " + c.deployed())
+	return errors.New("only the tool that deploys it knows " + strings.Join(slices.Compact(t.unresolved), ", ") + "; " + c.deployed())
 }
 
 // miss records what cannot be resolved, and returns a stand-in for it.
@@ -116,8 +116,10 @@ func (t *template) resolve(n *yaml.Node, depth int) *yaml.Node {
 		return n
 	}
 	name, argument := function(n)
-	if name == "" && n.Kind == yaml.ScalarNode && strings.Contains(n.Value, "{{resolve:") {
-		return t.miss(n, "a dynamic reference")
+	if name == "" && n.Kind == yaml.ScalarNode {
+		if variable := foreign(n.Value); variable != "" {
+			return t.miss(n, variable)
+		}
 	}
 	if name == "" {
 		return n
@@ -144,6 +146,19 @@ func (t *template) resolve(n *yaml.Node, depth int) *yaml.Node {
 		return t.attribute(n, path, depth+1)
 	}
 	return t.miss(n, "Fn::"+name)
+}
+
+// foreign returns a reference to what is outside of the template, of CloudFormation or the Serverless Framework, or "".
+// https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/dynamic-references.html
+// https://www.serverless.com/framework/docs/guides/variables
+func foreign(text string) string {
+	for _, start := range []string{"{{resolve:", "${self:", "${opt:", "${env:", "${param:", "${sls:", "${cf:", "${cf(", "${ssm:", "${ssm(", "${file("} {
+		if i := strings.Index(text, start); i >= 0 {
+			reference, _, _ := strings.Cut(text[i:], "}")
+			return strings.TrimLeft(reference, "${")
+		}
+	}
+	return ""
 }
 
 // value returns a string, resolved.

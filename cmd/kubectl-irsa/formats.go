@@ -38,7 +38,7 @@ func policyOf(name string, text []byte, f facts) (policy []byte, from source, er
 		return nil, source{}, fmt.Errorf("%s is longer than %d MB", name, maxPolicyFile>>20)
 	}
 	plain := plainText(text)
-	if _, err := trustpolicy.Parse(text); err == nil {
+	if _, err := trustpolicy.ParseFor(text, f.RoleARN); err == nil && f.Role == "" {
 		return text, source{}, nil
 	}
 	if inner := heredoc(plain); inner != nil && json.Valid(inner) {
@@ -47,19 +47,27 @@ func policyOf(name string, text []byte, f facts) (policy []byte, from source, er
 	if err := knownSource(plain); err != nil {
 		return nil, source{}, fmt.Errorf("%s %w", name, err)
 	}
+	if isJSON(plain) && !json.Valid(plain) { // the doctor names the mistake; as YAML, it might be none
+		return text, source{}, nil
+	}
 	documents, readErr := read(plain)
 	if readErr != nil {
-		if looksLikeJSON(plain) { // a policy with a mistake, which the doctor names
+		if looksLikeJSON(plain) {
 			return text, source{}, nil
 		}
 		return nil, source{}, fmt.Errorf("%s, %w", name, readErr)
 	}
-	if looksLikeJSON(plain) && len(plain) <= trustpolicy.MaxSize && (at(documents[0], "Statement") != nil || at(documents[0], "Role") != nil) {
+	if isJSON(plain) && len(plain) <= trustpolicy.MaxSize && (at(documents[0], "Statement") != nil || at(documents[0], "Role") != nil) {
 		return text, source{}, nil // the doctor names the line that is wrong
 	}
 	s := search{facts: f}
 	for _, document := range documents {
 		s.document(document)
+	}
+	if len(s.found) == 0 {
+		for _, document := range documents {
+			s.embedded(document)
+		}
 	}
 	if len(s.found) == 0 && looksLikeJSON(plain) && s.format == "" {
 		return text, source{}, nil
@@ -111,9 +119,16 @@ func heredoc(text []byte) []byte {
 	return inner
 }
 
-func looksLikeJSON(text []byte) bool {
+// isJSON reports whether a text is an object or a list of JSON, right or wrong.
+func isJSON(text []byte) bool {
 	text = bytes.TrimSpace(text)
-	return len(text) > 0 && strings.ContainsRune(`{["%`, rune(text[0]))
+	return len(text) > 0 && (text[0] == '{' || text[0] == '[')
+}
+
+// looksLikeJSON reports whether a text may also be JSON in a string, or URL-encoded.
+func looksLikeJSON(text []byte) bool {
+	start := string(bytes.ToLower(bytes.TrimSpace(text)[:min(3, len(bytes.TrimSpace(text)))]))
+	return isJSON(text) || strings.HasPrefix(start, `"`) || strings.HasPrefix(start, "'") || start == "%7b"
 }
 
 const showJSON = "pass the plan as JSON: terraform plan -out=plan && terraform show -json plan > plan.json"
@@ -129,6 +144,7 @@ func knownSource(text []byte) error {
 	for _, format := range []struct{ expression, says string }{
 		{`(?m)^\s*(resource|data|module|variable|output|provider)\s+"[^"\n]*"|^\s*(terraform|locals)\s*\{`, "is the source of Terraform, which only Terraform can evaluate; " + showJSON},
 		{`jsonencode\(`, "is the source of Terraform, which only Terraform can evaluate; " + showJSON},
+		{`(?m)^ROLE\t|^\|\s+GetRole\s+\|`, "is get-role's output as text or as a table; use --output json"},
 		{`(?m)^\s*# \S*aws_iam_\w+\.|Terraform will perform`, "is a plan of Terraform for people; " + showJSON},
 		{`\{\{-?\s*([.$]|(if|else|range|with|include|template|define|end|tpl|toYaml)\b)`, "is a template, such as Helm's; render it first: helm template RELEASE CHART > manifests.yaml"},
 	} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"unicode/utf16"
@@ -125,6 +126,13 @@ var formats = []struct {
 	{"Ansible", "- name: app\n  amazon.aws.iam_role:\n    name: app\n    assume_role_policy_document:" + inYAML(formatsARN, 6), "role app"},
 	{"Pulumi", `{"version": 3, "deployment": {"resources": [{"urn": "urn:pulumi:prod::x::aws:iam/role:Role::app", "inputs": {"name": "app", "assumeRolePolicy": ` + quoteJSON(formatsPolicy) + `},
 		"outputs": {"name": "app", "arn": "arn:aws:iam::123456789012:role/team/app", "assumeRolePolicy": ` + quoteJSON(formatsPolicy) + `}}]}}`, "role app"},
+	{"get-template", `{"StagesAvailable": ["Original"], "TemplateBody": ` + quoteJSON(cfn(formatsARN)) + `}`, "resource AppRole"},
+	{"get-template of JSON", `{"TemplateBody": {"Resources": {"AppRole": {"Properties": {"AssumeRolePolicyDocument": ` + formatsPolicy + `}}}}}`, "resource AppRole"},
+	{"terraform output -json", `{"name": {"value": "app"}, "trust": {"sensitive": false, "type": "string", "value": ` + quoteJSON(formatsPolicy) + `}}`, "the text at trust.value"},
+	{"a ConfigMap", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata:\n  trust.json: '" + compact(formatsPolicy) + "'\n", "the text at data.trust.json"},
+	{"account authorization details", `{"RoleDetailList": [{"RoleName": "x", "AssumeRolePolicyDocument": {}}, {"RoleName": "app", "Arn": "arn:aws:iam::123456789012:role/team/app", "AssumeRolePolicyDocument": ` + formatsPolicy + `}]}`, ""},
+	{"AWS Config", `{"configuration": {"roleName": "app", "assumeRolePolicyDocument": ` + quoteJSON(url.PathEscape(formatsPolicy)) + `}}`, "role app"},
+	{"YAML with quoted names", strings.NewReplacer("Version:", "\"Version\":", "Statement:", "\"Statement\":").Replace(strings.TrimPrefix(inYAML(formatsARN, 0), "\n")), "the document"},
 	{"an alias", "x: &p '" + formatsARN + "'\nAssumeRolePolicyDocument:" + inYAML("*p", 2), "role"},
 	{"terraform output", "<<EOT\n" + formatsPolicy + "\nEOT\n", "the document"},
 	{"CloudFormation in UTF-16", utf16Text(cfn(formatsARN)), "resource AppRole"},
@@ -148,7 +156,7 @@ func TestWhatPeopleHaveIsRead(t *testing.T) {
 			if wants := test.name == "another role's"; from.otherRole != wants {
 				t.Errorf("of another role: %v", from.otherRole)
 			}
-			parsed, err := trustpolicy.Parse(policy)
+			parsed, err := trustpolicy.ParseFor(policy, formatsFacts.RoleARN)
 			if err != nil {
 				t.Fatalf("%v:\n%s", err, policy)
 			}
@@ -197,12 +205,15 @@ func TestWhatCannotBeRead(t *testing.T) {
 		{"known after apply", `{"format_version":"1.2","planned_values":{"root_module":{"resources":[{"address":"aws_iam_role.app","type":"aws_iam_role","values":{"name":"app"}}]}},
 			"resource_changes":[{"address":"aws_iam_role.app","change":{"after":{"name":"app"},"after_unknown":{"assume_role_policy":true}}}]}`,
 			"file, aws_iam_role.app: its assume_role_policy is known only after terraform apply; use --aws, or pass the deployed policy: aws iam get-role --role-name app"},
-		{"a parameter without a default", cfn("!Ref Provider", "Parameters:\n  Provider: {Type: String}\n"), "file, resource AppRole: only CloudFormation knows Provider (line 14); use --aws"},
-		{"a parameter from SSM", cfn("!Ref Provider", "Parameters:\n  Provider: {Type: 'AWS::SSM::Parameter::Value<String>', Default: /eks/provider}\n"), "only CloudFormation knows Provider (line 14)"},
-		{"a condition and an import", cfn("!If [A, b, !ImportValue x]"), "only CloudFormation knows Fn::If (line 12)"},
-		{"a dynamic reference", cfn("'{{resolve:ssm:/eks/provider}}'"), "only CloudFormation knows a dynamic reference (line 12)"},
-		{"an attribute of another resource", cfn("!Sub 'arn:aws:iam::123456789012:oidc-provider/${Cluster.OpenIdConnectIssuerUrl}'"), "only CloudFormation knows Cluster.OpenIdConnectIssuerUrl (line 12)"},
-		{"a provider that refers to itself", cfn("!Ref P") + "  P:\n    Type: AWS::IAM::OIDCProvider\n    Properties: {Url: !Ref P}\n", "only CloudFormation knows P (line 12)"},
+		{"a parameter without a default", cfn("!Ref Provider", "Parameters:\n  Provider: {Type: String}\n"), "file, resource AppRole: only the tool that deploys it knows Provider (line 14); use --aws"},
+		{"a parameter from SSM", cfn("!Ref Provider", "Parameters:\n  Provider: {Type: 'AWS::SSM::Parameter::Value<String>', Default: /eks/provider}\n"), "only the tool that deploys it knows Provider (line 14)"},
+		{"a condition and an import", cfn("!If [A, b, !ImportValue x]"), "only the tool that deploys it knows Fn::If (line 12)"},
+		{"a dynamic reference", cfn("'{{resolve:ssm:/eks/provider}}'"), "only the tool that deploys it knows resolve:ssm:/eks/provider (line 12)"},
+		{"a variable of the Serverless Framework", cfn("'${self:custom.provider}'"), "knows self:custom.provider (line 12)"},
+		{"get-role as text", "ROLE\tarn:aws:iam::123456789012:role/app\t2026\n", "file is get-role's output as text or as a table; use --output json"},
+		{"get-role as a table", "-----\n|     GetRole     |\n", "file is get-role's output as text"},
+		{"an attribute of another resource", cfn("!Sub 'arn:aws:iam::123456789012:oidc-provider/${Cluster.OpenIdConnectIssuerUrl}'"), "only the tool that deploys it knows Cluster.OpenIdConnectIssuerUrl (line 12)"},
+		{"a provider that refers to itself", cfn("!Ref P") + "  P:\n    Type: AWS::IAM::OIDCProvider\n    Properties: {Url: !Ref P}\n", "only the tool that deploys it knows P (line 12)"},
 		{"two roles for web identity", strings.Replace(cfn(formatsARN), "app", "a", 1) + "  Other:\n    Type: AWS::IAM::Role\n    Properties:\n      RoleName: web\n      AssumeRolePolicyDocument: {Statement: []}\n",
 			"file has 2 roles, resource AppRole (a), resource Other (web): none or several are app; name one with --role"},
 		{"text that is not JSON", "apiVersion: x/v1\nkind: Role\nmetadata: {name: app}\nspec: {assumeRolePolicyDocument: 'Statement: []'}\n", "file, Role app: its trust policy is text that is not JSON"},
@@ -234,6 +245,7 @@ func TestAMistakeInJSONIsLeftToTheDoctor(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
 		`{"Version": "2012-10-17", "Statement": [}`, `{"Statement": {"Efect": "Allow"}}`, `{"Role": {"AssumeRolePolicyDocument": {"Statement": "x"}}}`, `"x"`, `%7B%22x`,
+		formatsPolicy[:len(formatsPolicy)-2] + ",}", "{'Statement': []}",
 	} {
 		policy, from, err := policyOf("file", []byte(text), formatsFacts)
 		if err != nil || from != (source{}) || string(policy) != text {

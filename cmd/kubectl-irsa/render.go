@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -26,13 +27,17 @@ func (c candidate) policy() (policy []byte, from source, err error) {
 	}
 	w := jsonWriter{template: t, line: document.Line, left: maxNodes}
 	if document.Kind == yaml.ScalarNode {
-		if !json.Valid([]byte(document.Value)) {
+		text := document.Value
+		if decoded, err := url.PathUnescape(text); err == nil && !isJSON([]byte(text)) && isJSON([]byte(decoded)) { // as IAM's API has it
+			text = decoded
+		}
+		if !json.Valid([]byte(text)) {
 			if err := t.failure(c); err != nil {
 				return nil, source{}, err
 			}
 			return nil, source{}, errors.New("its trust policy is text that is not JSON")
 		}
-		json.Indent(&w.Buffer, []byte(document.Value), "", "  ") // it is valid
+		json.Indent(&w.Buffer, []byte(text), "", "  ") // it is valid
 	} else if err := w.value(document, 0); err != nil {
 		return nil, source{}, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -40,6 +41,8 @@ func (s *search) document(root *yaml.Node) {
 	switch {
 	case at(root, "Statement") != nil:
 		s.found = append(s.found, candidate{where: "the document", document: root})
+	case at(root, "TemplateBody") != nil: // aws cloudformation get-template
+		s.body(at(root, "TemplateBody"))
 	case isMapping(resources):
 		s.format = "is a template of CloudFormation"
 		s.cloudFormation(template, resources)
@@ -55,6 +58,43 @@ func (s *search) document(root *yaml.Node) {
 			return candidate{where: strings.TrimSpace("role " + role), role: role, arn: cmp.Or(textAt(n, "Arn"), textAt(n, "arn"))}
 		})
 	}
+}
+
+// body searches a template that is a value of JSON: an object, or a text in YAML.
+func (s *search) body(n *yaml.Node) {
+	inner := []*yaml.Node{n}
+	if n.Kind == yaml.ScalarNode {
+		inner, _ = read([]byte(n.Value)) // CloudFormation has accepted it
+	}
+	s.format = "is a template of CloudFormation"
+	for _, document := range inner {
+		if at(document, "TemplateBody") == nil {
+			s.document(document)
+		}
+	}
+}
+
+// embedded finds policies that are texts in something else, such as the outputs of Terraform or a ConfigMap.
+func (s *search) embedded(root *yaml.Node) {
+	var walk func(n *yaml.Node, key string, depth int)
+	walk = func(n *yaml.Node, key string, depth int) {
+		if n == nil || depth > maxDepth {
+			return
+		}
+		if n.Kind == yaml.ScalarNode && isJSON([]byte(n.Value)) && strings.Contains(n.Value, trustpolicy.Action) && json.Valid([]byte(n.Value)) {
+			s.found = append(s.found, candidate{where: strings.TrimSpace("the text at " + key), id: key, document: n})
+		}
+		for i, child := range n.Content {
+			if n.Kind == yaml.MappingNode && i%2 == 1 {
+				key = strings.TrimPrefix(strings.TrimSuffix(key, ".value")+"."+n.Content[i-1].Value, ".")
+				walk(child, key, depth+1)
+				key = strings.TrimSuffix(strings.TrimSuffix(key, n.Content[i-1].Value), ".")
+			} else if n.Kind != yaml.MappingNode {
+				walk(child, key, depth+1)
+			}
+		}
+	}
+	walk(root, "", 0)
 }
 
 // policyKeys are what tools call the trust policy of a role: the AWS API, CloudFormation, ACK, Crossplane and Pulumi,
