@@ -151,14 +151,18 @@ func (w *world) run(ctx context.Context, stdin io.Reader, program string, args .
 	case slices.Equal(words[:2], []string{"get", "--raw"}):
 		return encode(map[string]string{"issuer": w.issuer})
 	}
-	kind, name := words[2], strings.Join(words[3:], " ")
+	return w.get(words[2], strings.Join(words[3:], " "), slices.Contains(args, "name"), fail)
+}
+
+// get is `kubectl get`, of names alone or as JSON.
+func (w *world) get(kind, name string, names bool, fail func(string) ([]byte, error)) ([]byte, error) {
 	if slices.Contains(w.forbidden, kind) {
 		return fail(`Error from server (Forbidden): ` + kind + ` "` + name + `" is forbidden: User "bob" cannot get resource "` + kind + `"`)
 	}
 	notFound := func() ([]byte, error) {
 		return fail(`Error from server (NotFound): ` + kind + ` "` + name + `" not found`)
 	}
-	if slices.Contains(args, "name") {
+	if names {
 		return []byte(w.names(kind)), nil
 	}
 	switch kind {
@@ -201,7 +205,7 @@ func (w *world) run(ctx context.Context, stdin io.Reader, program string, args .
 	case "node":
 		return encode(w.node)
 	}
-	w.t.Errorf("kubectl %q is not known in this world", args)
+	w.t.Errorf("kubectl get %s %s is not known in this world", kind, name)
 	return fail("error: unknown")
 }
 

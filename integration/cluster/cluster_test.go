@@ -39,7 +39,7 @@ const (
 )
 
 // TestCluster is the Pod's life on a real Kubernetes: kube-apiserver, controllers, scheduler, kubelet,
-// containerd and runc. The API server is the OIDC issuer, the tokens are the kubelet's, and the manifests are those in
+// containerd and runc. The tokens are the kubelet's, and the manifests are those in
 // deploy/, unchanged. Only AWS is a fake: its names resolve to a test STS that verifies the tokens with the API server's own
 // keys. `make cluster` builds Kubernetes and runs it.
 func TestCluster(t *testing.T) {
@@ -111,7 +111,7 @@ func newCluster(t *testing.T) *cluster {
 	c.say(t, "kubectl get node -o wide")
 
 	world.ServeDNS(t, nodeIP, net.ParseIP(nodeIP))
-	c.serveSTS(t)
+	c.serveAWS(t)
 
 	binary := world.ReadFile(t, program)
 	busybox := world.ReadFile(t, "/bin/busybox")
@@ -134,10 +134,12 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
-// serveSTS serves STS at the address that the Pods' DNS returns for AWS's.
-func (c *cluster) serveSTS(t *testing.T) {
+// serveAWS serves STS, and the issuer's documents as the API server has them, at the address that the Pods' DNS returns for
+// AWS's names.
+func (c *cluster) serveAWS(t *testing.T) {
 	t.Helper()
-	issuer, err := ststest.ReadIssuer(clusterIssuer, []byte(c.kubectl(t, "get", "--raw", "/openid/v1/jwks")))
+	keys := c.kubectl(t, "get", "--raw", "/openid/v1/jwks")
+	issuer, err := ststest.ReadIssuer(clusterIssuer, []byte(keys))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,12 +161,20 @@ func (c *cluster) serveSTS(t *testing.T) {
 	c.sts = ststest.New(ststest.Options{
 		Issuer: issuer, RoleARN: clusterRole, TrustPolicy: string(policy), Lifetime: sessionLife, Region: "eu-west-1",
 	})
-	listener, err := tls.Listen("tcp4", nodeIP+":443", &tls.Config{Certificates: []tls.Certificate{c.ca.Issue(t, pkix.Name{CommonName: "sts"}, stsHost)}})
+	listener, err := tls.Listen("tcp4", nodeIP+":443", &tls.Config{Certificates: []tls.Certificate{c.ca.Issue(t, pkix.Name{CommonName: "sts"}, stsHost, issuerHost)}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	routes := http.NewServeMux()
+	routes.HandleFunc("/", c.answerSTS)
+	for path, document := range map[string]string{
+		"/.well-known/openid-configuration": c.kubectl(t, "get", "--raw", "/.well-known/openid-configuration"),
+		"/keys":                             keys,
+	} {
+		routes.HandleFunc("GET "+issuerHost+issuerPath+path, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, document) })
+	}
 	server := &http.Server{
-		Handler:           http.HandlerFunc(c.answerSTS),
+		Handler:           routes,
 		ReadHeaderTimeout: 5 * time.Second,
 		ErrorLog:          log.New(io.Discard, "", 0), // the doctor reads the certificate and disconnects
 	}

@@ -66,7 +66,7 @@ func (c *cluster) trustsOthers(t *testing.T, pod string) {
 	if err := os.WriteFile(file, []byte(strings.ReplaceAll(right, "system:serviceaccount:*:app", "system:serviceaccount:*:crat")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.diagnose(t, pod, "cause: STS refused", "AccessDenied", "kubectl irsa doctor "+pod)
+	c.diagnose(t, pod, "cause: ", "FAIL sts AccessDenied", "kubectl irsa doctor "+pod)
 	c.diagnose(t, pod+" --trust-policy - < "+file, "cause: ", "FAIL trust-policy", "system:serviceaccount:*:crat", "system:serviceaccount:laptop:app", "aws iam update-assume-role-policy --role-name app")
 }
 

@@ -29,8 +29,10 @@ const (
 	nodeIP   = "10.88.0.1"
 	nodeName = "node"
 
-	// clusterIssuer is the API server's URL for Pods.
-	clusterIssuer = "https://" + nodeIP + ":6443"
+	// clusterIssuer is the issuer of tokens. As with EKS, others serve its documents than the API server: serveAWS does.
+	issuerHost    = "oidc.eks.eu-west-1.amazonaws.com"
+	issuerPath    = "/id/EXAMPLED539D4633E53DE1B71EXAMPLE"
+	clusterIssuer = "https://" + issuerHost + issuerPath
 
 	prometheusOperator = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 )
@@ -176,14 +178,12 @@ func newNode(t *testing.T) *node {
 	n.start(t, "apiserver", n.path("/kube-apiserver"),
 		"--etcd-servers=http://127.0.0.1:2379", "--bind-address=0.0.0.0", "--advertise-address="+nodeIP, "--secure-port=6443",
 		"--tls-cert-file="+n.path("apiserver.crt"), "--tls-private-key-file="+n.path("apiserver.key"), "--client-ca-file="+n.path("ca.crt"),
-		"--service-account-issuer="+clusterIssuer, "--service-account-jwks-uri="+clusterIssuer+"/openid/v1/jwks",
+		"--service-account-issuer="+clusterIssuer, "--service-account-jwks-uri="+clusterIssuer+"/keys",
 		"--service-account-key-file="+n.path("sa.pub"), "--service-account-signing-key-file="+n.path("sa.key"),
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--service-cluster-ip-range=10.96.0.0/16",
 		"--endpoint-reconciler-type=none", "--kubelet-preferred-address-types=InternalIP",
 		"--kubelet-client-certificate="+n.path("admin.crt"), "--kubelet-client-key="+n.path("admin.key"))
 	n.until(t, time.Minute, "the API server", "get", "--raw", "/readyz")
-	// Everyone may read the issuer's documents, as with EKS.
-	n.kubectl(t, "create", "clusterrolebinding", "issuer", "--clusterrole=system:service-account-issuer-discovery", "--group=system:unauthenticated")
 
 	n.start(t, "controllers", n.path("/kube-controller-manager"), "--kubeconfig="+n.path("controllers.kubeconfig"),
 		"--service-account-private-key-file="+n.path("sa.key"), "--root-ca-file="+n.path("ca.crt"), "--use-service-account-credentials=true",
