@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"unicode/utf8"
 )
@@ -256,13 +257,15 @@ type candidate struct {
 	note      string
 }
 
-// The ranks of candidates: the first that is proved wins.
+// mostEdits bounds how many edits of statements are proved, which takes time, before one is added.
+const mostEdits = 5
+
+// The ranks of the edits of statements: the first that is proved wins.
 const (
 	replaces = iota // only values that are nobody's
 	binds           // as before, and a condition that was missing is added to the same statement
 	joins           // a list takes one more value
 	admits          // an exclusion has one value less
-	adds            // one more statement
 )
 
 // candidates returns the policies to try, the best first. An error names a condition that would have to be dropped.
@@ -306,11 +309,11 @@ func (p *Policy) candidates(id Identity, before int) (all []candidate, err error
 			}
 		}
 	}
-	all = append(all, candidate{text: p.with(id), statement: -1, rank: adds})
+	sort.SliceStable(all, func(i, j int) bool { return cmp.Or(all[i].rank-all[j].rank, all[i].cost-all[j].cost) < 0 })
+	all = append(all[:min(len(all), mostEdits)], candidate{text: p.with(id), statement: -1})
 	for i := range all {
 		all[i].note = joined(append([]string{all[i].note}, notes...)...)
 	}
-	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Or(a.rank-b.rank, a.cost-b.cost) })
 	return all, nil
 }
 

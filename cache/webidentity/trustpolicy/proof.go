@@ -220,7 +220,7 @@ func same(a, b *node) bool {
 }
 
 // mostWork bounds a proof, in comparisons of a value. A policy of the highest quota needs some two million.
-const mostWork = 5_000_000
+const mostWork = 2_500_000
 
 // universe returns everybody who may be told apart by the policies: every provider, audience and subject that a statement
 // names, texts that its patterns match, and strangers. If these are too many, it is those of the statements that differ, for

@@ -2,9 +2,8 @@ package trustpolicy
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
-	"slices"
+	"sort"
 	"strings"
 )
 
@@ -15,7 +14,7 @@ type splice struct {
 }
 
 func apply(text []byte, splices []splice) []byte {
-	slices.SortStableFunc(splices, func(a, b splice) int { return cmp.Or(a.start-b.start, a.end-b.end) })
+	sort.SliceStable(splices, func(i, j int) bool { return splices[i].start < splices[j].start })
 	var b []byte
 	at := 0
 	for _, s := range splices {

@@ -249,7 +249,7 @@ func (e *examination) fixGivenPolicy(policy *trustpolicy.Policy) []Fix {
 	}
 	fixes := []Fix{
 		{"change only these lines of the trust policy (line number, - old, + new)", changes, edit.Diff},
-		e.fixTrust("or paste the whole policy with this change", edit.Document),
+		e.fixTrust("or, if IAM still has the policy as it was given, overwrite it with the one that has this change", edit.Document),
 	}
 	for _, more := range []string{edit.Warning, edit.Note} {
 		if more != "" {
