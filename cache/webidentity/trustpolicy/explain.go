@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -33,9 +34,10 @@ const (
 	unrelated = 9
 )
 
-func providerARN() *regexp.Regexp {
+// The expressions are compiled at their first use, as a program that evaluates no policy needs none.
+var providerARN = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^arn:([a-z0-9-]+):iam::(\d{12}):oidc-provider/(.+)$`)
-}
+})
 
 // compareARN says how Principal.Federated differs from what it must be.
 func compareARN(got string, id Identity) difference {
@@ -71,12 +73,12 @@ func compareARN(got string, id Identity) difference {
 }
 
 // eksHost takes the host of an EKS issuer apart.
-func eksHost() *regexp.Regexp {
+var eksHost = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^oidc(?:-fips)?[.-]eks\.([a-z]+(?:-[a-z]+)+-\d+)\.[a-z0-9.-]+/id/`)
-}
+})
 
 // swapped matches a common misspelling of oidc.eks.<region>.
-func swapped() *regexp.Regexp { return regexp.MustCompile(`^oidc\.([a-z0-9-]+)\.eks\.`) }
+var swapped = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^oidc\.([a-z0-9-]+)\.eks\.`) })
 
 // compareProvider says how the provider in an ARN or in a key differs from the one of the issuer.
 func compareProvider(got, want string) difference {
@@ -173,14 +175,14 @@ func invisible(text string) string {
 	return "a blank at its edge"
 }
 
-func placeholders() *regexp.Regexp {
+var placeholders = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`\$\{\{?[^{}]*\}?\}|\{\{[^{}]*\}\}|<[^<>]*>|\$[A-Z_][A-Z0-9_]*\b|%[A-Z][A-Z_]*%|\b__\w+__\b|\[[A-Za-z][\w -]*\]`)
-}
+})
 
 // wordsInCapitals are what documentation writes in place of a value.
-func wordsInCapitals() *regexp.Regexp {
+var wordsInCapitals = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`(?:^|[:/._-])((?:AWS_|MY_|YOUR_)?(?:ACCOUNT(?:_ID|_NUMBER|ID)?|OIDC_PROVIDER(?:_ID|_URL)?|OIDC_ID|PROVIDER(?:_URL)?|ISSUER|CLUSTER(?:_ID)?|REGION|NAMESPACE|SERVICE_?ACCOUNT(?:_NAME)?|[Xx]{4,}|[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+))(?:$|[:/._-])`)
-}
+})
 
 // placeholder returns the placeholder in a text, or "". Policy variables are none; nor is what the right text has too.
 func placeholder(got, want string) string {

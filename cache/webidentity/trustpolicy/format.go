@@ -91,7 +91,8 @@ func otherFormats() []struct{ shape, name, advice string } {
 		{`^(?:ROLE|ASSUMEROLEPOLICYDOCUMENT|STATEMENT)\t`, "the text output of the AWS CLI", json},
 		{`^[-+|]{4,}`, "the table output of the AWS CLI", json},
 		{`^'[{"]`, "a policy in single quotes", "remove the single quotes around it"},
-		{`^\{\s*'|:\s*(?:True|False|None)\b|^\[\s*\{\s*'`, "a dictionary of Python, with single quotes", "print it with json.dumps"},
+		{`:\s*(?:True|False|None)\b`, "a dictionary of Python", "print it with json.dumps"},
+		{`^[{\[]\s*&(?:quot|#34);`, "JSON with HTML's escapes", `write " in place of &quot;`},
 		{`^(?:\{\s*|\s*)[A-Za-z_"]+\s*=\s*["\[{]`, "HCL, Terraform's language", tool},
 		{`^(?:#.*\n\s*)*(?:---|%YAML|- \S|[A-Za-z_][\w.-]*:(?:\s|$))`, "YAML", json},
 	}
@@ -99,7 +100,10 @@ func otherFormats() []struct{ shape, name, advice string } {
 
 // nameFormat says what a text is that is no JSON, or "" if it seems to be meant as JSON.
 func nameFormat(data []byte) string {
-	if bytes.IndexByte(data, 0) >= 0 || !utf8.Valid(data) {
+	if !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0 {
+		if looksLikeText(data) {
+			return "this is neither UTF-8 nor UTF-16: save it as UTF-8"
+		}
 		return "this is not text: pass the trust policy of the role as JSON"
 	}
 	text := strings.TrimSpace(string(data))
@@ -109,6 +113,17 @@ func nameFormat(data []byte) string {
 		}
 	}
 	return ""
+}
+
+// looksLikeText reports whether most bytes are printable ASCII, as in a text in an old encoding.
+func looksLikeText(data []byte) bool {
+	printable := 0
+	for _, b := range data {
+		if b >= ' ' && b < 0x7f || b == '\n' || b == '\r' || b == '\t' {
+			printable++
+		}
+	}
+	return printable > len(data)*9/10
 }
 
 // nameDocument says what a JSON document is that is no trust policy, or "".

@@ -142,8 +142,16 @@ func unwrap(root *node, roleARN string) (document *node, arn string, err error) 
 // pick returns the role with an ARN from a list, or the only one of its name, or the only one.
 func pick(list *node, roleARN string) (*node, error) {
 	name := func(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
-	var named, roles []*node
+	var documents, named, roles []*node
 	var all []string
+	for _, item := range list.items {
+		if item.member("Statement") != nil || item.member("AssumeRolePolicyDocument") != nil {
+			documents = append(documents, item)
+		}
+	}
+	if len(documents) == 1 { // beside it may be what else --query asked for
+		return documents[0], nil
+	}
 	for _, item := range list.items {
 		arn := item.member("Arn")
 		switch {

@@ -472,6 +472,11 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"Statement": {"Effect": "Deny", "NotPrincipal": {"AWS": "*"}, "NotAction": ["sts:*"], "Condition": {"Null": {"aws:x": true}}}}`))
 	f.Add([]byte(`{"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "*", "Condition": {"StringLike": {":": "*"}}}]}`))
 	f.Add([]byte("%7B%22Statement%22%3A1%7D"))
+	f.Add([]byte("\ufeff" + asString(asString(rightPolicy))))
+	f.Add([]byte(inUTF16("\ufeff"+rightPolicy, little)))
+	f.Add([]byte(`{"Roles": [{"Arn": "a/b", "AssumeRolePolicyDocument": "%7b%7D"}, {"Arn": "c"}]}`))
+	f.Add([]byte(`{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"Federated": "a\u00a0${X}"}, "Action": "*", "Condition": {
+		"forallvalues:ArnNotLikeIfExists": {"aws:PrincipalTag/x": "${a:b, 'c''d'}${"}, "DateLessThan": {"aws:CurrentTime": ["2024", "x"]}, "NumericEqual": {"aws:EpochTime": 1e3}}}}`))
 	for i := range 40 {
 		f.Add(maker{rand.New(rand.NewPCG(1, uint64(i)))}.policy())
 	}
