@@ -336,6 +336,17 @@ var faults = []struct {
 		w.give(w.trust("\n          \""+identity().Provider()+":aud\": \"sts.amazonaws.com\",", ""))
 	}, "PolicyNoAudience", forPeople},
 	{"given-policy-several", func(w *world) { w.give(w.trust("shop:cart", "shop:*", "oidc.eks.eu-west-1", "oidc.eu-west-1.eks")) }, "AccessDenied", fixed},
+	{"given-policy-another-cluster", func(w *world) {
+		w.give(w.trust("EXAMPLED539D4633E53DE1B71EXAMPLE", "0123456789ABCDEF0123456789ABCDEF"))
+	}, "AccessDenied", fixed},
+	{"given-policy-another-subject", func(w *world) { w.give(w.trust("shop:cart", "shop:crat")) }, "AccessDenied", fixed},
+	{"given-policy-lock", func(w *world) {
+		w.give(w.trust("\"StringEquals\": {", "\"StringEquals\": {\n          \"aws:SourceVpc\": \"vpc-0abc\","))
+	}, "AccessDenied", forPeople},
+	{"given-policy-lock-and-case", func(w *world) {
+		w.give(w.trust("shop:cart", "shop:Cart", "\"StringEquals\": {", "\"StringEquals\": {\n          \"aws:SourceVpc\": \"vpc-0abc\","))
+	}, "AccessDenied", forPeople},
+	{"given-policy-placeholder", func(w *world) { w.give(w.trust("iam::111122223333", "iam::${ACCOUNT_ID}")) }, "AccessDenied", forPeople},
 	{"given-policy-deny", func(w *world) {
 		w.give(w.trust(`"Statement": [`, `"Statement": [{"Sid": "Old", "Effect": "Deny", "Principal": "*", "Action": "sts:AssumeRoleWithWebIdentity"},`))
 	}, "AccessDenied", forPeople},
