@@ -8,10 +8,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
-	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
@@ -38,6 +37,7 @@ aws iam get-role --role-name app | irsa-sidecar doctor --trust-policy -`,
 // runDoctor examines everything that an exchange needs, and prints what it finds. Mistakes in the configuration are
 // findings like others.
 func runDoctor(ctx context.Context, call *call) error {
+	begun := time.Now()
 	s, mistakes := call.settings()
 	mistakes = slices.Concat(mistakes, s.load(), s.checkState())
 	p := s.profiles[0]
@@ -66,17 +66,12 @@ func runDoctor(ctx context.Context, call *call) error {
 	if o.App, err = call.app(ctx); err != nil {
 		return err
 	}
-	if policyFile := call.given["trust-policy"]; policyFile != "" {
-		if o.Policy, err = readPolicy(ctx, policyFile, call.stdin); ctx.Err() != nil {
-			return errors.New("doctor: interrupted before the trust policy was read")
-		} else if err != nil {
-			return usagef("--trust-policy: %w", err)
-		}
-		if o.PolicyName = policyFile; policyFile == "-" {
-			o.PolicyName = "the policy"
-		}
+	if err = call.readPolicy(ctx, &o); err != nil {
+		return err
 	}
-	report := doctor.Examine(ctx, o)
+	limited, cancel := context.WithDeadline(ctx, begun.Add(doctorLimit))
+	defer cancel()
+	report := doctor.Examine(limited, o)
 	report.Version = version
 	if call.on("json") {
 		err = report.WriteJSON(call.stdout)
@@ -92,39 +87,26 @@ func runDoctor(ctx context.Context, call *call) error {
 	return nil
 }
 
-// readPolicy is [readLimited], until ctx ends: a terminal, or a pipe without a writer, may never end.
-func readPolicy(ctx context.Context, name string, stdin io.Reader) ([]byte, error) {
-	done := make(chan struct{})
-	var read []byte
-	var failure error
-	go func() {
-		defer close(done)
-		read, failure = readLimited(name, stdin)
-	}()
-	select {
-	case <-done:
-		return read, failure
-	case <-ctx.Done():
-		return nil, ctx.Err()
+// readPolicy reads the trust policy that --trust-policy names.
+func (c *call) readPolicy(ctx context.Context, o *doctor.Options) error {
+	file := c.given["trust-policy"]
+	if file == "" {
+		return nil
 	}
-}
-
-// readLimited reads a file, or standard input for "-", up to the longest trust policy.
-func readLimited(name string, stdin io.Reader) ([]byte, error) {
-	from := stdin
-	if name != "-" {
-		file, err := os.Open(name)
-		if err != nil {
-			return nil, fmt.Errorf("%s cannot be read: %w", name, cache.Innermost(err))
-		}
-		defer file.Close()
-		from = file
+	policy, ended, err := readInput(ctx, file, c.stdin)
+	if ctx.Err() != nil {
+		return errors.New("doctor: interrupted before the trust policy was read")
 	}
-	raw, err := io.ReadAll(io.LimitReader(from, trustpolicy.MaxInput+1))
 	if err != nil {
-		return nil, fmt.Errorf("%s cannot be read: %w", name, cache.Innermost(err))
+		return usagef("--trust-policy: %w", err)
 	}
-	return raw, nil
+	if o.Policy, o.PolicyName = policy, file; file == "-" {
+		o.PolicyName = "the policy"
+	}
+	if !ended {
+		o.PolicyName += fmt.Sprintf(" (not closed within %s)", inputLimit)
+	}
+	return nil
 }
 
 // hasColors reports whether w is a terminal, and colors are not switched off: https://no-color.org

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
@@ -29,12 +30,15 @@ func (c *call) app(ctx context.Context) (*doctor.App, error) {
 		}
 		return &app, nil
 	}
-	document, err := readPolicy(ctx, file, c.stdin)
+	document, ended, err := readInput(ctx, file, c.stdin)
 	if ctx.Err() != nil {
 		return nil, errors.New("doctor: interrupted before the app's environment was read")
 	}
 	if err != nil {
 		return nil, usagef("--app-env: %w", err)
+	}
+	if !ended {
+		return nil, fmt.Errorf("doctor: --app-env %s was not closed within %s", file, inputLimit)
 	}
 	app, err := doctor.ReadApp(document)
 	if err != nil {

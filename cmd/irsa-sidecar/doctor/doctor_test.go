@@ -44,6 +44,12 @@ var faults = []struct {
 		delete(w.env, "AWS_ROLE_ARN")
 		delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE")
 	}, "NotAPod", forPeople},
+	{"no-pod-and-given-policy", func(w *world) {
+		delete(w.env, "KUBERNETES_SERVICE_HOST")
+		delete(w.env, "AWS_ROLE_ARN")
+		delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE")
+		w.give(w.trust("\n          \""+identity().Provider()+":aud\": \"sts.amazonaws.com\",", ""))
+	}, "NotAPod", forPeople},
 	{"no-role", func(w *world) { delete(w.env, "AWS_ROLE_ARN") }, "HalfAnnotated", fixed},
 	{"no-token-file", func(w *world) { delete(w.env, "AWS_WEB_IDENTITY_TOKEN_FILE") }, "HalfAnnotated", fixed},
 	{"misspelt-names", func(w *world) {

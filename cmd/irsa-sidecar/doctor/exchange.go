@@ -144,13 +144,34 @@ func (e *examination) checkPolicy() {
 	}
 	switch {
 	case e.identity.Subject == "":
-		e.skip("trust-policy")
+		e.reportPolicyAlone(policy)
 	case policy.RoleARN != "" && policy.RoleARN != e.Exchange.RoleARN:
 		e.reportOtherRole(policy.RoleARN)
 	case e.accepted():
 		e.reportOpenPolicy(policy)
 	default:
 		e.reportPolicy(policy)
+	}
+}
+
+// reportPolicyAlone says of a policy what needs no token: whom it names, and what it allows beyond them.
+func (e *examination) reportPolicyAlone(policy *trustpolicy.Policy) {
+	named := policy.Named()
+	if len(named) == 0 {
+		e.add(failure("trust-policy", trustpolicy.NothingFederated, e.PolicyName+" allows no OIDC provider: no token of a service account can assume the role"))
+		return
+	}
+	var problems []trustpolicy.Problem
+	for _, id := range named[:min(len(named), 20)] {
+		if policy.Decide(id) == trustpolicy.Allowed {
+			e.ok("trust-policy", "%s allows %s of %s with the audience %s; whether that is the Pod's needs its token", e.PolicyName, id.Subject, id.Provider(), id.Audience)
+		}
+		for _, p := range policy.Review(id) {
+			if !slices.Contains(problems, p) {
+				problems = append(problems, p)
+				e.add(warning("trust-policy", p.Kind, fmt.Sprintf("%s line %d: %s", e.PolicyName, p.Line, p.Text)))
+			}
+		}
 	}
 }
 
