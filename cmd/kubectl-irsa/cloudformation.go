@@ -62,11 +62,20 @@ func pseudoParameters(f facts) map[string]string {
 
 // failure returns what could not be resolved, or nil.
 func (t *template) failure(c candidate) error {
-	if len(t.unresolved) == 0 {
+	switch {
+	case t.steps > maxNodes:
+		return errors.New("it is too long for a policy: its functions stand for more than " + strconv.Itoa(maxNodes) + " values")
+	case len(t.unresolved) == 0:
 		return nil
 	}
 	slices.Sort(t.unresolved)
-	return errors.New("only the tool that deploys it knows " + strings.Join(slices.Compact(t.unresolved), ", ") + "; " + c.deployed())
+	missing := slices.Compact(t.unresolved)
+	const most = 5
+	more := ""
+	if n := len(missing) - most; n > 0 {
+		missing, more = missing[:most], fmt.Sprintf(" and %d more", n)
+	}
+	return errors.New("only the tool that deploys it knows " + strings.Join(missing, ", ") + more + "; " + c.deployed())
 }
 
 // miss records what cannot be resolved, and returns a stand-in for it.

@@ -140,7 +140,7 @@ func verdict(report *doctor.Report) error {
 		return errors.New("cause: " + report.Cause.Text)
 	}
 	for _, f := range report.Findings {
-		if f.Key == string(notVisible) && f.Check == checkContainer {
+		if f.Key == string(notVisible) && (f.Check == checkContainer || f.Check == checkAWS) {
 			return errors.New(f.Finding)
 		}
 	}

@@ -125,7 +125,7 @@ var formats = []struct {
 	{"a List", "apiVersion: v1\nkind: List\nitems:\n- apiVersion: iam.aws.crossplane.io/v1beta1\n  kind: Role\n  metadata: {name: app}\n  spec: {forProvider: {assumeRolePolicyDocument: '" + compact(formatsPolicy) + "'}}\n", "Role app"},
 	{"Ansible", "- name: app\n  amazon.aws.iam_role:\n    name: app\n    assume_role_policy_document:" + inYAML(formatsARN, 6), "role app"},
 	{"Pulumi", `{"version": 3, "deployment": {"resources": [{"urn": "urn:pulumi:prod::x::aws:iam/role:Role::app", "inputs": {"name": "app", "assumeRolePolicy": ` + quoteJSON(formatsPolicy) + `},
-		"outputs": {"name": "app", "arn": "arn:aws:iam::123456789012:role/team/app", "assumeRolePolicy": ` + quoteJSON(formatsPolicy) + `}}]}}`, "role app"},
+		"outputs": {"name": "app", "assumeRolePolicy": ` + quoteJSON(formatsPolicy) + `}}]}}`, "role app"},
 	{"get-template", `{"StagesAvailable": ["Original"], "TemplateBody": ` + quoteJSON(cfn(formatsARN)) + `}`, "resource AppRole"},
 	{"get-template of JSON", `{"TemplateBody": {"Resources": {"AppRole": {"Properties": {"AssumeRolePolicyDocument": ` + formatsPolicy + `}}}}}`, "resource AppRole"},
 	{"terraform output -json", `{"name": {"value": "app"}, "trust": {"sensitive": false, "type": "string", "value": ` + quoteJSON(formatsPolicy) + `}}`, "the text at trust.value"},
@@ -219,6 +219,7 @@ func TestWhatCannotBeRead(t *testing.T) {
 		{"text that is not JSON", "apiVersion: x/v1\nkind: Role\nmetadata: {name: app}\nspec: {assumeRolePolicyDocument: 'Statement: []'}\n", "file, Role app: its trust policy is text that is not JSON"},
 		{"a merge", "x: &x {Effect: Allow}\nAssumeRolePolicyDocument:\n  Statement:\n  - <<: *x\n", "line 4: << merges keys in here: write them out"},
 		{"an alias of itself", "AssumeRolePolicyDocument: &x\n  Statement: [*x, *x, *x]\n", "file, role: "},
+		{"functions that double", doubling(), "too long for a policy"},
 		{"an alias bomb", bomb(), "too long for a policy"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -240,6 +241,16 @@ func bomb() string {
 	return b.String() + "AssumeRolePolicyDocument: {Statement: *a9}\n"
 }
 
+// doubling is a template in which each of 60 functions asks twice for the one before it.
+func doubling() string {
+	var b strings.Builder
+	b.WriteString("x:\n- &s0 x\n")
+	for i := 1; i <= 60; i++ {
+		fmt.Fprintf(&b, "- &s%d {'Fn::Select': [0, [{'Fn::Select': [0, [*s%d]]}, *s%d]]}\n", i, i-1, i-1)
+	}
+	return b.String() + "Resources:\n  R:\n    Type: AWS::IAM::Role\n    Properties: {AssumeRolePolicyDocument: {Statement: *s60}}\n"
+}
+
 // A policy with a mistake is the doctor's business.
 func TestAMistakeInJSONIsLeftToTheDoctor(t *testing.T) {
 	t.Parallel()
@@ -259,6 +270,7 @@ func FuzzPolicyOf(f *testing.F) {
 		f.Add([]byte(test.text))
 	}
 	f.Add([]byte(bomb()))
+	f.Add([]byte(doubling()))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		policy, from, err := policyOf("file", text, formatsFacts)
 		if err == nil && from.note != "" && !json.Valid(policy) {

@@ -25,7 +25,7 @@ func (c candidate) policy() (policy []byte, from source, err error) {
 	if document == nil {
 		return nil, source{}, errors.New("it is too long for a policy")
 	}
-	w := jsonWriter{template: t, line: document.Line, left: maxNodes}
+	w := jsonWriter{template: t, line: document.Line}
 	if document.Kind == yaml.ScalarNode {
 		text := document.Value
 		if decoded, err := url.PathUnescape(text); err == nil && !isJSON([]byte(text)) && isJSON([]byte(decoded)) { // as IAM's API has it
@@ -64,7 +64,6 @@ type jsonWriter struct {
 	bytes.Buffer
 	template *template
 	line     int
-	left     int
 }
 
 // to goes on to a line of the text.
@@ -79,7 +78,7 @@ func (w *jsonWriter) value(n *yaml.Node, depth int) error {
 	if n = w.template.resolve(n, depth); n == nil || depth > maxDepth {
 		return errors.New("it is nested too deeply for a policy")
 	}
-	if w.left--; w.left < 0 || w.Len() > trustpolicy.MaxSize {
+	if w.Len() > trustpolicy.MaxSize { // every value writes something
 		return fmt.Errorf("line %d: it is too long for a policy", n.Line)
 	}
 	switch n.Kind {
