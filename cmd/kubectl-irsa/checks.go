@@ -213,7 +213,7 @@ func (o *outside) checkAccount() {
 	role, file := c.variable(roleVariable), c.variable(tokenVariable)
 	switch {
 	case !o.account.ok() && answerOf(o.account.err) == notFound:
-		o.fail(checkAccount, serviceAccountMissing, fmt.Sprintf("the service account %s does not exist in namespace %s: the kubelet gets no tokens for it", o.ServiceAccount, o.Namespace),
+		o.fail(checkAccount, serviceAccountMissing, fmt.Sprintf("the service account %s does not exist in namespace %s: the kubelet gets no new tokens for it", o.ServiceAccount, o.Namespace),
 			shell("create it again", fmt.Sprintf("kubectl create serviceaccount -n %s %s", o.Namespace, o.ServiceAccount)))
 		return
 	case !o.account.ok():
@@ -221,7 +221,10 @@ func (o *outside) checkAccount() {
 		return
 	}
 	annotated := o.account.value.Metadata.Annotations[roleAnnotation]
+	malformed := names.CheckRoleARN(annotated)
 	switch {
+	case annotated != "" && malformed != nil:
+		o.fail(checkAccount, doctor.RoleARNMalformed, fmt.Sprintf("the annotation %s of %s %v", roleAnnotation, o.ServiceAccount, malformed), o.fixAnnotation("correct it"))
 	case role == nil && file == nil && len(c.EnvFrom) > 0:
 		o.warn(checkAccount, notVisible, fmt.Sprintf("container %s has no %s in its env; it may come from %s, which is not read", c.Name, roleVariable, envFrom(c)))
 	case role == nil && o.Sidecar == "" && c.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI") != nil && annotated != "":
@@ -237,14 +240,19 @@ func (o *outside) checkAccount() {
 	default:
 		o.ok(checkAccount, "%s is not annotated: the role is in the Pod's manifest", o.ServiceAccount)
 	}
-	if err := names.CheckRoleARN(annotated); annotated != "" && err != nil {
-		o.fail(checkAccount, doctor.RoleARNMalformed, fmt.Sprintf("the annotation %s %v", roleAnnotation, err), o.fixAnnotation("correct it"))
-	}
 }
 
+// fixAnnotation names the role at the service account: the one that is certainly meant by what is there, or its name.
 func (o *outside) fixAnnotation(what string) doctor.Fix {
+	annotated := o.account.value.Metadata.Annotations[roleAnnotation]
+	arn := "arn:aws:iam::ACCOUNT:role/ROLE"
+	if meant := names.RoleARNMeant(annotated); meant != "" {
+		arn = quoted(meant, arn)
+	} else if named := strings.Replace(arn, "ROLE", annotated, 1); names.CheckRoleARN(strings.Replace(named, "ACCOUNT", "111122223333", 1)) == nil {
+		arn = quoted(named, arn)
+	}
 	return shell(what+", then restart the Pods (only new Pods get the variables)", fmt.Sprintf(
-		"kubectl annotate serviceaccount -n %s %s %s=arn:aws:iam::ACCOUNT:role/ROLE --overwrite\n%s", o.Namespace, o.ServiceAccount, roleAnnotation, restart))
+		"kubectl annotate serviceaccount -n %s %s %s=%s --overwrite\n%s", o.Namespace, o.ServiceAccount, roleAnnotation, arn, restart))
 }
 
 // restart makes new Pods. [fill] writes it for what the Pod belongs to.
@@ -265,6 +273,10 @@ func (o *outside) notAnnotated() {
 	}
 	if o.pod.Metadata.Annotations[roleAnnotation] != "" {
 		text += "; the Pod has it, where nothing reads it"
+	}
+	const kiam = "iam.amazonaws.com/role" // also kube2iam's
+	if o.pod.Metadata.Annotations[kiam] != "" {
+		text += "; the Pod has " + kiam + ", which is for kiam and kube2iam"
 	}
 	var others []string
 	for _, other := range o.accounts.value.Items {

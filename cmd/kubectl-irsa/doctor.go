@@ -104,14 +104,20 @@ func (o *outside) askInside(ctx context.Context, k *kubectl, policy []byte) *doc
 // relate compares what was found from outside with what was found inside: the one may explain the other.
 func (o *outside) relate(inside []doctor.Finding) {
 	replaced := false // the Pod has an old role, or one that nobody meant
-	denied := slices.ContainsFunc(inside, func(f doctor.Finding) bool { return f.Check == "sts" && f.Status == doctor.Fail })
+	exchanged := func(status doctor.Status) bool {
+		return slices.ContainsFunc(inside, func(f doctor.Finding) bool { return f.Check == "sts" && f.Status == status })
+	}
 	explained := false
 	for i := range o.findings {
 		f := &o.findings[i]
-		if f.Key == string(roleDiffers) && denied {
+		ofExchange := slices.Contains([]string{checkAccount, checkWebhook, checkVolume}, f.Check)
+		switch {
+		case f.Key == string(roleDiffers) && exchanged(doctor.Fail):
 			f.Status, replaced = doctor.Fail, true
+		case ofExchange && f.Status == doctor.Fail && exchanged(doctor.OK):
+			f.Status = doctor.Warn // STS has said yes
 		}
-		explained = explained || f.Status == doctor.Fail && slices.Contains([]string{checkAccount, checkWebhook, checkVolume}, f.Check)
+		explained = explained || ofExchange && f.Status == doctor.Fail
 	}
 	for i := range inside {
 		f := &inside[i]

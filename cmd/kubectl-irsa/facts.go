@@ -268,10 +268,11 @@ func (o *observed) readOwner(ctx context.Context, k *kubectl) {
 }
 
 // ownerName is the kind/name of what makes such Pods: a Deployment rather than its ReplicaSet. Where the ReplicaSet cannot
-// be read, its name says it: the Deployment's, and the hash that is also a label.
+// be read, its name says it: the Deployment's, and the hash that is also a label. It is a word of a command, and whoever
+// creates a Pod may write anything there, so what is no name is left out.
 func (o *observed) ownerName() string {
 	if o.above != "" {
-		return o.above
+		return validOwner(o.above)
 	}
 	for _, owner := range o.pod.Metadata.OwnerReferences {
 		if !owner.Controller {
@@ -279,9 +280,16 @@ func (o *observed) ownerName() string {
 		}
 		hash := o.pod.Metadata.Labels["pod-template-hash"]
 		if name, ok := strings.CutSuffix(owner.Name, "-"+hash); ok && hash != "" && !o.owner.ok() {
-			return "deployment/" + name
+			return validOwner("deployment/" + name)
 		}
-		return strings.ToLower(owner.Kind) + "/" + owner.Name
+		return validOwner(strings.ToLower(owner.Kind) + "/" + owner.Name)
+	}
+	return ""
+}
+
+func validOwner(owner string) string {
+	if kind, name, _ := strings.Cut(owner, "/"); validName(kind) && validName(name) {
+		return owner
 	}
 	return ""
 }

@@ -25,7 +25,7 @@ type filler struct {
 func fill(report *doctor.Report, o *outside, flags []string) {
 	f := filler{outside: o, words: map[string]string{
 		"NAMESPACE": o.Namespace, "POD": o.Pod, "SERVICE_ACCOUNT": o.ServiceAccount,
-		"CLUSTER": o.Cluster, "ACCOUNT": names.RoleAccount(o.RoleARN), "CONTAINER": o.Container,
+		"CLUSTER": quoted(o.Cluster, ""), "ACCOUNT": names.RoleAccount(o.RoleARN), "CONTAINER": o.Container,
 	}}
 	for _, flag := range flags {
 		f.flags += " " + quotedFlag(flag)
@@ -52,7 +52,7 @@ func (f *filler) fill(fix *doctor.Fix) {
 	}
 	if f.restart.MatchString(fix.Text) && !f.restarts() && f.Pod != "" {
 		fix.Text = f.restart.ReplaceAllLiteralString(fix.Text, "kubectl delete pod -n NAMESPACE POD")
-		if f.Owner == "" {
+		if len(f.pod.Metadata.OwnerReferences) == 0 {
 			fix.What += "; nothing makes this Pod again: do it after that"
 		}
 	}

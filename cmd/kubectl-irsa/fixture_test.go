@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ type world struct {
 	insideErr string   // and on stderr, with exit code 1
 	insideApp string   // what it prints with --app
 
+	mu    sync.Mutex // kubectl runs several times at once
 	calls []string
 	stdin string // what the last exec got
 }
@@ -103,6 +105,8 @@ const (
 	insideUnset = `{"schema": 2, "version": "v0.0.0", "result": "fail", "findings": [
   {"check": "environment", "status": "fail", "key": "NotAnnotated", "finding": "neither AWS_ROLE_ARN nor AWS_WEB_IDENTITY_TOKEN_FILE is set",
    "fixes": [{"what": "annotate the service account", "kind": "shell", "text": "kubectl annotate"}]}]}`
+	insideNoFile = `{"schema": 2, "version": "v0.0.0", "result": "fail", "findings": [
+  {"check": "token-file", "status": "fail", "key": "TokenFileMissing", "finding": "the token file does not exist"}]}`
 	insideRegion = `{"schema": 2, "version": "v0.0.0", "result": "fail", "findings": [
   {"check": "environment", "status": "fail", "key": "ConfigurationMistake", "finding": "AWS_REGION \"eu-wst-1\" is not a region",
    "fixes": [{"what": "use STS in the cluster's region", "kind": "shell", "text": "kubectl set env -n shop deployment/DEPLOYMENT -c irsa-sidecar AWS_REGION=eu-west-1"},
@@ -123,6 +127,8 @@ func (w *world) run(ctx context.Context, stdin io.Reader, program string, args .
 	fail := func(text string) ([]byte, error) {
 		return nil, &runError{program: program, stderr: text + "\n", err: errors.New("exit status 1")}
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.calls = append(w.calls, program+" "+strings.Join(args, " "))
 	if program != "kubectl" {
 		return nil, &runError{program: program, err: errors.New("no such program in this world")}
@@ -223,6 +229,13 @@ func (w *world) exec(stdin io.Reader, app bool, fail func(string) ([]byte, error
 	if app {
 		_, err := fail("irsa-sidecar: doctor: app")
 		return []byte(w.insideApp), err
+	}
+	switch c := w.pod.Spec.container("irsa-sidecar"); {
+	case w.inside != insideOK:
+	case c.variable(roleVariable) == nil:
+		w.inside, w.insideErr = insideUnset, "irsa-sidecar: doctor: cause"
+	case w.pod.Spec.Volumes == nil:
+		w.inside, w.insideErr = insideNoFile, "irsa-sidecar: doctor: cause"
 	}
 	if w.insideErr != "" {
 		_, err := fail(w.insideErr)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -28,6 +29,11 @@ var faults = []struct {
 		w.account.Metadata.Annotations = nil
 		w.sidecar().Env = nil
 		w.inside, w.insideErr = insideUnset, "irsa-sidecar: doctor: environment: NotAnnotated"
+	}, nil, "NotAnnotated"},
+	{"annotated-pod", func(w *world) {
+		w.account.Metadata.Annotations = nil
+		w.pod.Metadata.Annotations = map[string]string{roleAnnotation: roleARN, "iam.amazonaws.com/role": "app"}
+		w.sidecar().Env = nil
 	}, nil, "NotAnnotated"},
 	{"annotation-misspelt", func(w *world) {
 		w.account.Metadata.Annotations = map[string]string{"eks.amazonaws.com/rolearn": roleARN}
@@ -53,13 +59,19 @@ var faults = []struct {
 		w.account.Metadata.Annotations[roleAnnotation] = roleARN + "-2"
 		w.rs.Spec.Template.Spec.InitContainers[0].Env = w.sidecar().Env
 	}, nil, ""},
+	{"annotation-malformed", func(w *world) { w.account.Metadata.Annotations[roleAnnotation] = "team/app" }, nil, ""},
+	{"annotation-with-blanks", func(w *world) {
+		w.account.Metadata.Annotations[roleAnnotation] = " " + roleARN + "\n"
+		w.sidecar().Env[0].Value = " " + roleARN + "\n"
+		w.inside, w.insideErr = insideDenied, "irsa-sidecar: doctor: cause"
+	}, nil, "RoleARNMalformed"},
 	{"skip-containers", func(w *world) {
 		w.pod.Metadata.Annotations = map[string]string{skipAnnotation: "proxy, irsa-sidecar"}
 		w.sidecar().Env = nil
 	}, nil, "ContainerSkipped"},
 	{"half-annotated", func(w *world) { w.sidecar().Env = w.sidecar().Env[1:] }, nil, "HalfAnnotated"},
 	{"no-token-volume", func(w *world) { w.pod.Spec.Volumes = nil }, nil, "TokenNotMounted"},
-	{"no-service-account", func(w *world) { w.account.Metadata.Name = "other" }, nil, "ServiceAccountMissing"},
+	{"no-service-account", func(w *world) { w.account.Metadata.Name = "other" }, nil, ""},
 	{"no-sidecar", func(w *world) {
 		w.pod.Spec.InitContainers, w.pod.Status.InitContainerStatuses = nil, nil
 		w.space.Metadata.Labels = map[string]string{"irsa-sidecar/inject": "enabled"}
@@ -318,6 +330,60 @@ func TestEveryKubectlGetsTheFlags(t *testing.T) {
 		if !strings.HasPrefix(call, "kubectl --namespace=shop --context=prod --kubeconfig=/k --as=bob ") {
 			t.Errorf("ran %s", call)
 		}
+	}
+}
+
+// What others write is shown without what steers a terminal, and is not part of a command.
+func TestNamesOfOthersAreHarmless(t *testing.T) {
+	w := newWorld(t)
+	w.pod.Metadata.OwnerReferences[0].Name = "x; echo $HOME"
+	w.forbidden = []string{"replicaset"}
+	w.account.Metadata.Annotations[roleAnnotation] = roleARN + "\x1b[2J"
+	w.config.CurrentContext, w.config.Clusters[0].Name = "prod\x1b]0;", "arn:aws:eks:eu-west-1:111122223333:cluster/$(id)"
+	w.inside = `{"schema": 2, "findings": [{"check": "a\u001b[1m", "status": "fail", "key": "K\u0007", "finding": "\u001b[2J eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl", "advice": "\u202e", "summary": "\u001b",
+		"fixes": [{"what": "\u001b]0;x", "kind": "shell", "text": "kubectl rollout restart -n NAMESPACE deployment/DEPLOYMENT\naws eks list --name CLUSTER \u001b[2J"}]}]}`
+	output, err := w.diagnose(theirs, "--context", "a\x1bb")
+	if err == nil || strings.ContainsAny(output+err.Error(), "\x1b\x07\u202e") || strings.Contains(output, "eyJ") || strings.Contains(output, "echo $HOME") {
+		t.Errorf("%v\n%q", err, output)
+	}
+	if !strings.Contains(output, "delete pod -n shop cart-7c9f4d5b6-x2x4z\n        aws eks list --name '$(id)' ") {
+		t.Errorf("the lines of a fix, and its words:\n%s", output)
+	}
+	w = newWorld(t)
+	w.inside = strings.Repeat(" ", maxReport) + insideOK
+	if output, err = w.diagnose(theirs); err == nil || !strings.Contains(err.Error(), "1024 KB") {
+		t.Errorf("a report without an end: %v\n%s", err, output)
+	}
+}
+
+// Whatever hangs, there is an answer within a minute, and what is known is printed.
+func TestItEndsWithinAMinute(t *testing.T) {
+	for _, row := range []struct{ hangs, want, printed string }{
+		{"exec", "the doctor did not run in the Pod: kubectl did not end in time", "ok    service-account"},
+		{"get -o json serviceaccount", "", "service account cart cannot be seen"},
+		{"get -o json pod ", "is it reachable from here?", ""},
+		{"get", "is it reachable from here?", ""},
+		{"", "is it reachable from here?", ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			begun := time.Now()
+			var stdout bytes.Buffer
+			err := run(t.Context(), []string{"doctor", theirs}, surroundings{stdout: &stdout, run: func(ctx context.Context, stdin io.Reader, program string, args ...string) ([]byte, error) {
+				if strings.Contains(strings.Join(args, " "), row.hangs) {
+					<-ctx.Done()
+					return nil, &runError{program: program, err: ctx.Err()}
+				}
+				return w.run(ctx, stdin, program, args...)
+			}})
+			printed := strings.Join(strings.Fields(stdout.String()), " ")
+			if took := time.Since(begun); took > limit || !strings.Contains(printed, strings.Join(strings.Fields(row.printed), " ")) {
+				t.Errorf("%q hangs: %s\n%s", row.hangs, took, stdout.String())
+			}
+			if (err != nil) != (row.want != "") || err != nil && !strings.Contains(err.Error(), row.want) {
+				t.Errorf("%q hangs: %v", row.hangs, err)
+			}
+		})
 	}
 }
 
