@@ -115,7 +115,9 @@ var comparisons = []comparison{
 	{"StringLike", true, true, pattern.like},
 	{"ArnEquals", true, true, likeARN},
 	{"ArnLike", true, true, likeARN},
-	{"Bool", true, false, func(want pattern, got string) bool { return strings.EqualFold(want.String(), got) }},
+	{"Bool", true, false, func(want pattern, got string) bool {
+		return (got == "true" || got == "false") && strings.EqualFold(want.String(), got)
+	}},
 	{"BinaryEquals", false, false, func(want pattern, got string) bool {
 		return want.String() == base64.StdEncoding.EncodeToString([]byte(got))
 	}},

@@ -435,12 +435,7 @@ func (c *condition) explainClaim(id Identity, o operator, want string) Problem {
 	_, claim := c.split()
 	claim = strings.ToLower(claim)
 	if !strings.HasPrefix(o.name, "String") {
-		right := "StringEquals"
-		if slices.ContainsFunc(c.values, func(v value) bool { return strings.ContainsAny(v.text, "*?") }) {
-			right = "StringLike"
-		}
-		return Problem{Kind: WrongOperator, Line: c.operator.line,
-			Text: fmt.Sprintf("the operator is the mistake: %s cannot compare %s, which is a text; write %q", c.operator.text, claim, right)}
+		return c.explainComparison(claim)
 	}
 	kind := map[string]Kind{"aud": WrongAudience, "sub": WrongSubject}[claim]
 	texts := make([]string, len(c.values))
@@ -495,6 +490,16 @@ func (c *condition) explainClaim(id Identity, o operator, want string) Problem {
 	return problem
 }
 
+// explainComparison says that the operator compares something else than text.
+func (c *condition) explainComparison(claim string) Problem {
+	right := "StringEquals"
+	if slices.ContainsFunc(c.values, func(v value) bool { return strings.ContainsAny(v.text, "*?") }) {
+		right = "StringLike"
+	}
+	return Problem{Kind: WrongOperator, Line: c.operator.line, cause: fmt.Sprint("operator ", c.operator.start),
+		Text: fmt.Sprintf("the operator is the mistake: %s cannot compare %s, which is a text; write %q", c.operator.text, claim, right)}
+}
+
 // isSwapped reports whether a subject has namespace and name the other way round.
 func isSwapped(got, want string) bool {
 	a, b := strings.Split(got, ":"), strings.Split(want, ":")
@@ -529,18 +534,29 @@ func explainOperator(name string) string {
 		}
 		return fmt.Sprintf("the operator %s: write %q", "has "+invisible(name), cleaned)
 	}
-	known := []string{"Null"}
-	for _, c := range comparisons {
-		known = append(known, c.name)
+	qualifier, base, qualified := strings.Cut(cleaned, ":")
+	if !qualified {
+		qualifier, base = "", cleaned
+	} else if qualifier = nearest.Word(qualifier, []string{"ForAnyValue", "ForAllValues"}); qualifier != "" {
+		qualifier += ":"
 	}
-	for negation := range negations {
-		known = append(known, negation)
-	}
-	slices.Sort(known)
-	if near := nearest.Word(cleaned, known); near != "" {
-		return says + fmt.Sprintf("; write %q", near)
+	if near := nearest.Word(base, operators()); near != "" {
+		return says + fmt.Sprintf("; write %q", qualifier+near)
 	}
 	return says + `; write "StringEquals", or "StringLike" for a pattern`
+}
+
+// operators returns the names of all operators, without a qualifier.
+func operators() []string {
+	var all []string
+	for _, c := range comparisons {
+		all = append(all, c.name, c.name+"IfExists")
+	}
+	for negation := range negations {
+		all = append(all, negation, negation+"IfExists")
+	}
+	slices.Sort(all)
+	return append(all, "Null")
 }
 
 // quote shows a text with what is invisible in it.

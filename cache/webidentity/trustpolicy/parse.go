@@ -358,6 +358,11 @@ func newStatement(n *node) (*Statement, error) {
 			s.Sid = m.value.text
 		case "Effect":
 			effect = m.value.text
+			for _, right := range []string{"Allow", "Deny"} {
+				if effect != right && strings.EqualFold(effect, right) {
+					return nil, fmt.Errorf("line %d: Effect %q must be written %q", m.value.line, effect, right)
+				}
+			}
 			if effect != "Allow" && effect != "Deny" {
 				return nil, fmt.Errorf(`line %d: Effect must be "Allow" or "Deny"`, m.value.line)
 			}
@@ -398,6 +403,9 @@ func (s *Statement) readPrincipal(n *node) (err error) {
 	if n.kind == '"' && n.text == "*" {
 		s.anyone = true
 		return nil
+	}
+	if n.kind == '"' && strings.Contains(n.text, ":oidc-provider/") {
+		return fmt.Errorf(`line %d: Principal is a provider's ARN: it must be in an object, {"Federated": "arn:…"}`, n.line)
 	}
 	if n.kind != '{' || len(n.members) == 0 {
 		return fmt.Errorf(`line %d: Principal must be an object, such as {"Federated": "arn:…"}`, n.line)

@@ -248,6 +248,10 @@ func (s *Statement) review(id Identity) (problems []Problem) {
 		}
 	}
 	for i, lines := range also {
+		lines = slices.DeleteFunc(lines, func(line string) bool { return line == fmt.Sprint(problems[i].Line) })
+		if len(lines) == 0 {
+			continue
+		}
 		problems[i].Text += "; the same on line " + strings.Join(lines, " and line ")
 	}
 	return problems

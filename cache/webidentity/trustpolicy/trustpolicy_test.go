@@ -229,7 +229,9 @@ func TestWhatIsNoPolicyIsRefusedWithTheLine(t *testing.T) {
 		{"{\n\n\"statement\": []}", `line 3: "statement" must be written "Statement"`},
 		{"{\"Statements\": []}", `"Statements" is not an element of a policy; the elements are Version, Id, Statement`},
 		{statement("7"), "line 3: a statement is an object"},
-		{statement(`{"Effect": "allow"}`), `line 3: Effect must be "Allow" or "Deny"`},
+		{statement(`{"Effect": "allow"}`), `line 3: Effect "allow" must be written "Allow"`},
+		{statement(`{"Effect": "Permit"}`), `line 3: Effect must be "Allow" or "Deny"`},
+		{statement(`{"Effect": "Allow", "Principal": "` + providerOf + `", "Action": "*"}`), `line 3: Principal is a provider's ARN: it must be in an object`},
 		{statement(`{"Effect": "Allow"}`), "line 3: the statement has no Principal"},
 		{statement(`{"Effect": "Allow", "Principal": {"Federated": "x"}}`), "line 3: the statement has no Action"},
 		{statement(`{"Principal": "*", "Action": "*"}`), "line 3: the statement has no Effect"},
@@ -295,6 +297,7 @@ func TestOperators(t *testing.T) {
 		{"DateLessThan", sub, `"2030-01-01"`, no},
 		{"IpAddress", sub, `"0.0.0.0/0"`, no},
 		{"NotIpAddress", sub, `"0.0.0.0/0"`, yes},
+		{"Bool", sub, `"system:serviceaccount:default:app"`, no},
 		{"BinaryEquals", sub, `"c3lzdGVtOnNlcnZpY2VhY2NvdW50OmRlZmF1bHQ6YXBw"`, yes},
 
 		// There are no such operators.
