@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -74,6 +73,8 @@ type response struct {
 	status      int
 	contentType string
 	head        []byte
+
+	proxy string // through which the request went that has no response, as host and port; empty if none
 }
 
 // recorder copies the response into the *response in the request's context, because the SDK's error does not contain a
@@ -88,6 +89,9 @@ const maxResponse = 64 << 10
 func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := r.next.RoundTrip(req)
 	if err != nil {
+		if got, ok := req.Context().Value(responseKey{}).(*response); ok {
+			got.proxy = proxyOf(r.next, req)
+		}
 		return nil, err
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse))
@@ -97,9 +101,19 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	if got, ok := req.Context().Value(responseKey{}).(*response); ok {
-		*got = response{resp.StatusCode, resp.Header.Get("Content-Type"), body[:min(len(body), 400)]}
+		*got = response{status: resp.StatusCode, contentType: resp.Header.Get("Content-Type"), head: body[:min(len(body), 400)]}
 	}
 	return resp, nil
+}
+
+// proxyOf returns the proxy that a transport uses for a request, as host and port, or "".
+func proxyOf(transport http.RoundTripper, req *http.Request) string {
+	if t, ok := transport.(*http.Transport); ok && t.Proxy != nil {
+		if proxy, err := t.Proxy(req); err == nil && proxy != nil {
+			return proxy.Host
+		}
+	}
+	return ""
 }
 
 // describe describes the response to people: status, type and first words. The words of a success are left out, because
@@ -145,7 +159,7 @@ func explain(err error, got *response, host string) *cache.FetchError {
 		return &cache.FetchError{Reason: reason, Message: redact.Scrub(fmt.Sprintf(format, args...))}
 	}
 	if got.status == 0 {
-		return unreachable(err, host, fail)
+		return unreachable(err, host, got.proxy, fail)
 	}
 	if api, ok := errors.AsType[smithy.APIError](err); ok && bytes.Contains(got.head, []byte("<Error")) {
 		if reason, known := reasonOf(api.ErrorCode(), api.ErrorMessage()); known {
@@ -186,8 +200,8 @@ func aboutProxy(fail func(cache.Reason, string, ...any) *cache.FetchError) func(
 	}
 }
 
-// unreachable explains an exchange without a response.
-func unreachable(err error, host string, fail func(cache.Reason, string, ...any) *cache.FetchError) *cache.FetchError {
+// unreachable explains an exchange without a response, which went through a proxy if that is not empty.
+func unreachable(err error, host, proxy string, fail func(cache.Reason, string, ...any) *cache.FetchError) *cache.FetchError {
 	op, _ := errors.AsType[*net.OpError](err)
 	// This is how the transport and its SOCKS client mark errors from before the proxy has connected.
 	throughProxy := op != nil && (op.Op == "proxyconnect" || op.Op == "socks connect")
@@ -206,29 +220,32 @@ func unreachable(err error, host string, fail func(cache.Reason, string, ...any)
 		}
 		return fail(cache.EndpointUnreachable, "%s cannot be looked up: %s", dns.Name, dns.Err)
 	}
-	if proxy, ok := errors.AsType[*proxyRefusal](err); ok {
+	if refusal, ok := errors.AsType[*proxyRefusal](err); ok {
 		fail = aboutProxy(fail)
 		switch {
-		case proxy.status == http.StatusProxyAuthRequired:
+		case refusal.status == http.StatusProxyAuthRequired:
 			return fail(cache.ProxyRefused, "the proxy on the way to %s requires a user and a password", host)
-		case proxy.status < 500:
-			return fail(cache.ProxyRefused, "the proxy on the way to %s answered CONNECT with %v", host, proxy)
+		case refusal.status < 500:
+			return fail(cache.ProxyRefused, "the proxy on the way to %s answered CONNECT with %v", host, refusal)
 		}
-		return fail(cache.EndpointUnreachable, "the proxy on the way to %s answered CONNECT with %v", host, proxy)
+		return fail(cache.EndpointUnreachable, "the proxy on the way to %s answered CONNECT with %v", host, refusal)
 	}
-	if verification, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fail(cache.EndpointNotTrusted, "%s: %v", host, verification.Err)
+	if failure := NotTrusted(err, host); failure != nil {
+		return failure
 	}
-	if hostname, ok := errors.AsType[x509.HostnameError](err); ok {
-		return fail(cache.EndpointNotTrusted, "%s: %v", host, hostname)
+	if header, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return fail(cache.NotAnSTSEndpoint, "%s %s", host, WithoutTLS(header.RecordHeader[:]))
 	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
-		return fail(cache.NotAnSTSEndpoint, "%s does not speak TLS: should its URL begin with http://?", host)
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return fail(cache.NotAnSTSEndpoint, "%s %s", host, WithoutTLS([]byte("HTTP/")))
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fail(cache.EndpointTimeout, "%s did not answer in time", host)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return fail(cache.EndpointUnreachable, "the answer of %s was cut short", host)
 	}
-	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+	if timeout, ok := errors.AsType[net.Error](err); errors.Is(err, context.DeadlineExceeded) || ok && timeout.Timeout() {
+		if proxy != "" && !throughProxy {
+			return aboutProxy(fail)(cache.EndpointTimeout, "%s did not answer in time through the proxy %s", host, proxy)
+		}
 		return fail(cache.EndpointTimeout, "%s did not answer in time", host)
 	}
 	if op != nil {

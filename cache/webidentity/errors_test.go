@@ -256,7 +256,7 @@ func TestNoAnswer(t *testing.T) {
 	}{
 		{"a port that nobody listens on", closed.URL, cache.EndpointUnreachable, "HOST: connect: connection refused"},
 		{"another protocol", garbage, cache.EndpointUnreachable, `HOST: malformed HTTP response "SSH-2.0-OpenSSH_9.6"`},
-		{"half an answer", cutOff, cache.EndpointUnreachable, "HOST: unexpected EOF"},
+		{"half an answer", cutOff, cache.EndpointUnreachable, "the answer of HOST was cut short"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			stage(t, tweak{endpoint: test.endpoint}).mustFail(t, test.reason, test.message)
@@ -372,7 +372,7 @@ func TestCertificateMustBeTrusted(t *testing.T) {
 
 	t.Run("of nobody", func(t *testing.T) {
 		s := stage(t, tweak{endpoint: address})
-		s.mustFail(t, cache.EndpointNotTrusted, "HOST: x509: certificate signed by unknown authority")
+		s.mustFail(t, cache.EndpointNotTrusted, "the certificate of HOST is self-signed (ststest), and not trusted here")
 	})
 	t.Run("of the bundle", func(t *testing.T) {
 		s := stage(t, tweak{endpoint: address, options: Options{Roots: roots}})
@@ -383,9 +383,9 @@ func TestCertificateMustBeTrusted(t *testing.T) {
 		s.provider.transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, u.Host)
 		}
-		failure := s.mustFail(t, cache.EndpointNotTrusted, "")
-		if !strings.HasPrefix(failure.Message, "sts.example: x509: ") {
-			t.Errorf("the message is %s", failure.Message)
+		failure := s.mustFail(t, cache.EndpointNotTrusted, "the certificate of sts.example is for 127.0.0.1")
+		if !strings.HasPrefix(failure.Hint, "another server answers for this name") {
+			t.Errorf("the hint is %s", failure.Hint)
 		}
 	})
 	if sts.Calls() != 1 {
@@ -395,7 +395,7 @@ func TestCertificateMustBeTrusted(t *testing.T) {
 		plain := httptest.NewServer(http.NotFoundHandler())
 		defer plain.Close()
 		s := stage(t, tweak{endpoint: strings.Replace(plain.URL, "http:", "https:", 1)})
-		s.mustFail(t, cache.NotAnSTSEndpoint, "HOST does not speak TLS: should its URL begin with http://?")
+		s.mustFail(t, cache.NotAnSTSEndpoint, "HOST does not speak TLS: it speaks plain HTTP; should its URL begin with http://?")
 	})
 	t.Run("old TLS", func(t *testing.T) {
 		old := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -412,6 +412,55 @@ func TestHostnameErrorIsAMatterOfTrust(t *testing.T) {
 	err := fmt.Errorf("wrapped: %w", x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"a.example"}}, Host: "b.example"})
 	if failure := explain(err, &response{}, "b.example"); failure.Reason != cache.EndpointNotTrusted {
 		t.Errorf("explained as %v", failure)
+	}
+}
+
+// What is wrong with a certificate is said, and how to fix it.
+func TestCertificatesAreNamed(t *testing.T) {
+	now := time.Now().UTC()
+	leaf := func(change func(*x509.Certificate)) *x509.Certificate {
+		c := &x509.Certificate{DNSNames: []string{"a.example"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), RawIssuer: []byte("ca"), RawSubject: []byte("leaf")}
+		change(c)
+		return c
+	}
+	day := func(by time.Duration) string { return now.Add(by).Format(time.DateOnly) }
+	for _, test := range []struct {
+		name        string
+		err         error
+		want, hints string // a prefix; the beginning of the hint
+	}{
+		{"another name", x509.HostnameError{Certificate: leaf(func(*x509.Certificate) {}), Host: "sts.example"}, "the certificate of sts.example is for a.example", "another server answers"},
+		{"five names", x509.HostnameError{Certificate: leaf(func(c *x509.Certificate) { c.DNSNames = []string{"a", "b", "c", "d", "e"} })}, "the certificate of sts.example is for a, b, c and 2 other names", "another server answers"},
+		{"an address", x509.HostnameError{Certificate: leaf(func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, []net.IP{net.IPv4(10, 0, 0, 1)} })}, "the certificate of sts.example is for 10.0.0.1", "another server answers"},
+		{"no name but an old one", x509.HostnameError{Certificate: leaf(func(c *x509.Certificate) { c.DNSNames, c.Subject.CommonName = nil, "old\x1b[2J.example" })}, "the certificate of sts.example is for old [2J.example, and lists no names", "another server answers"},
+		{"expired", x509.CertificateInvalidError{Cert: leaf(func(c *x509.Certificate) { c.NotAfter = now.Add(-48 * time.Hour) }), Reason: x509.Expired}, "the certificate of sts.example expired on " + day(-48*time.Hour), "check the node's clock"},
+		{"not yet valid", x509.CertificateInvalidError{Cert: leaf(func(c *x509.Certificate) { c.NotBefore = now.Add(48 * time.Hour) }), Reason: x509.Expired}, "the certificate of sts.example is not valid before " + day(48*time.Hour), "check the node's clock"},
+		{"of an unknown CA", x509.UnknownAuthorityError{}, "the certificate of sts.example is signed by Corp, Proxy CA, which is not trusted here", ""},
+		{"for another purpose", x509.CertificateInvalidError{Cert: leaf(func(*x509.Certificate) {}), Reason: x509.IncompatibleUsage}, "the certificate of sts.example is not accepted: x509: certificate specifies an incompatible key usage", ""},
+	} {
+		err := &tls.CertificateVerificationError{Err: test.err, UnverifiedCertificates: []*x509.Certificate{leaf(func(c *x509.Certificate) { c.Issuer.CommonName, c.Issuer.Organization = "Proxy CA", []string{"Corp"} })}}
+		failure := explain(fmt.Errorf("wrapped: %w", err), &response{}, "sts.example")
+		if failure.Reason != cache.EndpointNotTrusted || !strings.HasPrefix(failure.Message, test.want) || !strings.HasPrefix(failure.Hint, test.hints) || (test.hints == "") != (failure.Hint == "") {
+			t.Errorf("%s: %+v, want %s; %s", test.name, failure, test.want, test.hints)
+		}
+	}
+	if failure := NotTrusted(io.EOF, "sts.example"); failure != nil {
+		t.Errorf("an error of another kind is %+v", failure)
+	}
+}
+
+func TestProtocolsInsteadOfTLS(t *testing.T) {
+	for head, want := range map[string]string{
+		"HTTP/1.1 400 Bad Request": "does not speak TLS: it speaks plain HTTP; should its URL begin with http://?",
+		"SSH-2.0-OpenSSH_9.6\r\n":  "does not speak TLS: it is an SSH server",
+		"220 mail ESMTP":           "does not speak TLS: it is a mail or FTP server",
+		"<html>":                   "does not speak TLS: it sends HTML or XML",
+		"\x00\x01":                 "does not speak TLS: should its URL begin with http://?",
+		"":                         "does not speak TLS: should its URL begin with http://?",
+	} {
+		if got := WithoutTLS([]byte(head)); got != want {
+			t.Errorf("%q %s, want %s", head, got, want)
+		}
 	}
 }
 
@@ -443,6 +492,20 @@ func TestProxyOnTheWay(t *testing.T) {
 			}
 		})
 	}
+	t.Run("that hangs", func(t *testing.T) {
+		silent, err := net.Listen("tcp4", "127.0.0.1:0") // the system accepts connections, and nobody reads
+		must(t, err)
+		defer silent.Close()
+		s := stage(t, tweak{endpoint: "https://sts.example"})
+		s.through(t, "http://"+silent.Addr().String())
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, failure := s.fetch(ctx)
+		if failure == nil || failure.Reason != cache.EndpointTimeout || failure.Hint != ProxyHint ||
+			failure.Message != "sts.example did not answer in time through the proxy "+silent.Addr().String() {
+			t.Errorf("failed with %+v", failure)
+		}
+	})
 	t.Run("that is not there", func(t *testing.T) {
 		closed := httptest.NewServer(nil)
 		closed.Close()
@@ -482,8 +545,8 @@ func TestProxyOnTheWay(t *testing.T) {
 		{"of SOCKS that is not known", "socks5://proxy.invalid", &net.DNSError{Err: "no such host", Name: "proxy.invalid", IsNotFound: true}, cache.ProxyNotFound, "no such host: proxy.invalid, " + who},
 		{"with a resolver that fails", "http://proxy.invalid:3128", &net.DNSError{Err: "server misbehaving", Name: "proxy.invalid", IsTemporary: true}, cache.EndpointUnreachable, "proxy.invalid, " + who + ", cannot be looked up: server misbehaving"},
 		{"that drops packets", "http://192.0.2.1:3128", os.ErrDeadlineExceeded, cache.EndpointTimeout, who + " did not answer in time"},
-		{"that is not trusted", secure.URL, nil, cache.EndpointNotTrusted, who + ": x509: certificate signed by unknown authority"},
-		{"without TLS", strings.Replace(plain.URL, "http:", "https:", 1), nil, cache.NotAnSTSEndpoint, who + " does not speak TLS: should its URL begin with http://?"},
+		{"that is not trusted", secure.URL, nil, cache.EndpointNotTrusted, "the certificate of " + who + " is self-signed (Acme Co), and not trusted here"},
+		{"without TLS", strings.Replace(plain.URL, "http:", "https:", 1), nil, cache.NotAnSTSEndpoint, who + " does not speak TLS: it speaks plain HTTP; should its URL begin with http://?"},
 		{"of SOCKS that hangs up", "socks5://" + socks.Addr().String(), nil, cache.EndpointUnreachable, who + ": EOF"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
