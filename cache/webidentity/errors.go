@@ -240,7 +240,11 @@ func unreachable(err error, host, proxy string, fail func(cache.Reason, string, 
 		return fail(cache.NotAnSTSEndpoint, "%s %s", host, WithoutTLS([]byte("HTTP/")))
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fail(cache.EndpointUnreachable, "the answer of %s was cut short", host)
+		failure := fail(cache.EndpointUnreachable, "the answer of %s was cut short", host)
+		if failure.Hint == "" {
+			failure.Hint = "something on the way ends connections: look for a proxy, a firewall or a service mesh"
+		}
+		return failure
 	}
 	if timeout, ok := errors.AsType[net.Error](err); errors.Is(err, context.DeadlineExceeded) || ok && timeout.Timeout() {
 		if proxy != "" && !throughProxy {

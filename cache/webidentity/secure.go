@@ -57,7 +57,7 @@ func namesIn(c *x509.Certificate) string {
 	if len(all) == 0 {
 		return cmp.Or(c.Subject.CommonName, "nobody") + ", and lists no names"
 	}
-	if len(all) > 3 {
+	if len(all) > 4 {
 		return fmt.Sprintf("%s and %d other names", strings.Join(all[:3], ", "), len(all)-3)
 	}
 	return strings.Join(all, ", ")

@@ -214,6 +214,31 @@ var faults = []struct {
 	{"refused", func(w *world) { w.hosts[stsHost+":443"] = silentAddress(w.t).String() }, "EndpointUnreachable", forPeople},
 	{"dropped", func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
 	{"tls-not-trusted", func(w *world) { w.options.Exchange.Roots, _ = authority(w.t) }, "EndpointNotTrusted", forPeople},
+	{"ssh-on-443", func(w *world) {
+		w.hosts[stsHost+":443"] = speaks(w.t, func(conn net.Conn) { io.WriteString(conn, "SSH-2.0-OpenSSH_9.6\r\n"); io.Copy(io.Discard, conn) })
+	}, "NotAnSTSEndpoint", forPeople},
+	{"tls-expired", func(w *world) {
+		roots, certificate := authorityUntil(w.t, time.Now().Add(-24*time.Hour))
+		w.options.Exchange.Roots = roots
+		w.hosts[stsHost+":443"] = listen(w.t, w.sts, certificate)
+	}, "EndpointNotTrusted", forPeople},
+	{"tls-another-name", func(w *world) {
+		w.env["AWS_ENDPOINT_URL_STS"] = "https://sts.corp.example"
+		w.hosts["sts.corp.example:443"] = w.hosts[stsHost+":443"]
+	}, "EndpointNotTrusted", fixed},
+	{"answer-cut-short", func(w *world) {
+		w.hosts[stsHost+":443"] = listen(w.t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet { // of the clock's check
+				return
+			}
+			rw.Header().Set("Content-Length", "5000")
+			io.WriteString(rw, "<AssumeRole")
+		}), w.certificate)
+	}, "EndpointUnreachable", forPeople},
+	{"http-proxy-only", func(w *world) {
+		w.env["HTTP_PROXY"] = "http://proxy.corp.example:3128"
+		w.hosts[stsHost+":443"] = "hang"
+	}, "EndpointTimeout", forPeople},
 	{"no-tls", func(w *world) { w.hosts[stsHost+":443"] = w.plain(w.sts).String() }, "NotAnSTSEndpoint", forPeople},
 	{"clock-behind", func(w *world) { w.skew(7*time.Minute + 20*time.Second) }, "ClockSkew", forPeople},
 	{"clock-ahead-a-little", func(w *world) { w.skew(-2*time.Minute - 20*time.Second) }, "ClockSkew", forPeople},
@@ -551,7 +576,7 @@ func TestCommandsQuoteWhatTheyAreMadeOf(t *testing.T) {
 			want[e.fixAnnotation()[0].Text] = "kubectl annotate serviceaccount -n NAMESPACE SERVICE_ACCOUNT eks.amazonaws.com/role-arn=arn:aws:iam::ACCOUNT:role/ROLE --overwrite\n" +
 				"kubectl rollout restart -n NAMESPACE deployment/DEPLOYMENT"
 			want[e.fixURI().Text] = "kubectl set env -n NAMESPACE deployment/DEPLOYMENT -c CONTAINER AWS_CONTAINER_CREDENTIALS_FULL_URI=http://ADDRESS:PORT/v1/credentials"
-			want[e.fixReason(&cache.FetchError{Reason: cache.ProxyRefused})[0].Text] = "kubectl set env -n NAMESPACE deployment/DEPLOYMENT -c irsa-sidecar NO_PROXY=HOSTS,STS"
+			want[e.fixReason(&cache.FetchError{Reason: cache.ProxyRefused})[1].Text] = "kubectl set env -n NAMESPACE deployment/DEPLOYMENT -c irsa-sidecar NO_PROXY=HOSTS,STS"
 		}
 		for got, want := range want {
 			if got != want {

@@ -205,13 +205,19 @@ func (w *world) lookup(_ context.Context, host string) ([]netip.Addr, error) {
 // authority makes a certificate for every name of the world, and these, and a pool that trusts it.
 func authority(t testing.TB, names ...string) (*x509.CertPool, tls.Certificate) {
 	t.Helper()
+	return authorityUntil(t, time.Now().Add(time.Hour), names...)
+}
+
+// authorityUntil is [authority] with an end.
+func authorityUntil(t testing.TB, end time.Time, names ...string) (*x509.CertPool, tls.Certificate) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	description := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test CA", Organization: []string{"Example"}},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		NotBefore: end.Add(-2 * time.Hour), NotAfter: end, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames: append([]string{"*.eks.eu-west-1.amazonaws.com", "oidc.eks.eu-west-1.amazonaws.com", stsHost, "sts.us-east-1.amazonaws.com"}, names...),
 	}
@@ -268,6 +274,7 @@ var changing = []struct {
 	{regexp.MustCompile(`in \d+ ms`), "in 3 ms"},
 	{regexp.MustCompile(`\b1\d{9}\b`), "1700000000"},
 	{regexp.MustCompile(`127\.0\.0\.1:[1-9]\d{4}\b`), "127.0.0.1:40935"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d(\s+)\d\d:\d\d:\d\d`), "2026-01-02${1}03:04:05"},
 	{regexp.MustCompile(`--thumbprint-list [0-9a-f]{40}`), "--thumbprint-list 9e99a48a9960b14926bb7f3b02e22da2b0ab7280"},
 	{regexp.MustCompile(`key "[\w-]{43}"`), `key "KEY"`},
 }

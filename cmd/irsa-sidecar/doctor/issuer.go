@@ -17,6 +17,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
 // issuerVerdict is what the issuer's own documents say about the token.
@@ -185,6 +186,8 @@ func (e *examination) fetchDocument(ctx context.Context, url string, into any) b
 		why = cache.Innermost(err).Error()
 		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 			why = fmt.Sprintf("no answer within %s", issuerTimeout)
+		} else if failed := webidentity.NotTrusted(err, "its server"); failed != nil {
+			why = failed.Message
 		}
 	case response.StatusCode != http.StatusOK:
 		e.issuer = issuerUnavailable

@@ -5,15 +5,18 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
@@ -58,7 +61,7 @@ func (e *examination) checkEndpoint(ctx context.Context) {
 		return
 	}
 	if proxy := proxyFor(endpoint); proxy != nil {
-		if !e.connect(ctx, proxy, "the proxy "+proxy.Host+" for "+endpoint.Host, cache.ProxyNotFound) {
+		if !e.throughProxy(ctx, proxy, endpoint) {
 			e.skip("tls", "clock")
 			return
 		}
@@ -81,7 +84,8 @@ func (e *examination) checkEndpoint(ctx context.Context) {
 
 // unreachable records which step on the way to the endpoint failed.
 func (e *examination) unreachable(check string, err *cache.FetchError) {
-	f := failure(check, err.Reason, err.Message, e.fixReason(err)...)
+	trap, fixes := e.proxyTrap(err)
+	f := failure(check, err.Reason, err.Message+trap, append(fixes, e.fixReason(err)...)...)
 	f.Advice = err.Advice()
 	e.add(f)
 }
@@ -186,14 +190,27 @@ func (e *examination) handshake(ctx context.Context, u *url.URL) bool {
 		e.add(failure("tls", cache.EndpointUnreachable, fmt.Sprintf("%s accepted one connection but not a second one: %v", hostPort(u), cache.Innermost(err))))
 		return false
 	}
+	return e.secure(ctx, conn, u)
+}
+
+// secure makes a TLS handshake with a host over a connection, which it closes.
+func (e *examination) secure(ctx context.Context, conn net.Conn, u *url.URL) bool {
 	defer conn.Close()
-	secure := tls.Client(conn, e.tlsConfig(u.Hostname()))
+	seen := &beginning{Conn: conn}
+	secure := tls.Client(seen, e.tlsConfig(u.Hostname()))
 	if err := secure.HandshakeContext(ctx); err != nil {
-		failed := &cache.FetchError{Reason: cache.EndpointNotTrusted, Message: fmt.Sprintf("%s: %v", u.Host, cache.Innermost(err))}
-		if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-			failed = &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: u.Host + " does not speak TLS"}
-		} else if ctx.Err() != nil {
+		failed := webidentity.NotTrusted(err, u.Host)
+		_, otherProtocol := errors.AsType[tls.RecordHeaderError](err)
+		switch {
+		case failed != nil:
+		case otherProtocol:
+			failed = &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: u.Host + " " + webidentity.WithoutTLS(seen.head) + banner(seen.head)}
+		case ctx.Err() != nil:
 			failed = &cache.FetchError{Reason: cache.EndpointTimeout, Message: fmt.Sprintf("%s did not finish the TLS handshake within %s", u.Host, tlsTimeout)}
+		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+			failed = &cache.FetchError{Reason: cache.EndpointUnreachable, Message: u.Host + " ended the connection during the TLS handshake, as firewalls do that filter by name"}
+		default:
+			failed = &cache.FetchError{Reason: cache.EndpointNotTrusted, Message: fmt.Sprintf("%s: %v", u.Host, cache.Innermost(err))}
 		}
 		e.unreachable("tls", failed)
 		return false
@@ -206,6 +223,28 @@ func (e *examination) handshake(ctx context.Context, u *url.URL) bool {
 	}
 	e.ok("tls", "%s, certificate issued by %s", tls.VersionName(state.Version), name)
 	return true
+}
+
+// beginning keeps the first bytes that are read from a connection.
+type beginning struct {
+	net.Conn
+	head []byte
+}
+
+func (b *beginning) Read(p []byte) (int, error) {
+	n, err := b.Conn.Read(p)
+	b.head = append(b.head, p[:min(n, 100-min(len(b.head), 100))]...)
+	return n, err
+}
+
+// banner quotes the first line of what a server sends, if it is text.
+func banner(head []byte) string {
+	line, _, _ := strings.Cut(string(head), "\n")
+	line = strings.TrimSpace(line)
+	if line == "" || redact.OneLine(line) != line || redact.Scrub(line) != line {
+		return ""
+	}
+	return fmt.Sprintf(" (it sends %q)", line)
 }
 
 // checkClock compares this clock with the Date header of the endpoint's root, which STS answers with a redirect.

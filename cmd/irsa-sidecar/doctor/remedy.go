@@ -405,7 +405,12 @@ func (e *examination) fixReason(err *cache.FetchError) []Fix {
 	if err.Hint == webidentity.ProxyHint {
 		return []Fix{e.setEnv("correct the proxy's address", ourContainer, "HTTPS_PROXY=http://PROXY:PORT"), e.fixNoProxy("or bypass the proxy for STS")}
 	}
+	if strings.HasSuffix(err.Message, "was cut short") {
+		return []Fix{{What: "look for a proxy, a firewall or a service mesh on the way that ends connections or changes answers, and exclude STS from it"}}
+	}
 	switch err.Reason {
+	case cache.EndpointNotTrusted:
+		return e.fixCertificate(err)
 	case cache.AccessDenied:
 		return e.fixAccessDenied()
 	case cache.ExpiredTokenException:
@@ -457,14 +462,28 @@ func (e *examination) fixEndpoint(reason cache.Reason) []Fix {
 	case cache.EndpointUnreachable, cache.EndpointTimeout:
 		return append(unset, e.fromPod("find out whether another program can connect", "curlimages/curl", "curl -sS --max-time 5 -o /dev/null -w '%{http_code}\\n' "+e.stsURL()),
 			e.fixEgress())
-	case cache.EndpointNotTrusted:
-		return []Fix{e.setEnv("if a proxy inspects TLS, trust its CA too", ourContainer, "AWS_CA_BUNDLE=/PATH/TO/CA.pem")}
 	case cache.ProxyNotFound:
 		return []Fix{e.setEnv("correct the proxy's host name", ourContainer, "HTTPS_PROXY=http://PROXY:PORT"), e.fixNoProxy("or bypass the proxy for STS")}
 	case cache.ProxyRefused:
-		return []Fix{e.fixNoProxy("bypass the proxy for STS")}
+		return []Fix{
+			e.setEnv("if the proxy requires a user, name it", ourContainer, "HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT"),
+			e.fixNoProxy("or bypass the proxy for STS"),
+		}
 	}
 	return nil
+}
+
+// fixCertificate is for a certificate that is not accepted. The failure has a hint unless its issuer is at fault.
+func (e *examination) fixCertificate(err *cache.FetchError) []Fix {
+	switch unset := e.unsetEndpoints(); {
+	case strings.Contains(err.Hint, "clock"):
+		return e.fixClock()
+	case err.Hint != "" && unset != nil:
+		return unset
+	case err.Hint != "":
+		return []Fix{{What: "find out which server that is, and why it answers for this name"}}
+	}
+	return []Fix{e.setEnv("if a proxy inspects TLS, trust its CA too", ourContainer, "AWS_CA_BUNDLE=/PATH/TO/CA.pem")}
 }
 
 // fixEgress lets this process reach the endpoint of STS.
