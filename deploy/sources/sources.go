@@ -156,7 +156,9 @@ var Clients = []Client{
 	// pkg/credentials/iam_aws.go; what comes before depends on the program
 	{Name: "minio-go (mc, restic, Thanos)", Order: profileFirst},
 	// src/aws/builder.rs, with reqwest as HTTP client. Without TokenFile it does not ask.
-	{Name: "object_store (Polars, delta-rs)", Order: []Kind{Keys, WebIdentity, Container}, FileOnly: true, Proxied: UnlessExempt},
+	{Name: "object_store (delta-rs, DataFusion)", Order: []Kind{Keys, WebIdentity, Container}, FileOnly: true, Proxied: UnlessExempt},
+	// object_store, after it has read the files itself
+	{Name: "Polars", Order: profileFirst, FileOnly: true, Proxied: UnlessExempt},
 	// reqsign's ecs.rs and default.rs, with reqwest
 	{Name: "OpenDAL", Order: profileFirst, FullFirst: true, VariableFirst: true, Proxied: UnlessExempt},
 	// ContainerProvider.php, with Symfony's HTTP client

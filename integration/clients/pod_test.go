@@ -28,6 +28,8 @@ type pod struct {
 	tape    *tape
 	all     []exchange // so far
 	toNode  bool       // it asks the node, as expected
+
+	own []ststest.Session // keys that the client has from elsewhere
 }
 
 // open starts the rest of the client's Pod. When it returns, the sidecar has credentials.

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -75,7 +76,7 @@ func (p *pod) signer(r *http.Request) outcome {
 		return outcome{}
 	}
 	session, at := ststest.Session{}, r.Header.Get("X-Amz-Date")
-	var known []ststest.Session
+	known := slices.Clone(p.own)
 	if p.node != nil {
 		known = append(known, p.node.role)
 	}

@@ -10,10 +10,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/clients"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
@@ -34,6 +36,7 @@ var scenarios = []struct {
 	{name: "30 at 26 min left", play: (*pod).thirtyUses},
 	{name: "STS refuses", play: (*pod).stsRefuses},
 	{name: "web identity too", play: (*pod).webIdentityToo},
+	{name: "keys, profile too", play: (*pod).somethingGoesBefore},
 	{name: "no token sent", play: (*pod).sendsNoToken, node: true},
 	{name: "wrong token", play: (*pod).sendsWrongToken, node: true},
 	{name: "no sidecar", play: (*pod).findsNoSidecar, node: true},
@@ -282,6 +285,42 @@ func (p *pod) webIdentityToo() string {
 		return cell("never asks,", requests) + "; fixed 1×"
 	}
 	return cell("ok", requests)
+}
+
+// somethingGoesBefore is the rest of the trap: access keys in variables, and in a file of profiles. A client uses them if the
+// doctor and docs/programs.md say so, and otherwise asks the sidecar.
+func (p *pod) somethingGoesBefore() string {
+	p.open(ststest.Options{})
+	const id, key = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+	home := p.TempDir()
+	file := filepath.Join(home, ".aws", "credentials")
+	if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, []byte("[default]\naws_access_key_id = "+id+"\naws_secret_access_key = "+key+"\n"), 0o600)); err != nil {
+		p.Fatal(err)
+	}
+	p.own = []ststest.Session{{AccessKeyID: id, SecretAccessKey: key}}
+	source, known := p.Source()
+	if !known {
+		p.Fatalf("it is not known where %s looks", p.Driver)
+	}
+	var results []string
+	for kind, env := range map[sources.Kind][]string{
+		sources.Keys:    {"AWS_ACCESS_KEY_ID=" + id, "AWS_SECRET_ACCESS_KEY=" + key},
+		sources.Profile: {"HOME=" + home},
+	} {
+		got := p.start(p.asking(env...)).ask()
+		requests := p.requests()
+		if source.GoesBefore(kind) && p.Driver != "minio-go" { // whose driver has the container's provider alone
+			if got.key != id {
+				p.Errorf("the %s do not go before the sidecar; it says: %s", kind, got.printed)
+			}
+			p.wantRequests(requests, 0)
+			results = append(results, string(kind))
+		} else {
+			p.wantServed(got)
+		}
+	}
+	slices.Sort(results)
+	return strings.Join(results, ", ") + " first"
 }
 
 // sendsNoToken: the sidecar requires a token, and the client has none.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 )
 
 //go:embed clients.json
@@ -104,6 +106,23 @@ var debianVersions = map[string]string{"bookworm": "Debian 12", "trixie": "Debia
 
 // ID names a client with its version, as on a command line.
 func (c Client) ID() string { return c.Name + " " + c.label() }
+
+// families are the names in sources.Clients, by driver.
+var families = map[string]string{
+	"botocore": "botocore, boto3, AWS CLI", "aws": "botocore, boto3, AWS CLI", "go-v1": "Go v1", "rclone": "Go v1", "go-v2": "Go v2",
+	"javascript-v2": "JavaScript v2", "javascript-v3": "JavaScript v3", "ruby": "Ruby", "minio-go": "minio-go (mc, restic, Thanos)",
+	"restic": "minio-go (mc, restic, Thanos)", "polars": "Polars", "async-aws": "async-aws", "awscrt": "AWS CRT",
+}
+
+// Source is where it looks for credentials, as the doctor and docs/programs.md say it. It is not known of clients that never
+// ask the sidecar.
+func (c Client) Source() (s sources.Client, known bool) {
+	i := slices.IndexFunc(sources.Clients, func(s sources.Client) bool { return s.Name == families[c.Driver] })
+	if i < 0 {
+		return s, false
+	}
+	return sources.Clients[i], true
+}
 
 func (c Client) label() string {
 	switch c.From {

@@ -122,7 +122,7 @@ func (e *examination) checkAppKeys() {
 		}
 	}
 	if !found {
-		e.ok("keys", "no access keys in variables (keys in code or in Java's system properties are not visible here)")
+		e.ok("keys", "no access keys in variables (code and Java's properties are not visible here)")
 	}
 }
 
@@ -152,7 +152,7 @@ func (e *examination) checkAppWebIdentity() {
 		e.warn("web-identity", HalfAnnotated, role+" is set and "+file+" is empty: Ruby fails, others ask the sidecar",
 			e.setEnv("remove the role, which the app does not need", appContainer, role+"-"))
 	default:
-		e.ok("web-identity", "%s is empty or not set: no client exchanges a token itself", file)
+		e.ok("web-identity", "%s is empty or not set", file)
 	}
 }
 
@@ -246,7 +246,7 @@ func exempts(noProxy string) (verbatim, covered bool) {
 func (e *examination) checkAppMetadata() {
 	const variable = "AWS_EC2_METADATA_DISABLED"
 	if e.App.hidden(variable) || strings.EqualFold(e.App.Env[variable], "true") {
-		e.ok("metadata", "%s=true: without credentials, most clients fail rather than run as the node", variable)
+		e.ok("metadata", "%s=true: without credentials, most clients fail", variable)
 		return
 	}
 	next := sources.Those(func(c *sources.Client) bool { return c.NodeNext || c.NodeAlways })
@@ -268,7 +268,7 @@ func (e *examination) concludeApp(served string) {
 	case worst == Fail:
 		would := ""
 		if served != "" {
-			would = "; there it would be " + served
+			would = ", those of " + served
 		}
 		f = failure("app", Key(first.Key), who+"does not get the sidecar's credentials"+would)
 		f.Advice, f.Consequence = first.Advice, true // said already
