@@ -100,21 +100,26 @@ func size(document []byte) int {
 // open says in words how to narrow a policy that lets the identity in, and others whom nobody may have meant. A command
 // would lock out those who rely on it.
 func (p *Policy) open(id Identity) error {
+	var all []string
 	for i, s := range p.Statements {
 		if s.Deny || s.applies(id) != yes {
 			continue
 		}
 		for _, problem := range s.tooBroad(id) {
-			where := fmt.Sprintf("line %d, statement %d", problem.Line, i+1)
+			what := ""
 			switch problem.Kind {
 			case AnyPrincipal:
-				return fmt.Errorf(`%s: replace "*" with {"Federated": %q}, after adding a statement for everybody else who relies on it`, where, id.ProviderARN())
+				what = fmt.Sprintf(`replace "*" with {"Federated": %q}, after adding a statement for everybody else who relies on it`, id.ProviderARN())
 			case MissingSubject:
-				return fmt.Errorf("%s: add %q: %q to StringEquals, after adding a statement for every other service account that relies on this one: it would be locked out", where, id.Provider()+":sub", id.Subject)
+				what = fmt.Sprintf("add %q: %q to StringEquals, after adding a statement for every other service account that relies on this one: it would be locked out", id.Provider()+":sub", id.Subject)
 			case MissingAudience:
-				return fmt.Errorf("%s: add %q: %q to StringEquals, unless tokens with another audience rely on this statement: they would be locked out", where, id.Provider()+":aud", id.Audience)
+				what = fmt.Sprintf("add %q: %q to StringEquals, unless tokens with another audience rely on this statement: they would be locked out", id.Provider()+":aud", id.Audience)
 			}
+			all = append(all, fmt.Sprintf("line %d, statement %d: %s", problem.Line, i+1, what))
 		}
+	}
+	if len(all) > 0 {
+		return errors.New(strings.Join(all, "; "))
 	}
 	return errors.New("the policy allows this service account: nothing to change")
 }

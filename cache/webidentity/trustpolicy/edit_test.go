@@ -93,3 +93,44 @@ func letInBy(p naive) string {
 	}
 	return strings.Join(names, ", ")
 }
+
+// A name that may be another provider's is no misspelling.
+func TestMisspeltProviders(t *testing.T) {
+	own := cart
+	own.Issuer = "https://keys.example.com/clusters/a"
+	eks := cart
+	eks.Issuer = "https://oidc.eks.eu-west-1.amazonaws.com/id/0123456789ABCDEF0123456789ABCDEF"
+	for _, row := range []struct {
+		id       Identity
+		provider string
+		want     bool
+	}{
+		{own, "https://keys.example.com/clusters/a", true},
+		{own, "arn:aws:iam::123456789012:oidc-provider/keys.example.com/clusters/a/", true},
+		{own, "arn:aws:iam::999999999999:oidc-provider/https://Keys.example.com//clusters/a", true},
+		{own, "oidc-provider/keys.example.com/clusters/a", true},
+		{own, "keys.example.com/clusters/a/.well-known/openid-configuration", true},
+		{own, "keys.example.com/clusters/\u200ba", true},
+		{own, "keys.example.com/clusters/b", false},
+		{own, "keys.example.com/clusters", false},
+		{own, "keys.example.com", false},
+		{own, "other-oidc-provider/keys.example.com/clusters/a", false},
+		{own, "arn:aws:iam::123456789012:saml-provider/keys.example.com", false},
+		{own, "accounts.google.com", false},
+		{own, "", false},
+		{eks, "oidc.eks.eu-west-1.amazonaws.com", true},
+		{eks, "oidc.eks.eu-west-1.amazonaws.com/id", true},
+		{eks, "oidc.eks.eu-west-1.amazonaws.com/0123456789ABCDEF0123456789ABCDEF", true},
+		{eks, "oidc.eks.eu-west-2.amazonaws.com/id/0123456789ABCDEF0123456789ABCDEF", true},
+		{eks, "oidc.eu-west-1.eks.amazonaws.com/id/0123456789abcdef0123456789abcdef", true},
+		{eks, "oidc.eks.eu-west-1.amazonaws.com/id/0123456789ABCDEF0123456789ABCDE", true},
+		{eks, "oidc.eks.eu-west-1.amazonaws.com/id/0123456789ABCDEF0123456789ABCDEE", false},
+		{eks, "oidc.eks.eu-west-2.amazonaws.com", false},
+		{eks, "oidc-eks.eu-west-1.api.aws/id/0123456789ABCDEF0123456789ABCDEF", false},
+		{cart, "oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE", false}, // an ID of another length than EKS has says nothing
+	} {
+		if got := row.id.misspelt(row.provider); got != row.want {
+			t.Errorf("%q for %s: %v", row.provider, row.id.Provider(), got)
+		}
+	}
+}

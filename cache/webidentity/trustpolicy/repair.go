@@ -128,7 +128,10 @@ func (r *repair) claim(c *condition) string {
 	provider, claim := key[:max(0, cut)], key[cut+1:]
 	switch {
 	case claim == "aud", claim == "sub":
-		return claim
+		if provider == "" || r.id.misspelt(provider) || r.meant(c, claim) {
+			return claim
+		}
+		return ""
 	case !r.id.misspelt(provider):
 		return ""
 	case slices.ContainsFunc(c.values, func(v value) bool { return v.text == r.id.Subject }):
@@ -137,6 +140,20 @@ func (r *repair) claim(c *condition) string {
 		return "aud"
 	}
 	return ""
+}
+
+// meant reports whether a condition on a claim of another provider has a value that is the identity's, or was meant to be.
+func (r *repair) meant(c *condition, claim string) bool {
+	want := r.want(claim)
+	o, _ := parseOperator(c.operator.text)
+	return slices.ContainsFunc(c.values, func(v value) bool { return v.text == want || r.nobody(v.text, claim, want, o.wildcards) })
+}
+
+func (r *repair) want(claim string) string {
+	if claim == "aud" {
+		return r.id.Audience
+	}
+	return r.id.Subject
 }
 
 // operator replaces the operator of a condition by one that compares texts. The operator stands for all its keys, so that
@@ -190,7 +207,7 @@ func (r *repair) exclusion(c *condition, o operator) {
 // values makes a condition hold: the value that was meant to be right is replaced if it can be nobody's, and otherwise the
 // right one joins the others.
 func (r *repair) values(c *condition, claim string) {
-	want := map[string]string{"aud": r.id.Audience, "sub": r.id.Subject}[claim]
+	want := r.want(claim)
 	o, _ := parseOperator(c.operator.text)
 	for _, v := range c.values {
 		if r.nobody(v.text, claim, want, o.wildcards) {

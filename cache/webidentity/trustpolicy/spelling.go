@@ -18,9 +18,10 @@ func visible(text string) string {
 // spelling reduces the ARN, the URL or the name of a provider to what two spellings of it have in common.
 func spelling(provider string) string {
 	s := strings.ToLower(visible(provider))
-	if _, after, ok := strings.Cut(s, "oidc-provider"); ok {
+	if _, after, ok := strings.Cut(s, ":oidc-provider"); ok {
 		s = after
 	}
+	s = strings.TrimPrefix(s, "oidc-provider/")
 	if _, after, ok := strings.Cut(s, "://"); ok {
 		s = after
 	}
