@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,16 +56,19 @@ func TestTheDoctorsExitCodeAndOutput(t *testing.T) {
 	}
 	r := world.RunCommand(t, w.Env, "doctor", "--trust-policy", file, "--json")
 	world.WantExitCode(t, r, 1)
-	if !strings.HasPrefix(r.Stderr, "irsa-sidecar: doctor: cause: "+file+", line 13") || strings.Count(r.Stderr, "\n") != 1 {
+	if !strings.HasPrefix(r.Stderr, "irsa-sidecar: doctor: cause: "+file+" line 13") || strings.Count(r.Stderr, "\n") != 1 {
 		t.Errorf("the last line is %q", r.Stderr)
 	}
+	type fix struct{ What, Kind, Text string }
 	var report struct {
 		Schema      int
+		Cause       struct{ Check, Key, Text string }
 		Result      string
 		TrustPolicy json.RawMessage
 		Findings    []struct {
 			Check, Status, Key, Finding string
-			Fixes                       []struct{ What, Kind, Text string }
+			Consequence                 bool
+			Fixes                       []fix
 		}
 	}
 	if err := json.Unmarshal([]byte(r.Stdout), &report); err != nil {
@@ -76,7 +80,15 @@ func TestTheDoctorsExitCodeAndOutput(t *testing.T) {
 	found := false
 	for _, f := range report.Findings {
 		found = found || f.Check == "trust-policy" && f.Status == "fail" && f.Key == "PolicySubject" && strings.Contains(f.Finding, "line 13") &&
-			len(f.Fixes) == 1 && strings.HasPrefix(f.Fixes[0].Text, "aws iam update-assume-role-policy --role-name app ")
+			slices.ContainsFunc(f.Fixes, func(f fix) bool {
+				return strings.HasPrefix(f.Text, "aws iam update-assume-role-policy --role-name app ")
+			})
+		if f.Consequence != (f.Check == "sts") {
+			t.Errorf("%s follows from the cause: %v", f.Check, f.Consequence)
+		}
+	}
+	if report.Cause.Check != "trust-policy" || r.Stderr != "irsa-sidecar: doctor: cause: "+report.Cause.Text+"\n" {
+		t.Errorf("the cause is %+v, and the last line is %q", report.Cause, r.Stderr)
 	}
 	if !found {
 		t.Errorf("the wrong line is not named:\n%s", r.Stdout)

@@ -23,11 +23,11 @@ type denial struct {
 
 func readDenial(message string) denial {
 	d := denial{explicit: regexp.MustCompile(`(?i)\bexplicit deny\b`).MatchString(message)}
-	kind := regexp.MustCompile(`(?i)(?:\bexplicit deny in (?:an? |the )?|\bbecause no )([a-z][a-z -]*?(?:policy|policies|boundary|boundaries))\b(?:: ?(arn:[\w:/+=,.@-]+))?`)
+	kind := regexp.MustCompile(`(?i)(?:\bexplicit deny in (?:an? |the )?|\bbecause no )([a-z][a-z -]{0,60}?(?:policy|policies|boundary|boundaries))\b(?:: ?(arn:[\w:/+=,.@-]+))?`)
 	if m := kind.FindStringSubmatch(message); m != nil {
 		d.policy, d.arn = strings.ToLower(m[1]), m[2]
 	}
-	if m := regexp.MustCompile(`(?i)\bto perform:? (sts:\w+)`).FindStringSubmatch(message); m != nil {
+	if m := regexp.MustCompile(`(?i)\bto perform:? (sts:\w{1,64})`).FindStringSubmatch(message); m != nil {
 		d.action = m[1]
 	}
 	return d
@@ -76,7 +76,7 @@ func (e *examination) causeOfDenial(err *cache.FetchError) Finding {
 		f.Fixes = []Fix{{What: fmt.Sprintf("allow sts:AssumeRoleWithWebIdentity in the %s; the trust policy need not change", d.policy)}}
 	case TagSessionDenied:
 		f.Summary = fmt.Sprintf("the trust policy of %s does not allow %s, which this token needs (AccessDenied)", role, d.action)
-		f.Fixes = []Fix{{What: fmt.Sprintf("add %s to the Action of the trust policy's statement that allows %s: the token carries session tags or a source identity", d.action, subject)},
+		f.Fixes = []Fix{{What: inWords(fmt.Sprintf("add %s to the Action of the trust policy's statement that allows %s: the token carries session tags or a source identity", d.action, subject))},
 			e.fixReadPolicy("to see the policy's statements")}
 	default:
 		f.Advice = err.Advice()

@@ -47,6 +47,19 @@ func TestWhoRefusedIsReadFromTheWords(t *testing.T) {
 	}
 }
 
+// Whoever is called at night sees all of it at once.
+func TestAPlainAccessDeniedFitsAScreen(t *testing.T) {
+	w := newWorld(t)
+	w.trust("shop:cart", "shop:web")
+	var b strings.Builder
+	if err := w.settled(w.examine()).WriteText(&b, false); err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Count(b.String(), "\n"); lines > 40 {
+		t.Errorf("%d lines:\n%s", lines, b.String())
+	}
+}
+
 // A change of the trust policy is proposed only where the trust policy refuses, or may.
 func TestOnlyTheTrustPolicyThatRefusesIsChanged(t *testing.T) {
 	touches := func(r *Report) bool {

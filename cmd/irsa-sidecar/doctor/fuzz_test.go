@@ -102,6 +102,9 @@ func FuzzFindings(f *testing.F) {
 			key, fixes := e.cause(&cache.FetchError{Reason: reason, Message: string(policy)})
 			e.add(failure("sts", key, string(policy), fixes...))
 		}
+		for _, words := range []string{"", "explicit deny in a service control policy: arn:aws:organizations::1:policy/", "because no VPC endpoint policy", "to perform sts:TagSession "} {
+			e.add(e.causeOfDenial(&cache.FetchError{Reason: cache.AccessDenied, Message: words + string(policy)}))
+		}
 		e.add(failure("sts", ProviderMissing, "", e.fixProvider()...))
 		e.add(failure("token-file", cache.TokenFileUnreadable, "", e.fixMode(e.Exchange.TokenFile)...))
 		e.add(failure("sidecar", PortTaken, "", e.fixPort()))
@@ -121,7 +124,13 @@ func FuzzFindings(f *testing.F) {
 			if finding.Status == OK && finding.Key != "" || finding.Status != OK && !keys[finding.Key] {
 				t.Errorf("%q is not a key, or belongs to a success: %q", finding.Key, text)
 			}
+			if redact.OneLine(finding.Summary) != finding.Summary || strings.Contains(finding.Summary, e.token) {
+				t.Errorf("not printable, or with the token: %q", finding.Summary)
+			}
 			for _, fix := range finding.Fixes {
+				if redact.OneLine(fix.What) != fix.What {
+					t.Errorf("not printable: %q", fix.What)
+				}
 				for line := range strings.SplitSeq(fix.Text, "\n") {
 					if redact.OneLine(line) != line {
 						t.Errorf("not printable: %q", fix.Text)
@@ -175,7 +184,7 @@ var (
 	intoPod   = regexp.MustCompile(` \| kubectl exec -i -n ([a-z0-9.-]+|NAMESPACE) ([a-z0-9.-]+|POD) -c irsa-sidecar -- /irsa-sidecar doctor --trust-policy -$`)
 	plainRune = regexp.MustCompile(`^[\w./:@%+=,-]+`)
 	commands  = set("aws chmod chronyc curl eksctl eval export kubectl unset")
-	options   = set("-- --clusterrole=system:service-account-issuer-discovery --group=system:unauthenticated -n -c -it -o -p -w -sS -sSI --approve --aws --image=busybox --image=curlimages/curl --policy-type --attach-policy-arn --client-id --client-id-list --cluster --cluster-name " +
+	options   = set("-- --clusterrole=system:service-account-issuer-discovery --group=system:unauthenticated -n -c -it -o -p -w -sS -sSI --approve --aws --image=busybox --image=curlimages/curl --policy-type --policy-id --target-id --filter --filters --region --attach-policy-arn --client-id --client-id-list --cluster --cluster-name " +
 		"--max-session-duration --max-time --name --namespace --open-id-connect-provider-arn --output --overwrite --policy-document --query " +
 		"--role-name --selector --service-account --thumbprint-list --type --url")
 )
