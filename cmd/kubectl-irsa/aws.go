@@ -134,7 +134,7 @@ func (o *operator) askRole(ctx context.Context) (policy []byte) {
 		o.warn(checkRole, otherAccount, fmt.Sprintf(
 			"the role is in account %s, and aws is signed in to %s, so its IAM was not asked: what is missing there says nothing",
 			names.RoleAccount(o.facts.RoleARN), o.account),
-			doctor.Fix{What: "use a profile of account " + names.RoleAccount(o.facts.RoleARN), Kind: "shell", Text: "AWS_PROFILE=PROFILE kubectl irsa doctor NAMESPACE/POD --aws"})
+			doctor.Fix{What: "choose a profile of account " + names.RoleAccount(o.facts.RoleARN) + ", and run this again", Kind: "shell", Text: "export AWS_PROFILE=PROFILE"})
 		return nil
 	}
 	var answer struct {
