@@ -50,6 +50,7 @@ func TestTheCulpritIsNamed(t *testing.T) {
 		{"another cluster's with the same subject", `{"Statement": [` + ofOthers + `]}`, `1@1 PolicyFederated: Federated is another cluster's, "oidc.eks.eu-west-1.amazonaws.com/id/0000"` + must},
 		{"six service accounts", with(t, `"system:serviceaccount:default:app"`, six), `1@14 PolicySubject: sub is none of 6 values, the nearest is "system:serviceaccount:other:s0": add "system:serviceaccount:default:app", as in the token`},
 		{"ours is the second statement", beside(t, strings.ReplaceAll(ofOthers, "id/0000", "id/EXAMPLED539D4633E53DE1B71EXAMPLE"), "default:app", "other:web"), "1@4 PolicyNoAudience: no condition on the audience"},
+		{"a Deny that is nearer", beside(t, `{"Effect": "Deny", "Principal": {"Federated": "`+providerOf+`"}, "Action": "sts:*", "Condition": {"StringEquals": {"`+provider+`:sub": "system:serviceaccount:default:apt"}}}`, "default:app", "other:web"), `2@14 PolicySubject: sub is "system:serviceaccount:other:web": add "system:serviceaccount:default:app", as in the token`},
 		{"the action of SAML beside", beside(t, `{"Effect": "Allow", "Principal": {"Federated": "arn:aws:iam::111122223333:saml-provider/okta"}, "Action": "sts:AssumeRoleWithSAML"}`, "default:app", "default:web"), `0@14 PolicySubject: no statement is for this service account; the nearest is statement 2, line 5: it is for "system:serviceaccount:default:web"; add one for "system:serviceaccount:default:app", or add it to a list`},
 
 		// Operators.
