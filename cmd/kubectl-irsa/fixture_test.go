@@ -32,6 +32,7 @@ type world struct {
 	t        *testing.T
 	pod      *pod // nil: it is gone
 	others   []*pod
+	jobs     []workload
 	rs       workload
 	account  object
 	accounts []object
@@ -192,6 +193,10 @@ func (w *world) get(kind, name string, names bool, fail func(string) ([]byte, er
 		deployment := w.rs
 		deployment.Metadata.Name, deployment.Metadata.OwnerReferences = "cart", nil
 		return encode(deployment)
+	case "cronjob":
+		return encode(workload{Metadata: metadata{Name: name, Namespace: "shop", UID: "c1"}})
+	case "jobs":
+		return encode(list[workload]{w.jobs})
 	case "serviceaccount":
 		if name != w.account.Metadata.Name {
 			return notFound()

@@ -191,6 +191,26 @@ func TestOtherPodsAreNamed(t *testing.T) {
 	}
 }
 
+// Of a CronJob, it is the newest Job that counts.
+func TestCronJobs(t *testing.T) {
+	w := newWorld(t)
+	if output, err := w.diagnose("shop/cronjob/report"); err == nil || !strings.Contains(err.Error(), "cause: cronjob/report in namespace shop has no Pod") {
+		t.Errorf("%v\n%s", err, output)
+	}
+	decode(t, `[
+		{"metadata": {"name": "report-1", "creationTimestamp": "2026-01-01T00:00:00Z", "ownerReferences": [{"uid": "c1"}]}, "spec": {"selector": {"matchLabels": {"job": "1"}}}},
+		{"metadata": {"name": "report-3", "creationTimestamp": "2026-01-03T00:00:00Z", "ownerReferences": [{"uid": "c1"}]}, "spec": {"selector": {"matchLabels": {"job": "3"},
+			"matchExpressions": [{"key": "a", "operator": "In", "values": ["x", "y"]}, {"key": "b", "operator": "Exists"}, {"key": "c", "operator": "DoesNotExist"}, {"key": "d", "operator": "NotIn", "values": ["z"]}]}}},
+		{"metadata": {"name": "report-2", "creationTimestamp": "2026-01-02T00:00:00Z", "ownerReferences": [{"uid": "c1"}]}, "spec": {"selector": {"matchLabels": {"job": "2"}}}},
+		{"metadata": {"name": "other-9", "creationTimestamp": "2026-01-09T00:00:00Z", "ownerReferences": [{"uid": "c2"}]}, "spec": {"selector": {"matchLabels": {"job": "9"}}}}]`, &w.jobs)
+	if output, err := w.diagnose("shop/cj/report"); err != nil {
+		t.Errorf("%v\n%s", err, output)
+	}
+	if want := "kubectl --namespace=shop get -o json pods --selector=job=3,a in (x,y),b,!c,d notin (z)"; !slices.Contains(w.calls, want) {
+		t.Errorf("want %s in %q", want, w.calls)
+	}
+}
+
 // Each row is a target that is not there, or has no Pod.
 func TestWhatIsNotThereIsNamed(t *testing.T) {
 	for _, row := range []struct {
