@@ -122,15 +122,17 @@ func (e *examination) lookUp(ctx context.Context, host string) bool {
 func (e *examination) notLookedUp(ctx context.Context, host string, err error) {
 	dns, ok := errors.AsType[*net.DNSError](err)
 	if ok && dns.IsNotFound {
-		text := "no such host: " + host
+		text, hint := "no such host: "+host, ""
 		switch meant := e.regionMeant(); {
 		case e.Exchange.Endpoint != "":
 		case meant != "":
 			text += "; did you mean the region " + meant + "?"
+			hint = "correct the region"
 		case e.regionExists() && (!e.Exchange.FIPS || hasFIPS(e.Exchange.Region)) && !e.Exchange.DualStack:
 			text += "; the region exists, so the fault is in the DNS that this Pod uses"
+			hint = "look for the fault in the DNS, not in the region"
 		}
-		e.unreachable("dns", &cache.FetchError{Reason: cache.EndpointNotFound, Message: text})
+		e.unreachable("dns", &cache.FetchError{Reason: cache.EndpointNotFound, Message: text, Hint: hint})
 		return
 	}
 	text := fmt.Sprintf("cannot look up %s: %v", host, err)
