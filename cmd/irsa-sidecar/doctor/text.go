@@ -47,7 +47,7 @@ func (r *Report) WriteText(w io.Writer, color bool) error {
 			text = f.Key + ": " + text
 		}
 		if f.Consequence && f.Key != string(NotChecked) { // which says so itself
-			text += "; follows from the cause"
+			text = strings.TrimSuffix(text, ".") + "; follows from the cause"
 		}
 		begin := fmt.Sprintf("  %-*s  ", width, f.Check)
 		wrap(&b, begin, strings.Repeat(" ", len("FAIL")+len(begin)), text)
