@@ -36,9 +36,13 @@ func fill(report *doctor.Report, o *outside, flags []string) {
 	f.pipe = regexp.MustCompile(`aws iam get-role .*\| *(?:kubectl exec .* -- /)?irsa-sidecar doctor --trust-policy -`)
 	f.call = regexp.MustCompile(`(?m)(^|\| *)kubectl( irsa doctor)? `)
 	for i := range report.Findings {
-		fixes := slices.Clone(report.Findings[i].Fixes)
-		for j := range fixes {
-			f.fill(&fixes[j])
+		var fixes []doctor.Fix
+		for _, fix := range report.Findings[i].Fixes {
+			f.fill(&fix)
+			same := slices.ContainsFunc(fixes, func(other doctor.Fix) bool { return fix.Text != "" && fix.Text == other.Text })
+			if asked := o.question.aws && strings.HasPrefix(fix.Text, "kubectl irsa doctor ") && strings.HasSuffix(fix.Text, " --aws"); !same && !asked {
+				fixes = append(fixes, fix)
+			}
 		}
 		report.Findings[i].Fixes = fixes
 	}

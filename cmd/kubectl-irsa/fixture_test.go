@@ -113,7 +113,8 @@ const (
    "fixes": [{"what": "use STS in the cluster's region", "kind": "shell", "text": "kubectl set env -n shop deployment/DEPLOYMENT -c irsa-sidecar AWS_REGION=eu-west-1"},
              {"what": "for the app, too", "kind": "shell", "text": "kubectl set env -n shop deployment/DEPLOYMENT -c CONTAINER AWS_REGION=eu-west-1"},
              {"what": "then", "kind": "shell", "text": "kubectl rollout restart -n shop deployment/DEPLOYMENT"},
-             {"what": "look", "kind": "shell", "text": "aws iam get-role --role-name app | irsa-sidecar doctor --trust-policy -"}]}]}`
+             {"what": "look", "kind": "shell", "text": "aws iam get-role --role-name app | kubectl exec -i -n shop POD -c irsa-sidecar -- /irsa-sidecar doctor --trust-policy -"},
+             {"what": "or let the plugin ask", "kind": "shell", "text": "kubectl irsa doctor NAMESPACE/POD --aws"}]}]}`
 )
 
 func decode(t *testing.T, text string, into any) {

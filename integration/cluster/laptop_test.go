@@ -3,6 +3,8 @@
 package cluster
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
@@ -55,11 +58,12 @@ func (c *cluster) trustsOthers(t *testing.T, pod string) {
 	var right string
 	c.sts.Change(func(o *ststest.Options) {
 		right = o.TrustPolicy
+		o.Providers = []ststest.Provider{{Issuer: clusterIssuer, ClientIDs: []string{"sts.amazonaws.com"}}}
 		o.TrustPolicy = strings.ReplaceAll(right, "system:serviceaccount:*:app", "system:serviceaccount:*:crat")
 	})
 	from := time.Now()
 	defer func() {
-		c.sts.Change(func(o *ststest.Options) { o.TrustPolicy = right })
+		c.sts.Change(func(o *ststest.Options) { o.TrustPolicy, o.Providers = right, nil })
 		c.outages = append(c.outages, [2]time.Time{from, time.Now()})
 	}()
 	file := filepath.Join(t.TempDir(), "trust.json")
@@ -68,6 +72,48 @@ func (c *cluster) trustsOthers(t *testing.T, pod string) {
 	}
 	c.diagnose(t, pod, "cause: ", "FAIL sts AccessDenied", "kubectl irsa doctor "+pod)
 	c.diagnose(t, pod+" --trust-policy - < "+file, "cause: ", "FAIL trust-policy", "system:serviceaccount:*:crat", "system:serviceaccount:laptop:app", "aws iam update-assume-role-policy --role-name app")
+	c.asksAWS(t, pod)
+}
+
+// asksAWS lets the real AWS CLI read the role in an IAM and an EKS for tests, and change its trust policy as it is printed.
+func (c *cluster) asksAWS(t *testing.T, pod string) {
+	account := ststest.NewAccount(c.sts, ststest.AccountOptions{Clusters: map[string]string{"prod": clusterIssuer}})
+	url, err := account.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer account.Close()
+	dir := t.TempDir()
+	// Older versions know no AWS_ENDPOINT_URL, and others on the PATH may not work here.
+	if err := os.WriteFile(filepath.Join(dir, "aws"), []byte("#!/bin/sh\nexec /usr/bin/aws --endpoint-url "+url+` "$@"`+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	keys := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", account.Operator().AccessKeyID, account.Operator().SecretAccessKey)
+	if err := os.WriteFile(filepath.Join(dir, "credentials"), []byte(keys), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"PATH": dir + ":" + os.Getenv("PATH"), "AWS_SHARED_CREDENTIALS_FILE": filepath.Join(dir, "credentials"), "AWS_CONFIG_FILE": filepath.Join(dir, "config"),
+		"AWS_REGION": "eu-west-1", "AWS_EC2_METADATA_DISABLED": "true",
+	} {
+		t.Setenv(name, value)
+	}
+	c.diagnose(t, pod+" --aws --eks-cluster prod", "cause: ", "ok aws ", "ok iam-role ", "ok iam-provider ", "ok eks-cluster ", "FAIL trust-policy ", "system:serviceaccount:*:crat")
+	asJSON, _ := c.shell("kubectl irsa doctor " + pod + " --aws --json").Output()
+	var report doctor.Report
+	if err := json.Unmarshal(asJSON, &report); err != nil {
+		t.Fatalf("%v in\n%s", err, asJSON)
+	}
+	for _, f := range report.Findings {
+		for _, fix := range f.Fixes {
+			if strings.HasPrefix(fix.Text, "aws iam update-assume-role-policy --role-name app ") {
+				c.say(t, fix.Text)
+				c.diagnose(t, pod+" --aws --eks-cluster prod", "", "ok sts ", "ok trust-policy ", " 0 FAIL")
+				return
+			}
+		}
+	}
+	t.Errorf("no fix of the trust policy in\n%s", asJSON)
 }
 
 // mayNotExec asks as somebody who may read everything in the namespace, and no more.
