@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -33,6 +34,9 @@ func (e *examination) throughProxy(ctx context.Context, proxy, endpoint *url.URL
 	}
 	return e.secure(ctx, conn, endpoint)
 }
+
+// maxHead is longer than any proxy's answer to CONNECT, in bytes. Without it, one that never ends would fill the memory.
+const maxHead = 64 << 10
 
 // tunnel asks an HTTP proxy for a connection to the endpoint.
 func (e *examination) tunnel(ctx context.Context, proxy, endpoint *url.URL) (net.Conn, *cache.FetchError) {
@@ -62,14 +66,15 @@ func (e *examination) tunnel(ctx context.Context, proxy, endpoint *url.URL) (net
 		conn = secure
 	}
 	request := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: hostPort(endpoint)}, Host: hostPort(endpoint), Header: make(http.Header)}
-	if password, ok := proxy.User.Password(); ok {
+	if proxy.User != nil { // the exchange sends a user without a password too
+		password, _ := proxy.User.Password()
 		request.Header.Set("Proxy-Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(proxy.User.Username()+":"+password)))
 	}
 	seen := &beginning{Conn: conn}
 	err = request.Write(conn)
 	var response *http.Response
 	if err == nil {
-		response, err = http.ReadResponse(bufio.NewReader(seen), request)
+		response, err = http.ReadResponse(bufio.NewReader(io.LimitReader(seen, maxHead)), request)
 	}
 	timeout, slow := errors.AsType[net.Error](err)
 	switch {

@@ -73,12 +73,19 @@ func TestProxiesOnTheWay(t *testing.T) {
 		user   *url.Userinfo
 		want   string
 	}{
-		"hangs":               {answer: func(conn net.Conn) { io.Copy(io.Discard, conn) }, want: "connect EndpointTimeout: the proxy PROXY accepted a connection, but did not answer CONNECT STS within 3s" + address + or},
-		"hangs up":            {answer: func(conn net.Conn) {}, want: "connect EndpointUnreachable: the proxy PROXY ended the connection instead of answering CONNECT STS" + address + or},
-		"407":                 {answer: says("HTTP/1.1 407 No\r\n\r\n"), want: "connect ProxyRefused: the proxy PROXY requires a user and a password" + user + or},
-		"407 with a user":     {answer: says("HTTP/1.1 407 No\r\n\r\n"), user: url.UserPassword("me", "the-proxys-password"), want: "connect ProxyRefused: the proxy PROXY does not accept the user and the password in HTTPS_PROXY" + user + or},
-		"403":                 {answer: says("HTTP/1.1 403 No\r\n\r\n"), want: "connect ProxyRefused: the proxy PROXY answered CONNECT STS with HTTP 403" + user + or},
-		"405":                 {answer: says("HTTP/1.1 405 No\r\n\r\n"), want: "connect ProxyRefused: the proxy PROXY answered CONNECT STS with HTTP 405" + user + or},
+		"hangs":           {answer: func(conn net.Conn) { io.Copy(io.Discard, conn) }, want: "connect EndpointTimeout: the proxy PROXY accepted a connection, but did not answer CONNECT STS within 3s" + address + or},
+		"hangs up":        {answer: func(conn net.Conn) {}, want: "connect EndpointUnreachable: the proxy PROXY ended the connection instead of answering CONNECT STS" + address + or},
+		"407":             {answer: says("HTTP/1.1 407 No\r\n\r\n"), want: "connect ProxyRefused: the proxy PROXY requires a user and a password" + user + or},
+		"407 with a user": {answer: says("HTTP/1.1 407 No\r\n\r\n"), user: url.UserPassword("me", "the-proxys-password"), want: "connect ProxyRefused: the proxy PROXY does not accept the user and the password in HTTPS_PROXY" + user + or},
+		"403":             {answer: says("HTTP/1.1 403 No\r\n\r\n"), want: "connect ProxyRefused: the proxy PROXY answered CONNECT STS with HTTP 403" + user + or},
+		"405":             {answer: says("HTTP/1.1 405 No\r\n\r\n"), want: "connect ProxyRefused: the proxy PROXY answered CONNECT STS with HTTP 405" + user + or},
+		"a head without an end": {answer: func(conn net.Conn) {
+			http.ReadRequest(bufio.NewReader(conn))
+			io.WriteString(conn, "HTTP/1.1 200 OK\r\n")
+			for _, err := io.WriteString(conn, "X: x\r\n"); err == nil; {
+				_, err = io.WriteString(conn, strings.Repeat("X: x\r\n", 1000))
+			}
+		}, want: "connect EndpointUnreachable: the proxy PROXY does not speak HTTP; if it is a SOCKS proxy, its URL must begin with socks5:// (it sends \"HTTP/1.1 200 OK\")" + address + or},
 		"502":                 {answer: says("HTTP/1.1 502 No\r\n\r\n"), want: "connect EndpointUnreachable: the proxy PROXY answered CONNECT STS with HTTP 502: it cannot reach that host" + address + or},
 		"503":                 {answer: says("HTTP/1.1 503 No\r\n\r\n"), want: "connect EndpointUnreachable: the proxy PROXY answered CONNECT STS with HTTP 503: it cannot reach that host" + address + or},
 		"is an SSH server":    {answer: says("SSH-2.0-OpenSSH_9.6\r\n"), want: `connect EndpointUnreachable: the proxy PROXY does not speak HTTP; if it is a SOCKS proxy, its URL must begin with socks5:// (it sends "SSH-2.0-OpenSSH_9.6")` + address + or},
@@ -114,9 +121,24 @@ func TestProxiesOnTheWay(t *testing.T) {
 }
 
 func TestAProxyThatLetsUsThrough(t *testing.T) {
-	w := newWorld(t)
-	e := &examination{Options: w.options, now: time.Now()}
-	var asked string
+	for user, want := range map[*url.Userinfo]string{
+		url.UserPassword("me", "secret"): "Basic bWU6c2VjcmV0",
+		url.User("me"):                   "Basic bWU6", // as the exchange sends it
+		nil:                              "",
+	} {
+		w := newWorld(t)
+		e := &examination{Options: w.options, now: time.Now()}
+		asked := w.letThrough(e, user)
+		if want = "CONNECT " + stsHost + ":443 " + want; asked != want {
+			t.Errorf("the proxy was asked %s, want %s", asked, want)
+		}
+	}
+}
+
+// letThrough connects through a proxy that asks for nothing, and returns what the proxy was asked.
+func (w *world) letThrough(e *examination, user *url.Userinfo) (asked string) {
+	t := w.t
+	t.Helper()
 	proxy := speaks(t, func(conn net.Conn) {
 		request, err := http.ReadRequest(bufio.NewReader(conn))
 		if err != nil {
@@ -132,15 +154,13 @@ func TestAProxyThatLetsUsThrough(t *testing.T) {
 		go io.Copy(far, conn)
 		io.Copy(conn, far)
 	})
-	if !e.throughProxy(t.Context(), &url.URL{Scheme: "http", Host: proxy, User: url.UserPassword("me", "secret")}, &url.URL{Scheme: "https", Host: stsHost}) {
+	if !e.throughProxy(t.Context(), &url.URL{Scheme: "http", Host: proxy, User: user}, &url.URL{Scheme: "https", Host: stsHost}) {
 		t.Errorf("found %+v", e.findings)
 	}
 	if last := e.findings[len(e.findings)-1]; last.Check != "tls" || last.Finding != "TLS 1.3, certificate issued by Example, Test CA" {
 		t.Errorf("found %+v", last)
 	}
-	if asked != "CONNECT "+stsHost+":443 Basic bWU6c2VjcmV0" {
-		t.Errorf("the proxy was asked %s", asked)
-	}
+	return asked
 }
 
 // Variables that may be why STS is not reached, where it is not.
@@ -250,5 +270,22 @@ func TestACertificateForAnotherNameIsNamed(t *testing.T) {
 		"use AWS's own endpoint: unset AWS_ENDPOINT_URL_STS"
 	if got := lastFailure(t, e); got != want {
 		t.Errorf("found %s\nwant %s", got, want)
+	}
+}
+
+// A NO_PROXY replaces a no_proxy: what is in that must stay.
+func TestAHostIsAddedToNoProxy(t *testing.T) {
+	for _, row := range []struct{ upper, lower, want string }{
+		{"", "", stsHost},
+		{".svc", "", ".svc," + stsHost},
+		{"", ".svc,10.0.0.0/8", ".svc,10.0.0.0/8," + stsHost},
+		{".svc", "localhost", ".svc," + stsHost},
+	} {
+		env := map[string]string{"NO_PROXY": row.upper, "no_proxy": row.lower}
+		e := &examination{Options: Options{Getenv: func(name string) string { return env[name] }}}
+		e.Exchange.Region = region
+		if got := e.fixNoProxy("").Text; got != "export NO_PROXY="+row.want {
+			t.Errorf("%q, %q: %s, want %s", row.upper, row.lower, got, row.want)
+		}
 	}
 }

@@ -562,7 +562,8 @@ func (e *examination) stsHost() string {
 
 func (e *examination) fixNoProxy(what string) Fix {
 	host := e.stsHost()
-	return e.setEnv(what, ourContainer, "NO_PROXY="+shellWord(strings.TrimPrefix(e.Getenv("NO_PROXY")+","+host, ","), shellQuote("HOSTS,"+host)))
+	list := cmp.Or(e.Getenv("NO_PROXY"), e.Getenv("no_proxy")) // a NO_PROXY replaces all of no_proxy
+	return e.setEnv(what, ourContainer, "NO_PROXY="+shellWord(strings.TrimPrefix(list+","+host, ","), shellQuote("HOSTS,"+host)))
 }
 
 // regions has a region for each partition in which STS is always enabled.
