@@ -34,7 +34,6 @@ func explanations() []explanation {
 	// provider.
 	badToken := keys(cache.InvalidIdentityToken, cache.IDPCommunicationError, cache.IDPRejectedClaim, cache.TokenFileMalformed,
 		ProviderMissing, AudienceNotRegistered, ThumbprintMismatch, TokenLegacy, TokenClaimMissing, TokenClaimMalformed,
-		IssuerNotHTTPS, IssuerNotPublic, IssuerMalformed,
 		IssuerNotHTTPS, IssuerNotPublic, IssuerMalformed, IssuerUnreachable, IssuerMismatch, IssuerIncomplete, KeyUnknown, SignatureInvalid)
 	unset := keys(noExchange, NotAnnotated, HalfAnnotated, RoleARNMalformed, cache.TokenFileMissing)
 	expired := keys(cache.ExpiredTokenException)

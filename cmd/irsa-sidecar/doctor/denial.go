@@ -139,6 +139,13 @@ func (e *examination) deniedElsewhere() bool {
 	return e.found(DeniedByOrganization) || e.found(DeniedByEndpointPolicy) || e.found(DeniedByPolicy)
 }
 
+// ofExchange reports whether a finding is about an exchange, so that STS's yes outweighs it. The sidecar may refuse a variable
+// that the exchange does not need, and a file that is not a policy stays one.
+func ofExchange(f Finding) bool {
+	return f.Check != "environment" && f.Key != string(trustpolicy.NotAPolicy) &&
+		slices.ContainsFunc(explanations(), func(x explanation) bool { return x.check == f.Check })
+}
+
 // reconcile adapts the findings to what STS has said: where it accepts the token, no check of the exchange has failed, and
 // where another policy refuses, nothing needs to change in the trust policy first.
 func (e *examination) reconcile() {
@@ -147,7 +154,7 @@ func (e *examination) reconcile() {
 		f := &e.findings[i]
 		switch {
 		case f.Status != Fail:
-		case accepted && slices.Contains([]string{"role", "token-file", "token", "audience", "subject", "issuer", "dns", "connect", "tls", "clock", "signature"}, f.Check):
+		case accepted && ofExchange(*f):
 			f.Status, f.Advice = Warn, ""
 			if f.Check == "clock" {
 				f.Finding += "; an exchange needs no clock, but AWS refuses what is signed more than 5 minutes off"

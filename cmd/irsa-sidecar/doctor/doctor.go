@@ -194,9 +194,14 @@ func (e *examination) ok(check, format string, args ...any) {
 func (e *examination) skip(checks ...string) { e.skipped = append(e.skipped, checks...) }
 
 func (e *examination) reportSkipped() {
-	if len(e.skipped) > 0 {
-		e.add(warning("not checked", NotChecked, "skipped because of the failures above: "+strings.Join(e.skipped, ", ")))
+	if len(e.skipped) == 0 {
+		return
 	}
+	why := "skipped because of the failures above: "
+	if !slices.ContainsFunc(e.findings, func(f Finding) bool { return f.Status == Fail }) {
+		why = "could not be checked from here: "
+	}
+	e.add(warning("not checked", NotChecked, why+strings.Join(e.skipped, ", ")))
 }
 
 // failed reports whether a check has failed so far.

@@ -157,6 +157,10 @@ func (e *examination) checkPolicy() {
 // reportPolicyAlone says of a policy what needs no token: whom it names, and what it allows beyond them.
 func (e *examination) reportPolicyAlone(policy *trustpolicy.Policy) {
 	named := policy.Named()
+	if len(named) == 0 && e.accepted() {
+		e.ok("trust-policy", "%s allows no OIDC provider, and STS accepts the token: the role has another trust policy now", e.PolicyName)
+		return
+	}
 	if len(named) == 0 {
 		e.add(failure("trust-policy", trustpolicy.NothingFederated, e.PolicyName+" allows no OIDC provider: no token of a service account can assume the role"))
 		return

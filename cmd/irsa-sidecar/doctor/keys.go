@@ -138,5 +138,5 @@ var entries = []Entry{
 	{string(trustpolicy.MissingAudience), "No condition on `aud`: tokens for every client ID of the provider are accepted."},
 	{string(trustpolicy.MissingSubject), "No condition on `sub`: every service account of the cluster is accepted."},
 	{string(trustpolicy.AnyPrincipal), "`Principal` is `*`: every identity provider is trusted."},
-	{string(NotChecked), "Checks that were skipped because earlier ones failed."},
+	{string(NotChecked), "Checks that were skipped because earlier ones failed, or that cannot be made from here."},
 }

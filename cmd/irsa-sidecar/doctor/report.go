@@ -39,7 +39,7 @@ type Identity struct {
 type Finding struct {
 	Check   string `json:"check"`
 	Status  Status `json:"status"`
-	Key     string `json:"key,omitempty"` // a [cache.Reason] or a [Key]; empty where Status is OK
+	Key     string `json:"key,omitempty"` // a [cache.Reason], a [Key] or a [trustpolicy.Kind]; empty where Status is OK
 	Finding string `json:"finding"`
 	Summary string `json:"summary,omitempty"` // the finding in a few words, for [Cause]; empty if it is short itself
 	Advice  string `json:"advice,omitempty"`  // a Reason's, the same as everywhere else
@@ -61,7 +61,7 @@ func warning[K ~string](check string, key K, text string, fixes ...Fix) Finding 
 // Fix is one thing to do.
 type Fix struct {
 	What string `json:"what"`
-	Kind string `json:"kind"` // shell, terraform or yaml; empty if What says it all
+	Kind string `json:"kind"` // shell, diff, json, terraform or yaml; empty if What says it all
 	Text string `json:"text"` // to paste as is, but for words in capitals; empty if Kind is empty
 }
 
