@@ -60,15 +60,27 @@ func (f *filler) fill(fix *doctor.Fix) {
 			fix.What += "; nothing makes this Pod again: do it after that"
 		}
 	}
-	if f.Owner != "" {
-		fix.Text = strings.ReplaceAll(fix.Text, "deployment/DEPLOYMENT", f.Owner)
+	if fix.Kind != "shell" && fix.Kind != "yaml" {
+		return // a policy, with a Sid or a tag that may look like a placeholder
 	}
-	fix.Text = f.placeholder.ReplaceAllStringFunc(fix.Text, func(word string) string { return cmp.Or(f.words[word], word) })
+	command, policy := fix.Text, ""
+	if i := strings.Index(command, "policy-document "); i >= 0 {
+		command, policy = command[:i], command[i:]
+	}
+	fix.Text = f.fillCommand(command, fix.Kind) + policy
+}
+
+// fillCommand fills in a command, or YAML.
+func (f *filler) fillCommand(text, kind string) string {
+	if f.Owner != "" {
+		text = strings.ReplaceAll(text, "deployment/DEPLOYMENT", f.Owner)
+	}
+	text = f.placeholder.ReplaceAllStringFunc(text, func(word string) string { return cmp.Or(f.words[word], word) })
 	if f.Sidecar != "" && f.Sidecar != deploy.Name {
-		fix.Text = strings.ReplaceAll(fix.Text, "-c "+deploy.Name+" ", "-c "+f.Sidecar+" ")
+		text = strings.ReplaceAll(text, "-c "+deploy.Name+" ", "-c "+f.Sidecar+" ")
 	}
 	if f.Pod != "" {
-		fix.Text = f.pipe.ReplaceAllStringFunc(fix.Text, func(pipe string) string {
+		text = f.pipe.ReplaceAllStringFunc(text, func(pipe string) string {
 			if !f.question.aws {
 				return fmt.Sprintf("kubectl irsa doctor %s/%s --aws", f.Namespace, f.Pod)
 			}
@@ -76,9 +88,10 @@ func (f *filler) fill(fix *doctor.Fix) {
 			return fmt.Sprintf("%s| kubectl irsa doctor %s/%s --trust-policy -", ask, f.Namespace, f.Pod)
 		})
 	}
-	if fix.Kind == "shell" && f.flags != "" {
-		fix.Text = f.call.ReplaceAllStringFunc(fix.Text, func(call string) string { return call[:len(call)-1] + f.flags + " " })
+	if kind == "shell" && f.flags != "" {
+		text = f.call.ReplaceAllStringFunc(text, func(call string) string { return call[:len(call)-1] + f.flags + " " })
 	}
+	return text
 }
 
 // kind is what makes such Pods, or "" for a Pod of its own.

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 )
 
 const theirs = "shop/cart-7c9f4d5b6-x2x4z"
@@ -281,6 +283,40 @@ func TestTheReportIsPrinted(t *testing.T) {
 	output, err := w.diagnose(theirs)
 	if exitCode(err) != 1 || !strings.Contains(output, "AccessDenied") || !strings.Contains(output, "\n        kubectl rollout restart -n shop deployment/cart\n") {
 		t.Errorf("%v\n%s", err, output)
+	}
+}
+
+// What is in a policy stays as it is, even if it looks like a placeholder.
+func TestNothingIsFilledIntoAPolicy(t *testing.T) {
+	raw, err := os.ReadFile("testdata/wrong-subject.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(raw), `"Effect"`, `"Sid": "POD", "Effect"`, 1)
+	file := filepath.Join(t.TempDir(), "trust.json")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	w.forbidden = []string{"pods/exec"}
+	output, err := w.diagnose(theirs, "--trust-policy", file)
+	if err == nil || !strings.Contains(output, "update-assume-role-policy") || !strings.Contains(output, `"Sid": "POD"`) {
+		t.Errorf("%v\n%s", err, output)
+	}
+}
+
+// One command is proposed once, even if the doctor in the Pod and the placeholders spelt it differently.
+func TestTheSameFixIsPrintedOnce(t *testing.T) {
+	w := newWorld(t)
+	w.inside, w.insideErr = insideRegion, "irsa-sidecar: doctor: environment"
+	output, _ := w.diagnose(theirs)
+	if n := strings.Count(output, "kubectl irsa doctor "+theirs+" --aws\n"); n != 1 {
+		t.Errorf("%d times in\n%s", n, output)
+	}
+	report := &doctor.Report{Findings: []doctor.Finding{{Fixes: []doctor.Fix{{What: "read"}, {What: "wait"}, {What: "a", Kind: "shell", Text: "x"}, {What: "b", Kind: "shell", Text: "x"}}}}}
+	fill(report, &outside{observed: &observed{}}, nil)
+	if got := report.Findings[0].Fixes; len(got) != 3 {
+		t.Errorf("%+v", got)
 	}
 }
 
