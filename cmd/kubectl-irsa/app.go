@@ -21,26 +21,26 @@ func (o *outside) checkApp(ctx context.Context, k *kubectl) []doctor.Finding {
 		return nil // the one is reported, and the other is the exchange that is examined anyway
 	}
 	if len(c.EnvFrom) > 0 {
-		o.warn(checkContainer, notVisible, fmt.Sprintf("container %s has more variables from %s, which is not read", c.Name, envFrom(c)))
+		o.warn(checkAppEnvironment, notVisible, fmt.Sprintf("container %s has more variables from %s, which is not read", c.Name, envFrom(c)))
 	}
 	if !o.runs() {
-		o.warn("app", doctor.NotChecked, "which identity "+c.Name+" has was not checked: no sidecar runs in the Pod")
+		o.warn(checkApp, doctor.NotChecked, "which identity "+c.Name+" has was not checked: no sidecar runs in the Pod")
 		return nil
 	}
 	k.say("asking the sidecar as container %s", c.Name)
 	app, err := json.Marshal(o.appOf(c))
 	if err != nil {
-		o.warn("app", notVisible, err.Error())
+		o.warn(checkApp, notVisible, err.Error())
 		return nil
 	}
 	report, err := k.runInSidecar(ctx, o.facts, bytes.NewReader(app), "--app", "--app-env", "-")
 	if err != nil {
-		o.warn("app", notVisible, fmt.Sprintf("which identity %s has was not checked: %v", c.Name, err))
+		o.warn(checkApp, notVisible, fmt.Sprintf("which identity %s has was not checked: %v", c.Name, err))
 		return nil
 	}
 	for i := range report.Findings {
 		f := &report.Findings[i]
-		if f.Check == "app" {
+		if f.Check == checkApp {
 			f.Finding = shown(fmt.Sprintf("container %s: %s", c.Name, f.Finding))
 		} else if slices.ContainsFunc(o.findings, func(g doctor.Finding) bool { return g.Check == f.Check }) {
 			f.Check = "app-" + f.Check

@@ -33,6 +33,9 @@ const (
 	checkWebhook   = "webhook"
 	checkVolume    = "volume"
 	checkContainer = "container"
+	checkApp       = "app"
+
+	checkAppEnvironment = "app-environment"
 )
 
 // outside is what is found from outside of the Pod.
@@ -93,7 +96,10 @@ func (o *outside) checkCluster() {
 	cluster := ""
 	switch c := o.config.value; {
 	case o.Cluster != "":
-		cluster = ", EKS cluster " + o.Cluster + " in " + o.Region
+		cluster = ", EKS cluster " + o.Cluster
+		if o.Region != "" {
+			cluster += " in " + o.Region
+		}
 	case len(c.Clusters) > 0:
 		cluster = ", " + c.Clusters[0].Cluster.Server
 	}
@@ -115,8 +121,11 @@ func (o *outside) checkPod() {
 		o.warn(checkPod, podNotRunning, name+" has completed")
 	case s.Phase == "Failed":
 		o.fail(checkPod, podNotRunning, strings.TrimSuffix(fmt.Sprintf("%s has failed: %s %s", name, s.Reason, s.Message), " "))
-	case o.runs():
+	case o.runs() && !s.container(o.Sidecar).Ready && slices.ContainsFunc(o.pod.Spec.InitContainers, func(c container) bool { return c.Name == o.Sidecar }):
 		o.warn(checkPod, podNotRunning, fmt.Sprintf("%s has not started: it waits for container %s, which runs", name, o.Sidecar))
+	case o.runs():
+		o.warn(checkPod, podNotRunning, fmt.Sprintf("%s has not started: %s; container %s runs", name, o.holdup(), o.Sidecar),
+			shell("see what holds it up", fmt.Sprintf("kubectl describe pod -n %s %s", o.Namespace, o.Pod)))
 	default:
 		o.fail(checkPod, podNotRunning, fmt.Sprintf("%s is %s: %s", name, strings.ToLower(cmp.Or(s.Phase, "pending")), o.holdup()),
 			shell("see what holds it up", fmt.Sprintf("kubectl describe pod -n %s %s", o.Namespace, o.Pod)))
@@ -134,7 +143,7 @@ func (o *outside) holdup() string {
 		if w := c.State.Waiting; w != nil && c.Name == o.Sidecar && w.Reason != "PodInitializing" {
 			return "it waits for container " + c.Name
 		} else if w != nil && w.Reason != "PodInitializing" && w.Reason != "ContainerCreating" {
-			return fmt.Sprintf("container %s waits: %s %s", c.Name, w.Reason, w.Message)
+			return strings.TrimSpace(fmt.Sprintf("container %s waits: %s %s", c.Name, w.Reason, w.Message))
 		}
 	}
 	return "its containers have not started"
@@ -447,7 +456,11 @@ func (o *outside) checkSidecar() {
 	case s.State.Terminated != nil:
 		o.fail(checkContainer, sidecarFailing, fmt.Sprintf("%s does not run, %s%s", o.Sidecar, restarts(s), lastWords(s.State)), o.fixLog())
 	case s.State.Waiting != nil && s.State.Waiting.Reason != "PodInitializing":
-		o.fail(checkContainer, sidecarFailing, fmt.Sprintf("%s does not run: %s, %s%s", o.Sidecar, s.State.Waiting.Reason, o.whyWaiting(s), lastWords(s.LastState)), o.fixLog())
+		fix := o.fixLog()
+		if s.LastState.Terminated == nil { // it has no log yet
+			fix = shell("see what holds it up", fmt.Sprintf("kubectl describe pod -n %s %s", o.Namespace, o.Pod))
+		}
+		o.fail(checkContainer, sidecarFailing, fmt.Sprintf("%s does not run: %s, %s%s", o.Sidecar, s.State.Waiting.Reason, o.whyWaiting(s), lastWords(s.LastState)), fix)
 	}
 }
 

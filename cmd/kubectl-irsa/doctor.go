@@ -56,13 +56,14 @@ func diagnose(ctx context.Context, q question, k *kubectl, policy []byte) (*doct
 	report := &doctor.Report{Schema: schema, Version: version}
 	inside := o.askInside(ctx, k, policy)
 	if inside != nil {
-		report.TrustPolicy = inside.TrustPolicy
+		report.TrustPolicy, report.Identity = inside.TrustPolicy, inside.Identity
 		o.findings = slices.DeleteFunc(o.findings, func(f doctor.Finding) bool { // the doctor says more
 			return f.Status == doctor.OK && (f.Check == checkVolume || f.Check == checkContainer)
 		})
 		o.findings = append(o.findings, inside.Findings...)
 	} else {
 		report.TrustPolicy = o.checkFromOutside(policy)
+		report.Identity = o.whom()
 	}
 	o.findings = append(o.findings, o.checkApp(ctx, k)...)
 	report.Findings = o.findings
@@ -146,7 +147,7 @@ func verdict(report *doctor.Report) error {
 		return errors.New("cause: " + report.Cause.Text)
 	}
 	for _, f := range report.Findings {
-		if f.Key == string(notVisible) && (f.Check == checkContainer || f.Check == checkAWS) {
+		if f.Key == string(notVisible) && slices.Contains([]string{checkContainer, checkApp, checkAWS}, f.Check) {
 			return errors.New(f.Finding)
 		}
 	}

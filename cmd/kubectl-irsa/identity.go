@@ -54,3 +54,12 @@ func (o *outside) checkFromOutside(policy []byte) json.RawMessage {
 	}
 	return id.Policy()
 }
+
+// whom is the identity in the report, as far as it is known from outside.
+func (o *outside) whom() *doctor.Identity {
+	id := &doctor.Identity{Role: shown(o.RoleARN), Issuer: shown(o.Issuer), Subject: fmt.Sprintf("system:serviceaccount:%s:%s", o.Namespace, o.ServiceAccount)}
+	if o.Audience != "" {
+		id.Audience = []string{shown(o.Audience)}
+	}
+	return id
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -131,6 +132,21 @@ var faults = []struct {
 		w.pod.Status.Phase, w.status().Ready = "Pending", false
 		w.inside, w.insideErr = insideDenied, "irsa-sidecar: doctor: sts: AccessDenied"
 	}, nil, "AccessDenied"},
+	{"waits-for-the-app", func(w *world) {
+		w.pod.Status.Phase = "Pending"
+		decode(w.t, `[{"name": "app", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"registry.example/cart:7\""}}}]`, &w.pod.Status.ContainerStatuses)
+	}, nil, ""},
+	{"waits-for-another", func(w *world) {
+		w.pod.Status.Phase = "Pending"
+		w.pod.Status.InitContainerStatuses = append(w.pod.Status.InitContainerStatuses, containerStatus{Name: "migrate"})
+		decode(w.t, `{"waiting": {"reason": "CrashLoopBackOff"}}`, &w.pod.Status.InitContainerStatuses[1].State)
+		decode(w.t, `[{"name": "app", "state": {"waiting": {"reason": "PodInitializing"}}}]`, &w.pod.Status.ContainerStatuses)
+	}, nil, ""},
+	{"app-from-elsewhere", func(w *world) {
+		w.insideApp = `{"schema": 2, "findings": [{"check": "app", "status": "ok", "finding": "gets the sidecar's credentials"}]}`
+		decode(w.t, `[{"configMapRef": {"name": "settings"}}]`, &w.pod.Spec.Containers[0].EnvFrom)
+	}, []string{"--container", "app"}, ""},
+	{"app-not-asked", func(w *world) { w.insideApp = "hello" }, []string{"--container", "app"}, ""},
 	{"windows", func(w *world) {
 		w.pod.Spec.OS.Name = ""
 		w.node.Metadata.Labels["kubernetes.io/os"] = "windows"
@@ -187,7 +203,7 @@ func TestOtherPodsAreNamed(t *testing.T) {
 	if err != nil || !strings.Contains(output, "shop/cart-7c9f4d5b6-x2x4z of deployment/cart, running") || !strings.Contains(output, "not ready: cart-555555555-newer\"") {
 		t.Errorf("%v\n%s", err, output)
 	}
-	newer.Status.InitContainerStatuses = w.pod.Status.InitContainerStatuses // its sidecar runs
+	decode(t, `[{"name": "irsa-sidecar", "state": {"running": {}}}]`, &newer.Status.InitContainerStatuses)
 	if output, err = w.diagnose("shop/deployment/cart", "--json"); err != nil || !strings.Contains(output, "cart-555555555-newer of deployment/cart has not started: it waits for container irsa-sidecar") {
 		t.Errorf("%v\n%s", err, output)
 	}
@@ -274,6 +290,29 @@ func TestThePolicyGoesToTheSidecar(t *testing.T) {
 	}
 	if _, err := w.diagnose(theirs, "--trust-policy", file+"x"); exitCode(err) != 2 {
 		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+// Whose identity it is, is in the report, whether the token was read or not.
+func TestTheIdentityIsInTheReport(t *testing.T) {
+	const subject = "system:serviceaccount:shop:cart"
+	for _, row := range []struct {
+		forbidden []string
+		want      doctor.Identity
+	}{
+		{nil, doctor.Identity{Role: "the role", Issuer: "the issuer", Audience: []string{"the audience"}, Subject: subject}},
+		{[]string{"pods/exec"}, doctor.Identity{Role: roleARN, Issuer: issuerURL, Audience: []string{defaultAudience}, Subject: subject}},
+	} {
+		w := newWorld(t)
+		w.forbidden = row.forbidden
+		w.inside = `{"schema": 2, "identity": {"role": "the\u001brole", "issuer": "the\u001bissuer", "audience": ["the\u001baudience"], "subject": "` + subject + `"},
+			"findings": [{"check": "sts", "status": "ok", "finding": "x"}]}`
+		output, _ := w.diagnose(theirs, "--json")
+		var report doctor.Report
+		decode(t, output, &report)
+		if report.Identity == nil || !reflect.DeepEqual(*report.Identity, row.want) {
+			t.Errorf("%+v, want %+v", report.Identity, row.want)
+		}
 	}
 }
 

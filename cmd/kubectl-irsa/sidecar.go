@@ -57,6 +57,12 @@ func readReport(output []byte, err error) (*doctor.Report, error) {
 	for i := range report.Findings {
 		makeHarmless(&report.Findings[i])
 	}
+	if id := report.Identity; id != nil {
+		id.Role, id.Issuer, id.Subject = shown(id.Role), shown(id.Issuer), shown(id.Subject)
+		for i := range id.Audience {
+			id.Audience[i] = shown(id.Audience[i])
+		}
+	}
 	return &report, nil
 }
 
