@@ -506,10 +506,19 @@ func TestAHealthyPodIsHealthy(t *testing.T) {
 }
 
 func TestAFindingDoesNotSteerATerminal(t *testing.T) {
-	f := Finding{Finding: "AWS_PROFILE=d\x1b[2Jev:\r\u009b1A\u202e \xff"}
+	const bad, want = "AWS_PROFILE=d\x1b[2Jev:\r\u009b1A\u202e \xff", "AWS_PROFILE=d [2Jev: 1A"
+	f := Finding{Finding: bad, Summary: bad, Advice: bad}
 	f.scrub()
-	if want := "AWS_PROFILE=d [2Jev: 1A"; f.Finding != want {
-		t.Errorf("%q, want %q", f.Finding, want)
+	if f.Finding != want || f.Summary != want || f.Advice != want {
+		t.Errorf("%q, %q, %q, want %q", f.Finding, f.Summary, f.Advice, want)
+	}
+	// A host in a URL may have any letter by its number.
+	env := map[string]string{"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "*"}
+	e := &examination{Options: Options{Getenv: func(name string) string { return env[name] }}}
+	e.Exchange.Endpoint = "https://sts%c2%9b2J.example"
+	_, fixes := e.proxyTrap(&cache.FetchError{Reason: cache.EndpointTimeout})
+	if want := "if STS is reached only through the proxy, remove the entry that covers STS from NO_PROXY"; len(fixes) != 1 || fixes[0].What != want {
+		t.Errorf("%+v, want %q", fixes, want)
 	}
 }
 

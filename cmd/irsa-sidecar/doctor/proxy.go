@@ -127,7 +127,7 @@ func (e *examination) proxyTrap(err *cache.FetchError) (text string, fixes []Fix
 	if upper != "" && lower != "" && upper != lower && strings.Contains(err.Message, "proxy") {
 		text, fixes = "; https_proxy names another proxy, but HTTPS_PROXY counts", []Fix{e.setProxy("if https_proxy is right", "HTTPS_PROXY", lower)}
 	}
-	noText, noFixes := e.noProxyTrap(endpoint.Hostname(), strings.Contains(err.Message, "proxy"))
+	noText, noFixes := e.noProxyTrap(e.stsHost(), strings.Contains(err.Message, "proxy"))
 	return text + noText, append(fixes, noFixes...)
 }
 

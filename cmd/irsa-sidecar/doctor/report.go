@@ -95,7 +95,7 @@ const maxFinding = 1000
 // scrub turns the texts into short lines without secrets: those with the form of one, and these, as a server may quote
 // what it was sent.
 func (f *Finding) scrub(secrets ...string) {
-	f.Finding, f.Summary = clean(f.Finding, secrets...), clean(f.Summary, secrets...)
+	f.Finding, f.Summary, f.Advice = clean(f.Finding, secrets...), clean(f.Summary, secrets...), clean(f.Advice, secrets...)
 }
 
 func clean(text string, secrets ...string) string {
