@@ -15,8 +15,8 @@ type who struct {
 // proved reports whether a policy lets in the identity and, under the same conditions, all whom the old one lets in and
 // nobody else. Its statement at the index edited is a changed one; if that is -1, the last is a new one.
 //
-// A condition that is not about a token may be met or not, and is the same in both policies. Deny is the same in both, and
-// can only take away, so that it does not matter here.
+// A condition that is not about a token may be met or not, and is the same in both policies. Only the statements that differ
+// are compared: the others, and every Deny, are the same in both.
 func proved(old, changed *Policy, id Identity, edited int) bool {
 	if !kept(old, changed, id, edited) || changed.Decide(id) == Refused || !letIn(changed, who{id, id.ProviderARN(), Action}) {
 		return false
@@ -28,19 +28,37 @@ func proved(old, changed *Policy, id Identity, edited int) bool {
 	if edited >= 0 {
 		after, before = changed.Statements[edited], old.Statements[edited:edited+1]
 	}
-	everybody := universe(id, append([]*Statement{after}, before...), slices.Concat(old.Statements, changed.Statements))
-	for _, w := range slices.Concat(everybody, otherwise(everybody, slices.Concat(before, []*Statement{after}))) {
+	differ := append([]*Statement{after}, before...)
+	if slices.ContainsFunc(differ, (*Statement).intersects) {
+		return false
+	}
+	everybody := universe(id, differ)
+	for _, w := range slices.Concat(everybody, otherwise(everybody, differ)) {
 		then, now := terms(before, w), terms([]*Statement{after}, w)
-		if slices.EqualFunc(then, now, slices.Equal) {
-			continue // the other statements are the same
-		}
-		then, now = terms(old.Statements, w), terms(changed.Statements, w)
 		self := w.federated == id.ProviderARN() && w.Audience == id.Audience && w.Subject == id.Subject
 		if !implies(then, now) || !self && !implies(now, then) {
 			return false
 		}
 	}
 	return len(everybody) > 0
+}
+
+// intersects reports whether two conditions have patterns for one key: who matches both is not in the universe.
+func (s *Statement) intersects() bool {
+	has := make(map[string]bool)
+	for i := range s.conditions {
+		c := &s.conditions[i]
+		o, _ := parseOperator(c.operator.text)
+		if foreign(c.key.text) || o.negative || !o.wildcards || !slices.ContainsFunc(c.values, func(v value) bool { return strings.ContainsAny(v.text, "*?") }) {
+			continue
+		}
+		key := strings.ToLower(c.key.text)
+		if has[key] {
+			return true
+		}
+		has[key] = true
+	}
+	return false
 }
 
 // otherwise returns the same people who ask for what a web identity may need besides, as far as the statements are about it.
@@ -219,35 +237,68 @@ func same(a, b *node) bool {
 	return a.kind == b.kind && a.text == b.text && sameMembers(a, b) && slices.EqualFunc(a.items, b.items, same)
 }
 
-// mostWork bounds a proof, in comparisons of a value. A policy of the highest quota needs some two million.
+// mostWork bounds a proof, in comparisons of a value.
 const mostWork = 2_500_000
 
-// universe returns everybody who may be told apart by the policies: every provider, audience and subject that a statement
-// names, texts that its patterns match, and strangers. If these are too many, it is those of the statements that differ, for
-// which all others are strangers; nil if even they are too many.
-func universe(id Identity, differ, all []*Statement) []who {
+// universe returns everybody who may be told apart by the statements: every provider, audience and subject that one of them
+// names, texts that its patterns match, and strangers. It is nil if these are too many, or no name is a stranger's.
+func universe(id Identity, statements []*Statement) []who {
+	u := &crowd{id: id}
+	if u.name = unnamed(statements, id); u.name == "" {
+		return nil
+	}
 	values := 1
-	for _, s := range differ {
+	for _, s := range statements {
+		u.add(s)
 		for i := range s.conditions {
 			values += len(s.conditions[i].values)
 		}
 	}
-	for _, statements := range [][]*Statement{all, differ} {
-		u := &crowd{id: id}
-		for _, s := range statements {
-			u.add(s)
-		}
-		if people := u.providers.size() * u.audiences.size() * u.subjects.size(); people <= mostWork/values {
-			return u.everybody()
+	if u.providers.size()*u.audiences.size()*u.subjects.size() > mostWork/values {
+		return nil
+	}
+	return u.everybody()
+}
+
+// unnamed returns a name that no statement has, or begins or ends a part of a pattern with: where a text with it matches a
+// pattern, it is the wildcards that match the name, so that they match every other name as well. It is longer than what a
+// row of ? matches; empty if there is none.
+func unnamed(statements []*Statement, id Identity) string {
+	var all strings.Builder
+	single := 0
+	for _, s := range statements {
+		for i := range s.conditions {
+			c := &s.conditions[i]
+			for _, v := range c.values {
+				want, _ := c.expand(v.text, comparison{variables: true}, id)
+				all.WriteString(strings.ToLower(v.text + "\x00" + want.String() + "\x00"))
+				single = max(single, strings.Count(v.text, "?"))
+			}
 		}
 	}
-	return nil
+	text := all.String()
+	const letters, longest = "xqzjkwvbfghpydlumcnrtsoiea0123456789", 30
+	var inner []rune // which touch no wildcard
+	for _, r := range letters {
+		if l := string(r); !slices.ContainsFunc([]string{"*" + l, l + "*", "?" + l, l + "?"}, func(touching string) bool { return strings.Contains(text, touching) }) {
+			inner = append(inner, r)
+		}
+	}
+	for _, a := range inner {
+		for _, b := range inner {
+			if pair := string(a) + string(b); !strings.Contains(text, pair) {
+				return strings.Repeat(pair, min(1+single/2, longest/2))
+			}
+		}
+	}
+	return ""
 }
 
 // crowd has the names that statements distinguish.
 type crowd struct {
 	id                             Identity
-	providers, audiences, subjects set // the providers as principals
+	name                           string // a stranger's
+	providers, audiences, subjects set    // the providers as principals
 }
 
 // set has texts in the order in which they came.
@@ -272,9 +323,9 @@ func (s *set) add(texts ...string) {
 
 func (u *crowd) add(s *Statement) {
 	arn := "arn:" + u.id.Partition + ":iam::" + u.id.Account + ":oidc-provider/"
-	u.providers.add(u.id.ProviderARN(), arn+"stranger.example")
-	u.audiences.add(u.id.Audience, "stranger")
-	u.subjects.add(u.id.Subject, "system:serviceaccount:stranger:stranger", "stranger")
+	u.providers.add(u.id.ProviderARN(), arn+u.name+".example")
+	u.audiences.add(u.id.Audience, u.name)
+	u.subjects.add(u.id.Subject, "system:serviceaccount:"+u.name+":"+u.name, u.name)
 	for _, v := range s.federated {
 		u.providers.add(v.text)
 	}
@@ -286,9 +337,9 @@ func (u *crowd) add(s *Statement) {
 		provider, claim := c.split()
 		u.providers.add(arn + provider)
 		for _, v := range c.values {
-			texts := instances(v.text)
+			texts := u.instances(v.text)
 			if want, resolved := c.expand(v.text, comparison{variables: true}, u.id); resolved == yes && strings.Contains(v.text, "${") {
-				texts = append(texts, instances(want.String())...)
+				texts = append(texts, u.instances(want.String())...)
 			}
 			if strings.EqualFold(visible(claim), "aud") {
 				u.audiences.add(texts...)
@@ -300,13 +351,15 @@ func (u *crowd) add(s *Statement) {
 }
 
 // instances returns a value in other cases, and texts that it matches if it is a pattern.
-func instances(text string) []string {
+func (u *crowd) instances(text string) []string {
 	all := []string{text, strings.ToLower(text), strings.ToUpper(text)}
 	if strings.ContainsAny(text, "*?") {
-		for _, star := range []string{"", "x", ":x", "x:x", "system:serviceaccount:x:x"} {
-			all = append(all, strings.NewReplacer("*", star, "?", "x").Replace(text))
+		x := u.name
+		one := x[:1]
+		for _, star := range []string{"", x, ":" + x, x + ":" + x, "system:serviceaccount:" + x + ":" + x} {
+			all = append(all, strings.NewReplacer("*", star, "?", one).Replace(text))
 		}
-		all = append(all, strings.NewReplacer("*", "x", "?", "x").Replace(strings.Replace(text, "*", "system:serviceaccount:x", 1)))
+		all = append(all, strings.NewReplacer("*", x, "?", one).Replace(strings.Replace(text, "*", "system:serviceaccount:"+x, 1)))
 	}
 	return all
 }
