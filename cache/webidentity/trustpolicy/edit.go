@@ -73,6 +73,9 @@ func (p *Policy) Propose(id Identity) (*Edit, error) {
 	if c := p.invalid(); c != nil {
 		return nil, fmt.Errorf("line %d: %q is not a condition operator: IAM refuses the policy until it is corrected", c.operator.line, c.operator.text)
 	}
+	if c := q.lock(id); c != nil {
+		return nil, fmt.Errorf("%s: whoever put this condition there may have meant it for this service account too, and a new statement would not have it: change the policy by hand", c.shifted(p.root.line-1).place())
+	}
 	return nil, errors.New("no change of this policy certainly lets in only this service account: change it by hand")
 }
 
@@ -258,7 +261,8 @@ type candidate struct {
 	text      []byte
 	statement int // which one is edited; -1 if one is added
 	rank      int
-	cost      int // bytes that change
+	near      bool // ours joins a value that may be a misspelling of it
+	cost      int  // bytes that change
 	note      string
 }
 
@@ -277,6 +281,7 @@ const (
 // Lines of the policy begin after before.
 func (p *Policy) candidates(id Identity, before int) (all []candidate, err error) {
 	var notes []string
+	ours := 0
 	for i, s := range p.Statements {
 		if s.Deny {
 			if s.applies(id) == unknown {
@@ -288,38 +293,54 @@ func (p *Policy) candidates(id Identity, before int) (all []candidate, err error
 		if r == nil {
 			continue
 		}
+		ours++
 		if r.excludes != nil {
 			notes = append(notes, fmt.Sprintf("statement %d excludes this service account (line %d): whoever wrote that may have meant it", i+1, before+r.excludes.key.line))
 		}
 		if r.blocked != nil && !r.joined && !r.hopeless {
-			c := *r.blocked
-			c.key.line += before
-			return nil, fmt.Errorf("statement %d, line %d, is for this service account, but one of its conditions is not met (%s): whoever put it there may have meant it, so meet it or change it by hand", i+1, before+s.Line, c.place())
+			return nil, fmt.Errorf("statement %d, line %d, is for this service account, but one of its conditions is not met (%s): whoever put it there may have meant it, so meet it or change it by hand", i+1, before+s.Line, r.blocked.shifted(before).place())
 		}
-		if r.hopeless || r.blocked != nil || len(r.splices) == 0 {
-			continue
-		}
-		c := candidate{text: apply(p.text, r.splices), statement: i, rank: replaces, cost: cost(r.splices), note: r.note}
-		switch {
-		case r.removed:
-			c.rank = admits
-		case r.joined:
-			c.rank = joins
-		}
-		all = append(all, c)
-		if c.rank == replaces {
-			if bound := bind(c.text, i, id); bound != nil {
-				c.text, c.rank = bound, binds
-				all = append(all, c)
-			}
+		if !r.hopeless && r.blocked == nil && len(r.splices) > 0 {
+			all = append(all, r.candidates(p.text, i)...)
 		}
 	}
-	sort.SliceStable(all, func(i, j int) bool { return cmp.Or(all[i].rank-all[j].rank, all[i].cost-all[j].cost) < 0 })
-	all = append(all[:min(len(all), mostEdits)], candidate{text: p.with(id), statement: -1})
+	sort.SliceStable(all, func(i, j int) bool {
+		a, b := &all[i], &all[j]
+		if a.rank == b.rank && a.near != b.near {
+			return a.near
+		}
+		return cmp.Or(a.rank-b.rank, a.cost-b.cost) < 0
+	})
+	all = all[:min(len(all), mostEdits)]
+	if p.lock(id) == nil {
+		all = append(all, candidate{text: p.with(id), statement: -1})
+	}
 	for i := range all {
+		if c := &all[i]; ours > 1 && c.rank == joins && !c.near {
+			c.note = "" // the statement is for another service account, and right
+		}
 		all[i].note = joined(append([]string{all[i].note}, notes...)...)
 	}
 	return all, nil
+}
+
+// candidates returns the policies in which the statement at an index is edited.
+func (r *repair) candidates(text []byte, index int) []candidate {
+	c := candidate{text: apply(text, r.splices), statement: index, rank: replaces, near: r.near, cost: cost(r.splices), note: r.note}
+	switch {
+	case r.removed:
+		c.rank = admits
+	case r.joined:
+		c.rank = joins
+	}
+	if c.rank == replaces {
+		if bound := bind(c.text, index, r.id); bound != nil {
+			also := c
+			also.text, also.rank = bound, binds
+			return []candidate{c, also}
+		}
+	}
+	return []candidate{c}
 }
 
 func joined(notes ...string) string {
@@ -329,9 +350,15 @@ func joined(notes ...string) string {
 // shifted returns a statement for messages, whose lines are those of the whole text.
 func (s *Statement) shifted(lines int) *Statement {
 	moved := *s
-	moved.conditions = slices.Clone(s.conditions)
-	for i := range moved.conditions {
-		moved.conditions[i].key.line += lines
+	moved.conditions = nil
+	for i := range s.conditions {
+		moved.conditions = append(moved.conditions, *s.conditions[i].shifted(lines))
 	}
+	return &moved
+}
+
+func (c *condition) shifted(lines int) *condition {
+	moved := *c
+	moved.key.line += lines
 	return &moved
 }

@@ -253,6 +253,9 @@ func lost(old, edited naive) string {
 		return fmt.Sprintf("has %d statements of %d", len(edited), len(old))
 	}
 	changed := len(edited) - len(old)
+	if open, locked := locks(old); changed > 0 && locked > 0 && open == 0 {
+		return "goes round a condition that every statement for the provider has"
+	}
 	for i, s := range old {
 		if reflect.DeepEqual(s, edited[i]) {
 			continue
@@ -294,6 +297,34 @@ func lost(old, edited naive) string {
 		}
 	}
 	return ""
+}
+
+// locks counts the statements that allow tokens of our provider: without a condition that is not about the token, and with one.
+func locks(p naive) (open, locked int) {
+	for _, s := range p {
+		principal, _ := s["Principal"].(map[string]any)
+		named := principal != nil && slices.Contains(stringsOf(principal["Federated"]), arnPrefix+ourProvider)
+		anybody := principal == nil || slices.Contains(stringsOf(principal["AWS"]), "*")
+		covers := slices.ContainsFunc(stringsOf(s["Action"]), func(a string) bool { return glob(strings.ToLower(a), strings.ToLower(Action)) })
+		if s["Effect"] != "Allow" || !named && !anybody || !covers && s["NotAction"] == nil {
+			continue
+		}
+		condition, _ := s["Condition"].(map[string]any)
+		isLocked, ofOthers := false, false
+		for operator, keys := range condition {
+			for key := range keys.(map[string]any) {
+				isLocked = isLocked || strings.HasPrefix(key, "aws:") || strings.HasPrefix(key, "sts:")
+				ofOthers = ofOthers || strings.HasPrefix(key, neighbour) || strings.HasPrefix(key, github) || operator == "Null"
+			}
+		}
+		switch {
+		case isLocked && !ofOthers && named && covers:
+			locked++
+		case !isLocked:
+			open++
+		}
+	}
+	return open, locked
 }
 
 // maker makes policies at random.
@@ -548,13 +579,17 @@ func number(t *testing.T, text string) int {
 }
 
 // mayBeRefused reports whether there is a reason to propose nothing: the identity is let in or denied in some case, or a
-// condition that is not about the token is not met.
+// condition that is not about the token is not met, or a new statement would go round it.
 func mayBeRefused(p naive, err error) bool {
 	f := make(free)
 	for _, s := range p {
 		if _, applies := f.needs(s, asker{"Federated", arnPrefix + ourProvider, ourProvider, cart.Audience, cart.Subject, Action}); applies {
 			return true
 		}
+	}
+	if strings.Contains(err.Error(), "a new statement would not have it") {
+		text, _ := json.Marshal(p)
+		return bytes.Contains(text, []byte(`"aws:`)) || bytes.Contains(text, []byte(`"sts:RoleSessionName`)) || bytes.Contains(text, []byte(`:amr"`))
 	}
 	return strings.Contains(err.Error(), "one of its conditions is not met")
 }

@@ -14,6 +14,7 @@ type repair struct {
 	source    []byte
 	splices   []splice
 	note      string
+	near      bool       // ours joins a value that may be a misspelling of it
 	joined    bool       // others keep their values, and ours joins them
 	removed   bool       // ours is taken out of an exclusion
 	excludes  *condition // the exclusion that keeps it out
@@ -216,7 +217,9 @@ func (r *repair) values(c *condition, claim string) {
 		}
 	}
 	for _, v := range c.values {
-		if len(c.values) == 1 || isOneEdit(v.text, want) {
+		near := isOneEdit(v.text, want) || isSwapped(v.text, want)
+		r.near = r.near || near
+		if len(c.values) == 1 || near {
 			r.note = asJSON(v.text) + " stays, as it may be in use: if it is a mistake, remove it by hand"
 		}
 	}
