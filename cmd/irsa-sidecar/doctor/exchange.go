@@ -154,6 +154,9 @@ func (e *examination) checkPolicy() {
 	}
 }
 
+// maxShown is how many identities of a policy a report lists.
+const maxShown = 5
+
 // reportPolicyAlone says of a policy what needs no token: whom it names, and what it allows beyond them.
 func (e *examination) reportPolicyAlone(policy *trustpolicy.Policy) {
 	named := policy.Named()
@@ -165,11 +168,19 @@ func (e *examination) reportPolicyAlone(policy *trustpolicy.Policy) {
 		e.add(failure("trust-policy", trustpolicy.NothingFederated, e.PolicyName+" allows no OIDC provider: no token of a service account can assume the role"))
 		return
 	}
+	allowed := slices.DeleteFunc(slices.Clone(named), func(id trustpolicy.Identity) bool { return policy.Decide(id) != trustpolicy.Allowed })
+	shown := allowed
+	if len(allowed) > maxShown+1 {
+		shown = allowed[:maxShown]
+	}
+	for _, id := range shown {
+		e.ok("trust-policy", "%s allows %s of %s with the audience %s; whether that is the Pod's needs its token", e.PolicyName, id.Subject, id.Provider(), id.Audience)
+	}
+	if more := len(allowed) - len(shown); more > 0 {
+		e.ok("trust-policy", "%s allows %d more by name", e.PolicyName, more)
+	}
 	var problems []trustpolicy.Problem
 	for _, id := range named[:min(len(named), 20)] {
-		if policy.Decide(id) == trustpolicy.Allowed {
-			e.ok("trust-policy", "%s allows %s of %s with the audience %s; whether that is the Pod's needs its token", e.PolicyName, id.Subject, id.Provider(), id.Audience)
-		}
 		for _, p := range policy.Review(id) {
 			if !slices.Contains(problems, p) {
 				problems = append(problems, p)

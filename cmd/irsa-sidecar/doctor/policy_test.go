@@ -73,3 +73,22 @@ func TestThePolicyIsTheCause(t *testing.T) {
 		})
 	}
 }
+
+// A report is as long for a policy that names many service accounts as for one that names a few, and none of them is lost.
+func TestManySubjectsOfAPolicyAreCounted(t *testing.T) {
+	for subjects, want := range map[int]int{1: 1, 6: 6, 7: 6, 25: 6} {
+		statements := make([]string, subjects)
+		for i := range statements {
+			statements[i] = strings.Replace(allow(our, bothAre), "shop:cart", fmt.Sprintf("shop:s%d", i), 1)
+		}
+		e := &examination{Options: Options{PolicyName: "trust.json", Policy: []byte(policyOf(statements...))}}
+		e.checkPolicy()
+		if len(e.findings) != want {
+			t.Errorf("of %d subjects: %d findings, want %d: %+v", subjects, len(e.findings), want, e.findings)
+		}
+		last := e.findings[len(e.findings)-1].Finding
+		if more := fmt.Sprintf("trust.json allows %d more by name", subjects-5); (last == more) != (subjects > 6) {
+			t.Errorf("of %d subjects: the last finding is %s", subjects, last)
+		}
+	}
+}
