@@ -100,6 +100,10 @@ type Client struct {
 	// ProfileHidesKeys: with AWS_PROFILE, it ignores keys in the environment.
 	ProfileHidesKeys bool
 
+	// ConfigOnDemand: it reads AWS_CONFIG_FILE and ~/.aws/config only if AWS_SDK_LOAD_CONFIG is set; HomeOnly: it reads
+	// AWS_SHARED_CREDENTIALS_FILE only then too, and ~/.aws/credentials otherwise.
+	ConfigOnDemand, HomeOnly bool
+
 	// FullFirst: it prefers FullURI to RelativeURI; VariableFirst: Token to TokenFile; FileOnly: it ignores Token.
 	FullFirst, VariableFirst, FileOnly bool
 
@@ -125,11 +129,12 @@ var Clients = []Client{
 	// create_credential_resolver in credentials.py. A profile with role_arn and source_profile goes before web identity.
 	{Name: "botocore, boto3, AWS CLI", Order: usual},
 	// aws/session/credentials.go, aws/defaults/defaults.go
-	{Name: "Go v1", Order: usual, FullFirst: true},
+	{Name: "Go v1", Order: usual, ConfigOnDemand: true, FullFirst: true},
 	// config/resolve_credentials.go. Before config 1.27.34, FullURI came first.
 	{Name: "Go v2", Order: usual},
-	// defaultProviders in lib/node_loader.js; the token's order in lib/credentials/remote_credentials.js
-	{Name: "JavaScript v2", Order: []Kind{Keys, Profile, Container}, VariableFirst: true, NodeNext: true},
+	// defaultProviders in lib/node_loader.js; the token's order in lib/credentials/remote_credentials.js, the files in
+	// getProfilesFromSharedConfig of lib/util.js
+	{Name: "JavaScript v2", Order: []Kind{Keys, Profile, Container}, ConfigOnDemand: true, HomeOnly: true, VariableFirst: true, NodeNext: true},
 	// defaultProvider in credential-provider-node. Releases up to 3.495 don't know TokenFile.
 	{Name: "JavaScript v3", Order: profileFirst, ProfileHidesKeys: true},
 	// DefaultAWSCredentialsProviderChain.java. Keys in system properties come second.
@@ -182,6 +187,8 @@ func (c *Client) Remarks() (all []string) {
 		text  string
 	}{
 		{c.ProfileHidesKeys, "with `AWS_PROFILE`, ignores keys in variables"},
+		{c.ConfigOnDemand && !c.HomeOnly, "reads `~/.aws/config` only with `AWS_SDK_LOAD_CONFIG`"},
+		{c.HomeOnly, "reads `~/.aws/config` and `AWS_SHARED_CREDENTIALS_FILE` only with `AWS_SDK_LOAD_CONFIG`"},
 		{c.FullFirst, "prefers `" + FullURI + "` to `" + RelativeURI + "`"},
 		{c.VariableFirst, "prefers `" + Token + "` to the file"},
 		{c.FileOnly, "ignores `" + Token + "`"},

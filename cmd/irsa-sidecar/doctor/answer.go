@@ -34,7 +34,7 @@ func notLoopback(u *url.URL, err error) string {
 			return "there is no port " + port
 		}
 	}
-	if u.Hostname() == "localhost" {
+	if strings.EqualFold(u.Hostname(), "localhost") {
 		return ""
 	}
 	if address, err := netip.ParseAddr(u.Hostname()); err != nil || !address.IsLoopback() {
@@ -86,6 +86,10 @@ func (e *examination) checkAppAuthorization() (tokens []appToken) {
 
 // readAppToken reads the app's token file. It reports what is wrong with it.
 func (e *examination) readAppToken(path string) (token appToken, known bool) {
+	if path != "" && !strings.Contains(path, "/") { // which is not shown
+		e.fail("authorization", AppTokenUnusable, sources.TokenFile+" is not the path of a file; is it the token itself?", e.fixAppToken()...)
+		return appToken{}, false
+	}
 	if e.App.hidden(sources.TokenFile) || e.App.Elsewhere && path != e.Getenv("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE") {
 		f := warning("authorization", NotChecked, fmt.Sprintf("%s=%s cannot be read from here", sources.TokenFile, path))
 		if foreign(path) != "" && e.Authorization != "" {
@@ -153,6 +157,10 @@ func (e *examination) checkAppAnswer(ctx context.Context, uri *url.URL, tokens [
 			sent += ", which " + list(sources.Those(func(c *sources.Client) bool { return c.VariableFirst })) + " send"
 		}
 		whose := e.askAsApp(ctx, uri, token, sent)
+		if last := &e.findings[len(e.findings)-1]; i > 0 && served != "" && last.Status == Fail {
+			last.Status = Warn // most clients are served, by the file
+			last.Fixes = []Fix{e.setEnv("do without the variable, as the file has the right token", appContainer, sources.Token+"-")}
+		}
 		if i == 0 {
 			served = whose
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 )
@@ -159,6 +160,10 @@ func (e *examination) checkAppWebIdentity() {
 // checkAppEndpoint returns the URL that most clients ask, or nil if that is not one of a sidecar.
 func (e *examination) checkAppEndpoint() *url.URL {
 	full, relative := e.App.Env[sources.FullURI], e.App.has(sources.RelativeURI)
+	if _, present := e.App.Env[sources.RelativeURI]; present && !relative && full != "" {
+		e.fail("endpoint", OtherEndpoint, sources.RelativeURI+" is set, to nothing: boto3 and the AWS CLI ask 169.254.170.2 all the same, others ask the sidecar",
+			e.setEnv("remove it", appContainer, sources.RelativeURI+"-"))
+	}
 	if relative {
 		ours := sources.Those(func(c *sources.Client) bool { return c.FullFirst })
 		text := sources.RelativeURI + " is set: clients ask 169.254.170.2 and not the sidecar" + allBut(list(ours))
@@ -186,12 +191,12 @@ func (e *examination) checkAppEndpoint() *url.URL {
 		return nil
 	}
 	if why := notLoopback(uri, err); why != "" {
-		e.fail("endpoint", OtherEndpoint, fmt.Sprintf("%s=%s does not point to a sidecar: %s", sources.FullURI, full, why), e.fixURI())
+		e.fail("endpoint", OtherEndpoint, fmt.Sprintf("%s=%s does not point to a sidecar: %s", sources.FullURI, redact.Scrub(full), why), e.fixURI())
 		return nil
 	}
 	text := sources.FullURI + "=" + full
 	switch host := uri.Hostname(); {
-	case host == "localhost":
+	case strings.EqualFold(host, "localhost"):
 		e.warn("endpoint", AddressSpelling, text+": "+list(sources.Those(func(c *sources.Client) bool { return c.NumbersOnly }))+" refuse the name localhost", e.fixURI())
 	case host != "127.0.0.1" && host != "::1":
 		e.warn("endpoint", AddressSpelling, text+": several clients accept no loopback address other than 127.0.0.1", e.fixURI())
@@ -225,7 +230,7 @@ func (e *examination) checkAppProxy() {
 		e.ok("proxy", "NO_PROXY exempts 127.0.0.1 from %s", variable)
 		return
 	}
-	e.warn("proxy", AppProxy, fmt.Sprintf("%s is set, and NO_PROXY does not have 127.0.0.1: %s ask the proxy, and send it the authorization token; others ask the sidecar directly", variable, list(through)),
+	e.warn("proxy", AppProxy, fmt.Sprintf("%s is set, and NO_PROXY does not have 127.0.0.1; with it, the proxy gets the request and the authorization token of %s; others ask the sidecar directly", variable, list(through)),
 		e.setEnv("exempt the sidecar", appContainer, "NO_PROXY="+shellWord(strings.TrimPrefix(exempt+",127.0.0.1", ","), "HOSTS,127.0.0.1")))
 }
 

@@ -156,7 +156,29 @@ var apps = []struct {
 		w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = "/var/run/secrets/eks.amazonaws.com/serviceaccount/token"
 	}, Shadowed, fixed},
 	{"role-without-file", func(w *world) { w.env["AWS_ROLE_ARN"] = roleARN }, HalfAnnotated, fixed},
-	{"shared-file", func(w *world) { w.put(".aws/credentials", sharedKeys) }, SharedFile, fixed},
+	{"shared-file", func(w *world) { w.put(".aws/credentials", sharedKeys) }, SharedFile, forPeople}, // JavaScript v2 reads it after the fix too
+	{"shared-config", func(w *world) { w.put(".aws/config", sharedKeys) }, SharedFile, fixed},
+	{"shared-file-with-colons", func(w *world) {
+		w.env["AWS_SHARED_CREDENTIALS_FILE"] = w.put("aws", strings.ReplaceAll(sharedKeys, " =", ":"))
+	}, SharedFile, fixed},
+	{"shared-file-empty-key", func(w *world) {
+		w.put(".aws/credentials", "[default]\naws_access_key_id =\naws_secret_access_key =\n")
+	}, SharedFile, fixed},
+	{"shared-file-half-key", func(w *world) {
+		w.env["AWS_SHARED_CREDENTIALS_FILE"] = w.put("aws", "[default]\naws_access_key_id = x\n")
+	}, SharedFile, fixed},
+	{"shared-file-malformed", func(w *world) {
+		w.put(".aws/credentials", "export AWS_SECRET_ACCESS_KEY="+appSecret+"\n")
+	}, SharedFile, forPeople},
+	{"shared-file-of-the-home", func(w *world) {
+		w.put(".aws/credentials", sharedKeys)
+		w.env["AWS_SHARED_CREDENTIALS_FILE"] = "/dev/null"
+	}, SharedFile, forPeople},
+	{"profile-old-variable", func(w *world) {
+		w.env["AWS_DEFAULT_PROFILE"] = "dev"
+		w.put(".aws/credentials", strings.Replace(sharedKeys, "default", "dev", 1))
+	}, SharedFile, fixed},
+	{"profile-is-a-secret", func(w *world) { w.env["AWS_PROFILE"] = appSecret }, ProfileSet, fixed},
 	{"shared-file-variable", func(w *world) {
 		w.env["AWS_SHARED_CREDENTIALS_FILE"] = w.put("secrets/aws", sharedKeys)
 	}, SharedFile, fixed},
@@ -175,10 +197,11 @@ var apps = []struct {
 	{"shared-file-unreadable", func(w *world) {
 		w.env["AWS_SHARED_CREDENTIALS_FILE"] = w.put("aws", strings.Repeat("#", maxShared+1)) // as a file of another user, which root reads
 	}, SharedFile, forPeople},
-	{"shared-file-is-a-directory", func(w *world) { w.env["AWS_SHARED_CREDENTIALS_FILE"] = w.dir }, "", fixed},
+	{"shared-file-is-a-directory", func(w *world) { w.env["AWS_SHARED_CREDENTIALS_FILE"] = w.dir }, SharedFile, forPeople},
 	{"old-file", func(w *world) { w.env["AWS_CREDENTIAL_FILE"] = "/etc/aws" }, SharedFile, fixed},
 
 	{"relative-uri", func(w *world) { w.env[sources.RelativeURI] = "/v2/credentials/x" }, OtherEndpoint, fixed},
+	{"relative-uri-empty", func(w *world) { w.env[sources.RelativeURI] = "" }, OtherEndpoint, fixed},
 	{"no-uri", func(w *world) { delete(w.env, sources.FullURI) }, EndpointNotSet, fixed},
 	{"pod-identity", func(w *world) {
 		w.env[sources.FullURI] = "http://169.254.170.23/v1/credentials"
@@ -192,6 +215,10 @@ var apps = []struct {
 	{"uri-of-a-name", func(w *world) {
 		w.env[sources.FullURI] = strings.Replace(w.env[sources.FullURI], "127.0.0.1", "localhost", 1)
 	}, AddressSpelling, fixed},
+	{"uri-of-a-name-in-capitals", func(w *world) {
+		w.env[sources.FullURI] = strings.Replace(w.env[sources.FullURI], "127.0.0.1", "LocalHost", 1)
+	}, AddressSpelling, fixed},
+	{"uri-is-a-secret", func(w *world) { w.env[sources.FullURI] = appSecret }, OtherEndpoint, fixed},
 	{"uri-without-path", func(w *world) { w.env[sources.FullURI] = "http://" + w.options.Listen.String() }, OtherEndpoint, fixed},
 	{"wrong-port", func(w *world) {
 		silent := silentAddress(w.t)
@@ -233,6 +260,13 @@ var apps = []struct {
 		delete(w.env, sources.Token)
 		w.env[sources.TokenFile] = w.put("authorization-token", podUID)
 	}, "", fixed},
+	{"token-file-and-wrong-token", func(w *world) {
+		w.env[sources.TokenFile], w.env[sources.Token] = w.put("authorization-token", podUID), "correct-horse-battery"
+	}, "AuthorizationRejected", fixed},
+	{"token-in-place-of-its-file", func(w *world) {
+		delete(w.env, sources.Token)
+		w.env[sources.TokenFile] = podUID
+	}, AppTokenUnusable, fixed},
 	{"token-file-missing", func(w *world) { w.env[sources.TokenFile] = filepath.Join(w.dir, "authorization-token") }, AppTokenUnusable, fixed},
 	{"token-file-with-newline", func(w *world) { w.env[sources.TokenFile] = w.put("authorization-token", podUID+"\n") }, AppTokenUnusable, fixed},
 	{"token-file-of-pod-identity", func(w *world) {
@@ -367,7 +401,7 @@ func TestReadApp(t *testing.T) {
 func TestNotLoopback(t *testing.T) {
 	for uri, ok := range map[string]bool{
 		"http://127.0.0.1:9911/v1/credentials": true, "http://[::1]:9911/v1/credentials": true, "http://127.1.2.3/": true, "http://localhost:9911/": true,
-		"http://LOCALHOST/": false, "http://sidecar:9911/": false, "http://10.0.0.1/": false, "https://127.0.0.1:9911/": false,
+		"http://LOCALHOST/": true, "http://localhost./": false, "http://sidecar:9911/": false, "http://10.0.0.1/": false, "https://127.0.0.1:9911/": false,
 		"127.0.0.1:9911": false, "//127.0.0.1:9911/": false, "http:///v1/credentials": false, "http://127.0.0.1:99111/": false, "http://127.0.0.1:0/": false, "http://127.0.0.1:65535/": true, "ftp://127.0.0.1/": false,
 	} {
 		u, err := url.Parse(uri)
@@ -401,7 +435,9 @@ func TestCredentialsInAProfile(t *testing.T) {
 		{false, "\ufeff[ default ]\r\naws_access_key_id=x\r\nAWS_SECRET_ACCESS_KEY=y\r\n", "default", true, "access keys"},
 		{false, "[default]\naws_access_key_id = x\n", "default", true, "aws_access_key_id without aws_secret_access_key"},
 		{false, "[default]\naws_secret_access_key = x\n", "default", true, ""},
-		{false, "[default]\naws_access_key_id =\naws_secret_access_key =\n", "default", true, ""},
+		{false, "[default]\naws_access_key_id =\naws_secret_access_key =\n", "default", true, emptyKeys},
+		{false, "[default]\naws_access_key_id: x\naws_secret_access_key: y\n", "default", true, "access keys"},
+		{false, "[default]\naws_access_key_id =\ncredential_process = /bin/x\n", "default", true, "a credential_process"},
 		{false, "[default]\n# aws_access_key_id = x\n;aws_secret_access_key = y\n", "default", true, ""},
 		{false, "[dev]\n" + keys + "[default]\n", "default", true, ""},
 		{false, "[dev]\n" + keys, "dev", true, "access keys"},
@@ -531,4 +567,29 @@ func FuzzProfiles(f *testing.F) {
 			t.Errorf("[%s] in %q: %v, %q", profile, content, found, has)
 		}
 	})
+}
+
+// Python's configparser was given each of these: it reads the rows without an answer, and fails at the others.
+func TestMalformed(t *testing.T) {
+	for _, row := range []struct{ content, want string }{
+		{"", ""},
+		{"# nothing\n; at all\n\n", ""},
+		{"[default] # a comment\nregion = x\n", ""},
+		{"  [default]\nregion: x\n", ""},
+		{"[default]\ns3 =\n  region = x\n  no setting\nregion = x", ""},
+		{"[a]\nregion=x\n[b]\nregion=x\n", ""},
+		{"[a]\nregion=\n", ""},
+		{"\ufeff[default]\n", "begins with a byte order mark"},
+		{"\nregion = x\n", "has text before the first [section], in line 2"},
+		{"[default\nregion = x\n", "has text before the first [section], in line 1"},
+		{"{\"region\": 1}", "has text before the first [section], in line 1"},
+		{"[default]\nregion x\n", "has no = in line 2"},
+		{"[default]\n[\n", "has no = in line 2"},
+		{"[a]\n[b]\n[a]\n", "has a section for the second time in line 3"},
+		{"[a]\nregion=x\nRegion = y", "has a setting for the second time in line 3"},
+	} {
+		if got := malformed(row.content); got != row.want {
+			t.Errorf("%q %s, want %q", row.content, got, row.want)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 )
@@ -71,10 +72,10 @@ func (e *examination) checkAppProfile() {
 		return
 	}
 	if other := e.App.Env["AWS_DEFAULT_PROFILE"]; selected == "AWS_PROFILE" && other != "" && other != profile {
-		e.warn("profile", ProfileSet, fmt.Sprintf("AWS_DEFAULT_PROFILE=%s differs from AWS_PROFILE=%s; boto3 and the AWS CLI take it, others do not", other, profile),
+		e.warn("profile", ProfileSet, fmt.Sprintf("AWS_DEFAULT_PROFILE=%s differs from AWS_PROFILE=%s; boto3 and the AWS CLI take it, others do not", redact.Scrub(other), redact.Scrub(profile)),
 			e.setEnv("remove it", appContainer, "AWS_DEFAULT_PROFILE-"))
 	}
-	exists := false
+	exists, before := false, len(e.findings)
 	var read []string
 	for _, file := range e.App.sharedFiles() {
 		if file.path == "" {
@@ -84,26 +85,62 @@ func (e *examination) checkAppProfile() {
 		switch {
 		case err == nil:
 			read = append(read, file.path)
+			if why := malformed(string(content)); why != "" {
+				e.fail("profile", SharedFile, fmt.Sprintf("%s %s: boto3 and the AWS CLI fail to read it, whatever the profile, and others may", file.path, why),
+					Fix{What: "correct the file, or remove it"})
+			}
 			found, has := file.credentials(string(content), profile)
 			exists = exists || found
 			if has != "" {
 				e.reportProfile(file, profile, selected, has)
 				return
 			}
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, regular.ErrNotRegular), errors.Is(err, regular.ErrDirectory): // such as /dev/null
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, regular.ErrNotRegular): // such as /dev/null
+		case errors.Is(err, regular.ErrDirectory):
+			e.warn("profile", SharedFile, file.path+" is a directory, not a file: Go v2 fails, others ignore it",
+				Fix{What: "remove the directory; if a volume is mounted there, mount the one file with subPath"})
 		default:
 			e.warn("profile", SharedFile, fmt.Sprintf("%s %v: an app that can read it may use it and not ask the sidecar", file.path, err))
 			return
 		}
 	}
+	e.checkHomeOnly(profile)
 	switch {
 	case selected != "" && !exists:
-		e.fail("profile", ProfileSet, fmt.Sprintf("%s=%s, and there is no such profile%s: boto3 and the AWS CLI fail, and others ignore it", selected, profile, in(read)),
+		e.fail("profile", ProfileSet, fmt.Sprintf("%s=%s, and there is no such profile%s: %s, and others ignore it", selected, redact.Scrub(profile), in(read), failing(selected)),
 			e.setEnv("remove it, so that clients find the sidecar", appContainer, selected+"-"))
+	case len(e.findings) > before: // of the files
 	case len(read) == 0:
 		e.ok("profile", "no file of profiles")
 	default:
 		e.ok("profile", "[%s]%s has no credentials", profile, in(read))
+	}
+}
+
+// failing says who fails if the profile that a variable selects does not exist.
+func failing(variable string) string {
+	if variable == "AWS_PROFILE" {
+		return "boto3, the AWS CLI and Go v2 fail"
+	}
+	return "boto3 and the AWS CLI fail"
+}
+
+// loadConfig lets the clients read all files that are ConfigOnDemand or HomeOnly.
+const loadConfig = "AWS_SDK_LOAD_CONFIG"
+
+// checkHomeOnly looks for credentials in ~/.aws/credentials if a variable names another file, which some clients ignore.
+func (e *examination) checkHomeOnly(profile string) {
+	const variable = "AWS_SHARED_CREDENTIALS_FILE"
+	home := e.App.Env["HOME"]
+	if home == "" || !e.App.has(variable) || e.App.has(loadConfig) {
+		return
+	}
+	file := sharedFile{path: filepath.Join(home, sources.Files[0])}
+	content, _, err := regular.Read(file.path, maxShared)
+	if _, has := file.credentials(string(content), profile); err == nil && has != "" && has != emptyKeys {
+		e.warn("profile", SharedFile, fmt.Sprintf("%s has %s in [%s]: %s may use those, as it ignores %s without %s", file.path, has, redact.Scrub(profile),
+			list(sources.Those(func(c *sources.Client) bool { return c.HomeOnly })), variable, loadConfig),
+			Fix{What: "remove the file: from the image, or the volume that is mounted there"})
 	}
 }
 
@@ -116,7 +153,7 @@ func in(files []string) string {
 
 // reportProfile reports credentials in the selected profile.
 func (e *examination) reportProfile(file sharedFile, profile, selected, has string) {
-	text := fmt.Sprintf("%s has %s in [%s]", file.path, has, profile)
+	text := fmt.Sprintf("%s has %s in [%s]", file.path, has, redact.Scrub(profile))
 	if selected != "" {
 		text += ", which " + selected + " selects"
 	}
@@ -125,6 +162,10 @@ func (e *examination) reportProfile(file sharedFile, profile, selected, has stri
 		return
 	}
 	var fixes []Fix
+	but := ""
+	if !file.config {
+		but = allBut(list(sources.Those(func(c *sources.Client) bool { return c.HomeOnly })))
+	}
 	switch {
 	case selected != "" && profile != "default":
 		fixes = append(fixes, e.setEnv("do not select that profile", appContainer, removed(e.App.set("AWS_PROFILE", "AWS_DEFAULT_PROFILE"))...))
@@ -132,9 +173,32 @@ func (e *examination) reportProfile(file sharedFile, profile, selected, has stri
 		fixes = append(fixes, e.setEnv("remove the variable, and the file if nothing else uses it", appContainer, file.variable+"-"))
 	default:
 		fixes = append(fixes, Fix{What: "remove the file: from the image, or the volume that is mounted there"},
-			e.setEnv("or have clients read an empty file instead", appContainer, file.variable+"=/dev/null"))
+			e.setEnv("or have clients read an empty file instead"+but, appContainer, file.variable+"=/dev/null"))
 	}
-	e.fail("profile", SharedFile, text+": clients use those and never ask the sidecar"+allBut(except(sources.Profile)), fixes...)
+	switch has {
+	case emptyKeys:
+		text += ": boto3 and the AWS CLI take it for the key and fail, others ask the sidecar"
+	case halfKeys:
+		text += ": boto3, the AWS CLI and Go v2 fail, others ask the sidecar"
+	default:
+		if selected == "AWS_DEFAULT_PROFILE" {
+			v, _ := sources.Find(selected)
+			text += ": " + v.By + " use those and never ask the sidecar"
+			break
+		}
+		text += ": clients use those and never ask the sidecar" + allBut(e.sparedBy(file))
+	}
+	e.fail("profile", SharedFile, text, fixes...)
+}
+
+// sparedBy names the clients that ask the sidecar although the file has credentials.
+func (e *examination) sparedBy(file sharedFile) string {
+	onDemand := !e.App.has(loadConfig)
+	named := e.App.has(file.variable)
+	return list(sources.Those(func(c *sources.Client) bool {
+		return c.Order != nil && !c.GoesBefore(sources.Profile) ||
+			onDemand && (file.config && c.ConfigOnDemand || !file.config && named && c.HomeOnly)
+	}))
 }
 
 // set returns those of the variables that are set.
@@ -148,14 +212,14 @@ func (e *examination) checkUnseenProfile() {
 	for _, name := range []string{"AWS_PROFILE", "AWS_DEFAULT_PROFILE"} {
 		if e.App.has(name) {
 			warned = true
-			e.warn("profile", ProfileSet, fmt.Sprintf("%s=%s selects a profile, whose files cannot be read from here: if it has credentials, clients never ask the sidecar; if it does not exist, boto3 and the AWS CLI fail", name, e.App.Env[name]),
+			e.warn("profile", ProfileSet, fmt.Sprintf("%s=%s selects a profile, whose files cannot be read from here: if it has credentials, clients never ask the sidecar; if it does not exist, %s", name, redact.Scrub(e.App.Env[name]), failing(name)),
 				e.setEnv("remove it, so that clients find the sidecar", appContainer, name+"-"))
 		}
 	}
 	for _, file := range e.App.sharedFiles() {
 		if e.App.has(file.variable) && file.path != "/dev/null" {
 			warned = true
-			e.warn("profile", SharedFile, fmt.Sprintf("%s=%s cannot be read from here: if its profile has credentials, clients never ask the sidecar", file.variable, e.App.Env[file.variable]),
+			e.warn("profile", SharedFile, fmt.Sprintf("%s=%s cannot be read from here: if its profile has credentials, clients never ask the sidecar", file.variable, redact.Scrub(e.App.Env[file.variable])),
 				e.setEnv("remove the variable if the app does not need it", appContainer, file.variable+"-"))
 		}
 	}
@@ -180,7 +244,59 @@ func (e *examination) checkOldFiles() {
 	}
 }
 
-const roleFromContainer = "a role with credential_source = EcsContainer"
+// Kinds of credentials that not all clients use.
+const (
+	roleFromContainer = "a role with credential_source = EcsContainer"
+	halfKeys          = "aws_access_key_id without aws_secret_access_key"
+	emptyKeys         = "an empty aws_access_key_id"
+)
+
+// malformed says what Python's configparser, and so botocore, does not accept in a file of profiles, or "". It quotes
+// nothing, as any line may be a secret.
+// https://docs.python.org/3/library/configparser.html#supported-ini-file-structure
+func malformed(content string) string {
+	if strings.HasPrefix(content, "\ufeff") {
+		return "begins with a byte order mark"
+	}
+	seen := make(map[string]bool)
+	section, setting, number := "", false, 0
+	for line := range strings.Lines(content) {
+		number++
+		text := strings.TrimSpace(line)
+		end := strings.LastIndexByte(text, ']')
+		switch {
+		case text == "" || text[0] == '#' || text[0] == ';':
+		case setting && (line[0] == ' ' || line[0] == '\t'): // the value goes on
+		case text[0] == '[' && end > 1:
+			section, setting = text[:end+1], false
+			if seen[section] {
+				return fmt.Sprintf("has a section for the second time in line %d", number)
+			}
+			seen[section] = true
+		case section == "":
+			return fmt.Sprintf("has text before the first [section], in line %d", number)
+		default:
+			name, _, found := cutSetting(text)
+			if !found {
+				return fmt.Sprintf("has no = in line %d", number)
+			}
+			if seen[section+name] {
+				return fmt.Sprintf("has a setting for the second time in line %d", number)
+			}
+			seen[section+name], setting = true, true
+		}
+	}
+	return ""
+}
+
+// cutSetting splits a line as botocore and Go do, which take a colon too.
+func cutSetting(line string) (name, value string, found bool) {
+	at := strings.IndexAny(line, "=:")
+	if at < 0 {
+		return strings.ToLower(line), "", false
+	}
+	return strings.ToLower(strings.TrimSpace(line[:at])), strings.TrimSpace(line[at+1:]), true
+}
 
 // credentials reports whether the file has a profile, and says what kind of credentials the profile has: "" for none. Values
 // are not returned, as any of them may be a secret.
@@ -196,11 +312,10 @@ func (f *sharedFile) credentials(content, profile string) (found bool, has strin
 			ours, nested = f.isSection(text, profile), false
 			found = found || ours
 		case ours:
-			key, value, _ := strings.Cut(text, "=")
+			key, value, _ := cutSetting(text)
 			if nested && (line[0] == ' ' || line[0] == '\t') { // settings of one service, such as "s3 ="
 				continue
 			}
-			key, value = strings.ToLower(strings.TrimSpace(key)), strings.TrimSpace(value)
 			nested = value == ""
 			values[key] = value
 		}
@@ -238,7 +353,7 @@ func kindOfCredentials(profile map[string]string) string {
 	case has("aws_access_key_id") && has("aws_secret_access_key"):
 		return "access keys"
 	case has("aws_access_key_id"):
-		return "aws_access_key_id without aws_secret_access_key"
+		return halfKeys
 	case has("sso_session"), has("sso_start_url"):
 		return "an SSO login"
 	case has("login_session"):
@@ -247,6 +362,9 @@ func kindOfCredentials(profile map[string]string) string {
 		return "a credential_process that runs irsa-sidecar by itself"
 	case has("credential_process"):
 		return "a credential_process"
+	}
+	if _, present := profile["aws_access_key_id"]; present {
+		return emptyKeys
 	}
 	return ""
 }
