@@ -522,14 +522,17 @@ func TestAnAnswerDoesNotSteerATerminal(t *testing.T) {
 
 // Whatever is in the environment, no line is longer than a screen or two, and no command has what a terminal obeys.
 func TestHostileAppEnvironments(t *testing.T) {
-	for _, bad := range []string{strings.Repeat("long-", 20000), "a\x1b[2J\nb", "\u202e", "--all", "$(id)", "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2ln"} {
+	t.Parallel()
+	w := newApp(t)
+	w.env["HTTP_PROXY"] = "http://proxy.example:3128"
+	right := w.env
+	for _, bad := range []string{strings.Repeat("long-", 2000), "a\x1b[2J\nb", "\u202e", "--all", "$(id)", "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2ln"} {
 		for _, name := range []string{
 			sources.FullURI, sources.RelativeURI, sources.Token, sources.TokenFile, "HOME", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_ROLE_ARN",
 			"AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_CREDENTIAL_FILE", "AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "HTTP_PROXY", "NO_PROXY",
 		} {
 			for _, elsewhere := range []bool{false, true} {
-				w := newApp(t)
-				w.env["HTTP_PROXY"] = "http://proxy.example:3128"
+				w.env = maps.Clone(right)
 				w.env[name] = bad
 				w.options.App = &App{Elsewhere: elsewhere}
 				for _, f := range w.examineApp().Findings {

@@ -213,14 +213,16 @@ var faults = []struct {
 	{"fips-elsewhere", func(w *world) { w.env["AWS_USE_FIPS_ENDPOINT"] = "1" }, "EndpointNotFound", fixed},
 	{"refused", func(w *world) { w.hosts[stsHost+":443"] = silentAddress(w.t).String() }, "EndpointUnreachable", forPeople},
 	{"dropped", func(w *world) { w.hosts[stsHost+":443"] = "hang" }, "EndpointTimeout", forPeople},
-	{"tls-not-trusted", func(w *world) { w.options.Exchange.Roots, _ = authority(w.t) }, "EndpointNotTrusted", forPeople},
+	{"tls-not-trusted", func(w *world) {
+		w.options.Exchange.Roots = mustAuthority(w.t, time.Now().Add(time.Hour)).pool
+	}, "EndpointNotTrusted", forPeople},
 	{"ssh-on-443", func(w *world) {
 		w.hosts[stsHost+":443"] = speaks(w.t, func(conn net.Conn) { io.WriteString(conn, "SSH-2.0-OpenSSH_9.6\r\n"); io.Copy(io.Discard, conn) })
 	}, "NotAnSTSEndpoint", forPeople},
 	{"tls-expired", func(w *world) {
-		roots, certificate := authorityUntil(w.t, time.Now().Add(-24*time.Hour))
-		w.options.Exchange.Roots = roots
-		w.hosts[stsHost+":443"] = listen(w.t, w.sts, certificate)
+		expired := mustAuthority(w.t, time.Now().Add(-24*time.Hour))
+		w.options.Exchange.Roots = expired.pool
+		w.hosts[stsHost+":443"] = listen(w.t, w.sts, expired.certificate)
 	}, "EndpointNotTrusted", forPeople},
 	{"tls-another-name", func(w *world) {
 		w.env["AWS_ENDPOINT_URL_STS"] = "https://sts.corp.example"

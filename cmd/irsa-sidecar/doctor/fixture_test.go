@@ -1,3 +1,6 @@
+// A handshake with ML-KEM takes the race detector twice as long.
+//go:debug tlsmlkem=0
+
 package doctor
 
 import (
@@ -45,8 +48,16 @@ const (
 	stsHost   = "sts.eu-west-1.amazonaws.com"
 )
 
-// Making a key takes longer than a test.
-var sharedIssuer = sync.OnceValues(func() (*ststest.Issuer, error) { return ststest.NewIssuer(issuerURL) })
+// Making keys and signing take longer than a test.
+var (
+	sharedIssuer    = sync.OnceValues(func() (*ststest.Issuer, error) { return ststest.NewIssuer(issuerURL) })
+	sharedAuthority = sync.OnceValues(func() (authority, error) { return newAuthority(time.Now().Add(24 * time.Hour)) })
+	sharedToken     struct {
+		sync.Mutex
+		text   string
+		signed time.Time
+	}
+)
 
 // world is a Pod, its cluster and its AWS account. The host names are real; everything runs on loopback.
 type world struct {
@@ -85,20 +96,24 @@ func newWorld(t testing.TB) *world {
 		Issuer: issuer, RoleARN: roleARN, TrustPolicy: string(identity().Policy()), Region: region,
 		Providers: []ststest.Provider{{Issuer: issuerURL, ClientIDs: []string{stsAudience}}},
 	})
-	ca, certificate := authority(t)
+	ca, err := sharedAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := ca.certificate
 	w.certificate = certificate
 	w.hosts[stsHost+":443"] = listen(t, w.sts, certificate)
 	w.hosts["oidc.eks.eu-west-1.amazonaws.com:443"] = listen(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.issuerHandler.ServeHTTP(rw, r) }), certificate)
 	w.annotation, w.current = roleARN, string(identity().Policy())
 	w.options = Options{
-		Exchange: webidentity.Options{Roots: ca, Dial: w.dial},
+		Exchange: webidentity.Options{Roots: ca.pool, Dial: w.dial},
 		Listen:   silentAddress(t),
 		Lookup:   w.lookup,
 		Root:     w.dir,
 	}
 	w.env = map[string]string{"AWS_ROLE_ARN": roleARN, "AWS_REGION": region, "KUBERNETES_SERVICE_HOST": "10.100.0.1"}
 	w.options.Getenv = func(name string) string { return w.env[name] }
-	w.mount()
+	w.mountToken(w.commonToken())
 	return w
 }
 
@@ -106,8 +121,13 @@ func identity() trustpolicy.Identity {
 	return trustpolicy.Identity{Partition: "aws", Account: account, Issuer: issuerURL, Audience: stsAudience, Subject: "system:serviceaccount:shop:cart"}
 }
 
-// mount gives the Pod a projected volume with a token.
+// mount gives the Pod a projected volume with a new token.
 func (w *world) mount() {
+	w.t.Helper()
+	w.mountToken(w.newToken())
+}
+
+func (w *world) mountToken(token string) {
 	w.t.Helper()
 	file, err := ststest.NewTokenFile(filepath.Join(w.t.TempDir(), "serviceaccount"))
 	if err != nil {
@@ -115,7 +135,18 @@ func (w *world) mount() {
 	}
 	w.file = file
 	w.env["AWS_WEB_IDENTITY_TOKEN_FILE"] = file.Path()
-	w.write(w.newToken())
+	w.write(token)
+}
+
+// commonToken is what newToken makes in a new world. Its age is the same to the minute as long as it is kept.
+func (w *world) commonToken() string {
+	w.t.Helper()
+	sharedToken.Lock()
+	defer sharedToken.Unlock()
+	if time.Since(sharedToken.signed) > 15*time.Second {
+		sharedToken.text, sharedToken.signed = w.newToken(), time.Now()
+	}
+	return sharedToken.text
 }
 
 func (w *world) newToken() string {
@@ -202,36 +233,45 @@ func (w *world) lookup(_ context.Context, host string) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("198.51.100.7")}, nil
 }
 
-// authority makes a certificate for every name of the world, and these, and a pool that trusts it.
-func authority(t testing.TB, names ...string) (*x509.CertPool, tls.Certificate) {
-	t.Helper()
-	return authorityUntil(t, time.Now().Add(time.Hour), names...)
+// authority is a certificate for every name of the world, and a pool that trusts it.
+type authority struct {
+	pool        *x509.CertPool
+	certificate tls.Certificate
 }
 
-// authorityUntil is [authority] with an end.
-func authorityUntil(t testing.TB, end time.Time, names ...string) (*x509.CertPool, tls.Certificate) {
+// mustAuthority makes an authority that ends then, for these names too.
+func mustAuthority(t testing.TB, end time.Time, names ...string) authority {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	a, err := newAuthority(end, names...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return a
+}
+
+func newAuthority(end time.Time, names ...string) (a authority, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return a, err
+	}
 	description := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test CA", Organization: []string{"Example"}},
-		NotBefore: end.Add(-2 * time.Hour), NotAfter: end, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: end.Add(-48 * time.Hour), NotAfter: end, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames: append([]string{"*.eks.eu-west-1.amazonaws.com", "oidc.eks.eu-west-1.amazonaws.com", stsHost, "sts.us-east-1.amazonaws.com"}, names...),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, description, description, key.Public(), key)
 	if err != nil {
-		t.Fatal(err)
+		return a, err
 	}
 	parsed, err := x509.ParseCertificate(der)
 	if err != nil {
-		t.Fatal(err)
+		return a, err
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(parsed)
-	return pool, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	a.pool = x509.NewCertPool()
+	a.pool.AddCert(parsed)
+	a.certificate = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return a, nil
 }
 
 func listen(t testing.TB, h http.Handler, certificate tls.Certificate) (address string) {

@@ -238,12 +238,12 @@ func (w *world) move(partition, region, issuer, sts string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ca, certificate := authority(w.t, where.Hostname(), sts)
-	w.options.Exchange.Roots, w.issuer = ca, own
+	ca := mustAuthority(w.t, time.Now().Add(time.Hour), where.Hostname(), sts)
+	w.options.Exchange.Roots, w.issuer = ca.pool, own
 	w.issuerHandler = http.StripPrefix(strings.TrimSuffix(where.Path, "/"), own)
 	w.hosts = map[string]string{
-		sts + ":443":              listen(w.t, w.sts, certificate),
-		where.Hostname() + ":443": listen(w.t, w.issuerHandler, certificate),
+		sts + ":443":              listen(w.t, w.sts, ca.certificate),
+		where.Hostname() + ":443": listen(w.t, w.issuerHandler, ca.certificate),
 	}
 	role := "arn:" + partition + ":iam::" + account + ":role/team/app"
 	id := identity()

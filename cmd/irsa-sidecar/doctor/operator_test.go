@@ -15,7 +15,7 @@ import (
 )
 
 // fix applies the fixes of a report one by one, until the exchange works and the finding is gone. It replaces the
-// placeholders as an operator would.
+// placeholders as an operator would. After a fix that is only read, the examination would find the same.
 func (w *world) fix(r *Report, key string) bool {
 	w.t.Helper()
 	for _, f := range r.Findings {
@@ -23,8 +23,7 @@ func (w *world) fix(r *Report, key string) bool {
 			continue
 		}
 		for _, fix := range f.Fixes {
-			w.apply(fix)
-			if w.well(w.examine(), key) {
+			if w.apply(fix) && w.well(w.examine(), key) {
 				return true
 			}
 		}
@@ -39,23 +38,26 @@ func found(r *Report, key string) bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Status != OK && f.Key == key })
 }
 
-func (w *world) apply(fix Fix) {
+// apply has the effect of a fix, and reports whether it may have one.
+func (w *world) apply(fix Fix) (changed bool) {
 	w.t.Helper()
 	switch fix.Kind {
 	case "", terraform, statement, changes: // a text; and the same as another fix
 	case yaml:
 		w.mount()
+		return true
 	case shell:
 		for _, words := range shellLines(w.t, fix.Text) {
-			w.run(words)
+			changed = w.run(words) || changed
 		}
 	default:
 		w.t.Errorf("a fix of the unknown kind %q", fix.Kind)
 	}
+	return changed
 }
 
-// run has the effect of a command.
-func (w *world) run(words []string) {
+// run has the effect of a command, and reports whether it may have one.
+func (w *world) run(words []string) (changed bool) {
 	w.t.Helper()
 	option := func(name string) string {
 		for i, word := range words {
@@ -140,16 +142,18 @@ func (w *world) run(words []string) {
 			w.t.Fatal(err)
 		}
 		if w.env["AWS_ROLE_ARN"] != roleARN || string(w.options.Policy) == string(printed) { // NoSuchEntity, or seen already
-			return
+			return false
 		}
 		w.options.Policy, w.options.PolicyName = printed, "the policy"
 		w.fix(w.examine(), "AccessDenied")
 	case command == "kubectl irsa doctor", command == "kubectl exec -n", command == "kubectl debug -n", command == "kubectl debug node/NODE", words[0] == "curl", words[0] == "eksctl",
 		command == "aws accessanalyzer validate-policy", command == "aws organizations describe-policy", command == "aws organizations list-policies-for-target", command == "aws ec2 describe-vpc-endpoints",
 		command == "kubectl get pods", command == "kubectl create clusterrolebinding", command == "aws iam list-open-id-connect-providers", command == "aws eks describe-cluster", command == "aws eks list-pod-identity-associations": // for reading
+		return false
 	default:
 		w.t.Errorf("unknown command %q", words)
 	}
+	return true
 }
 
 // setEnv takes NAME=VALUE and NAME-, as kubectl set env does.

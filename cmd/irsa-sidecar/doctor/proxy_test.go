@@ -64,6 +64,7 @@ func lastFailure(t *testing.T, e *examination) string {
 
 // What a proxy may do with CONNECT. PROXY is its address.
 func TestProxiesOnTheWay(t *testing.T) {
+	t.Parallel()
 	const set, bypass = "export HTTPS_PROXY=http://PROXY:PORT", "export NO_PROXY=" + stsHost
 	const address, or = "\ncorrect the proxy's address: " + set, "\nor bypass the proxy for STS: " + bypass
 	const user = "\nif the proxy requires a user, name it: export HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT"
@@ -95,6 +96,7 @@ func TestProxiesOnTheWay(t *testing.T) {
 		"of SOCKS, not asked": {answer: func(net.Conn) {}, scheme: "socks5", want: "connect the proxy PROXY for " + stsHost + ", connected in N ms"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			e := &examination{Options: w.options, now: time.Now()}
 			e.Getenv = func(string) string { return "" } // outside of a Pod, variables are a shell's
