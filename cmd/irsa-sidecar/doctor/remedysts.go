@@ -63,7 +63,15 @@ func (e *examination) fixEndpoint(reason cache.Reason) []Fix {
 	switch reason {
 	case cache.RegionDisabledException:
 		return []Fix{{What: "enable STS in the region: IAM console, Account settings, Security Token Service"}, e.fixOtherRegion()}
-	case cache.RegionUnknown, cache.InvalidClientTokenId:
+	case cache.RegionUnknown:
+		return []Fix{e.fixRegion("AWS_REGION")}
+	case cache.InvalidClientTokenId:
+		if unset != nil {
+			return unset
+		}
+		if e.regionExists() && names.Partition(e.Exchange.Region) == names.RolePartition(e.Exchange.RoleARN) {
+			return []Fix{{What: "check that the account in AWS_ROLE_ARN is right, and that the region " + e.Exchange.Region + " is enabled in it"}}
+		}
 		return []Fix{e.fixRegion("AWS_REGION")}
 	case cache.NotAnSTSEndpoint:
 		if unset != nil {
