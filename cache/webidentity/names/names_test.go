@@ -196,7 +196,7 @@ func TestWhatIsMeant(t *testing.T) {
 			t.Errorf("RoleARNMeant(%q) = %q, want %q", text, got, want)
 		}
 	}
-	for text, want := range map[string]string{"eu-west-1": "", "EU_WEST_1 ": "eu-west-1", "eu-west-1a": "eu-west-1", "Ireland": "", "": ""} {
+	for text, want := range map[string]string{"eu-west-1": "", "EU_WEST_1\t": "eu-west-1", "eu-west-1a": "eu-west-1", "Ireland": "", "": ""} {
 		if got := RegionMeant(text); got != want || got != "" && CheckRegion(got) != nil {
 			t.Errorf("RegionMeant(%q) = %q, want %q", text, got, want)
 		}

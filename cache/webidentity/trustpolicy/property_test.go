@@ -366,7 +366,7 @@ func (m maker) principal() any {
 		return map[string]any{"AWS": "arn:aws:iam::123456789012:root"}
 	case m.chance(4):
 		return map[string]any{"Service": "ec2.amazonaws.com"}
-	case m.chance(5):
+	case m.chance(7):
 		return map[string]any{"AWS": oneOf(m, []any{"*", []any{"arn:aws:iam::123456789012:root"}}), "Federated": m.oneOrMore(m.federated)}
 	}
 	return map[string]any{"Federated": m.oneOrMore(m.federated)}
@@ -411,7 +411,7 @@ func (m maker) conditions() map[string]any {
 		switch {
 		case m.chance(8):
 			o = "ForAllValues:" + o
-		case m.chance(8):
+		case m.chance(9):
 			o = "ForAnyValue:" + o
 		}
 		if m.chance(8) {

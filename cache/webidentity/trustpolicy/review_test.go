@@ -43,7 +43,7 @@ func TestTheCulpritIsNamed(t *testing.T) {
 	six = strings.TrimSuffix(six, ",") + "]"
 	for _, row := range []struct{ name, policy, want string }{
 		// Who is meant.
-		{"GitHub's is right, and ours has a typo", beside(t, ofGitHub, "default:app", "defualt:app"), `2@14 PolicySubject: sub is "system:serviceaccount:defualt:app": it must be "system:serviceaccount:default:app"; it has "u" and "a" swapped after "ount:def"`},
+		{"GitHub's is right, and ours has a typo", beside(t, ofGitHub, "default:app", "default:pap"), `2@14 PolicySubject: sub is "system:serviceaccount:default:pap": it must be "system:serviceaccount:default:app"; it has "p" and "a" swapped after "default:"`},
 		{"GitHub's alone", `{"Statement": ` + ofGitHub + `}`, `1@1 PolicyFederated: Federated is another issuer's, "token.actions.githubusercontent.com"` + must},
 		{"GitHub's, and another service account's", beside(t, ofGitHub, "default:app", "other:web"), `0@14 PolicySubject: no statement is for this service account; the nearest is statement 2, line 5: it is for "system:serviceaccount:other:web"; add one for "system:serviceaccount:default:app", or add it to a list`},
 		{"GitHub's, and another cluster's", beside(t, ofGitHub, "EXAMPLED539D4633E53DE1B71EXAMPLE", "0123"), `0@8 PolicyFederated: no statement is for this cluster's provider; the nearest is statement 2, line 5: it is for "arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/0123"; add one with Federated ` + providerOf},

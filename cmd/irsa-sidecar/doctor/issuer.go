@@ -178,7 +178,7 @@ func (e *examination) incomplete(text, fix string) {
 func (e *examination) fetchDocument(ctx context.Context, url string, into any) bool {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
-	response, body, err := e.get(ctx, url)
+	response, body, err := e.get(ctx, url) //nolint:bodyclose // get has closed it
 	fixes := []Fix{fixIssuer(url)}
 	why := ""
 	switch {

@@ -74,7 +74,7 @@ func (e *examination) tunnel(ctx context.Context, proxy, endpoint *url.URL) (net
 	err = request.Write(conn)
 	var response *http.Response
 	if err == nil {
-		response, err = http.ReadResponse(bufio.NewReader(io.LimitReader(seen, maxHead)), request)
+		response, err = http.ReadResponse(bufio.NewReader(io.LimitReader(seen, maxHead)), request) //nolint:bodyclose // the connection is its body
 	}
 	timeout, slow := errors.AsType[net.Error](err)
 	switch {
