@@ -58,9 +58,9 @@ func describe(t *testing.T, text []byte) string {
 	fmt.Fprintf(&b, "cart: %s -> %s\n", decisions[p.Decide(cart)], decisions[after.Decide(cart)])
 	fmt.Fprintf(&b, "let in: %s -> %s\n", letInBy(old), letInBy(edited))
 	fmt.Fprintf(&b, "size: %d\n", e.Size)
-	for name, more := range map[string]string{"warning": e.Warning, "note": e.Note} {
-		if more != "" {
-			fmt.Fprintf(&b, "%s: %s\n", name, more)
+	for _, more := range [][2]string{{"warning", e.Warning}, {"note", e.Note}} {
+		if more[1] != "" {
+			fmt.Fprintf(&b, "%s: %s\n", more[0], more[1])
 		}
 	}
 	return b.String() + e.Diff + "\n"

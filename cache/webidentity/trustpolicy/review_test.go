@@ -103,6 +103,7 @@ func TestTheCulpritIsNamed(t *testing.T) {
 		{"a line end after the ARN", with(t, `EXAMPLE"`, `EXAMPLE\n"`), `1@7 PolicyInvisible: Federated has an invisible character, \u000a, at the end` + must},
 		{"a zero-width space in a key", with(t, `EXAMPLE:sub"`, "EXAMPLE\u200b:sub\""), `1@13 PolicyInvisible: the condition's key has an invisible character, \u200b, after "E1B71EXAMPLE": it must be "` + provider + `:sub"`},
 		{"a BOM in a key", with(t, `"`+provider+`:aud"`, "\"\ufeff"+provider+`:aud"`), `1@12 PolicyInvisible: the condition's key has an invisible character, \ufeff, at the beginning: it must be "` + provider + `:aud"`},
+		{"a variation selector in the subject", with(t, "default:app", "default:a\ufe0fpp"), `1@13 PolicyInvisible: sub has an invisible character, \ufe0f, after "nt:default:a"`},
 		{"a soft hyphen in the subject", with(t, "default:app", "default:a\u00adpp"), `1@13 PolicyInvisible: sub has an invisible character, \u00ad, after "nt:default:a"`},
 		{"a blank after the subject", with(t, `default:app"`, `default:app "`), `1@13 PolicyInvisible: sub has a blank at the end: it must be "system:serviceaccount:default:app"`},
 		{"a tab after the audience", with(t, `"sts.amazonaws.com"`, `"sts.amazonaws.com\t"`), `1@12 PolicyInvisible: aud has an invisible character, \u0009, at the end: it must be "sts.amazonaws.com"`},
@@ -116,6 +117,7 @@ func TestTheCulpritIsNamed(t *testing.T) {
 		{"of CloudFormation", with(t, "111122223333", "${AWS::AccountId}"), `1@7 PolicyPlaceholder: Federated has the placeholder "${AWS::AccountId}", which was never filled in` + must},
 		{"of Terraform", with(t, `"`+provider+":", `"${module.eks.oidc_provider}:`), `1@12 PolicyPlaceholder: the condition's key has the placeholder "${module.eks.oidc_provider}", which was never filled in: it must be ` + provider + `:aud; the same on line 13`},
 		{"of a shell, without braces", with(t, "default:app", "$NAMESPACE:app"), `1@13 PolicyPlaceholder: sub has the placeholder "$NAMESPACE", which was never filled in`},
+		{"of Windows' shell", with(t, "111122223333", "%ACCOUNT%"), `1@7 PolicyPlaceholder: Federated has the placeholder "%ACCOUNT%", which was never filled in` + must},
 		{"of documentation, in the subject", with(t, "default:app", "NAMESPACE:SERVICE_ACCOUNT"), `1@13 PolicyPlaceholder: sub has the placeholder "NAMESPACE", which was never filled in`},
 		{"XXXX", with(t, "EXAMPLED539D4633E53DE1B71EXAMPLE", "XXXXXXXXXXXX"), `1@7 PolicyPlaceholder: Federated has the placeholder "XXXXXXXXXXXX", which was never filled in` + must + `; the same on line 12 and line 13`},
 
