@@ -160,12 +160,8 @@ const maxShown = 5
 // reportPolicyAlone says of a policy what needs no token: whom it names, and what it allows beyond them.
 func (e *examination) reportPolicyAlone(policy *trustpolicy.Policy) {
 	named := policy.Named()
-	if len(named) == 0 && e.accepted() {
-		e.ok("trust-policy", "%s allows no OIDC provider, and STS accepts the token: the role has another trust policy now", e.PolicyName)
-		return
-	}
 	if len(named) == 0 {
-		e.add(failure("trust-policy", trustpolicy.NothingFederated, e.PolicyName+" allows no OIDC provider: no token of a service account can assume the role"))
+		e.reportNobody(policy)
 		return
 	}
 	allowed := slices.DeleteFunc(slices.Clone(named), func(id trustpolicy.Identity) bool { return policy.Decide(id) != trustpolicy.Allowed })
@@ -187,6 +183,30 @@ func (e *examination) reportPolicyAlone(policy *trustpolicy.Policy) {
 				e.add(warning("trust-policy", p.Kind, fmt.Sprintf("%s line %d: %s", e.PolicyName, p.Line, p.Text)))
 			}
 		}
+	}
+}
+
+// reportNobody reports a policy that names no provider: it is for others, for everybody, or has something else in its place.
+func (e *examination) reportNobody(policy *trustpolicy.Policy) {
+	somebody := trustpolicy.Identity{Partition: "aws", Account: "ACCOUNT", Issuer: "https://ISSUER", Audience: stsAudience, Subject: "system:serviceaccount:NAMESPACE:SERVICE_ACCOUNT"}
+	problems := policy.Review(somebody)
+	open := slices.ContainsFunc(problems, func(p trustpolicy.Problem) bool { return p.Kind.TooBroad() })
+	switch {
+	case e.accepted() && !open:
+		e.ok("trust-policy", "%s allows no OIDC provider, and STS accepts the token: the role has another trust policy now", e.PolicyName)
+		return
+	case len(problems) == 0, problems[0].Kind == trustpolicy.NothingFederated:
+		e.add(failure("trust-policy", trustpolicy.NothingFederated, e.PolicyName+" allows no OIDC provider: no token of a service account can assume the role"))
+		return
+	}
+	for i, p := range problems {
+		f := failure("trust-policy", p.Kind, fmt.Sprintf("%s line %d: %s", e.PolicyName, p.Line, p.Text))
+		if p.Kind.TooBroad() {
+			f.Status = Warn
+		} else if i > 0 || e.accepted() { // the others follow from the first: nobody's issuer is known
+			continue
+		}
+		e.add(f)
 	}
 }
 

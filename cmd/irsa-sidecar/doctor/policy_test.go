@@ -92,3 +92,26 @@ func TestManySubjectsOfAPolicyAreCounted(t *testing.T) {
 		}
 	}
 }
+
+// A policy without a provider is not one that allows nobody.
+func TestAPolicyThatNamesNoProviderIsReadWithoutAToken(t *testing.T) {
+	right := policyOf(allow(our, bothAre))
+	for name, row := range map[string]struct {
+		policy, want string
+	}{
+		"everybody":     {`{"Statement": {"Effect": "Allow", "Principal": "*", "Action": "*"}}`, "warn PolicyAnyone, warn PolicyNoAudience, warn PolicyNoSubject"},
+		"EC2":           {`{"Statement": {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}}`, "fail PolicyNoStatement"},
+		"a placeholder": {strings.Replace(right, "::111122223333:", "::${ACCOUNT_ID}:", 1), "fail PolicyPlaceholder"},
+		"a URL":         {strings.Replace(right, "arn:aws:iam::111122223333:oidc-provider/", "https://", 1), "fail PolicyFederated"},
+	} {
+		e := &examination{Options: Options{PolicyName: "trust.json", Policy: []byte(row.policy)}}
+		e.checkPolicy()
+		var found []string
+		for _, f := range e.findings {
+			found = append(found, statusNames[f.Status]+" "+f.Key)
+		}
+		if got := strings.Join(found, ", "); got != row.want {
+			t.Errorf("%s: found %s, want %s", name, got, row.want)
+		}
+	}
+}
