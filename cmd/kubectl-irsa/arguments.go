@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -212,6 +213,17 @@ var kinds = map[string]string{
 	"replicaset": "replicaset", "replicasets": "replicaset", "rs": "replicaset",
 	"job": "job", "jobs": "job",
 	"cronjob": "cronjob", "cronjobs": "cronjob", "cj": "cronjob",
+	"rollout": "rollout", "rollouts": "rollout", // of Argo Rollouts
+}
+
+// noKind explains a word that may be meant as a kind, and of which there are no Pods; "" for any other. It may be the name
+// of a namespace, too.
+func noKind(word string) string {
+	word, _, _ = strings.Cut(strings.ToLower(word), ".")
+	if !slices.Contains([]string{"svc", "service", "services", "ing", "ingress", "sa", "serviceaccount", "serviceaccounts", "hpa", "node", "nodes", "no"}, word) {
+		return ""
+	}
+	return fmt.Sprintf("; if %s is meant as a kind: name a Pod, or what makes Pods, such as deployment/NAME", word)
 }
 
 // kindOf returns the kind that a word means, as kubectl takes it or as it prints it: deployment.apps.
@@ -238,12 +250,12 @@ func (q *question) target(words []string) error {
 	case 2:
 		if kind := kindOf(parts[0]); kind != "" {
 			q.kind = kind
-		} else {
-			namespace = parts[0]
+		} else if namespace = parts[0]; namespace == "" { // a script passes a variable that is not set
+			return usagef("%q has no namespace before the slash; %s", words[0], usage)
 		}
 	case 3:
 		if namespace, q.kind = parts[0], kindOf(parts[1]); q.kind == "" {
-			return usagef("%q is no kind that has Pods%s", parts[1], nearest.DidYouMean(parts[1], []string{"pod", "deployment", "statefulset", "daemonset", "replicaset", "job", "cronjob"}))
+			return usagef("%q is no kind that has Pods%s", parts[1], cmp.Or(nearest.DidYouMean(parts[1], kindNames), "; the kinds are "+strings.Join(kindNames, ", ")))
 		}
 	default:
 		return usagef("%q has too many slashes; %s", words[0], usage)
@@ -254,7 +266,7 @@ func (q *question) target(words []string) error {
 	case namespace != "" && !validName(namespace):
 		return usagef("%q is not the name of a namespace; %s", namespace, usage)
 	case namespace != "" && q.namespace != "" && namespace != q.namespace:
-		return usagef("%s and --namespace %s name two namespaces", words[0], q.namespace)
+		return usagef("%s and --namespace %s name two namespaces%s", words[0], q.namespace, noKind(namespace))
 	case namespace != "":
 		q.namespace = namespace
 	}

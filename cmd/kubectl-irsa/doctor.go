@@ -53,7 +53,7 @@ func diagnose(ctx context.Context, q question, k *kubectl, policy []byte) (*doct
 	if policy, err = o.trustPolicy(ctx, k, policy); err != nil {
 		return nil, err
 	}
-	report := &doctor.Report{Schema: schema, Version: version}
+	report := &doctor.Report{Schema: schema, Program: "kubectl irsa", Version: version}
 	inside := o.askInside(ctx, k, policy)
 	if inside != nil {
 		report.TrustPolicy, report.Identity = inside.TrustPolicy, inside.Identity

@@ -97,7 +97,11 @@ func (k *kubectl) findPod(ctx context.Context, q question) (p *pod, unready []st
 	if q.kind == "pod" {
 		k.say("reading the Pod %s", q.name)
 		p := new(pod)
-		return p, nil, k.get(ctx, p, "pod", q.name)
+		err := k.get(ctx, p, "pod", q.name)
+		if err == nil && (p.Metadata.Name == "" || p.Metadata.Namespace == "") {
+			err = fmt.Errorf("kubectl get pod %s: it printed JSON that is no Pod", q.name)
+		}
+		return p, nil, err
 	}
 	k.say("looking for a Pod of %s/%s", q.kind, q.name)
 	var w workload
@@ -232,6 +236,9 @@ func (k *kubectl) observe(ctx context.Context, p *pod) *observed {
 	all.Go(func() {
 		name := cmp.Or(p.Spec.ServiceAccountName, "default")
 		o.account.err = k.get(ctx, &o.account.value, "serviceaccount", name, "--show-managed-fields")
+		if !o.account.ok() && strings.Contains(o.account.err.Error(), "unknown flag") { // before 1.21, which always shows them
+			o.account.err = k.get(ctx, &o.account.value, "serviceaccount", name)
+		}
 		if o.account.ok() && o.account.value.Metadata.Annotations[roleAnnotation] == "" {
 			o.accounts.err = k.get(ctx, &o.accounts.value, "serviceaccounts")
 		}

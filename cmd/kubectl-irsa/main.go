@@ -12,14 +12,24 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
-// version is set by the linker.
+// version is set by the linker, but not by go install.
 var version = "dev"
+
+// versionOf is what the linker has set, or the version of the module that was built.
+func versionOf(linked string, info *debug.BuildInfo) string {
+	if linked == "dev" && info != nil && strings.HasPrefix(info.Main.Version, "v") {
+		return info.Main.Version
+	}
+	return linked
+}
 
 // limit bounds all of it. Each step has a shorter limit of its own.
 const limit = time.Minute
@@ -34,6 +44,8 @@ type surroundings struct {
 }
 
 func main() {
+	info, _ := debug.ReadBuildInfo()
+	version = versionOf(version, info)
 	signal.Ignore(syscall.SIGPIPE)                                                      // a pipe that nobody reads is an error of the write
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt) // for good: later signals must not change the exit code
 	around := surroundings{stdin: os.Stdin, stdout: os.Stdout, color: hasColors(os.Stdout), run: execute}

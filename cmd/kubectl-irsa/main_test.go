@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -293,6 +294,52 @@ func TestThePolicyGoesToTheSidecar(t *testing.T) {
 	}
 }
 
+func TestAKindIsTakenForANamespace(t *testing.T) {
+	for name, want := range map[string]string{
+		"svc/cart":     "cause: there is no namespace svc; if svc is meant as a kind: name a Pod, or what makes Pods, such as deployment/NAME",
+		"nowhere/cart": "cause: there is no namespace nowhere",
+	} {
+		if output, err := newWorld(t).diagnose(name); err == nil || err.Error() != want {
+			t.Errorf("%s: %v\n%s", name, err, output)
+		}
+	}
+}
+
+// kubectl before 1.21 lacks a flag, and shows what it is for.
+func TestAnOldKubectl(t *testing.T) {
+	w := newWorld(t)
+	var stdout bytes.Buffer
+	err := run(t.Context(), []string{"doctor", theirs}, surroundings{stdout: &stdout, run: func(ctx context.Context, stdin io.Reader, program string, args ...string) ([]byte, error) {
+		if slices.Contains(args, "--show-managed-fields") {
+			return nil, &runError{program: program, stderr: "Error: unknown flag: --show-managed-fields\nSee 'kubectl get --help' for usage.\n", err: errors.New("exit status 1")}
+		}
+		return w.run(ctx, stdin, program, args...)
+	}})
+	if err != nil || strings.Contains(stdout.String(), "NotVisible") || !strings.Contains(stdout.String(), "cart is annotated with "+roleARN) {
+		t.Errorf("%v\n%s", err, stdout.String())
+	}
+}
+
+// What is not the JSON of a Pod is no Pod with empty names.
+func TestKubectlPrintsSomethingElse(t *testing.T) {
+	for printed, want := range map[string]string{
+		"":             "not the JSON of Kubernetes",
+		"hello":        "not the JSON of Kubernetes",
+		"[]":           "not the JSON of Kubernetes",
+		"null":         "it printed JSON that is no Pod",
+		"{}":           "it printed JSON that is no Pod",
+		`{"items":[]}`: "it printed JSON that is no Pod",
+	} {
+		var stdout bytes.Buffer
+		err := run(t.Context(), []string{"doctor", theirs}, surroundings{stdout: &stdout, run: func(context.Context, io.Reader, string, ...string) ([]byte, error) {
+			return []byte(printed), nil
+		}})
+		if exitCode(err) != 1 || !strings.Contains(err.Error(), want) || stdout.Len() > 0 {
+			t.Errorf("%q: %v\n%s", printed, err, stdout.String())
+		}
+	}
+}
+
 // Whose identity it is, is in the report, whether the token was read or not.
 func TestTheIdentityIsInTheReport(t *testing.T) {
 	const subject = "system:serviceaccount:shop:cart"
@@ -313,6 +360,40 @@ func TestTheIdentityIsInTheReport(t *testing.T) {
 		if report.Identity == nil || !reflect.DeepEqual(*report.Identity, row.want) {
 			t.Errorf("%+v, want %+v", report.Identity, row.want)
 		}
+	}
+}
+
+// Whoever is called at night sees all of it at once. The report of the doctor in the Pod is a real one.
+func TestAPlainAccessDeniedFitsAScreen(t *testing.T) {
+	w := newWorld(t)
+	raw, err := os.ReadFile("testdata/access-denied.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.inside, w.insideErr = string(raw), "irsa-sidecar: doctor: cause"
+	w.pod.Status.Phase, w.status().Ready = "Pending", false
+	output, err := w.diagnose(theirs, "--context", "prod")
+	if lines := strings.Count(output, "\n") + 1; err == nil || lines > 40 { // with the last line, on stderr
+		t.Errorf("%d lines, %v\n%s", lines, err, output)
+	}
+	if n := strings.Count(output, "kubectl irsa doctor --context=prod "+theirs+" --aws\n"); n != 1 || strings.Count(output, "--aws") != 1 {
+		t.Errorf("it proposes %d times to ask AWS:\n%s", n, output)
+	}
+	if !strings.HasPrefix(output, "kubectl irsa doctor dev\n\ncause: ") {
+		t.Errorf("it begins with\n%s", output)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for _, row := range []struct{ linked, module, want string }{
+		{"v1.2.3", "v1.2.4", "v1.2.3"}, {"dev", "v1.2.4", "v1.2.4"}, {"dev", "(devel)", "dev"}, {"dev", "", "dev"},
+	} {
+		if got := versionOf(row.linked, &debug.BuildInfo{Main: debug.Module{Version: row.module}}); got != row.want {
+			t.Errorf("%q of %q: %s, want %s", row.linked, row.module, got, row.want)
+		}
+	}
+	if got := versionOf("dev", nil); got != "dev" {
+		t.Error(got)
 	}
 }
 
@@ -494,6 +575,7 @@ func TestCommandLine(t *testing.T) {
 		{"doctor deploy/cart -nshop", question{namespace: "shop", kind: "deployment", name: "cart"}},
 		{"doctor deployment.apps/cart", question{kind: "deployment", name: "cart"}},
 		{"doctor deployment cart", question{kind: "deployment", name: "cart"}},
+		{"doctor rollouts/cart", question{kind: "rollout", name: "cart"}},
 		{"doctor shop/statefulset/cart", question{namespace: "shop", kind: "statefulset", name: "cart"}},
 		{"doctor cart -c app --json", question{kind: "pod", name: "cart", container: "app", json: true}},
 		{"doctor cart --trust-policy -", question{kind: "pod", name: "cart", policyFile: "-"}},
@@ -520,7 +602,9 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		"doctor":                             "missing name of a Pod",
 		"doctor a b":                         `unexpected argument "b"`,
 		"doctor a/b/c/d":                     "too many slashes",
-		"doctor a/b/c":                       `"b" is no kind that has Pods`,
+		"doctor a/b/c":                       `"b" is no kind that has Pods; the kinds are pod, deployment,`,
+		"doctor /cart":                       `"/cart" has no namespace before the slash`,
+		"doctor svc/cart -n shop":            "svc/cart and --namespace shop name two namespaces; if svc is meant as a kind: name a Pod",
 		"doctor a/deploymnt/c":               `did you mean "deployment"?`,
 		"doctor UPPER":                       `"UPPER" is not the name of a Pod`,
 		"doctor shop/cart -n stage":          "two namespaces",

@@ -28,7 +28,7 @@ func (k *kubectl) reportMissing(ctx context.Context, q question, err error) (*do
 	o.Cluster, o.Region = o.config.value.eks()
 	o.checkCluster()
 	slices.Reverse(o.findings) // the cluster first
-	report := &doctor.Report{Schema: schema, Version: version, Findings: o.findings}
+	report := &doctor.Report{Schema: schema, Program: "kubectl irsa", Version: version, Findings: o.findings}
 	fill(report, o, k.flags)
 	report.Conclude()
 	return report, nil
@@ -83,6 +83,9 @@ func (o *outside) reportNotFound(ctx context.Context, k *kubectl, q question) {
 	if k.namespace != "" {
 		if other, gone := k.noNamespace(ctx); gone {
 			text := "there is no namespace " + k.namespace
+			if other == "" && q.kind == "pod" {
+				other = noKind(k.namespace)
+			}
 			if kind := nearest.Word(k.namespace, kindNames); kind != "" && q.kind == "pod" {
 				text += fmt.Sprintf("; did you mean the %s %s/%s?", kind, kind, q.name)
 			}
@@ -113,7 +116,7 @@ func (o *outside) reportNotFound(ctx context.Context, k *kubectl, q question) {
 		shell("if that is the one", "kubectl irsa doctor "+target))
 }
 
-var kindNames = []string{"pod", "deployment", "statefulset", "daemonset", "replicaset", "job", "cronjob"}
+var kindNames = []string{"pod", "deployment", "statefulset", "daemonset", "replicaset", "job", "cronjob", "rollout"}
 
 func orContext(namespace string) string {
 	if namespace == "" {

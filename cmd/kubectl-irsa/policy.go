@@ -126,7 +126,7 @@ func (o *outside) inFile(findings []doctor.Finding) {
 		}
 		if rest, ok := strings.CutPrefix(f.Finding, "the policy"); ok {
 			if o.question.policyFile == "" || o.question.policyFile == "-" {
-				rest = strings.Replace(rest, " line ", ", line ", 1)
+				rest = strings.Replace(strings.TrimPrefix(rest, ","), " line ", ", line ", 1)
 			}
 			f.Finding = shown(name + o.from.lines(rest))
 		}

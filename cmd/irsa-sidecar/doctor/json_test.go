@@ -74,6 +74,9 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 func fieldsOf(t reflect.Type, prefix string) (fields []string) {
 	for field := range fieldsIn(t) {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if name == "-" {
+			continue
+		}
 		path := prefix + name
 		inner := field.Type
 		if inner.Kind() == reflect.Pointer {

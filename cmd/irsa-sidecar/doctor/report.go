@@ -14,6 +14,7 @@ import (
 // a new Schema.
 type Report struct {
 	Schema   int       `json:"schema"`
+	Program  string    `json:"-"` // which has made it, as people call it; empty: irsa-sidecar
 	Version  string    `json:"version"`
 	Result   Status    `json:"result"` // the worst of the findings
 	Cause    *Cause    `json:"cause,omitempty"`

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -27,7 +28,7 @@ func (r *Report) WriteText(w io.Writer, color bool) error {
 		width = max(width, len(f.Check))
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "irsa-sidecar doctor %s\n\n", r.Version)
+	fmt.Fprintf(&b, "%s doctor %s\n\n", cmp.Or(r.Program, "irsa-sidecar"), r.Version)
 	short := r.issuerNames()
 	if r.Cause != nil {
 		wrap(&b, "cause: ", "       ", short.shorten(r.Cause.Key, r.Cause.Text))
