@@ -94,6 +94,18 @@ func letInBy(p naive) string {
 	return strings.Join(names, ", ")
 }
 
+// A misspelt operator may have been meant to exclude.
+func TestMisspeltOperators(t *testing.T) {
+	for misspelt, want := range map[string]string{
+		"StringEqual": "StringEquals", "StringEqal": "StringEquals", "Equals": "StringEquals", "StringLikes": "StringLike", "StrEquals": "StringEquals",
+		"StringEqualIgnoreCase": "StringEqualsIgnoreCase", "StringNoEquals": "", "StringUnequals": "", "StringUnlike": "", "StrNotEquals": "", "StringNotLke": "",
+	} {
+		if got := meantOperator(misspelt); got != want {
+			t.Errorf("%s: %q", misspelt, got)
+		}
+	}
+}
+
 // A name that may be another provider's is no misspelling.
 func TestMisspeltProviders(t *testing.T) {
 	own := cart

@@ -63,10 +63,11 @@ func (s *Statement) isAbout(id Identity) bool {
 	return subjects == 0
 }
 
-// isLock reports whether a condition is not about the audience or the subject of a token, but about the request, or about
-// another claim that IAM knows.
+// isLock reports whether a condition is not about the audience or the subject of a token, but about the request, something of
+// another service (whose keys begin with a word, and a provider's with a name of the DNS), or another claim that IAM knows.
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_iam-condition-keys.html#condition-keys-wif
 func (c *condition) isLock(id Identity) bool {
 	provider, claim := c.split()
-	return foreign(c.key.text) || id.misspelt(provider) && slices.Contains([]string{"amr", "email", "oaud"}, strings.ToLower(claim))
+	ofService := provider != "" && !strings.ContainsAny(provider, ".:/") && !c.isClaim()
+	return foreign(c.key.text) || ofService || id.misspelt(provider) && slices.Contains([]string{"amr", "email", "oaud"}, strings.ToLower(claim))
 }

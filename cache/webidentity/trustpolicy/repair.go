@@ -1,6 +1,7 @@
 package trustpolicy
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -168,7 +169,7 @@ func (r *repair) operator(c *condition) bool {
 		if o.name == "ArnLike" {
 			name = "StringLike"
 		}
-	} else if name = nearest.Word(visible(base), []string{"StringEquals", "StringEqualsIgnoreCase", "StringLike"}); name == "" {
+	} else if name = meantOperator(visible(base)); name == "" {
 		return false
 	}
 	switch {
@@ -191,6 +192,16 @@ func (r *repair) operator(c *condition) bool {
 	}
 	c.operator.text = name
 	return true
+}
+
+// meantOperator returns the operator for texts that a misspelt one was meant to be, or "" if it may have meant the opposite.
+func meantOperator(misspelt string) string {
+	name := nearest.Word(misspelt, []string{"StringEquals", "StringEqualsIgnoreCase", "StringLike"})
+	part := name != "" && strings.Contains(strings.ToLower(name), strings.ToLower(misspelt))
+	if !part && nearest.Word(misspelt, slices.Collect(maps.Keys(negations))) != "" {
+		return ""
+	}
+	return name
 }
 
 // exclusion takes the identity out of a list of those that are excluded.

@@ -16,6 +16,7 @@ type Problem struct {
 
 	cause string // where several problems have one, it is the same; may be empty
 	whom  string // whom the statement is for, if it is for somebody else
+	wrong string // of a provider: what is wrong, without what would be right
 }
 
 // Kind is the kind of a [Problem].
@@ -234,6 +235,7 @@ func (s *Statement) review(id Identity) (problems []Problem) {
 			problem.cause = "" // it is meant for this one
 		}
 		if problem.cause == otherProvider {
+			problem.Text = fmt.Sprintf("%s; no statement is for this cluster's provider: add one with Federated %s", problem.wrong, id.ProviderARN())
 			return []Problem{problem}
 		}
 		add(problem)
@@ -307,10 +309,8 @@ func (s *Statement) explainPrincipal(id Identity) Problem {
 		return Problem{Kind: WrongProvider, Line: s.principalAt, Text: "Principal has no Federated: it must be " + id.ProviderARN()}
 	}
 	nearest, d, _ := s.nearestProvider(id)
-	return Problem{
-		Kind: d.kind, Line: nearest.line, cause: d.cause, whom: nearest.text,
-		Text: fmt.Sprintf("Federated %s: it must be %s", cmp.Or(d.text, "is "+quote(nearest.text)), id.ProviderARN()),
-	}
+	wrong := "Federated " + cmp.Or(d.text, "is "+quote(nearest.text))
+	return Problem{Kind: d.kind, Line: nearest.line, cause: d.cause, whom: nearest.text, wrong: wrong, Text: wrong + ": it must be " + id.ProviderARN()}
 }
 
 // nearestProvider returns the provider of the statement that is most like the identity's, and how it differs.

@@ -33,6 +33,7 @@ const (
 func TestTheCulpritIsNamed(t *testing.T) {
 	const issuer = "/id/EXAMPLED539D4633E53DE1B71EXAMPLE"
 	must := ": it must be " + providerOf
+	add := "; no statement is for this cluster's provider: add one with Federated " + providerOf
 	deny := func(condition string) string {
 		return beside(t, `{"Effect": "Deny", "Principal": "*", "Action": "sts:*",`+"\n"+`"Condition": {`+"\n"+condition+"}}")
 	}
@@ -44,10 +45,10 @@ func TestTheCulpritIsNamed(t *testing.T) {
 	for _, row := range []struct{ name, policy, want string }{
 		// Who is meant.
 		{"GitHub's is right, and ours has a typo", beside(t, ofGitHub, "default:app", "default:pap"), `2@14 PolicySubject: sub is "system:serviceaccount:default:pap": it must be "system:serviceaccount:default:app"; it has "p" and "a" swapped after "default:"`},
-		{"GitHub's alone", `{"Statement": ` + ofGitHub + `}`, `1@1 PolicyFederated: Federated is another issuer's, "token.actions.githubusercontent.com"` + must},
+		{"GitHub's alone", `{"Statement": ` + ofGitHub + `}`, `1@1 PolicyFederated: Federated is another issuer's, "token.actions.githubusercontent.com"` + add},
 		{"GitHub's, and another service account's", beside(t, ofGitHub, "default:app", "other:web"), `0@14 PolicySubject: no statement is for this service account; the nearest is statement 2, line 5: it is for "system:serviceaccount:other:web"; add one for "system:serviceaccount:default:app", or add it to a list`},
 		{"GitHub's, and another cluster's", beside(t, ofGitHub, "EXAMPLED539D4633E53DE1B71EXAMPLE", "0123"), `0@8 PolicyFederated: no statement is for this cluster's provider; the nearest is statement 2, line 5: it is for "arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/0123"; add one with Federated ` + providerOf},
-		{"another cluster's with the same subject", `{"Statement": [` + ofOthers + `]}`, `1@1 PolicyFederated: Federated is another cluster's, "oidc.eks.eu-west-1.amazonaws.com/id/0000"` + must},
+		{"another cluster's with the same subject", `{"Statement": [` + ofOthers + `]}`, `1@1 PolicyFederated: Federated is another cluster's, "oidc.eks.eu-west-1.amazonaws.com/id/0000"` + add},
 		{"six service accounts", with(t, `"system:serviceaccount:default:app"`, six), `1@14 PolicySubject: sub is none of 6 values, the nearest is "system:serviceaccount:other:s0": add "system:serviceaccount:default:app", as in the token`},
 		{"ours is the second statement", beside(t, strings.ReplaceAll(ofOthers, "id/0000", "id/EXAMPLED539D4633E53DE1B71EXAMPLE"), "default:app", "other:web"), "1@4 PolicyNoAudience: no condition on the audience"},
 		{"a Deny that is nearer", beside(t, `{"Effect": "Deny", "Principal": {"Federated": "`+providerOf+`"}, "Action": "sts:*", "Condition": {"StringEquals": {"`+provider+`:sub": "system:serviceaccount:default:apt"}}}`, "default:app", "other:web"), `2@14 PolicySubject: sub is "system:serviceaccount:other:web": add "system:serviceaccount:default:app", as in the token`},
