@@ -32,6 +32,8 @@ const (
 	misspelt  = 1 // the one is the other with a mistake in it
 	similar   = 4 // another cluster of the same region, another service account of the same namespace
 	unrelated = 9
+
+	foreignProvider = 100 // more than anything about a statement of this provider
 )
 
 // The expressions are compiled at their first use, as a program that evaluates no policy needs none.

@@ -167,9 +167,14 @@ func kept(old, changed *Policy, id Identity, edited int) bool {
 // keptIn reports whether an edited statement still has its name, its principals and all its conditions, with all their values
 // but one that is nobody else's.
 func (s *Statement) keptIn(changed *Statement, id Identity) bool {
-	if s.Deny || len(changed.federated) != len(s.federated) || len(changed.conditions) < len(s.conditions) ||
-		!sameMembers(s.node, changed.node, "Principal", "Action", "Condition") ||
-		!sameMembers(s.node.member("Principal"), changed.node.member("Principal"), "Federated") {
+	if s.Deny || len(changed.conditions) < len(s.conditions) || !sameMembers(s.node, changed.node, "Principal", "Action", "Condition") {
+		return false
+	}
+	switch renamed := s.misnamed(id) != nil; {
+	case renamed && (changed.others || len(changed.federated) != 1 || changed.federated[0].text != id.ProviderARN()):
+		return false
+	case renamed:
+	case len(changed.federated) != len(s.federated), !sameMembers(s.node.member("Principal"), changed.node.member("Principal"), "Federated"):
 		return false
 	}
 	for i, v := range s.federated {
@@ -182,12 +187,12 @@ func (s *Statement) keptIn(changed *Statement, id Identity) bool {
 			return false
 		}
 	}
-	if s.others && len(changed.conditions) != len(s.conditions) {
+	if s.mixed(id) && len(changed.conditions) != len(s.conditions) {
 		return false // nobody else has the keys of a token
 	}
 	for i := range s.conditions {
 		c := &s.conditions[i]
-		if s.others && changed.conditions[i].operator.text != c.operator.text {
+		if s.mixed(id) && changed.conditions[i].operator.text != c.operator.text {
 			return false
 		}
 		j := slices.IndexFunc(changed.conditions, func(d condition) bool { return d.operator.text == c.operator.text && d.key.text == c.key.text })

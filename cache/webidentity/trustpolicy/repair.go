@@ -48,7 +48,27 @@ func (r *repair) provider() bool {
 			return true
 		}
 	}
+	if name := r.statement.misnamed(r.id); name != nil {
+		r.splices = append(r.splices, name.with("Federated"))
+		return true
+	}
 	return false
+}
+
+// mixed reports whether a statement is for AWS principals too.
+func (s *Statement) mixed(id Identity) bool { return s.others && s.misnamed(id) == nil }
+
+// misnamed returns the name of the only principal if it is the identity's provider, but as an AWS principal, which IAM
+// refuses; nil otherwise.
+func (s *Statement) misnamed(id Identity) *value {
+	principal := s.node.member("Principal")
+	if principal == nil || len(principal.members) != 1 {
+		return nil
+	}
+	if m := &principal.members[0]; m.name.text == "AWS" && m.value.kind == '"' && m.value.text == id.ProviderARN() {
+		return &m.name
+	}
+	return nil
 }
 
 // otherActions are those that a web identity may need beside the right one.
@@ -63,7 +83,7 @@ func (r *repair) action() {
 	if s.action() == yes {
 		return
 	}
-	alone := !s.others && !s.anyone && !slices.ContainsFunc(s.federated, func(v value) bool { return v.text != r.id.ProviderARN() && !r.id.misspelt(v.text) })
+	alone := !s.mixed(r.id) && !s.anyone && !slices.ContainsFunc(s.federated, func(v value) bool { return v.text != r.id.ProviderARN() && !r.id.misspelt(v.text) })
 	if s.notAction || !alone {
 		r.hopeless = true
 		return

@@ -191,15 +191,23 @@ func (p *Policy) explainNearest(id Identity) []Problem {
 
 // distance is how far a statement is from one that allows the identity. The scale has no unit: it only ranks statements.
 func (s *Statement) distance(id Identity) (far int) {
-	if s.principal(id) == no {
-		_, _, far = s.nearestProvider(id)
+	other := s.principal(id) == no
+	if other {
+		var d difference
+		_, d, far = s.nearestProvider(id)
+		if d.cause == otherProvider {
+			far += foreignProvider
+		}
 		if slices.ContainsFunc(s.conditions, func(c condition) bool { _, present, _ := id.context(c.key.text); return present && c.isClaim() }) {
 			far = min(far, 1) // its keys are of this provider
+		}
+		if s.misnamed(id) != nil {
+			far = 1
 		}
 	}
 	if s.action() == no {
 		far++
-		if slices.ContainsFunc(s.actions, func(v value) bool { return strings.Contains(strings.ToLower(v.text), "saml") }) {
+		if other && slices.ContainsFunc(s.actions, func(v value) bool { return strings.Contains(strings.ToLower(v.text), "saml") }) {
 			far += unrelated
 		}
 	}
@@ -305,6 +313,9 @@ func (s *Statement) explainPrincipal(id Identity) Problem {
 	switch {
 	case s.notPrincipal:
 		return Problem{Kind: WrongProvider, Line: s.principalAt, Text: "NotPrincipal excludes the provider: use Principal with Federated " + id.ProviderARN()}
+	case s.misnamed(id) != nil:
+		name := s.misnamed(id)
+		return Problem{Kind: WrongProvider, Line: name.line, Text: "the provider is in AWS, which is for accounts, users and roles: it must be in Federated"}
 	case s.federated == nil:
 		return Problem{Kind: WrongProvider, Line: s.principalAt, Text: "Principal has no Federated: it must be " + id.ProviderARN()}
 	}

@@ -26,6 +26,7 @@ func beside(t testing.TB, statement string, pairs ...string) string {
 
 const (
 	ofGitHub = `{"Effect": "Allow", "Principal": {"Federated": "arn:aws:iam::111122223333:oidc-provider/token.actions.githubusercontent.com"}, "Action": "sts:AssumeRoleWithWebIdentity", "Condition": {"StringEquals": {"token.actions.githubusercontent.com:aud": "sts.amazonaws.com"}, "StringLike": {"token.actions.githubusercontent.com:sub": "repo:acme/shop:*"}}}`
+	ofTypo   = `{"Effect": "Allow", "Principal": {"Federated": "` + providerOf + `"}, "Action": "sts:AssumeRoleWithWebIdentity", "Condition": {"StringEquals": {"` + provider + `:sub": "system:serviceaccount:default:apq"}}}`
 	ofOthers = `{"Effect": "Allow", "Principal": {"Federated": "arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/0000"}, "Action": "sts:AssumeRoleWithWebIdentity", "Condition": {"StringEquals": {"oidc.eks.eu-west-1.amazonaws.com/id/0000:sub": "system:serviceaccount:default:app"}}}`
 )
 
@@ -52,6 +53,10 @@ func TestTheCulpritIsNamed(t *testing.T) {
 		{"six service accounts", with(t, `"system:serviceaccount:default:app"`, six), `1@14 PolicySubject: sub is none of 6 values, the nearest is "system:serviceaccount:other:s0": add "system:serviceaccount:default:app", as in the token`},
 		{"ours is the second statement", beside(t, strings.ReplaceAll(ofOthers, "id/0000", "id/EXAMPLED539D4633E53DE1B71EXAMPLE"), "default:app", "other:web"), "1@4 PolicyNoAudience: no condition on the audience"},
 		{"a Deny that is nearer", beside(t, `{"Effect": "Deny", "Principal": {"Federated": "`+providerOf+`"}, "Action": "sts:*", "Condition": {"StringEquals": {"`+provider+`:sub": "system:serviceaccount:default:apt"}}}`, "default:app", "other:web"), `2@14 PolicySubject: sub is "system:serviceaccount:other:web": add "system:serviceaccount:default:app", as in the token`},
+		{"a subject of another form, and another cluster's", beside(t, strings.ReplaceAll(ofOthers, "other:app", "default:app"), "system:serviceaccount:default", "system:sa:default"), `0@14 PolicySubject: no statement is for this service account; the nearest is statement 2, line 5: it is for "system:sa:default:app"`},
+		{"the action of SAML, and another service account's", beside(t, ofTypo, "WithWebIdentity", "WithSAML"), `2@10 PolicyAction: Action is "sts:AssumeRoleWithSAML": it must be sts:AssumeRoleWithWebIdentity`},
+		{"the provider as an AWS principal", with(t, `"Federated"`, `"AWS"`), `1@7 PolicyFederated: the provider is in AWS, which is for accounts, users and roles: it must be in Federated`},
+		{"the provider as an AWS principal, and another cluster's", beside(t, ofOthers, `"Federated"`, `"AWS"`), `2@8 PolicyFederated: the provider is in AWS, which is for accounts, users and roles: it must be in Federated`},
 		{"the action of SAML beside", beside(t, `{"Effect": "Allow", "Principal": {"Federated": "arn:aws:iam::111122223333:saml-provider/okta"}, "Action": "sts:AssumeRoleWithSAML"}`, "default:app", "default:web"), `0@14 PolicySubject: no statement is for this service account; the nearest is statement 2, line 5: it is for "system:serviceaccount:default:web"; add one for "system:serviceaccount:default:app", or add it to a list`},
 
 		// Operators.
