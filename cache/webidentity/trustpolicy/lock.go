@@ -34,7 +34,7 @@ func (p *Policy) lock(id Identity) *condition {
 
 // mayBeFor reports whether a statement lets in tokens of the identity's provider, or was meant to.
 func (s *Statement) mayBeFor(id Identity) bool {
-	meant := !s.notPrincipal && (&repair{statement: s, id: id}).provider()
+	meant := !s.notPrincipal && ((&repair{statement: s, id: id}).provider() || s.keysAreOf(id) && !s.others)
 	if s.Deny || !meant && s.principal(id) == no {
 		return false
 	}
