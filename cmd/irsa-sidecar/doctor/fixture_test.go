@@ -415,3 +415,11 @@ func compare(t *testing.T, name, got string) {
 		t.Errorf("%s differs from the report:\n%s", path, got)
 	}
 }
+
+// The transport takes its proxy from this machine's environment, which is not the worlds'.
+func TestMain(m *testing.M) {
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"} {
+		os.Unsetenv(name)
+	}
+	os.Exit(m.Run())
+}
