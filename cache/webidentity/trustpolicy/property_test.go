@@ -531,7 +531,7 @@ func (w *writer) list(begin, end string, length int, inner, margin string, item 
 // TestNoEditDoesHarm makes policies at random and checks what is proposed. IRSA_TEST_POLICIES is how many, or from which to
 // which, such as 100-200.
 func TestNoEditDoesHarm(t *testing.T) {
-	from, to := 0, 500
+	from, to := 0, 250
 	if asked := os.Getenv("IRSA_TEST_POLICIES"); asked != "" {
 		first, last, found := strings.Cut(asked, "-")
 		if !found {
