@@ -563,6 +563,18 @@ func TestItEndsWithinAMinute(t *testing.T) {
 	}
 }
 
+func TestAPolicyThatDoesNotEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stdin, open := io.Pipe()
+		defer open.Close()
+		begun := time.Now()
+		err := run(t.Context(), []string{"doctor", theirs, "--trust-policy", "-"}, surroundings{stdin: stdin, stdout: io.Discard, run: newWorld(t).run})
+		if took := time.Since(begun); took != policyLimit || err == nil || err.Error() != "--trust-policy -: not read within 15s before it ended" {
+			t.Errorf("%s, %v", took, err)
+		}
+	})
+}
+
 func TestCommandLine(t *testing.T) {
 	for _, row := range []struct {
 		args string

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
@@ -33,6 +34,8 @@ func readPolicy(ctx context.Context, q question, stdin io.Reader) ([]byte, error
 		text, err := readLimited(q.policyFile, stdin)
 		done <- result{text, err}
 	}()
+	ctx, cancel := context.WithTimeoutCause(ctx, policyLimit, fmt.Errorf("not read within %s", policyLimit))
+	defer cancel()
 	select {
 	case r := <-done:
 		if r.err != nil {
@@ -43,6 +46,9 @@ func readPolicy(ctx context.Context, q question, stdin io.Reader) ([]byte, error
 		return nil, fmt.Errorf("--trust-policy %s: %w before it ended", q.policyFile, context.Cause(ctx))
 	}
 }
+
+// policyLimit bounds the reading of the policy, from a pipe that may stay open.
+const policyLimit = 15 * time.Second
 
 func readLimited(name string, stdin io.Reader) ([]byte, error) {
 	from := stdin

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 )
 
 // diagnoseWithAWS is diagnose with an AWS CLI on the laptop.
@@ -101,5 +103,20 @@ func TestAnotherRolesPolicyIsNamed(t *testing.T) {
 	}
 	if _, err = w.diagnoseWithAWS(newFakeAWS(), "--trust-policy", inTempFile(t, "main.tf", `resource "aws_iam_role" "app" {}`)); exitCode(err) != 2 || !strings.Contains(err.Error(), "terraform show -json") {
 		t.Errorf("a file of Terraform: %v", err)
+	}
+}
+
+// Where a text is no policy at all, the line follows the name after one comma.
+func TestTheLineFollowsTheName(t *testing.T) {
+	for said, want := range map[string]string{
+		"the policy line 7: wrong":  "the role's trust policy in IAM, line 7: wrong",
+		"the policy, line 7: wrong": "the role's trust policy in IAM, line 7: wrong",
+		"the policy lets nobody in": "the role's trust policy in IAM lets nobody in",
+	} {
+		o := &outside{observed: &observed{}, question: question{aws: true}}
+		findings := []doctor.Finding{{Check: "trust-policy", Finding: said}}
+		if o.inFile(findings); findings[0].Finding != want {
+			t.Errorf("%q: %q, want %q", said, findings[0].Finding, want)
+		}
 	}
 }

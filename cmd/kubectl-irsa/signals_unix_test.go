@@ -4,6 +4,8 @@ package main
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +22,26 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	os.Exit(m.Run())
+}
+
+// kubectl is asked to end, so that it can end what it runs itself, before it is killed.
+func TestKubectlIsAskedToEnd(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		if reader, err := os.Open(fifo); err == nil { // it is ready
+			reader.Close()
+		}
+		cancel()
+	}()
+	output, err := execute(ctx, nil, "/bin/sh", "-c", `trap 'echo asked; exit 0' INT; : > `+fifo+`; while :; do :; done`)
+	if string(output) != "asked\n" || !errors.Is(err, context.Canceled) {
+		t.Errorf("%q, %v", output, err)
+	}
 }
 
 // A signal ends the program and the kubectl that it waits for.
