@@ -178,6 +178,10 @@ var apps = []struct {
 		w.env["AWS_DEFAULT_PROFILE"] = "dev"
 		w.put(".aws/credentials", strings.Replace(sharedKeys, "default", "dev", 1))
 	}, SharedFile, fixed},
+	{"profile-old-variable-beside-keys", func(w *world) {
+		w.env["AWS_DEFAULT_PROFILE"] = "dev"
+		w.put(".aws/credentials", sharedKeys+"[dev]\n")
+	}, SharedFile, forPeople},
 	{"profile-is-a-secret", func(w *world) { w.env["AWS_PROFILE"] = appSecret }, ProfileSet, fixed},
 	{"shared-file-variable", func(w *world) {
 		w.env["AWS_SHARED_CREDENTIALS_FILE"] = w.put("secrets/aws", sharedKeys)

@@ -95,6 +95,10 @@ func (e *examination) checkAppProfile() {
 				e.reportProfile(file, profile, selected, has)
 				return
 			}
+			if _, has := file.credentials(string(content), "default"); selected == "AWS_DEFAULT_PROFILE" && has != "" && has != emptyKeys {
+				e.warn("profile", SharedFile, fmt.Sprintf("%s has %s in [default]: clients that don't read AWS_DEFAULT_PROFILE, such as JavaScript's, use those", file.path, has),
+					Fix{What: "remove the profile [default] from the file"})
+			}
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, regular.ErrNotRegular): // such as /dev/null
 		case errors.Is(err, regular.ErrDirectory):
 			e.warn("profile", SharedFile, file.path+" is a directory, not a file: Go v2 fails, others ignore it",
