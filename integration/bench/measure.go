@@ -394,7 +394,7 @@ func (b *bench) rest(ctx context.Context, o options) (*step, error) {
 		name: "rest", least: pairs, most: 6,
 		measures: []measure{
 			{name: "at rest after 10,000 requests, RSS, MiB", limit: 15, margin: 0.02},
-			{name: "at rest after 10,000 requests, RssAnon, MiB", limit: 5, margin: 0.04},
+			{name: "at rest after 10,000 requests, RssAnon, MiB", limit: 5, margin: 0.06},
 		},
 		round: func(ctx context.Context, round int) ([]pair[float64], error) {
 			if round == len(all) {
