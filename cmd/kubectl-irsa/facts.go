@@ -275,8 +275,8 @@ func (o *observed) readOwner(ctx context.Context, k *kubectl) {
 }
 
 // ownerName is the kind/name of what makes such Pods: a Deployment rather than its ReplicaSet. Where the ReplicaSet cannot
-// be read, its name says it: the Deployment's, and the hash that is also a label. It is a word of a command, and whoever
-// creates a Pod may write anything there, so what is no name is left out.
+// be read, its name says it: the Deployment's, and the hash that is also a label. It becomes a word of a command, and the
+// creator of a Pod may write anything there, so what is not a name is left out.
 func (o *observed) ownerName() string {
 	if o.above != "" {
 		return validOwner(o.above)

@@ -29,8 +29,8 @@ const (
 )
 
 // Propose returns the smallest edit that lets the identity in: a value that can be nobody's is replaced, ours joins a list, or
-// a statement is added. It has been evaluated for everybody whom the policy names, and for strangers: whoever was let in still
-// is, under the same conditions, and nobody else is let in. No condition, Deny or other statement changes. The error says, as
+// a statement is added. It has been evaluated for everybody whom the policy names, and for strangers: all who were let in still
+// are, under the same conditions, and nobody else is let in. No condition, Deny or other statement changes. The error says, as
 // a sentence for people, why there is no such edit.
 func (p *Policy) Propose(id Identity) (*Edit, error) {
 	if err := p.unfilled(id); err != nil {
@@ -74,7 +74,7 @@ func (p *Policy) Propose(id Identity) (*Edit, error) {
 		return nil, fmt.Errorf("line %d: %q is not a condition operator: IAM refuses the policy until it is corrected", c.operator.line, c.operator.text)
 	}
 	if c := q.lock(id); c != nil {
-		return nil, fmt.Errorf("%s: whoever put this condition there may have meant it for this service account too, and a new statement would not have it: change the policy by hand", c.shifted(p.root.line-1).place())
+		return nil, fmt.Errorf("%s: this condition may be intended for this service account too, and a new statement would not have it: change the policy by hand", c.shifted(p.root.line-1).place())
 	}
 	return nil, errors.New("no change of this policy certainly lets in only this service account: change it by hand")
 }
@@ -142,11 +142,11 @@ func (p *Policy) held(id Identity) error {
 		}
 		switch {
 		case s.Deny && applies == yes:
-			return fmt.Errorf("%s denies this service account%s: whoever put it there may have meant it, so ask before you change it by hand", s.place(i), s.because(id))
+			return fmt.Errorf("%s denies this service account%s: it may be intentional, so ask its author before you change it by hand", s.place(i), s.because(id))
 		case s.Deny && applies == unknown && allowed == yes:
-			return fmt.Errorf("%s denies this service account if a condition is met that only AWS can evaluate%s: whoever put it there may have meant it, so find out whether it is met before you change anything", s.place(i), s.because(id))
+			return fmt.Errorf("%s denies this service account if a condition is met that only AWS can evaluate%s: it may be intentional, so find out whether it is met before you change anything", s.place(i), s.because(id))
 		case !s.Deny && applies == unknown:
-			return fmt.Errorf("%s allows this service account if a condition is met that only AWS can evaluate%s: find out whether it is met; whoever put it there may have meant it", s.place(i), s.because(id))
+			return fmt.Errorf("%s allows this service account if a condition is met that only AWS can evaluate%s: it may be intentional, so find out whether it is met", s.place(i), s.because(id))
 		}
 	}
 	return nil
@@ -295,10 +295,10 @@ func (p *Policy) candidates(id Identity, before int) (all []candidate, err error
 		}
 		ours++
 		if r.excludes != nil {
-			notes = append(notes, fmt.Sprintf("statement %d excludes this service account (line %d): whoever wrote that may have meant it", i+1, before+r.excludes.key.line))
+			notes = append(notes, fmt.Sprintf("statement %d excludes this service account (line %d): that may be intentional", i+1, before+r.excludes.key.line))
 		}
 		if r.blocked != nil && !r.joined && !r.hopeless {
-			return nil, fmt.Errorf("statement %d, line %d, is for this service account, but one of its conditions is not met (%s): whoever put it there may have meant it, so meet it or change it by hand", i+1, before+s.Line, r.blocked.shifted(before).place())
+			return nil, fmt.Errorf("statement %d, line %d, is for this service account, but one of its conditions is not met (%s): it may be intentional, so meet it or change it by hand", i+1, before+s.Line, r.blocked.shifted(before).place())
 		}
 		if !r.hopeless && r.blocked == nil && len(r.splices) > 0 {
 			all = append(all, r.candidates(p.text, i)...)

@@ -145,9 +145,9 @@ func (s *Statement) denial(id Identity, applies truth) Problem {
 	switch {
 	case len(reasons) == 0:
 	case applies == unknown:
-		problem.Text = fmt.Sprintf("denies the request if %s, which only AWS can tell; whoever wrote this may have meant it", strings.Join(reasons, " and "))
+		problem.Text = fmt.Sprintf("denies the request if %s, which only AWS can tell; this may be intentional", strings.Join(reasons, " and "))
 	default:
-		problem.Text = fmt.Sprintf("denies the request, because %s; whoever wrote this may have meant it", strings.Join(reasons, " and "))
+		problem.Text = fmt.Sprintf("denies the request, because %s; this may be intentional", strings.Join(reasons, " and "))
 	}
 	return problem
 }

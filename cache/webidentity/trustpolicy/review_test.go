@@ -97,9 +97,9 @@ func TestTheCulpritIsNamed(t *testing.T) {
 		{"only AWS knows, and the subject is wrong", strings.Replace(conditioned(t, "IpAddress", "aws:SourceIp", `"10.0.0.0/8"`), "default:app", "default:App", 1), `1@14 PolicyCase: sub is "system:serviceaccount:default:App": it must be "system:serviceaccount:default:app", in exactly this case`},
 
 		// A Deny.
-		{"of a region", deny(`"StringEquals": {` + "\n" + `"aws:RequestedRegion": "eu-west-1"}`), `1@7 PolicyDeny: denies the request, because StringEquals aws:RequestedRegion "eu-west-1" is met by "eu-west-1"; whoever wrote this may have meant it`},
-		{"of other organizations", deny(`"StringNotEquals": {"aws:PrincipalOrgID": "o-1"}`), `1@6 PolicyDeny: denies the request, because StringNotEquals aws:PrincipalOrgID "o-1" is met by a request without this key; whoever wrote this may have meant it`},
-		{"of other addresses", deny(`"NotIpAddress": {"aws:SourceIp": "10.0.0.0/8"}`), `1@6 PolicyDeny: denies the request if NotIpAddress aws:SourceIp "10.0.0.0/8", which only AWS can tell; whoever wrote this may have meant it`},
+		{"of a region", deny(`"StringEquals": {` + "\n" + `"aws:RequestedRegion": "eu-west-1"}`), `1@7 PolicyDeny: denies the request, because StringEquals aws:RequestedRegion "eu-west-1" is met by "eu-west-1"; this may be intentional`},
+		{"of other organizations", deny(`"StringNotEquals": {"aws:PrincipalOrgID": "o-1"}`), `1@6 PolicyDeny: denies the request, because StringNotEquals aws:PrincipalOrgID "o-1" is met by a request without this key; this may be intentional`},
+		{"of other addresses", deny(`"NotIpAddress": {"aws:SourceIp": "10.0.0.0/8"}`), `1@6 PolicyDeny: denies the request if NotIpAddress aws:SourceIp "10.0.0.0/8", which only AWS can tell; this may be intentional`},
 		{"that does not apply", deny(`"StringNotEquals": {"aws:RequestedRegion": "eu-west-1"}`), ""},
 
 		// Invisible characters.

@@ -101,9 +101,9 @@ func (e *examination) fixOrganization(d denial) []Fix {
 	if strings.Contains(d.policy, "resource") {
 		kind, short = "RESOURCE_CONTROL_POLICY", "RCP"
 	}
-	what := "ask whoever manages the organization to except this role from the Deny in the " + short
+	what := "ask the organization's administrators to exempt this role from the Deny in the " + short
 	if !d.explicit {
-		what = "ask whoever manages the organization to allow sts:AssumeRoleWithWebIdentity in an " + short
+		what = "ask the organization's administrators to allow sts:AssumeRoleWithWebIdentity in an " + short
 	}
 	fixes := []Fix{{What: what + "; the trust policy need not change"}}
 	if id := d.arn[strings.LastIndexByte(d.arn, '/')+1:]; strings.HasPrefix(id, "p-") {

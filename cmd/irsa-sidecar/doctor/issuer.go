@@ -205,7 +205,7 @@ func (e *examination) fetchDocument(ctx context.Context, url string, into any) b
 		}
 		e.issuer = issuerUnavailable
 	}
-	e.add(warning("signature", IssuerUnreachable, fmt.Sprintf("not verified: %s: %s", url, why), fixes...))
+	e.add(warning("signature", IssuerUnreachable, fmt.Sprintf("the signature cannot be verified: %s: %s", url, why), fixes...))
 	return false
 }
 

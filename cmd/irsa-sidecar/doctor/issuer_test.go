@@ -102,7 +102,7 @@ func TestDiscoveryDocumentsAreReadOrNamed(t *testing.T) {
 	}
 	without := func(name string) string { return right(func(d map[string]any) { delete(d, name) }) }
 	with := func(name string, value any) string { return right(func(d map[string]any) { d[name] = value }) }
-	const unread = "IssuerUnreachable: not verified: URL: "
+	const unread = "IssuerUnreachable: the signature cannot be verified: URL: "
 	for name, row := range map[string]struct {
 		status int
 		body   string

@@ -69,7 +69,7 @@ func (e *examination) fixMalformed() []Fix {
 
 // fixClaims is for a token that Kubernetes did not issue, or not as it issues projected tokens.
 func (e *examination) fixClaims() []Fix {
-	return append([]Fix{{What: "have whoever issues the token write all of iss, sub, aud, exp and iat, the times in whole seconds; Kubernetes does"}}, e.fixVolume()...)
+	return append([]Fix{{What: "make the token's issuer set iss, sub, aud, exp and iat, with times in whole seconds, as Kubernetes does"}}, e.fixVolume()...)
 }
 
 func (e *examination) fixExpired() []Fix {
