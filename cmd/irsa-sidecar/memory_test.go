@@ -21,7 +21,7 @@ func TestMemoryIsGivenBackWhenNobodyAsks(t *testing.T) {
 		step := func(what string, d time.Duration, want uint32) {
 			t.Helper()
 			before := forcedCollections()
-			time.Sleep(d)
+			time.Sleep(d) // of the bubble's clock, like every sleep in a bubble
 			synctest.Wait()
 			if got := forcedCollections() - before; got != 2*want { // a trim makes two
 				t.Errorf("%s: %d forced collections, not %d", what, got, 2*want)

@@ -302,7 +302,7 @@ func onDiskDir(t *testing.T) string {
 			return path
 		}
 	}
-	t.Skip("both the temporary directory and the checkout are in memory")
+	t.Fatal("the temporary directory and the checkout are both in memory: set TMPDIR to a directory on a disk")
 	return ""
 }
 
@@ -461,7 +461,7 @@ func (d *stuckDisk) write(text []byte) error {
 	if d.released != nil {
 		<-d.released
 	}
-	time.Sleep(d.takes)
+	time.Sleep(d.takes) // its tests are in bubbles, where this takes no time
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.underWay--
@@ -524,7 +524,7 @@ func TestADiskThatIsStuckAtTheStartIsNoStateFile(t *testing.T) {
 			if left := s.restoredFor(); left != want {
 				t.Errorf("when it takes %v, %v are left, want %v", takes, left, want)
 			}
-			time.Sleep(time.Second) // until who was late has ended
+			time.Sleep(time.Second) // until the one that was late has ended
 			synctest.Wait()
 		}
 		s.clock = func() (string, time.Duration, error) { <-released; return clock() }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
@@ -275,11 +277,14 @@ func TestTheOtherLoopbackAddressIsTriedAfterARefusal(t *testing.T) {
 // listenOnIPv6Alone listens on a port of [::1] that is free on 127.0.0.1, where another program may have the first one.
 func listenOnIPv6Alone(t *testing.T) net.Listener {
 	t.Helper()
-	if probe, err := net.Listen("tcp6", "[::1]:0"); err != nil {
-		t.Skip("this machine has no IPv6:", err)
-	} else {
-		probe.Close()
+	probe, err := net.Listen("tcp6", "[::1]:0")
+	if errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) {
+		t.Skip("the kernel has no [::1], on which this test listens:", err)
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe.Close()
 	for range 100 {
 		other, err := net.Listen("tcp4", "127.0.0.1:0")
 		if err != nil {

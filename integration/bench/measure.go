@@ -144,7 +144,8 @@ func run(ctx context.Context, steps []*step, timeout time.Duration, enough func(
 	return nil
 }
 
-// untilIdle waits until nothing else on the machine is ready to run, at most a second.
+// untilIdle waits until nothing else on the machine is ready to run, at most a second. It polls: the kernel reports no such
+// event.
 func untilIdle(ctx context.Context) {
 	for began := time.Now(); time.Since(began) < time.Second && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
 		raw, err := os.ReadFile("/proc/loadavg")
