@@ -31,8 +31,8 @@ var (
 	accessKeyShape     = shape{expression: `\b(A[KS]IA)[A-Z0-9]{8,}([A-Z0-9]{4})\b`}
 
 	// An AWS secret key has exactly 40 base64 characters; requiring both boundaries leaves file names and issuer URLs
-	// readable.
-	secretKeyShape = shape{expression: `(^|[^A-Za-z0-9+/=_.-])([A-Za-z0-9+/]{40})($|[^A-Za-z0-9+/=_.-])`}
+	// readable. A key may be the value of any name: NAME=KEY.
+	secretKeyShape = shape{expression: `(^|[^A-Za-z0-9+/_.-])([A-Za-z0-9+/]{40})($|[^A-Za-z0-9+/=_.-])`}
 )
 
 // Mask is what is shown in place of a secret.

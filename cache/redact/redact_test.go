@@ -31,6 +31,7 @@ func TestScrub(t *testing.T) {
 		{"<SecretAccessKey>abc/def</SecretAccessKey>", "<SecretAccessKey>[redacted]</SecretAccessKey>"},
 		{`"SessionToken": "FwoGZXIvYXdzE"`, `"SessionToken": "[redacted]"`},
 		{"WebIdentityToken=abc&Version=2011-06-15", "WebIdentityToken=[redacted]&Version=2011-06-15"},
+		{"AWS_PROFILE=" + secretKey + ": such a profile", "AWS_PROFILE=[redacted]: such a profile"},
 		{"AWS_SECRET_ACCESS_KEY=" + secretKey, "AWS_SECRET_ACCESS_KEY=[redacted]"},
 		{`{\"secretAccessKey\": \"minio123\", \"region\": \"\"}`, `{\"secretAccessKey\": \"[redacted]\", \"region\": \"\"}`},
 		{"&quot;SessionToken&quot;:&quot;abc&quot;", "&quot;SessionToken&quot;:&quot;[redacted]&quot;"},

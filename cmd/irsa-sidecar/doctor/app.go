@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 )
@@ -191,7 +190,7 @@ func (e *examination) checkAppEndpoint() *url.URL {
 		return nil
 	}
 	if why := notLoopback(uri, err); why != "" {
-		e.fail("endpoint", OtherEndpoint, fmt.Sprintf("%s=%s does not point to a sidecar: %s", sources.FullURI, redact.Scrub(full), why), e.fixURI())
+		e.fail("endpoint", OtherEndpoint, fmt.Sprintf("%s=%s does not point to a sidecar: %s", sources.FullURI, full, why), e.fixURI())
 		return nil
 	}
 	text := sources.FullURI + "=" + full

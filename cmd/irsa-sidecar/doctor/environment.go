@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 )
@@ -91,7 +90,7 @@ func brokenKeys(has func(string) bool, value func(string) string) string {
 func (e *examination) checkProfile() {
 	for _, name := range []string{"AWS_PROFILE", "AWS_DEFAULT_PROFILE"} {
 		if profile := e.Getenv(name); profile != "" {
-			e.add(warning("environment", ProfileSet, fmt.Sprintf("%s=%s: SDKs try that profile first", name, redact.Scrub(profile)),
+			e.add(warning("environment", ProfileSet, fmt.Sprintf("%s=%s: SDKs try that profile first", name, profile),
 				e.setEnv("let SDKs find the sidecar", ourContainer, name+"-")))
 		}
 	}

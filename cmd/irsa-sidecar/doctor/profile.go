@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
 	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 )
@@ -72,7 +71,7 @@ func (e *examination) checkAppProfile() {
 		return
 	}
 	if other := e.App.Env["AWS_DEFAULT_PROFILE"]; selected == "AWS_PROFILE" && other != "" && other != profile {
-		e.warn("profile", ProfileSet, fmt.Sprintf("AWS_DEFAULT_PROFILE=%s differs from AWS_PROFILE=%s; boto3 and the AWS CLI take it, others do not", redact.Scrub(other), redact.Scrub(profile)),
+		e.warn("profile", ProfileSet, fmt.Sprintf("AWS_DEFAULT_PROFILE=%s differs from AWS_PROFILE=%s; boto3 and the AWS CLI take it, others do not", other, profile),
 			e.setEnv("remove it", appContainer, "AWS_DEFAULT_PROFILE-"))
 	}
 	exists, before := false, len(e.findings)
@@ -111,7 +110,7 @@ func (e *examination) checkAppProfile() {
 	e.checkHomeOnly(profile)
 	switch {
 	case selected != "" && !exists:
-		e.fail("profile", ProfileSet, fmt.Sprintf("%s=%s, and there is no such profile%s: %s, and others ignore it", selected, redact.Scrub(profile), in(read), failing(selected)),
+		e.fail("profile", ProfileSet, fmt.Sprintf("%s=%s, and there is no such profile%s: %s, and others ignore it", selected, profile, in(read), failing(selected)),
 			e.setEnv("remove it, so that clients find the sidecar", appContainer, selected+"-"))
 	case len(e.findings) > before: // of the files
 	case len(read) == 0:
@@ -142,7 +141,7 @@ func (e *examination) checkHomeOnly(profile string) {
 	file := sharedFile{path: filepath.Join(home, sources.Files[0])}
 	content, _, err := regular.Read(file.path, maxShared)
 	if _, has := file.credentials(string(content), profile); err == nil && has != "" && has != emptyKeys {
-		e.warn("profile", SharedFile, fmt.Sprintf("%s has %s in [%s]: %s may use those, as it ignores %s without %s", file.path, has, redact.Scrub(profile),
+		e.warn("profile", SharedFile, fmt.Sprintf("%s has %s in [%s]: %s may use those, as it ignores %s without %s", file.path, has, profile,
 			list(sources.Those(func(c *sources.Client) bool { return c.HomeOnly })), variable, loadConfig),
 			Fix{What: "remove the file: from the image, or the volume that is mounted there"})
 	}
@@ -157,7 +156,7 @@ func in(files []string) string {
 
 // reportProfile reports credentials in the selected profile.
 func (e *examination) reportProfile(file sharedFile, profile, selected, has string) {
-	text := fmt.Sprintf("%s has %s in [%s]", file.path, has, redact.Scrub(profile))
+	text := fmt.Sprintf("%s has %s in [%s]", file.path, has, profile)
 	if selected != "" {
 		text += ", which " + selected + " selects"
 	}
@@ -216,14 +215,14 @@ func (e *examination) checkUnseenProfile() {
 	for _, name := range []string{"AWS_PROFILE", "AWS_DEFAULT_PROFILE"} {
 		if e.App.has(name) {
 			warned = true
-			e.warn("profile", ProfileSet, fmt.Sprintf("%s=%s selects a profile, whose files cannot be read from here: if it has credentials, clients never ask the sidecar; if it does not exist, %s", name, redact.Scrub(e.App.Env[name]), failing(name)),
+			e.warn("profile", ProfileSet, fmt.Sprintf("%s=%s selects a profile, whose files cannot be read from here: if it has credentials, clients never ask the sidecar; if it does not exist, %s", name, e.App.Env[name], failing(name)),
 				e.setEnv("remove it, so that clients find the sidecar", appContainer, name+"-"))
 		}
 	}
 	for _, file := range e.App.sharedFiles() {
 		if e.App.has(file.variable) && file.path != "/dev/null" {
 			warned = true
-			e.warn("profile", SharedFile, fmt.Sprintf("%s=%s cannot be read from here: if its profile has credentials, clients never ask the sidecar", file.variable, redact.Scrub(e.App.Env[file.variable])),
+			e.warn("profile", SharedFile, fmt.Sprintf("%s=%s cannot be read from here: if its profile has credentials, clients never ask the sidecar", file.variable, e.App.Env[file.variable]),
 				e.setEnv("remove the variable if the app does not need it", appContainer, file.variable+"-"))
 		}
 	}
