@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -76,7 +74,7 @@ func runDoctor(ctx context.Context, call *call) error {
 	if call.on("json") {
 		err = report.WriteJSON(call.stdout)
 	} else {
-		err = report.WriteText(call.stdout, hasColors(call.stdout))
+		err = report.WriteText(call.stdout)
 	}
 	if err != nil {
 		return err
@@ -107,18 +105,4 @@ func (c *call) readPolicy(ctx context.Context, o *doctor.Options) error {
 		o.PolicyName += fmt.Sprintf(" (not closed within %s)", inputLimit)
 	}
 	return nil
-}
-
-// hasColors reports whether w is a terminal, and colors are not switched off: https://no-color.org
-func hasColors(w io.Writer) bool {
-	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-}
-
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
@@ -54,7 +55,7 @@ func runWait(ctx context.Context, c *call) error {
 		report:  c.stderr,
 		first:   waitReport,
 	}
-	if isTerminal(c.stderr.to) {
+	if doctor.IsTerminal(c.stderr.to) {
 		w.first = 0
 	}
 	return w.wait(ctx)

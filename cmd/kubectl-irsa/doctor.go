@@ -31,7 +31,7 @@ func runDoctor(ctx context.Context, q question, around surroundings) error {
 	case q.json:
 		err = report.WriteJSON(around.stdout)
 	default:
-		err = report.WriteText(around.stdout, around.color)
+		err = report.WriteText(around.stdout)
 	}
 	if err != nil {
 		return err

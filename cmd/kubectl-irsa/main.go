@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 )
 
 // version is set by the linker, but not by go install.
@@ -39,7 +40,6 @@ type surroundings struct {
 	stdin    io.Reader
 	stdout   io.Writer
 	progress io.Writer // a line for each step; nil if nobody watches
-	color    bool
 	run      runner
 }
 
@@ -48,8 +48,8 @@ func main() {
 	version = versionOf(version, info)
 	signal.Ignore(syscall.SIGPIPE)                                                      // a pipe that nobody reads is an error of the write
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt) // for good: later signals must not change the exit code
-	around := surroundings{stdin: os.Stdin, stdout: os.Stdout, color: hasColors(os.Stdout), run: execute}
-	if isTerminal(os.Stderr) {
+	around := surroundings{stdin: os.Stdin, stdout: os.Stdout, run: execute}
+	if doctor.IsTerminal(os.Stderr) {
 		around.progress = os.Stderr
 	}
 	err := run(ctx, os.Args[1:], around)
@@ -98,18 +98,4 @@ func run(ctx context.Context, args []string, around surroundings) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within %s", limit))
 	defer cancel()
 	return runDoctor(ctx, q, around)
-}
-
-// hasColors reports whether w is a terminal, and colors are not switched off: https://no-color.org
-func hasColors(w io.Writer) bool {
-	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-}
-
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

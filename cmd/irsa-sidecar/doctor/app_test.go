@@ -512,7 +512,7 @@ func TestAnAnswerDoesNotSteerATerminal(t *testing.T) {
 		w.env[sources.FullURI] = "http://" + other.String() + "/v1/credentials"
 		r := w.examineApp()
 		var b strings.Builder
-		if err := r.WriteText(&b, false); err != nil {
+		if err := r.WriteText(&b); err != nil {
 			t.Fatal(err)
 		}
 		if strings.ContainsAny(b.String(), "\x1b\u202e") || len(b.String()) > 9000 {

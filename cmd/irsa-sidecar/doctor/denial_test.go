@@ -52,7 +52,7 @@ func TestAPlainAccessDeniedFitsAScreen(t *testing.T) {
 	w := newWorld(t)
 	w.trust("shop:cart", "shop:web")
 	var b strings.Builder
-	if err := w.settled(w.examine()).WriteText(&b, false); err != nil {
+	if err := w.settled(w.examine()).WriteText(&b); err != nil {
 		t.Fatal(err)
 	}
 	if lines := strings.Count(b.String(), "\n"); lines > 40 {

@@ -853,7 +853,7 @@ func TestOnlyTheStatusIsColored(t *testing.T) {
 			"      fix: do it:\n        one\n        two\n      fix: or not\n\n1 ok, 0 warn, 1 FAIL\n",
 	} {
 		var b strings.Builder
-		if err := r.WriteText(&b, color); err != nil || b.String() != want {
+		if err := r.writeText(&b, color); err != nil || b.String() != want {
 			t.Errorf("color %v: %v\n%q, want\n%q", color, err, b.String(), want)
 		}
 	}

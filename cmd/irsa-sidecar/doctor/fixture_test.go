@@ -192,7 +192,7 @@ func (w *world) works(report *Report) bool {
 func (w *world) mustBeSecretFree(r *Report) {
 	w.t.Helper()
 	var b bytes.Buffer
-	if err := r.WriteText(&b, false); err != nil {
+	if err := r.WriteText(&b); err != nil {
 		w.t.Fatal(err)
 	}
 	if err := r.WriteJSON(&b); err != nil {
@@ -365,7 +365,7 @@ func (w *world) settled(r *Report) *Report {
 func golden(t *testing.T, w *world, name string, r *Report) {
 	t.Helper()
 	var text strings.Builder
-	if err := w.settled(r).WriteText(&text, false); err != nil {
+	if err := w.settled(r).WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
 	compare(t, name+".txt", text.String())
@@ -385,7 +385,7 @@ func mustFit(t *testing.T, r *Report) {
 		}
 	}
 	var text strings.Builder
-	if err := narrow.WriteText(&text, false); err != nil {
+	if err := narrow.WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(text.String()) {

@@ -62,24 +62,12 @@ func TestOtherProtocolsOnThePortAreNotASidecar(t *testing.T) {
 		"SSH-2.0-OpenSSH_9.6\r\n": "it does not speak HTTP",
 		"":                        "it does not speak HTTP", // and hangs up
 	} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				io.WriteString(conn, greeting)
-				bufio.NewReader(conn).ReadString('\n')
-				conn.Close()
-			}
-		}()
+		address := speaks(t, func(conn net.Conn) {
+			io.WriteString(conn, greeting)
+			bufio.NewReader(conn).ReadString('\n')
+		})
 		e := &examination{Options: newWorld(t).options}
-		e.Listen = l.Addr().(*net.TCPAddr).AddrPort()
+		e.Listen = netip.MustParseAddrPort(address)
 		e.checkSidecar(t.Context())
 		mustFind(t, e, e.Listen, "PortTaken: ADDRESS is in use by something other than the sidecar: "+want)
 	}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"unicode"
@@ -21,8 +22,22 @@ var statuses = [...]struct{ word, color string }{
 	OK: {"ok  ", "\x1b[32m"}, Warn: {"warn", "\x1b[33m"}, Fail: {"FAIL", "\x1b[1;31m"},
 }
 
-// WriteText writes the report for people, with colors for a terminal if asked for.
-func (r *Report) WriteText(w io.Writer, color bool) error {
+// WriteText writes the report for people, with colors if w is a terminal and they are not switched off: https://no-color.org
+func (r *Report) WriteText(w io.Writer) error {
+	return r.writeText(w, IsTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb")
+}
+
+// IsTerminal reports whether w is a terminal, and so whether a person reads along.
+func IsTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+func (r *Report) writeText(w io.Writer, color bool) error {
 	width := 0
 	for _, f := range r.Findings {
 		width = max(width, len(f.Check))

@@ -72,7 +72,7 @@ func TestTheFirstMentionOfTheIssuerIsInFull(t *testing.T) {
 		{Check: "b", Status: Fail, Key: "B", Finding: "second " + issuerURL, Fixes: []Fix{{"do it", shell, "command " + issuerURL}}},
 	}}
 	var b strings.Builder
-	if err := r.WriteText(&b, false); err != nil {
+	if err := r.WriteText(&b); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"first " + issuerURL, "second …/id/EXAMPLED539…"} {
