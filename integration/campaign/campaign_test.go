@@ -99,13 +99,14 @@ func TestFaults(t *testing.T) {
 	repeats := fmt.Sprintf("IRSA_TEST_SEED=%d IRSA_TEST_FAULTS=%d IRSA_TEST_KIND=%q", seed, count, only)
 	fmt.Println(repeats)
 	at := "before the first fault"
-	t.Cleanup(func() {
+	c := new(campaign)
+	t.Cleanup(func() { // after the logs of the sidecars
 		if t.Failed() {
-			t.Logf("%s: %s repeats it", at, repeats)
+			t.Logf("%s: %s repeats it; what failed:\n%s", at, repeats, strings.Join(c.failed, "\n"))
 		}
 	})
 
-	c := newCampaign(t, installed)
+	c.begin(t, installed)
 	defer c.end() // in any case, before the sidecar
 	// Each fault has its own random numbers, so that it is the same on every machine, whatever was left out before.
 	luck := func(n int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(n))) }
@@ -143,10 +144,10 @@ func TestFaults(t *testing.T) {
 	at = "after the last fault"
 	c.wantNothingLeft(t)
 	if n := c.again.Load(); n > c.requests.Load()/1000 {
-		t.Errorf("%d of %d requests needed another connection", n, c.requests.Load())
+		c.fail(t, "%d of %d requests needed another connection", n, c.requests.Load())
 	}
 	if peak := c.memory.Peak(); peak > memoryLimit/3*2/(1<<20) {
-		t.Errorf("memory went up to %.1f MiB, of %d", peak, memoryLimit>>20)
+		c.fail(t, "memory went up to %.1f MiB, of %d", peak, memoryLimit>>20)
 	}
 	c.end()
 	c.report(took)
@@ -177,6 +178,7 @@ type campaign struct {
 	met             map[string]int            // how many of them were seen to take effect
 	noticed         map[string]map[string]int // exchanges that failed, by kind and reason
 	leftOut         map[string]int            // why, and how often
+	failed          []string                  // what made the test fail
 	slowestRecovery time.Duration
 	dropped         int          // log lines, by a sidecar whose log is not read
 	seen            atomic.Int64 // connections of a crowd
@@ -192,15 +194,21 @@ func (c *campaign) leaveOut(what string) {
 	}
 }
 
-func newCampaign(t *testing.T, installed []installation) *campaign {
-	c := &campaign{
-		World:    world.New(t, ststest.Options{Lifetime: faultLife}),
-		asking:   asking{sessions: make(map[string]issued)},
-		injected: make(map[string]int), met: make(map[string]int), noticed: make(map[string]map[string]int), leftOut: make(map[string]int),
-	}
+// fail fails the test, and notes why for its last lines: the logs of the sidecars are long.
+func (c *campaign) fail(t *testing.T, format string, args ...any) {
+	t.Helper()
+	t.Errorf(format, args...)
+	c.failed = append(c.failed, fmt.Sprintf(format, args...))
+}
+
+// begin starts the sidecar and its clients.
+func (c *campaign) begin(t *testing.T, installed []installation) {
+	c.World = world.New(t, ststest.Options{Lifetime: faultLife})
+	c.sessions = make(map[string]issued)
+	c.injected, c.met, c.noticed, c.leftOut = make(map[string]int), make(map[string]int), make(map[string]map[string]int), make(map[string]int)
 	t.Cleanup(func() {
 		for _, wrong := range c.wrong[:min(len(c.wrong), 5)] {
-			t.Error(wrong)
+			c.fail(t, "%s", wrong)
 		}
 	})
 	c.STS.Change(func(o *ststest.Options) {
@@ -278,8 +286,8 @@ func newCampaign(t *testing.T, installed []installation) *campaign {
 	for _, s := range c.sdks {
 		c.repeatedly(20*time.Millisecond, func(int) { c.askSDK(s) })
 	}
+	c.all.Go(c.watchMachine)
 	c.rest(t)
-	return c
 }
 
 // realRoot reports whether the test may become any user, not only one of a user namespace.
@@ -380,10 +388,11 @@ type faultKind struct {
 type step struct {
 	kind            faultKind
 	began, ended    time.Time
-	calls, issued   int // by STS: since it began
-	callsInside     int // those while it lasted
-	connections     int // to the proxy, in the state of the fault
-	squeezed        int // how often the kernel has refused or reclaimed memory
+	lost            time.Duration // when it began
+	calls, issued   int           // by STS: since it began
+	callsInside     int           // those while it lasted
+	connections     int           // to the proxy, in the state of the fault
+	squeezed        int           // how often the kernel has refused or reclaimed memory
 	failures, lines []line
 }
 
@@ -414,7 +423,7 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 	c.lives = []*world.Process{c.sidecar.Process}
 	c.mostDescriptors = 0
 	calls, issued, connections, refused := c.STS.Calls(), len(c.STS.Issued()), c.proxy.Count(kind.state), c.memory.Refused()
-	s := &step{kind: kind, began: time.Now()}
+	s := &step{kind: kind, began: time.Now(), lost: c.lost()}
 	// This sleep is the duration of the fault. Nothing is assumed to have happened meanwhile.
 	kind.play(c, t, func() { time.Sleep(length) })
 	s.callsInside = c.STS.Calls() - calls
@@ -433,21 +442,21 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 	c.wantFewCalls(t, s, recovered.Sub(s.began))
 	c.notice(t, s, first)
 	if n := c.proxy.Deceived(); n > 0 {
-		t.Errorf("the token was sent to another server than STS, or not over current TLS, %d times", n)
+		c.fail(t, "the token was sent to another server than STS, or not over current TLS, %d times", n)
 	}
 	if status, body := world.HTTPGet(t, "http://"+c.sidecar.OpsAddress+"/readyz"); status != http.StatusOK {
-		t.Errorf("credentials are served, and /readyz says %d %s", status, body)
+		c.fail(t, "credentials are served, and /readyz says %d %s", status, body)
 	}
 	if c.largest = max(c.largest, c.sidecar.Memory(t, "RssAnon")); c.largest > anonymousLimit {
-		t.Errorf("it has %.1f MiB of memory of its own", c.largest)
+		c.fail(t, "it has %.1f MiB of memory of its own", c.largest)
 	}
 	if n := descriptors(t, c.sidecar); n > c.descriptors+mostConnections+few {
-		t.Errorf("it has %d file descriptors", n)
+		c.fail(t, "it has %d file descriptors", n)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.wrong) > 0 {
-		t.Errorf("wrong answers: %d", len(c.wrong))
+		c.fail(t, "wrong answers: %d", len(c.wrong))
 	}
 }
 
@@ -470,7 +479,7 @@ func (c *campaign) readLog(t *testing.T, s *step) {
 				due = time.Time{}
 			}
 			if (success || l.Msg == "exchange failed") && l.Time.Add(early).Before(due) {
-				t.Errorf("an exchange ended %s before it was due", due.Sub(l.Time))
+				c.fail(t, "an exchange ended %s before it was due", due.Sub(l.Time))
 			}
 			switch {
 			case success:
@@ -491,7 +500,7 @@ func (c *campaign) readLog(t *testing.T, s *step) {
 					most = min(most, time.Second) // for sessions of some seconds
 				}
 				if l.Failures != inARow || l.retry > most || l.retry < 200*time.Millisecond {
-					t.Errorf("failure %d in a row of class %s calls itself %d, and is tried again in %s, want at most %s", inARow, class, l.Failures, l.retry, most)
+					c.fail(t, "failure %d in a row of class %s calls itself %d, and is tried again in %s, want at most %s", inARow, class, l.Failures, l.retry, most)
 				}
 				if due = l.Time.Add(l.retry); waitsForFile(l.Reason) {
 					due = time.Time{}
@@ -558,10 +567,10 @@ func (c *campaign) wantRecovery(t *testing.T, s *step, recovered time.Time) {
 		due = next
 	}
 	if late > 1 {
-		t.Errorf("%d exchanges failed after the fault was over", late)
+		c.fail(t, "%d exchanges failed after the fault was over", late)
 	}
-	if by := recovered.Sub(due); by > slack {
-		t.Errorf("credentials came %s after the retry that was due", by)
+	if by := recovered.Sub(due) - (c.lost() - s.lost); by > slack {
+		c.fail(t, "credentials came %s after the retry that was due", by)
 	}
 }
 
@@ -570,11 +579,11 @@ func (c *campaign) wantRecovery(t *testing.T, s *step, recovered time.Time) {
 // second of rounding. A call that was cut off counts as a failure, too.
 func (c *campaign) wantFewCalls(t *testing.T, s *step, took time.Duration) {
 	if most := s.issued + len(s.failures) + len(c.lives) + 1; s.calls > most {
-		t.Errorf("%d calls to STS, want at most %d: they brought %d sessions and %d failures", s.calls, most, s.issued, len(s.failures))
+		c.fail(t, "%d calls to STS, want at most %d: they brought %d sessions and %d failures", s.calls, most, s.issued, len(s.failures))
 	}
 	const soonest = (faultLife - time.Second) * 40 / 100
 	if most := int(took/soonest) + len(s.failures) + len(c.lives) + 1; s.issued > most {
-		t.Errorf("%d sessions in %s, want at most %d", s.issued, took, most)
+		c.fail(t, "%d sessions in %s, want at most %d", s.issued, took, most)
 	}
 }
 
@@ -600,7 +609,7 @@ func (c *campaign) notice(t *testing.T, s *step, first bool) {
 	if met {
 		c.met[name]++
 	} else if first {
-		t.Errorf("the fault has not shown: the sidecar had %d calls, and failed with %v", s.calls, reasons)
+		c.fail(t, "the fault has not shown: the sidecar had %d calls, and failed with %v", s.calls, reasons)
 	}
 }
 
@@ -703,6 +712,7 @@ func (c *campaign) report(took time.Duration) {
 			s.name, s.asked, s.failed, s.excused)
 	}
 	fmt.Printf("attacks: %d refused, %d successful; readiness compared %d times\n", c.attacks.Load(), c.successes, c.readiness.Load())
+	fmt.Printf("this machine kept programs that could run waiting for %s in all\n", c.lost().Round(time.Millisecond))
 	fmt.Printf("%d calls to STS; the slowest recovery took %s\n", c.STS.Calls(), c.slowestRecovery.Round(time.Millisecond))
 	peak := "not known"
 	if c.memory != nil {

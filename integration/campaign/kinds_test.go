@@ -619,7 +619,7 @@ func (c *campaign) wantNothingLeft(t *testing.T) {
 		})
 		c.resting = max(c.resting, own)
 		if n := c.trace(t); n > c.goroutines+3*few {
-			t.Errorf("%d goroutines are left where %d were at the start", n, c.goroutines)
+			c.fail(t, "%d goroutines are left where %d were at the start", n, c.goroutines)
 		}
 		c.launch(t)
 	})
