@@ -133,20 +133,7 @@ func (c *campaign) ask(transport *http.Transport, n int) {
 		return
 	}
 	request.Header.Set("Authorization", *c.authorization.Load())
-	var response *http.Response
-	var body []byte
-	for try := range attempts {
-		if try > 0 {
-			c.again.Add(1)
-		}
-		if response, err = client.Do(request); err == nil {
-			body, err = io.ReadAll(response.Body)
-			response.Body.Close()
-		}
-		if err == nil || c.excusesNewcomers(asked) {
-			break
-		}
-	}
+	status, body, err := c.try(client, request, asked)
 	c.requests.Add(1)
 	excused := c.excuses(asked) || !inside && c.excusesNewcomers(asked)
 	took := time.Since(asked.at)
@@ -166,7 +153,26 @@ func (c *campaign) ask(transport *http.Transport, n int) {
 			c.complain("an answer took %s, of which the machine was busy for %s", took, lost)
 		}
 	}
-	c.judge(asked, response.StatusCode, body)
+	c.judge(asked, status, body)
+}
+
+// try sends a request as often as a client would, and returns the answer.
+func (c *campaign) try(client *http.Client, request *http.Request, asked moment) (status int, body []byte, err error) {
+	for n := range attempts {
+		if n > 0 {
+			c.again.Add(1)
+		}
+		var response *http.Response
+		if response, err = client.Do(request); err == nil {
+			status = response.StatusCode
+			body, err = io.ReadAll(response.Body)
+			response.Body.Close()
+		}
+		if err == nil || c.excusesNewcomers(asked) {
+			break
+		}
+	}
+	return status, body, err
 }
 
 // judge compares an answer with what STS has issued.
@@ -317,47 +323,34 @@ func (c *campaign) held() issued {
 // compareReadiness compares what the kubelet is told with what a client gets.
 func (c *campaign) compareReadiness() {
 	asked := c.now()
-	ready := func() (status int) {
-		response, err := world.HTTPClient.Get("http://" + c.sidecarOps() + "/readyz")
-		if err != nil {
-			return 0
+	get := func(url, authorization string) (status int, body []byte) {
+		request, err := http.NewRequest(http.MethodGet, url, nil)
+		if err == nil {
+			request.Header.Set("Authorization", authorization)
+			status, body, err = c.try(world.HTTPClient, request, asked)
 		}
-		defer response.Body.Close()
-		io.Copy(io.Discard, response.Body)
-		return response.StatusCode
-	}
-	before := ready()
-	request, err := http.NewRequest(http.MethodGet, c.base+"/v1/credentials", nil)
-	if err != nil {
-		c.complain("%v", err)
-		return
-	}
-	request.Header.Set("Authorization", *c.authorization.Load())
-	response, err := world.HTTPClient.Do(request)
-	if err != nil {
-		if !c.excusesNewcomers(asked) {
+		if err != nil && !c.excusesNewcomers(asked) {
 			c.complain("no answer: %v", err)
 		}
-		return
+		return status, body
 	}
-	defer response.Body.Close()
-	var a struct{ AccessKeyID, SecretAccessKey, Token string }
-	json.NewDecoder(response.Body).Decode(&a)
+	const silent = 0
+	readiness := "http://" + c.sidecarOps() + "/readyz"
+	before, _ := get(readiness, "")
+	status, body := get(c.base+"/v1/credentials", *c.authorization.Load())
 	took := time.Since(asked.at)
-	after := ready()
-	if c.excusesNewcomers(asked) {
+	after, _ := get(readiness, "")
+	if c.excusesNewcomers(asked) || slices.Contains([]int{before, status, after}, silent) {
 		return
 	}
-	if before == 0 || after == 0 {
-		c.complain("/readyz gave no answer")
-		return
-	}
+	var a struct{ AccessKeyID, SecretAccessKey, Token string }
+	json.Unmarshal(body, &a)
 	c.readiness.Add(1)
 	const least = faultLife / 10 // of a session must be left to be ready
-	if before == http.StatusOK && after == http.StatusOK && response.StatusCode != http.StatusOK && took < least {
-		c.complain("ready before and after, and refused with %d in between", response.StatusCode)
+	if before == http.StatusOK && after == http.StatusOK && status != http.StatusOK && took < least {
+		c.complain("ready before and after, and refused with %d in between", status)
 	}
-	if before == http.StatusOK || after == http.StatusOK || response.StatusCode != http.StatusOK {
+	if before == http.StatusOK || after == http.StatusOK || status != http.StatusOK {
 		return
 	}
 	if s, ok := c.given(asked, a.AccessKeyID, a.SecretAccessKey, a.Token); ok {
