@@ -66,7 +66,8 @@ func (c *call) duration(flag string) time.Duration {
 
 // settings are what the environment means, with the mistakes in the variables that the command reads.
 func (c *call) settings() (*settings, problems) {
-	s, invalid := parse(readEnvironment())
+	e := readEnvironment()
+	s, invalid := parse(e, readFiles(e))
 	return s, invalid.concerning(c.variables...)
 }
 

@@ -164,7 +164,7 @@ func TestNoVariableShowsTheTokenOfAnother(t *testing.T) {
 			name := tag.Get("envconfig")
 			t.Setenv("IRSA_SIDECAR_AUTHORIZATION_TOKEN", token)
 			t.Setenv(name, token)
-			_, invalid := parse(readEnvironment())
+			_, invalid := parse(readEnvironment(), files{})
 			text := strings.ToLower(invalid.Error())
 			for _, part := range []string{"correct", "horse", "3f0c2a9e", "5a1e8b7c6d21"} {
 				if strings.Contains(text, part) {
@@ -199,7 +199,7 @@ func TestTheDoctorStopsWhileItReadsAPolicy(t *testing.T) {
 // The kubelet's probes run these commands: a mistake that does not concern them must not restart the container.
 func TestAMistakeInAVariableThatACommandDoesNotReadDoesNotStopIt(t *testing.T) {
 	for _, entry := range []string{"https_proxy=x://", "HTTPS_PROXY=x://", "IRSA_SIDECAR_LISTEN=x", "AWS_REGION=x"} {
-		_, invalid := parse(environmentOf(append(good, entry)...))
+		_, invalid := parse(environmentOf(append(good, entry)...), files{})
 		if len(invalid) == 0 {
 			t.Errorf("%s is accepted", entry)
 		}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
@@ -21,10 +22,30 @@ const defaultProfile = "default"
 type profile struct {
 	name     string
 	exchange webidentity.Options
-	access   access
-	state    statePlace
+	source   string  // the profile whose credentials sign the request; empty: the web identity token is exchanged
+	access   *access // the same for all profiles that have the environment's
+	hidden   bool    // refreshed, but not served
+	required bool    // readiness counts it
 
 	policyFile, caBundle string // whose content load adds to exchange
+}
+
+// profile returns the profile of this name, or nil.
+func (s *settings) profile(name string) *profile {
+	if i := slices.IndexFunc(s.profiles, func(p *profile) bool { return p.name == name }); i >= 0 {
+		return s.profiles[i]
+	}
+	return nil
+}
+
+// hops returns the profiles on the way to this one, each the source of the next: from the one that exchanges the web
+// identity token to the profile itself. It returns nil if there is no such profile.
+func (s *settings) hops(name string) (all []*profile) {
+	for p := s.profile(name); p != nil; p = s.profile(p.source) {
+		all = append(all, p)
+	}
+	slices.Reverse(all)
+	return all
 }
 
 // load reads the files of all profiles. It is not part of parse because most commands need none of them.
@@ -86,8 +107,12 @@ type access struct {
 
 // open prepares to tell callers apart: it may make the token file, and connects to itself. That is for serve alone.
 func (s *settings) open() (all problems) {
+	opened := make(map[*access]bool)
 	for _, p := range s.profiles {
-		all = append(all, p.access.open(s.credentialsAddress().Addr(), s.network)...)
+		if !opened[p.access] {
+			opened[p.access] = true
+			all = append(all, p.access.open(s.credentialsAddress().Addr(), s.network)...)
+		}
 	}
 	return all
 }

@@ -85,7 +85,11 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 	}
 	metrics := cache.NewMetrics(registry)
 	for _, p := range s.profiles {
-		one := newSource(p, logger, metrics)
+		place := s.state
+		if p.name != defaultProfile { // one file has the credentials of one profile
+			place = statePlace{}
+		}
+		one := newSource(p, place, logger, metrics)
 		c.sources = append(c.sources, one)
 		c.refreshing.Go(func() { one.cache.Run(c.refreshing.ctx) })
 	}

@@ -107,15 +107,15 @@ func TestEveryProfileIsServed(t *testing.T) {
 
 	s, invalid := parse(environmentOf("AWS_ROLE_ARN="+role, "AWS_WEB_IDENTITY_TOKEN_FILE="+file.Path(), "AWS_ENDPOINT_URL_STS="+url,
 		"IRSA_SIDECAR_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_OPS_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0",
-		"IRSA_SIDECAR_QUITQUITQUIT=true", "IRSA_SIDECAR_SHUTDOWN_DELAY=1h"))
+		"IRSA_SIDECAR_QUITQUITQUIT=true", "IRSA_SIDECAR_SHUTDOWN_DELAY=1h"), files{})
 	if len(invalid) > 0 {
 		t.Fatal(invalid)
 	}
 	dir := t.TempDir()
+	s.state = statePlace{path: filepath.Join(dir, "state"), onDisk: true}
 	for name, arn := range map[string]string{"same": role, "gone": gone} {
 		another := *s.profiles[0]
 		another.name, another.exchange.RoleARN = name, arn
-		another.state = statePlace{path: filepath.Join(dir, name), onDisk: true}
 		s.profiles = append(s.profiles, &another)
 	}
 	limit := debug.SetMemoryLimit(-1)
@@ -145,7 +145,7 @@ func TestEveryProfileIsServed(t *testing.T) {
 			t.Errorf("%q: %s, want %s", path, got, want)
 		}
 	}
-	if files, _ := filepath.Glob(filepath.Join(dir, "*")); len(files) != 1 || filepath.Base(files[0]) != "same" {
+	if files, _ := filepath.Glob(filepath.Join(dir, "*")); len(files) != 1 || filepath.Base(files[0]) != "state" {
 		t.Errorf("state files: %q", files)
 	}
 

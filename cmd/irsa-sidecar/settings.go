@@ -18,7 +18,8 @@ import (
 
 // settings are what the environment means.
 type settings struct {
-	profiles  []*profile
+	profiles  []*profile // each after its source
+	state     statePlace
 	listeners []listener
 	network   network
 	logging   logging
@@ -35,16 +36,17 @@ type logging struct {
 	text  bool // rather than JSON
 }
 
-// parse returns what an environment means, and all mistakes in it. It reads nothing else: see [settings.load]. What is
-// right is in the settings whatever else is wrong.
-func parse(e *environment) (*settings, problems) {
+// parse returns what an environment and the files that were read for it mean, and all mistakes in them. It reads nothing
+// itself: see [readFiles] and [settings.load]. What is right is in the settings whatever else is wrong.
+func parse(e *environment, _ files) (*settings, problems) {
 	p := parser{environment: e, alike: make(map[string]int)}
 	var s settings
 	one := p.profile()
 	s.profiles = []*profile{one}
 	s.listeners = p.listeners()
 	one.access = p.access()
-	one.state = p.state()
+	one.required = true
+	s.state = p.state()
 	s.network = p.network()
 	s.accountID = p.flag("IRSA_SIDECAR_ACCOUNT_ID", p.AccountID)
 	s.shutdown = p.flag("IRSA_SIDECAR_QUITQUITQUIT", p.QuitQuitQuit)
@@ -251,9 +253,9 @@ func isProxy(s string) bool {
 	return err == nil && u.Host != "" && slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme)
 }
 
-func (p *parser) access() access {
+func (p *parser) access() *access {
 	const fileVariable = "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"
-	a := access{token: p.Authorization, file: p.AuthorizationFile, uids: p.uids()}
+	a := &access{token: p.Authorization, file: p.AuthorizationFile, uids: p.uids()}
 	switch {
 	case a.token != "" && a.file != "":
 		p.reject("IRSA_SIDECAR_AUTHORIZATION_TOKEN", "and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set; use one of them")

@@ -89,7 +89,7 @@ func FuzzEnvironment(f *testing.F) {
 			entries = append(entries, name+"="+value)
 		}
 		e := environmentOf(entries...)
-		s, p := parse(e)
+		s, p := parse(e, files{})
 		p = append(p, s.load()...)
 		for _, one := range p {
 			if !known[one.variable] && !strings.HasPrefix(one.variable, prefix) || one.text == "" {
@@ -142,7 +142,7 @@ func TestLongValuesAreCut(t *testing.T) {
 		for variable := range known {
 			t.Run(variable+", "+name, func(t *testing.T) {
 				s, p := parse(environmentOf(variable+"="+strings.ReplaceAll(value, "\x00", ""),
-					"AWS_ROLE_ARN=arn:aws:iam::111122223333:role/app", "AWS_WEB_IDENTITY_TOKEN_FILE=/token"))
+					"AWS_ROLE_ARN=arn:aws:iam::111122223333:role/app", "AWS_WEB_IDENTITY_TOKEN_FILE=/token"), files{})
 				p = slices.Concat(p, s.load(), s.open())
 				if len(p) > maxAlike+2 {
 					t.Errorf("%d problems", len(p))
@@ -157,7 +157,7 @@ func TestLongValuesAreCut(t *testing.T) {
 			})
 		}
 	}
-	_, p := parse(environmentOf("IRSA_SIDECAR_" + strings.Repeat("A", size) + "=x"))
+	_, p := parse(environmentOf("IRSA_SIDECAR_"+strings.Repeat("A", size)+"=x"), files{})
 	mustBeShown(t, "a name", errorText(usageError{p.concerning("none")}), maxProblem+len("invalid configuration: "))
 }
 
@@ -212,8 +212,8 @@ func mustBeUsable(t *testing.T, e *environment, s *settings) {
 	if o.Policy != "" && (len(o.Policy) > 2048 || !json.Valid([]byte(o.Policy))) || len(o.PolicyARNs) > 10 {
 		t.Errorf("the policy %q, and %q", o.Policy, o.PolicyARNs)
 	}
-	if p.state.path != "" && !filepath.IsAbs(p.state.path) || p.access.file != "" && !filepath.IsAbs(p.access.file) {
-		t.Errorf("a path that depends on where we are: %q, %q", p.state.path, p.access.file)
+	if s.state.path != "" && !filepath.IsAbs(s.state.path) || p.access.file != "" && !filepath.IsAbs(p.access.file) {
+		t.Errorf("a path that depends on where we are: %q, %q", s.state.path, p.access.file)
 	}
 	for _, proxy := range []string{e.value("HTTPS_PROXY"), e.value("https_proxy")} {
 		if proxy == "" {
@@ -242,7 +242,7 @@ func TestParse(t *testing.T) {
 		"the defaults": {nil, func(s *settings) bool {
 			p := s.profiles[0]
 			return len(s.profiles) == 1 && p.name == "default" && p.exchange.RoleARN == "arn:aws:iam::111122223333:role/app" && p.exchange.TokenFile == "/token" &&
-				p.exchange.Duration == 0 && p.exchange.Endpoint == "" && !p.exchange.FIPS && p.state == statePlace{} && reflect.DeepEqual(p.access, access{}) &&
+				p.exchange.Duration == 0 && p.exchange.Endpoint == "" && !p.exchange.FIPS && s.state == statePlace{} && reflect.DeepEqual(p.access, &access{}) && p.required &&
 				s.delay == 0 && s.grace == 5*time.Second && !s.accountID && !s.shutdown && s.logging == logging{} && s.warnings == nil
 		}},
 		"the listeners": {nil, func(s *settings) bool {
@@ -271,7 +271,7 @@ func TestParse(t *testing.T) {
 		"the last user":                    {[]string{"IRSA_SIDECAR_ALLOWED_UIDS= 0 ,4294967294"}, func(s *settings) bool { return slices.Equal(s.profiles[0].access.uids, []uint32{0, 1<<32 - 2}) }},
 		"booleans in all spellings": {[]string{"AWS_USE_FIPS_ENDPOINT=tRUE", "AWS_USE_DUALSTACK_ENDPOINT=T", "IRSA_SIDECAR_ACCOUNT_ID=1", "IRSA_SIDECAR_QUITQUITQUIT=True", "IRSA_SIDECAR_STATE_FILE_ON_DISK=F"},
 			func(s *settings) bool {
-				return s.profiles[0].exchange.FIPS && s.profiles[0].exchange.DualStack && s.accountID && s.shutdown && !s.profiles[0].state.onDisk
+				return s.profiles[0].exchange.FIPS && s.profiles[0].exchange.DualStack && s.accountID && s.shutdown && !s.state.onDisk
 			}},
 		"words in any case": {[]string{"IRSA_SIDECAR_LOG_LEVEL=DEBUG", "IRSA_SIDECAR_LOG_FORMAT=Text", "AWS_STS_REGIONAL_ENDPOINTS=LEGACY"},
 			func(s *settings) bool {
@@ -280,7 +280,7 @@ func TestParse(t *testing.T) {
 		"a Pod's own network": {[]string{"KUBERNETES_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=10.0.0.2"}, func(s *settings) bool { return s.network.kubernetes && !s.network.isHosts() }},
 		"the node's network":  {[]string{"IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=10.0.0.1"}, func(s *settings) bool { return s.network.isHosts() && s.network.mustAuthorize() == errHostNetwork }},
 	} {
-		s, p := parse(environmentOf(slices.Concat(row.env, good)...))
+		s, p := parse(environmentOf(slices.Concat(row.env, good)...), files{})
 		if len(p) > 0 || !row.check(s) {
 			t.Errorf("%s: %+v; %v", name, s, p)
 		}
@@ -311,7 +311,7 @@ func TestParseRejects(t *testing.T) {
 		{"AWS_ROLE_SESSION=app", nil},
 		{"IRSA_SIDECAR_LISTN=x", problems{{"IRSA_SIDECAR_LISTN", "is not a known variable; did you mean IRSA_SIDECAR_LISTEN?"}}},
 	} {
-		if _, p := parse(environmentOf(append([]string{row.env}, good...)...)); !slices.Equal(p, row.want) {
+		if _, p := parse(environmentOf(append([]string{row.env}, good...)...), files{}); !slices.Equal(p, row.want) {
 			t.Errorf("%s: %q, want %q", row.env, p, row.want)
 		}
 	}
@@ -334,7 +334,7 @@ func TestAMissingVariableMayBeMisspelt(t *testing.T) {
 		"AWS_CONTAINER_CREDENTIALS_FULL_URI":     "",
 		"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "",
 	} {
-		_, p := parse(environmentOf(name + "=" + password))
+		_, p := parse(environmentOf(name+"="+password), files{})
 		if len(p) != 2 {
 			t.Fatalf("%s: %v", name, p)
 		}
@@ -344,7 +344,7 @@ func TestAMissingVariableMayBeMisspelt(t *testing.T) {
 				t.Errorf("%s: %s %s", name, one.variable, one.text)
 			}
 		}
-		if _, p := parse(environmentOf(name + "=")); strings.Contains(p.Error(), "did you mean") {
+		if _, p := parse(environmentOf(name+"="), files{}); strings.Contains(p.Error(), "did you mean") {
 			t.Errorf("%s is empty, and yet: %v", name, p)
 		}
 	}
@@ -373,7 +373,7 @@ func TestAChangedSessionNameIsReported(t *testing.T) {
 		strings.Repeat("z", 100):  changed + "; using " + strings.Repeat("z", 64),
 		"a password/with a slash": changed,
 	} {
-		s, invalid := parse(environmentOf(append([]string{"AWS_ROLE_SESSION_NAME=" + name}, good...)...))
+		s, invalid := parse(environmentOf(append([]string{"AWS_ROLE_SESSION_NAME=" + name}, good...)...), files{})
 		if got := strings.Join(s.warnings, "; "); got != want || len(invalid) > 0 {
 			t.Errorf("%s: %q, %v, want %q", name, got, invalid, want)
 		}

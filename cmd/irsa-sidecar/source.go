@@ -26,8 +26,8 @@ type exchanger struct {
 	binding  stateBinding
 }
 
-func newSource(p *profile, logger *slog.Logger, metrics *cache.Metrics) *source {
-	s := &source{profile: p, state: p.newStateFile(logger), logger: logger}
+func newSource(p *profile, place statePlace, logger *slog.Logger, metrics *cache.Metrics) *source {
+	s := &source{profile: p, state: p.newStateFile(place, logger), logger: logger}
 	s.current.Store(p.exchanger(logger))
 	options := cache.Options{Profile: p.name, Logger: logger, Metrics: metrics}
 	if s.state != nil {

@@ -55,19 +55,14 @@ var errOnDisk = errors.New("its directory is on a disk: mount an emptyDir with m
 
 const stateVariable = "IRSA_SIDECAR_STATE_FILE"
 
-// statePlace is where a profile's state file is.
+// statePlace is where the state file is.
 type statePlace struct {
 	path   string // empty for none
 	onDisk bool   // its directory need not be in memory
 }
 
-// checkState checks the places of all state files.
-func (s *settings) checkState() (all problems) {
-	for _, p := range s.profiles {
-		all = append(all, p.state.check()...)
-	}
-	return all
-}
+// checkState checks the place of the state file.
+func (s *settings) checkState() problems { return s.state.check() }
 
 // check wants a place that no disk, and no backup of one, ever sees. It is not part of parse because it asks a file
 // system, which may not answer: that is only for the commands that use the file.
@@ -97,13 +92,13 @@ func (p statePlace) check() problems {
 	return nil
 }
 
-// newStateFile returns the state file of a profile, or nil where it has none.
-func (p *profile) newStateFile(logger *slog.Logger) *stateFile {
-	if p.state.path == "" {
+// newStateFile returns the state file of a profile, or nil where there is no place for it.
+func (p *profile) newStateFile(place statePlace, logger *slog.Logger) *stateFile {
+	if place.path == "" {
 		return nil
 	}
 	s := &stateFile{
-		statePlace: p.state, tokenFile: p.exchange.TokenFile, logger: logger, clock: bootClock, binding: p.binding(),
+		statePlace: place, tokenFile: p.exchange.TokenFile, logger: logger, clock: bootClock, binding: p.binding(),
 	}
 	s.write = s.writeFile
 	return s

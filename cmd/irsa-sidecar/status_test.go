@@ -55,7 +55,7 @@ func TestStatusAsksWhereAnAppAsks(t *testing.T) {
 		unset(t)
 		t.Setenv(listenVariable, row.listen)
 		t.Setenv(appURI, row.uri)
-		s, _ := parse(readEnvironment())
+		s, _ := parse(readEnvironment(), files{})
 		at, profile, wrong := s.credentialsPeer()
 		if !slices.Equal(at.addresses, row.want) || profile != row.profile {
 			t.Errorf("%s, %s: %q and profile %q, want %q and %q", row.listen, row.uri, at.addresses, profile, row.want, row.profile)
