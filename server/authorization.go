@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -178,44 +177,32 @@ func makeAuthorization(path string) error {
 	return err
 }
 
-// guard requires the token in exactly one header. The guard of a nil Authorization requires at most one header.
-func (a *Authorization) guard() guard {
-	refused := []Refusal{AuthorizationRepeated}
-	if a != nil {
-		refused = append(refused, AuthorizationRequired, AuthorizationRejected)
-	}
-	return guard{refused, func(r *http.Request) (Refusal, error) { return a.check(r), nil }}
-}
+// sentToken is the Authorization header of a request, as it is compared: some clients put "Bearer " before the token.
+type sentToken struct{ raw, bare [sha256.Size]byte }
 
-func (a *Authorization) check(r *http.Request) Refusal {
-	values := r.Header["Authorization"]
-	switch {
-	case len(values) > 1:
-		return AuthorizationRepeated
-	case a == nil:
-		return ""
-	case len(values) == 0 || values[0] == "": // Envoy sends an empty one if it has no token
-		return AuthorizationRequired
-	case !a.accepts(values[0]):
-		return AuthorizationRejected
+func sent(header string) (t sentToken) {
+	t.raw = sumOf(header)
+	t.bare = t.raw
+	if token, ok := strings.CutPrefix(header, "Bearer "); ok {
+		t.bare = sumOf(token)
 	}
-	return ""
+	return t
 }
 
 // accepts compares hashes in constant time, so that timing reveals neither where a wrong token differs nor how long the
-// right one is. Some clients put "Bearer " before the token.
-func (a *Authorization) accepts(header string) bool {
+// right one is.
+func (a *Authorization) accepts(t *sentToken) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
 	if now.Sub(a.checked) >= fileCheck {
 		a.follow(now)
 	}
-	if a.matches(header, now) {
+	if a.matches(t, now) {
 		return true
 	}
 	// The file may have been replaced since it was last read.
-	return a.touched() && a.follow(now) && a.matches(header, now)
+	return a.touched() && a.follow(now) && a.matches(t, now)
 }
 
 // touched reports whether the file may have changed since it was last read. It costs a tenth of reading the file, which
@@ -239,9 +226,6 @@ func changed(before, now fs.FileInfo) bool {
 
 // logTo logs faults of the token file from now on, and at once if there is one.
 func (a *Authorization) logTo(logger *slog.Logger) {
-	if a == nil {
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.logger == nil {
@@ -280,14 +264,9 @@ func faultOf(seen fs.FileInfo, err error) fault {
 	return fault{}
 }
 
-func (a *Authorization) matches(header string, now time.Time) bool {
-	raw := sumOf(header)
-	bare := raw
-	if token, ok := strings.CutPrefix(header, "Bearer "); ok {
-		bare = sumOf(token)
-	}
+func (a *Authorization) matches(t *sentToken, now time.Time) bool {
 	match := func(sum *[sha256.Size]byte) int {
-		return subtle.ConstantTimeCompare(raw[:], sum[:]) | subtle.ConstantTimeCompare(bare[:], sum[:])
+		return subtle.ConstantTimeCompare(t.raw[:], sum[:]) | subtle.ConstantTimeCompare(t.bare[:], sum[:])
 	}
 	ok := match(&a.current.sum)
 	for i := range a.previous {
@@ -306,18 +285,24 @@ func sumOf(token string) [sha256.Size]byte {
 
 func fingerprintOf(token string) fingerprint { return fingerprint{sumOf(token), len(token)} }
 
-// hide masks the tokens in text of a caller that is logged or shown: a program may send its token in another header, too.
-// It hashes every part of text as long as a token, so it is only for what is recorded for the first time.
-func (a *Authorization) hide(text string) string {
-	if a == nil {
-		return text
-	}
+// tokens appends what is kept of the tokens that are accepted.
+func (a *Authorization) tokens(all []fingerprint) []fingerprint {
 	a.mu.Lock()
-	tokens := []fingerprint{a.current}
+	defer a.mu.Unlock()
+	all = append(all, a.current)
 	for _, p := range a.previous {
-		tokens = append(tokens, p.fingerprint)
+		all = append(all, p.fingerprint)
 	}
-	a.mu.Unlock()
+	return all
+}
+
+// hide masks the tokens of all profiles in text of a caller that is logged or shown: a program may send a token in another
+// header, too. It hashes every part of text as long as a token, so it is only for what is recorded for the first time.
+func (p *Profiles) hide(text string) string {
+	var tokens []fingerprint
+	for _, a := range p.now().authorizations {
+		tokens = a.tokens(tokens)
+	}
 	for _, token := range tokens {
 		for i := 0; i+token.length <= len(text); i++ {
 			if end := i + token.length; sumOf(text[i:end]) == token.sum {

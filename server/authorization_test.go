@@ -33,9 +33,14 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
+func accepts(a *Authorization, header string) bool {
+	t := sent(header)
+	return a.accepts(&t)
+}
+
 func mustAccept(t *testing.T, a *Authorization, want bool, token string) {
 	t.Helper()
-	if got := a.accepts(token); got != want {
+	if got := accepts(a, token); got != want {
 		t.Errorf("at %s: %.20q is accepted: %v, want %v", time.Now().Format(time.TimeOnly), token, got, want)
 	}
 }
@@ -356,7 +361,7 @@ func TestWhatIsWrongWithTheTokenFileIsLoggedOnceForEachChange(t *testing.T) {
 		} {
 			step.do()
 			for range 3 { // a request at once, one later, and one much later
-				a.accepts("a wrong token, for all we know")
+				accepts(a, "a wrong token, for all we know")
 				time.Sleep(fileCheck)
 			}
 			got := lines()
@@ -398,13 +403,14 @@ func TestATokenFileThatOthersMayWriteIsLoggedAtTheStart(t *testing.T) {
 		mustAccept(t, a, true, testToken)
 	}
 	// The log is the handler's.
-	path, o := filepath.Join(t.TempDir(), "token"), Options{}
+	path := filepath.Join(t.TempDir(), "token")
 	write(t, path, testToken)
 	chmod(t, path, 0o666)
-	var err error
-	if o.Authorization, err = AuthorizationFile(path); err != nil {
+	a, err := AuthorizationFile(path)
+	if err != nil {
 		t.Fatal(err)
 	}
+	o := edited(warm(t), func(p *Profile) { p.Authorization = a })
 	var b bytes.Buffer
 	o.Logger = slog.New(slog.NewTextHandler(&b, nil))
 	Credentials(o)
@@ -645,6 +651,6 @@ func BenchmarkWrongToken(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		a.accepts("wrong")
+		accepts(a, "wrong")
 	}
 }

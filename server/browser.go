@@ -62,7 +62,7 @@ func (h *Admin) page(w http.ResponseWriter, _ *http.Request) {
 	now := time.Now()
 	var body strings.Builder
 	worst := "good"
-	for _, p := range h.Profiles {
+	for _, p := range h.Profiles.now().listed(h.Default) {
 		switch s := h.writeSection(&body, p, now); {
 		case s == "none", s == "low" && worst == "good":
 			worst = s
@@ -103,7 +103,7 @@ var verdicts = map[string]struct{ word, title string }{
 }
 
 // writeSection writes the section of a profile, and returns its verdict.
-func (h *Admin) writeSection(b *strings.Builder, p Profile, now time.Time) (verdict string) {
+func (h *Admin) writeSection(b *strings.Builder, p *slot, now time.Time) (verdict string) {
 	s := p.Cache.Status()
 	verdict = "good"
 	switch {
@@ -119,8 +119,8 @@ func (h *Admin) writeSection(b *strings.Builder, p Profile, now time.Time) (verd
 		fmt.Fprintf(b, "<p>%s</p>\n", html.EscapeString(f.Message))
 		fmt.Fprintf(b, "<p>What to do: %s</p></div>\n", html.EscapeString(f.Advice()))
 	}
-	writeIdentity(b, p, s, now)
-	writeAskers(b, h.Callers.askersOf(s.Profile), "http://"+h.Address.String(), now)
+	writeIdentity(b, p.Profile, s, now)
+	writeAskers(b, &p.askers, "http://"+h.Address.String(), now)
 	writeAttempts(b, s, now)
 	b.WriteString("</section>\n")
 	return verdict

@@ -34,11 +34,10 @@ const (
 	noUser = int64(-1)
 )
 
-// Callers counts which programs ask for credentials and which are refused, for the pages on loopback and the log. Its size
-// is limited, whatever callers send. The handlers of one sidecar share one. The zero value is ready to use.
+// Callers counts which programs are refused, for the pages on loopback and the log. Its size is limited, whatever callers send.
+// The handlers of one sidecar share one. The zero value is ready to use.
 type Callers struct {
 	mu      sync.Mutex
-	asking  map[string]*tally // by profile
 	refused []*refusalTally
 }
 
@@ -49,22 +48,6 @@ type refusalTally struct {
 	tally
 	warned atomic.Int64 // when a warning was last logged, as in counted.last; zero before the first
 	told   atomic.Uint64
-}
-
-// askersOf returns the tally of requests for a profile.
-func (c *Callers) askersOf(profile string) *tally {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.asking == nil {
-		c.asking = make(map[string]*tally)
-	}
-	t := c.asking[profile]
-	if t == nil {
-		t = &tally{}
-		t.init(maxAskers)
-		c.asking[profile] = t
-	}
-	return t
 }
 
 // refusing returns a new tally of a refusal by a listener.
@@ -116,7 +99,7 @@ func unlistedRefusals(listed []refusedCaller, total uint64) uint64 {
 }
 
 // warn logs a refusal, at most once a minute. The next line counts those that were not logged.
-func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, a *Authorization, hint string, why error) {
+func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, tokens *Profiles, hint string, why error) {
 	now := r.now()
 	before := r.warned.Load()
 	if before != 0 && now-before < int64(warnPause) || !r.warned.CompareAndSwap(before, now) {
@@ -125,7 +108,7 @@ func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, a *Autho
 	total := r.total()
 	attrs := []any{"listener", r.listener, "refusal", string(r.refusal), "message", r.refusal.Message()}
 	if r.refusal != MalformedRequest { // its headers are not known
-		attrs = append(attrs, "user_agent", userAgent(request, a))
+		attrs = append(attrs, "user_agent", userAgent(request, tokens))
 	}
 	attrs = append(attrs, "count", max(1, int64(total-r.told.Swap(total))))
 	if why != nil {
@@ -190,8 +173,8 @@ func (t *tally) init(most int) {
 
 func (t *tally) now() int64 { return int64(time.Since(t.start)) }
 
-// note counts a request. The tokens of a are masked in what is kept of it.
-func (t *tally) note(r *http.Request, a *Authorization, user int64, at time.Time) {
+// note counts a request. The tokens of the profiles are masked in what is kept of it.
+func (t *tally) note(r *http.Request, tokens *Profiles, user int64, at time.Time) {
 	var agent string
 	if values := r.Header["User-Agent"]; len(values) > 0 {
 		agent = values[0]
@@ -204,13 +187,13 @@ func (t *tally) note(r *http.Request, a *Authorization, user int64, at time.Time
 			return
 		}
 	}
-	t.add(r, a, sum, user, now)
+	t.add(r, tokens, sum, user, now)
 }
 
 // add counts a request of a caller that was not listed, and lists it if there is room. In a full list it replaces the
 // caller with the fewest requests, at once if it has sent more; each such replacement takes more requests than the one
 // before, so they stay rare.
-func (t *tally) add(r *http.Request, a *Authorization, sum uint64, user, now int64) {
+func (t *tally) add(r *http.Request, tokens *Profiles, sum uint64, user, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	known := *t.known.Load()
@@ -237,7 +220,7 @@ func (t *tally) add(r *http.Request, a *Authorization, sum uint64, user, now int
 		}
 		t.replaced = now
 	}
-	one := &counted{sum: sum, user: user, agent: userAgent(r, a)}
+	one := &counted{sum: sum, user: user, agent: userAgent(r, tokens)}
 	one.count.Store(requests)
 	one.last.Store(now)
 	next := append(slices.Clone(known[:place]), one)

@@ -129,7 +129,7 @@ func TestAFloodOfUserAgentsPushesOutNoOtherRefusalAndStaysBounded(t *testing.T) 
 		if len(last) > maxRefusals || total != flood+4 {
 			t.Errorf("%d refusals are listed, and %d counted", len(last), total)
 		}
-		askers, requests := o.Callers.askersOf(testProfile).list()
+		askers, requests := o.Profiles.now().slots[0].askers.list()
 		if len(askers) > maxAskers || requests != flood+3 {
 			t.Errorf("%d askers are listed, and %d requests counted", len(askers), requests)
 		}
@@ -143,7 +143,7 @@ func TestAFloodOfUserAgentsPushesOutNoOtherRefusalAndStaysBounded(t *testing.T) 
 }
 
 func TestWhoAsksIsShownOnlyWhoIsRefusedIsNotAmongThem(t *testing.T) {
-	failing := Options{Profiles: []Profile{profileOf(fails(cache.AccessDenied))}, Default: testProfile, Address: testAddress}
+	failing := Options{Profiles: serving(profileOf(fails(cache.AccessDenied))), Default: testProfile, Address: testAddress}
 	for name, o := range map[string]Options{"valid": warm(t), "failing": failing} {
 		o := withToken(t, o)
 		o.Callers = new(Callers)
@@ -177,7 +177,7 @@ func TestCallersAreCountedFromManyConnectionsAtOnce(t *testing.T) {
 		all.Go(func() {
 			r := request("GET", "/", agent(fmt.Sprint("agent ", i%4)))
 			for range 1000 {
-				tally.note(r, nil, noUser, time.Now())
+				tally.note(r, NewProfiles(), noUser, time.Now())
 			}
 		})
 	}
@@ -194,7 +194,7 @@ func TestThereIsNoRequestWithoutACaller(t *testing.T) {
 		var tally tally
 		tally.init(4)
 		var first sync.WaitGroup
-		first.Go(func() { tally.note(r, nil, noUser, time.Now()) })
+		first.Go(func() { tally.note(r, NewProfiles(), noUser, time.Now()) })
 		for total := uint64(0); total == 0; {
 			var callers []caller
 			if callers, total = tally.list(); total != uint64(len(callers)) {
@@ -211,7 +211,7 @@ func TestTheSameProgramOfAnotherUserIsAnotherCaller(t *testing.T) {
 	h := Credentials(o)
 	r := request("GET", "/", agent("app"))
 	for _, user := range []int64{1000, 1001, 1000, noUser} {
-		o.Callers.askersOf(testProfile).note(r, nil, user, time.Now())
+		o.Profiles.now().slots[0].askers.note(r, o.Profiles, user, time.Now())
 	}
 	page := ask(h, request("GET", "/")).Body.String()
 	for _, want := range []string{" app (user 1000): twice", " app (user 1001): once", " app: once"} {
@@ -228,7 +228,6 @@ func TestAWarningSaysWhy(t *testing.T) {
 	var log lockedBuffer
 	o := warm(t)
 	o.Logger = slog.New(slog.NewJSONHandler(&log, nil))
-	o.Users = &Users{}
 	h := Credentials(o).(*credentials)
 	h.trace(request("GET", "/"), UserNotAllowed, errors.New("user 7 is not in the list"))
 	if w := logLines(t, &log); len(w) != 1 || w[0]["why"] != "user 7 is not in the list" || w[0]["hint"] == nil {
@@ -283,8 +282,8 @@ func TestTheAuthorizationTokenIsMaskedWhereverItIsSent(t *testing.T) {
 			t.Fatal(err)
 		}
 		var log lockedBuffer
-		o := warm(t)
-		o.Authorization, o.Callers = a, new(Callers)
+		o := edited(warm(t), func(p *Profile) { p.Authorization = a })
+		o.Callers = new(Callers)
 		o.Logger = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		h, admin, ops := Credentials(o), NewAdmin(o, nil, nil), NewOps(o, prometheus.NewRegistry())
 		write(t, path, second)
@@ -372,7 +371,7 @@ func TestAProgramWithManyRequestsIsListedAlsoAmongManyWithOne(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		askers, requests := o.Callers.askersOf(testProfile).list()
+		askers, requests := o.Profiles.now().slots[0].askers.list()
 		listed := uint64(0)
 		for _, one := range askers {
 			listed += one.count

@@ -36,7 +36,7 @@ var conformance = []struct{ name, head string }{
 // Date.
 func TestConformance(t *testing.T) {
 	failing := func(r cache.Reason) Options {
-		return Options{Profiles: []Profile{profileOf(fails(r))}, Default: testProfile}
+		return Options{Profiles: serving(profileOf(fails(r))), Default: testProfile}
 	}
 	var b strings.Builder
 	for _, server := range []struct {

@@ -5,9 +5,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -15,10 +15,10 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// Options configure the handlers. Profiles and Address are required.
+// Options configure the handlers. Address is required.
 type Options struct {
-	// Profiles to serve. Their names must differ.
-	Profiles []Profile
+	// Profiles to serve, which the handlers of one sidecar share. Nil are none.
+	Profiles *Profiles
 
 	// Default is the name of the profile for requests that name none. If no profile has that name, they are refused
 	// like requests for an unknown profile.
@@ -27,12 +27,6 @@ type Options struct {
 	// Address of the credentials listener, for the pages. Requests to that listener may name only this port in Host.
 	Address netip.AddrPort
 
-	// Authorization that callers must send. Nil requires none.
-	Authorization *Authorization
-
-	// Users whose programs are answered. Nil answers all. This works only for connections that [Serve] has accepted.
-	Users *Users
-
 	// AccountID adds AccountId to what is served.
 	AccountID bool
 
@@ -40,8 +34,7 @@ type Options struct {
 	// minute. Nil discards them.
 	Logger *slog.Logger
 
-	// Callers counts which programs ask and which are refused, for the pages of all handlers that share it. If nil, the
-	// handler has its own.
+	// Callers counts which programs are refused, for the pages of all handlers that share it. If nil, the handler has its own.
 	Callers *Callers
 
 	// Metrics count requests. Nil counts nothing.
@@ -57,6 +50,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Callers == nil {
 		o.Callers = new(Callers)
+	}
+	if o.Profiles == nil {
+		o.Profiles = NewProfiles()
 	}
 	o.Address = netip.AddrPortFrom(o.Address.Addr().Unmap(), o.Address.Port())
 	return o
@@ -102,20 +98,15 @@ var statuses = map[cache.Reason]int{
 // credentialsName is the name of the credentials listener in metrics and logs.
 const credentialsName = "credentials"
 
+// credentialsPath is where credentials are served, before the name of a profile.
+const credentialsPath = "/v1/credentials/"
+
 // credentials is the handler of the credentials listener.
 type credentials struct {
 	Options
 	listener
-	direct map[string]*slot // by exact path
-	router *chi.Mux
-}
-
-// slot holds a profile and its credentials as they are sent.
-type slot struct {
-	Profile
-	askers   *tally
-	warm     *routeMetrics
-	rendered atomic.Pointer[rendered]
+	defaultPath string // of the profile for requests that name none
+	router      *chi.Mux
 }
 
 type rendered struct {
@@ -134,23 +125,12 @@ var (
 // Credentials returns the handler of the credentials listener.
 func Credentials(o Options) Handler {
 	o = o.withDefaults()
-	h := &credentials{
-		Options: o,
-		direct:  make(map[string]*slot),
-		router:  chi.NewMux(),
-	}
-	h.listener = newListener(credentialsName, &o, h.refusal,
-		[]guard{onThisMachine(o.Address.Port()), direct, withoutBody, o.Users.guard(), o.Authorization.guard()},
+	h := &credentials{Options: o, defaultPath: credentialsPath + o.Default, router: chi.NewMux()}
+	h.listener = newListener(credentialsName, &o, h.refusal, []guard{onThisMachine(o.Address.Port()), direct, withoutBody},
+		UserNotAllowed, UserUnknown, AuthorizationRepeated, AuthorizationRequired, AuthorizationRejected,
 		UnknownProfile, UnknownPath, MethodNotAllowed, MalformedRequest)
 	h.listener.hint = o.hint
-	o.Authorization.logTo(o.Logger)
-	for _, p := range o.Profiles {
-		s := &slot{Profile: p, askers: o.Callers.askersOf(p.Cache.Profile()), warm: o.Metrics.route(h.name, p.Cache.Profile(), "/v1/credentials")}
-		h.direct["/v1/credentials/"+p.Cache.Profile()] = s
-		if p.Cache.Profile() == o.Default {
-			h.direct["/v1/credentials"] = s
-		}
-	}
+	o.Profiles.report(o.Metrics, o.Logger)
 	h.router.Get("/", h.page)
 	h.router.Get("/v1/identity", h.identity)
 	h.router.Get("/v1/identity/{profile}", h.identity)
@@ -168,46 +148,103 @@ func (h *credentials) refusing(refusal Refusal) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { h.refuse(w, r, refusal, nil) }
 }
 
-// ServeHTTP answers requests for credentials without the router and without an allocation: nearly all requests are for
-// credentials.
 func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	if !h.permit(w, r, started) {
-		return
+	if h.permit(w, r, started) {
+		h.answer(w, r, started)
 	}
-	s := h.direct[trimSlash(r.URL.Path)]
-	if s == nil || r.Method != http.MethodGet || r.URL.RawPath != "" {
-		profile, route, code := dispatch(h.router, trimSlash(r.URL.EscapedPath()), w, r)
+}
+
+// answer answers requests for credentials without the router and without an allocation: nearly all requests are for
+// credentials. The path selects a profile, and the caller must then be one that this profile is for.
+func (h *credentials) answer(w http.ResponseWriter, r *http.Request, started time.Time) {
+	profiles := h.Profiles.now()
+	s := profiles.paths[h.credentialsOf(r)]
+	var tried *Authorization
+	if s != nil {
+		var ok bool
+		if ok, tried = s.opens(r); ok && r.Method == http.MethodGet {
+			h.serve(w, r, s, started)
+			return
+		}
+	}
+	a := profiles.access(r, tried)
+	about := s
+	if about == nil {
+		about = profiles.paths[identityOf(r)]
+	}
+	switch {
+	case a.refusal != "":
+		h.reject(w, r, a.refusal, a.why, started)
+	case about != nil && !slices.Contains(a.opened, about):
+		refusal, why := about.refusal(r)
+		h.reject(w, r, refusal, why, started)
+	case s != nil && r.Method == http.MethodGet: // it is open only now
+		h.serve(w, r, s, started)
+	default:
+		profile, route, code := dispatch(h.router, trimSlash(r.URL.EscapedPath()), w, withAccess(r, a))
 		h.account(r, profile, route, code, started, "", nil)
+	}
+}
+
+// credentialsOf returns the path of the credentials that are asked for. An encoded path is none of them, so that each has
+// one spelling.
+func (h *credentials) credentialsOf(r *http.Request) string {
+	path := trimSlash(r.URL.Path)
+	switch {
+	case r.URL.RawPath != "":
+		return ""
+	case path == "/v1/credentials":
+		return h.defaultPath
+	}
+	return path
+}
+
+// identityOf returns the path of the credentials whose identity is asked for by name.
+func identityOf(r *http.Request) string {
+	name, ok := strings.CutPrefix(trimSlash(r.URL.Path), "/v1/identity/")
+	if !ok || r.URL.RawPath != "" {
+		return ""
+	}
+	return credentialsPath + name
+}
+
+// serve answers with the credentials of s, or says why there are none.
+func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot, started time.Time) {
+	creds, err := s.Cache.Get(r.Context())
+	if s.gone.Load() { // meanwhile; the profile may have another Cache now
+		h.answer(w, r, started)
 		return
 	}
 	const route = "/v1/credentials"
 	user := noUser
-	if h.Users != nil {
+	if s.Users != nil {
 		user = knownUser(r)
 	}
 	s.askers.note(r, h.tokens, user, started)
-	code := h.serve(w, r, s)
-	if code != http.StatusOK {
-		h.account(r, s.Cache.Profile(), route, code, started, "", nil)
+	if err != nil {
+		h.account(r, s.name(), route, failure(w, err), started, "", nil)
 		return
 	}
-	s.warm.ok(started)
-	h.log(r, route, code, started, "", nil)
+	h.write(w, s, creds)
+	if h.metrics != nil {
+		s.warm.Load().ok(started)
+	}
+	h.log(r, route, http.StatusOK, started, "", nil)
 }
 
-// serve answers with the credentials of s, or says why there are none.
-func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot) int {
-	creds, err := s.Cache.Get(r.Context())
-	if err != nil {
-		return failure(w, err)
+// write writes credentials of s as they were rendered for the first request.
+func (h *credentials) write(w http.ResponseWriter, s *slot, creds *cache.Credentials) {
+	keep := &s.rendered[0]
+	if h.AccountID {
+		keep = &s.rendered[1]
 	}
 	// Two requests may both render new credentials, with the same result.
-	body := s.rendered.Load()
+	body := keep.Load()
 	if body == nil || body.creds != creds {
 		b := ContainerCredentials(creds, h.AccountID)
 		body = &rendered{creds, b, []string{strconv.Itoa(len(b))}}
-		s.rendered.Store(body)
+		keep.Store(body)
 	}
 	header := w.Header()
 	header["Content-Type"] = typeJSON
@@ -215,7 +252,6 @@ func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot) int
 	header["Cache-Control"] = noStore
 	header["X-Content-Type-Options"] = noSniff
 	w.Write(body.body)
-	return http.StatusOK
 }
 
 // errorDocument has each field twice: Go and Java read the lower-case name, JavaScript the other.

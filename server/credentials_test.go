@@ -100,8 +100,7 @@ func TestExpirationIsCutToWholeSecondsInUTC(t *testing.T) {
 func TestEachProfileIsServedUnderItsName(t *testing.T) {
 	other := testCredentials()
 	other.RoleARN = "arn:aws:iam::123456789012:role/writer"
-	o := warm(t)
-	o.Profiles = append(o.Profiles, Profile{RoleARN: other.RoleARN, Cache: named("my writer", issues(other)).Cache})
+	o := and(warm(t), Profile{RoleARN: other.RoleARN, Cache: named("my writer", issues(other)).Cache})
 	h := Credentials(o)
 	for target, role := range map[string]string{
 		"/v1/credentials":               testRole,
@@ -279,7 +278,7 @@ func TestEveryReasonHasItsErrorDocument(t *testing.T) {
 			default:
 				t.Errorf("%d: clients are told 400, 403 or 503", status)
 			}
-			h := Credentials(Options{Profiles: []Profile{profileOf(fails(reason))}, Default: testProfile, Address: testAddress})
+			h := Credentials(Options{Profiles: serving(profileOf(fails(reason))), Default: testProfile, Address: testAddress})
 			w := ask(h, request("GET", "/v1/credentials"))
 			mustDocument(t, w, status, string(reason), testMessage+"; "+(&cache.FetchError{Reason: reason}).ShortAdvice(), reason.Advice())
 			if n := w.Body.Len(); n > 1<<10 {
@@ -303,7 +302,7 @@ func TestTheAdviceNamesTheSubjectOnThisMachineOnly(t *testing.T) {
 	p := profileOf(func(context.Context) (cache.Credentials, error) {
 		return cache.Credentials{}, &cache.FetchError{Reason: cache.AccessDenied, Message: testMessage, Names: map[string]string{"subject": subject}}
 	})
-	o := Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress}
+	o := Options{Profiles: serving(p), Default: testProfile, Address: testAddress}
 	h, admin, ops := Credentials(o), NewAdmin(o, nil, nil), NewOps(o, prometheus.NewRegistry())
 	for _, path := range []string{"/v1/credentials", "/v1/identity", "/"} {
 		if w := ask(h, request("GET", path)); !strings.Contains(w.Body.String(), subject) {
@@ -329,7 +328,7 @@ func TestThePagesSayThatAChangeOfTheTokenFileHelps(t *testing.T) {
 			}
 			return cache.Credentials{}, e
 		})
-		o := Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress}
+		o := Options{Profiles: serving(p), Default: testProfile, Address: testAddress}
 		h, admin := Credentials(o), NewAdmin(o, nil, nil)
 		ask(h, request("GET", "/v1/credentials"))
 		for name, handler := range map[string]http.Handler{"GET /": h, "the page": admin} {
@@ -341,9 +340,9 @@ func TestThePagesSayThatAChangeOfTheTokenFileHelps(t *testing.T) {
 }
 
 func TestAnErrorThatIsNoFetchErrorIsShownWithoutItsSecrets(t *testing.T) {
-	h := Credentials(Options{Default: testProfile, Address: testAddress, Profiles: []Profile{profileOf(func(context.Context) (cache.Credentials, error) {
+	h := Credentials(Options{Default: testProfile, Address: testAddress, Profiles: serving(profileOf(func(context.Context) (cache.Credentials, error) {
 		return cache.Credentials{}, errors.New("cannot parse <SecretAccessKey>" + testSecretKey + "</SecretAccessKey> of " + testKey)
-	})}})
+	}))})
 	w := ask(h, request("GET", "/v1/credentials"))
 	if w.Code != 400 || !strings.Contains(w.Body.String(), `"code":"UnknownError"`) {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -360,10 +359,10 @@ func TestAColdRequestWaitsForTheExchangeAndNotForLong(t *testing.T) {
 		3 * time.Second:        {503, 700 * time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			h := Credentials(Options{Default: testProfile, Address: testAddress, Profiles: []Profile{profileOf(func(context.Context) (cache.Credentials, error) {
+			h := Credentials(Options{Default: testProfile, Address: testAddress, Profiles: serving(profileOf(func(context.Context) (cache.Credentials, error) {
 				time.Sleep(takes)
 				return testCredentials(), nil
-			})}})
+			}))})
 			started := time.Now()
 			w := ask(h, request("GET", "/v1/credentials"))
 			if took := time.Since(started); w.Code != want.code || took != want.took {
@@ -391,7 +390,7 @@ func TestNewCredentialsAreServedAsSoonAsTheyAreThereAndOldOnesUntilThenInAnOutag
 			c.Expiration = time.Now().Add(time.Hour)
 			return c, nil
 		})
-		h := Credentials(Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress})
+		h := Credentials(Options{Profiles: serving(p), Default: testProfile, Address: testAddress})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { p.Cache.Run(ctx); close(ended) }()

@@ -25,11 +25,16 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	handler := server.Credentials(server.Options{
-		Profiles:      []server.Profile{{RoleARN: "arn:aws:iam::111122223333:role/app", Cache: cache.New(fetch, cache.Options{Profile: "app"})}},
-		Default:       "app",
-		Address:       listener.Addr().(*net.TCPAddr).AddrPort(),
+	profiles := server.NewProfiles()
+	profiles.Set([]server.Profile{{
+		RoleARN:       "arn:aws:iam::111122223333:role/app",
+		Cache:         cache.New(fetch, cache.Options{Profile: "app"}),
 		Authorization: authorization,
+	}})
+	handler := server.Credentials(server.Options{
+		Profiles: profiles,
+		Default:  "app",
+		Address:  listener.Addr().(*net.TCPAddr).AddrPort(),
 	})
 
 	ctx, stop := context.WithCancel(context.Background())

@@ -60,12 +60,19 @@ func testCredentials() cache.Credentials {
 // profileOf returns the default profile with a cache that calls fetch.
 func profileOf(fetch cache.Fetch) Profile {
 	half := func() float64 { return 0.5 }
-	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: testProfile, Random: half})}
+	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: testProfile, Random: half}), Required: true}
 }
 
 // named is profileOf with a name.
 func named(name string, fetch cache.Fetch) Profile {
-	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: name})}
+	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: name}), Required: true}
+}
+
+// serving returns Profiles that have these.
+func serving(all ...Profile) *Profiles {
+	p := NewProfiles()
+	p.Set(all)
+	return p
 }
 
 func issues(c cache.Credentials) cache.Fetch {
@@ -85,7 +92,7 @@ func warm(t testing.TB) Options {
 	if _, err := p.Cache.Get(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress, Version: "v1.2.3"}
+	return Options{Profiles: serving(p), Default: testProfile, Address: testAddress, Version: "v1.2.3"}
 }
 
 // withToken requires testToken.
@@ -95,7 +102,28 @@ func withToken(t testing.TB, o Options) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Authorization = a
+	return edited(o, func(p *Profile) { p.Authorization = a })
+}
+
+// and returns o with Profiles of its own, which have more.
+func and(o Options, more ...Profile) Options {
+	o = edited(o, func(*Profile) {})
+	var all []Profile
+	for _, s := range o.Profiles.now().slots {
+		all = append(all, s.Profile)
+	}
+	o.Profiles.Set(append(all, more...))
+	return o
+}
+
+// edited returns o with Profiles of its own, in which each profile is changed by edit.
+func edited(o Options, edit func(*Profile)) Options {
+	var all []Profile
+	for _, s := range o.Profiles.now().slots {
+		edit(&s.Profile)
+		all = append(all, s.Profile)
+	}
+	o.Profiles = serving(all...)
 	return o
 }
 

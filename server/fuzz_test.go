@@ -45,7 +45,7 @@ func FuzzCredentials(f *testing.F) {
 		f.Add([]byte(head+"\n\n"), true)
 	}
 	warmed := Credentials(withToken(f, warm(f)))
-	failing := Credentials(withToken(f, Options{Profiles: []Profile{profileOf(fails(cache.AccessDenied))}, Default: testProfile, Address: testAddress}))
+	failing := Credentials(withToken(f, Options{Profiles: serving(profileOf(fails(cache.AccessDenied))), Default: testProfile, Address: testAddress}))
 	f.Fuzz(func(t *testing.T, raw []byte, cold bool) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
 		if err != nil {
@@ -132,7 +132,7 @@ func FuzzListener(f *testing.F) {
 		return l
 	}
 	warmed := serve(withToken(f, warm(f)))
-	failing := serve(withToken(f, Options{Profiles: []Profile{profileOf(fails(cache.EndpointUnreachable))}, Default: testProfile, Address: testAddress}))
+	failing := serve(withToken(f, Options{Profiles: serving(profileOf(fails(cache.EndpointUnreachable))), Default: testProfile, Address: testAddress}))
 	f.Fuzz(func(t *testing.T, raw []byte, cold bool) {
 		l := warmed
 		if cold {
@@ -255,9 +255,9 @@ func FuzzAuthorization(f *testing.F) {
 			strings.ToUpper(token), "bearer " + token, "Bearer" + token, "",
 		} {
 			want := given == token || given == "Bearer "+token
-			if fixed.accepts(given) != want || file.accepts(given) != want {
+			if accepts(fixed, given) != want || accepts(file, given) != want {
 				t.Errorf("for %q, %q is accepted: %v, and from a file: %v", token, given,
-					fixed.accepts(given), file.accepts(given))
+					accepts(fixed, given), accepts(file, given))
 			}
 		}
 	})

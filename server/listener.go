@@ -27,13 +27,13 @@ type listener struct {
 	logger  *slog.Logger
 	refused map[Refusal]*refusalTally
 	hint    func(Refusal) string // nil if this listener refuses nothing
-	tokens  *Authorization       // masked in what is recorded of requests
+	tokens  *Profiles            // whose tokens are masked in what is recorded of requests
 }
 
 // newListener returns a listener that writes refusals with answer. Its guards refuse requests, and what it serves may
 // refuse them with one of the others.
 func newListener(name string, o *Options, answer func(http.ResponseWriter, Refusal, error) int, guards []guard, others ...Refusal) listener {
-	l := listener{name: name, guards: guards, answer: answer, metrics: o.Metrics, logger: o.Logger, refused: make(map[Refusal]*refusalTally), tokens: o.Authorization}
+	l := listener{name: name, guards: guards, answer: answer, metrics: o.Metrics, logger: o.Logger, refused: make(map[Refusal]*refusalTally), tokens: o.Profiles}
 	for _, g := range guards {
 		others = append(others, g.refusals...)
 	}
@@ -48,13 +48,18 @@ func newListener(name string, o *Options, answer func(http.ResponseWriter, Refus
 func (l *listener) permit(w http.ResponseWriter, r *http.Request, started time.Time) bool {
 	for i := range l.guards {
 		if refusal, why := l.guards[i].check(r); refusal != "" {
-			// A refused caller must not occupy a connection, and its body must not be read as the next request.
-			closing(w, r)
-			l.account(r, "", "refused", l.refuse(w, r, refusal, why), started, refusal, why)
+			l.reject(w, r, refusal, why, started)
 			return false
 		}
 	}
 	return true
+}
+
+// reject refuses a caller, and counts the request. A refused caller must not occupy a connection, and its body must not be read
+// as the next request.
+func (l *listener) reject(w http.ResponseWriter, r *http.Request, refusal Refusal, why error, started time.Time) {
+	closing(w, r)
+	l.account(r, "", "refused", l.refuse(w, r, refusal, why), started, refusal, why)
 }
 
 // refuse answers and records a refusal. The error, if there is one, gives the details.
@@ -101,7 +106,7 @@ func (l *listener) log(r *http.Request, route string, code int, started time.Tim
 	l.logger.LogAttrs(r.Context(), slog.LevelDebug, "request", attrs...)
 }
 
-// userAgent returns the request's User-Agent in a form that may be shown, without the tokens of a.
-func userAgent(r *http.Request, a *Authorization) string {
-	return redact.Shorten(redact.Scrub(a.hide(redact.OneLine(r.UserAgent()))), maxUserAgent)
+// userAgent returns the request's User-Agent in a form that may be shown, without the tokens of p.
+func userAgent(r *http.Request, p *Profiles) string {
+	return redact.Shorten(redact.Scrub(p.hide(redact.OneLine(r.UserAgent()))), maxUserAgent)
 }

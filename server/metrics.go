@@ -3,6 +3,7 @@ package server
 import (
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,9 @@ type Metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	refusals *prometheus.CounterVec
+
+	mu       sync.Mutex
+	profiles map[string]bool // that exist
 }
 
 // NewMetrics returns Metrics that are registered with r. It panics if r already has metrics of the same names.
@@ -37,12 +41,39 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
+// keep forgets all profiles but these.
+func (m *Metrics) keep(profiles map[string]bool) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name := range m.profiles {
+		if !profiles[name] {
+			m.requests.DeletePartialMatch(prometheus.Labels{"profile": name})
+		}
+	}
+	m.profiles = profiles
+}
+
 func (m *Metrics) count(listener, profile, route string, code int, started time.Time) {
 	if m == nil {
 		return
 	}
-	m.requests.WithLabelValues(listener, profile, route, strconv.Itoa(code)).Inc()
+	m.served(listener, profile, route, code).Inc()
 	m.duration.WithLabelValues(listener, route).Observe(time.Since(started).Seconds())
+}
+
+// served returns a counter of requests. A request that was under way when its profile went must not bring back its series.
+func (m *Metrics) served(listener, profile, route string, code int) prometheus.Counter {
+	if profile != "" {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if !m.profiles[profile] {
+			profile = ""
+		}
+	}
+	return m.requests.WithLabelValues(listener, profile, route, strconv.Itoa(code))
 }
 
 // refusing makes the refusals of a listener count from zero: rate() needs the zero before the first one.
@@ -72,7 +103,7 @@ func (m *Metrics) route(listener, profile, route string) *routeMetrics {
 		return nil
 	}
 	return &routeMetrics{
-		m.requests.WithLabelValues(listener, profile, route, strconv.Itoa(http.StatusOK)),
+		m.served(listener, profile, route, http.StatusOK),
 		m.duration.WithLabelValues(listener, route),
 	}
 }

@@ -106,9 +106,9 @@ func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Reque
 // alive reports whether the process makes progress. It does not ask AWS. While there are valid credentials it succeeds,
 // because a restart would lose them.
 func (h *Ops) alive(w http.ResponseWriter, _ *http.Request) {
-	for _, p := range h.Profiles {
+	for _, p := range h.Profiles.now().listed(h.Default) {
 		if p.Cache.Status().Stuck {
-			writeText(w, http.StatusServiceUnavailable, p.Cache.Profile()+": the refresh is stuck and there are no valid credentials; a restart may help\n")
+			writeText(w, http.StatusServiceUnavailable, p.name()+": the refresh is stuck and there are no valid credentials; a restart may help\n")
 			return
 		}
 	}
@@ -145,11 +145,14 @@ func (h *Ops) report(w http.ResponseWriter, draining bool, judge func(cache.Stat
 		status = http.StatusServiceUnavailable
 		b.WriteString("not ready: the sidecar is shutting down\n")
 	}
-	for _, p := range h.Profiles {
+	for _, p := range h.Profiles.now().listed(h.Default) {
 		s := p.Cache.Status()
 		ok, why := judge(s)
+		if !p.Required {
+			why += " (not counted)"
+		}
 		fmt.Fprintf(&b, "%s: %s\n", s.Profile, why)
-		if ok {
+		if ok || !p.Required {
 			continue
 		}
 		status = http.StatusServiceUnavailable

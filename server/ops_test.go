@@ -26,7 +26,7 @@ func TestLivenessAsksNobody(t *testing.T) {
 		t.Error("a probe made an exchange")
 		return cache.Credentials{}, io.EOF
 	}
-	h := NewOps(Options{Profiles: []Profile{profileOf(asked)}}, prometheus.NewRegistry())
+	h := NewOps(Options{Profiles: serving(profileOf(asked))}, prometheus.NewRegistry())
 	for path, want := range map[string]int{"/livez": 200, "/healthz": 200, "/readyz": 503, "/startupz": 503, "/": 404, "/metrics": 200} {
 		if w := ask(h, request("GET", path, elsewhere)); w.Code != want {
 			t.Errorf("GET %s: %d %s, want %d", path, w.Code, w.Body, want)
@@ -67,7 +67,7 @@ func TestReadinessEndsWithTheLastMinuteAndStartedStays(t *testing.T) {
 			c.Expiration = time.Now().Add(time.Hour)
 			return c, nil
 		})
-		h := NewOps(Options{Profiles: []Profile{p}}, prometheus.NewRegistry())
+		h := NewOps(Options{Profiles: serving(p)}, prometheus.NewRegistry())
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { p.Cache.Run(ctx); close(ended) }()
@@ -98,8 +98,7 @@ func TestReadinessEndsWithTheLastMinuteAndStartedStays(t *testing.T) {
 }
 
 func TestOneProfileThatIsNotReadyIsEnoughAndIsNamed(t *testing.T) {
-	o := warm(t)
-	o.Profiles = append(o.Profiles, named("writer", fails(cache.AccessDenied)))
+	o := and(warm(t), named("writer", fails(cache.AccessDenied)))
 	h := NewOps(o, prometheus.NewRegistry())
 	w := ask(h, request("GET", "/readyz", elsewhere))
 	if w.Code != 503 || !strings.Contains(w.Body.String(), "default: ready, ") || !strings.Contains(w.Body.String(), "writer: not ready: there are no valid credentials\n") {
@@ -110,8 +109,7 @@ func TestOneProfileThatIsNotReadyIsEnoughAndIsNamed(t *testing.T) {
 func TestWhoWeAreIsToldToThisMachineOnly(t *testing.T) {
 	denied := named("denied", fails(cache.AccessDenied))
 	denied.Cache.Get(t.Context())
-	o := warm(t)
-	o.Profiles = append(o.Profiles, denied)
+	o := and(warm(t), denied)
 	ops, admin := NewOps(o, prometheus.NewRegistry()), NewAdmin(o, func() {}, func() {})
 	tells := func(h http.Handler, path string, edits ...func(*http.Request)) (told []string) {
 		w := ask(h, request("GET", path, edits...))
@@ -165,7 +163,7 @@ func TestThePageForBrowsersEscapesAndLoadsNothing(t *testing.T) {
 		return cache.Credentials{}, &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: "the answer is <script>alert(1)</script>"}
 	})
 	p.Cache.Get(t.Context())
-	h := NewAdmin(Options{Profiles: []Profile{p}, Address: testAddress, Version: "<b>"}, nil, nil)
+	h := NewAdmin(Options{Profiles: serving(p), Address: testAddress, Version: "<b>"}, nil, nil)
 	w := ask(h, request("GET", "/"))
 	if body := strings.Replace(w.Body.String(), "<script>"+refetch+"</script>", "", 1); strings.Contains(body, "<script>") || strings.Contains(body, "<b>") || !strings.Contains(body, "&lt;script&gt;") {
 		t.Errorf("%s", body)
@@ -305,7 +303,7 @@ func TestLivenessFailsWhereTheRefreshIsStuckAndNothingIsValid(t *testing.T) {
 					<-never // it ignores its context
 					return cache.Credentials{}, io.EOF
 				})
-				h := NewOps(Options{Profiles: []Profile{p}}, prometheus.NewRegistry())
+				h := NewOps(Options{Profiles: serving(p)}, prometheus.NewRegistry())
 				ctx, cancel := context.WithCancel(t.Context())
 				ended := make(chan struct{})
 				go func() { p.Cache.Run(ctx); close(ended) }()
@@ -326,7 +324,7 @@ func TestLivenessFailsWhereTheRefreshIsStuckAndNothingIsValid(t *testing.T) {
 func TestLivenessOutlivesAnOutageHoweverLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := profileOf(fails(cache.EndpointUnreachable))
-		h := NewOps(Options{Profiles: []Profile{p}}, prometheus.NewRegistry())
+		h := NewOps(Options{Profiles: serving(p)}, prometheus.NewRegistry())
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { p.Cache.Run(ctx); close(ended) }()
@@ -344,7 +342,7 @@ func TestLivenessOutlivesAnOutageHoweverLong(t *testing.T) {
 func TestMetricsHaveTheNamesAndNothingThatACallerChooses(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	p := Profile{RoleARN: testRole, Cache: cache.New(issues(testCredentials()), cache.Options{Profile: testProfile, Metrics: cache.NewMetrics(registry)})}
-	o := withToken(t, Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress, Metrics: NewMetrics(registry)})
+	o := withToken(t, Options{Profiles: serving(p), Default: testProfile, Address: testAddress, Metrics: NewMetrics(registry)})
 	h, ops, admin := Credentials(o), NewOps(o, registry), NewAdmin(o, nil, nil)
 	right := header("Authorization", testToken)
 	for range 2 {
@@ -385,6 +383,8 @@ irsa_sidecar_http_refusals_total{listener="credentials",refusal="MethodNotAllowe
 irsa_sidecar_http_refusals_total{listener="credentials",refusal="PeerNotAllowed"} 0
 irsa_sidecar_http_refusals_total{listener="credentials",refusal="UnknownPath"} 2
 irsa_sidecar_http_refusals_total{listener="credentials",refusal="UnknownProfile"} 3
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="UserNotAllowed"} 0
+irsa_sidecar_http_refusals_total{listener="credentials",refusal="UserUnknown"} 0
 # HELP irsa_sidecar_http_requests_total Requests answered, by listener, profile (empty if a request is not about one), route and status code.
 # TYPE irsa_sidecar_http_requests_total counter
 irsa_sidecar_http_requests_total{code="200",listener="admin",profile="",route="/"} 1
@@ -474,7 +474,7 @@ func TestPages(t *testing.T) {
 					}
 					return row.then(ctx)
 				})
-				o := Options{Profiles: []Profile{p}, Default: testProfile, Address: testAddress, Callers: new(Callers), Version: "v1.2.3"}
+				o := Options{Profiles: serving(p), Default: testProfile, Address: testAddress, Callers: new(Callers), Version: "v1.2.3"}
 				if row.token {
 					o = withToken(t, o)
 				}

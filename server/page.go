@@ -5,31 +5,28 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
 // page is for people with curl, and for the command status, which prints it.
-func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
+func (h *credentials) page(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	var b strings.Builder
 	asked := false
 	fmt.Fprintf(&b, "irsa-sidecar %s: AWS credentials for this Pod\n\n", h.Version)
-	for _, p := range h.Profiles {
+	for _, p := range openTo(r) {
 		s := p.Cache.Status()
-		askers, requests := h.Callers.askersOf(s.Profile).list()
+		askers, requests := p.askers.list()
 		asked = asked || requests > 0
 		fmt.Fprintf(&b, "profile %s\n", s.Profile)
 		t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-		for _, f := range append(facts(p, s, now), askerFacts(askers, requests, now)...) {
+		for _, f := range append(facts(p.Profile, s, now), askerFacts(askers, requests, now)...) {
 			fmt.Fprintf(t, "  %s\t%s\n", f.name, f.value)
 		}
 		t.Flush()
@@ -44,7 +41,7 @@ func (h *credentials) page(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(&b)
 	}
 	fmt.Fprintf(&b, "A program that uses an AWS SDK or the AWS CLI takes them from here with\n\n  export AWS_CONTAINER_CREDENTIALS_FULL_URI=http://%s/v1/credentials\n", h.Address)
-	if h.Authorization != nil {
+	if open := openTo(r); len(open) > 0 && open[0].Authorization != nil {
 		fmt.Fprintf(&b, "  export AWS_CONTAINER_AUTHORIZATION_TOKEN=…   # the authorization token that the sidecar expects\n")
 	}
 	why := ""
@@ -242,17 +239,19 @@ type errorSummary struct {
 }
 
 func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
-	name, err := url.PathUnescape(chi.URLParam(r, "profile"))
-	if name == "" {
-		name = h.Default
+	path := identityOf(r)
+	if r.URL.RawPath == "" && trimSlash(r.URL.Path) == "/v1/identity" {
+		path = h.defaultPath
 	}
-	s := h.direct["/v1/credentials/"+name]
-	if err != nil || s == nil {
+	open := openTo(r)
+	i := slices.IndexFunc(open, func(s *slot) bool { return credentialsPath+s.name() == path })
+	if i < 0 {
 		h.refuse(w, r, UnknownProfile, nil)
 		return
 	}
+	s := open[i]
 	if answer, ok := w.(*statusWriter); ok {
-		answer.profile = s.Cache.Profile()
+		answer.profile = s.name()
 	}
 	status := s.Cache.Status()
 	d := identityDocument{

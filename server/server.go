@@ -14,15 +14,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
-
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
-
-// Profile is one role's credentials. Requests name it by the Cache's profile.
-type Profile struct {
-	RoleARN string
-	Cache   *cache.Cache
-}
 
 const (
 	// No client sends more than a kilobyte of headers or takes longer than its own first time-out. Some keep a connection

@@ -27,9 +27,11 @@ func serveUsers(t *testing.T, ip string, users []uint32) (address string) {
 	o := warm(t)
 	o.Address = l.Addr().(*net.TCPAddr).AddrPort()
 	if users != nil {
-		if o.Users, err = NewUsers(users, netip.MustParseAddr(ip)); err != nil {
+		allowed, err := NewUsers(users, netip.MustParseAddr(ip))
+		if err != nil {
 			t.Fatal(err)
 		}
+		o = edited(o, func(p *Profile) { p.Users = allowed })
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -216,11 +218,11 @@ func TestALostAnswerHoldsNobodyUp(t *testing.T) {
 }
 
 func TestARequestOfNoConnectionIsNobodys(t *testing.T) {
-	o := warm(t)
-	var err error
-	if o.Users, err = NewUsers([]uint32{uint32(os.Geteuid())}, netip.MustParseAddr("127.0.0.1")); err != nil {
+	allowed, err := NewUsers([]uint32{uint32(os.Geteuid())}, netip.MustParseAddr("127.0.0.1"))
+	if err != nil {
 		t.Fatal(err)
 	}
+	o := edited(warm(t), func(p *Profile) { p.Users = allowed })
 	w := ask(Credentials(o), request("GET", "/v1/credentials"))
 	mustDocument(t, w, 503, "UserUnknown", UserUnknown.Message()+": "+errNoConnection.Error(), UserUnknown.Hint())
 }
@@ -246,11 +248,11 @@ func TestTheLogSaysWhoIsRefused(t *testing.T) {
 		"who is unknown": {us, nobodys{ours}, 503, UserUnknown, "sock_diag: no such file or directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := warm(t)
-			var err error
-			if o.Users, err = NewUsers([]uint32{row.allowed}, netip.MustParseAddr("127.0.0.1")); err != nil {
+			allowed, err := NewUsers([]uint32{row.allowed}, netip.MustParseAddr("127.0.0.1"))
+			if err != nil {
 				t.Fatal(err)
 			}
+			o := edited(warm(t), func(p *Profile) { p.Users = allowed })
 			var log lockedBuffer
 			o.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 			r := request("GET", "/v1/credentials")

@@ -121,14 +121,16 @@ func (c *sidecar) outlets(address net.Addr, p places, registry *prometheus.Regis
 		Callers:   new(server.Callers),
 		Metrics:   server.NewMetrics(registry),
 		Version:   version,
-
-		// The guards are the listener's: with one profile, they are the profile's.
-		Authorization: c.profiles[0].access.authorization,
-		Users:         c.profiles[0].access.users,
+		Profiles:  server.NewProfiles(),
 	}
+	var all []server.Profile
 	for _, s := range c.sources {
-		o.Profiles = append(o.Profiles, server.Profile{RoleARN: s.exchange.RoleARN, Cache: s.cache})
+		all = append(all, server.Profile{
+			RoleARN: s.exchange.RoleARN, Cache: s.cache, Required: true,
+			Authorization: s.access.authorization, Users: s.access.users,
+		})
 	}
+	o.Profiles.Set(all)
 	var quit func()
 	if c.shutdown {
 		quit = sync.OnceFunc(func() { close(c.quit) })

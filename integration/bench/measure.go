@@ -168,10 +168,12 @@ func (b *bench) handler(ctx context.Context, o options) (*step, error) {
 	if _, err := creds.Get(ctx); err != nil {
 		return nil, err
 	}
+	profiles := server.NewProfiles()
+	profiles.Set([]server.Profile{{RoleARN: roleARN, Cache: creds}})
 	ours := server.Credentials(server.Options{
 		Default:  creds.Profile(),
 		Address:  netip.MustParseAddrPort("127.0.0.1:9911"),
-		Profiles: []server.Profile{{RoleARN: roleARN, Cache: creds}},
+		Profiles: profiles,
 	})
 	body := []byte(b.body)
 	bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { // as ./bare does

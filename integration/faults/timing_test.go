@@ -128,11 +128,12 @@ func (c timedCell) asking(t *testing.T, authorize func(token string) (*server.Au
 		t.Fatal(err)
 	}
 	nobodyComesThisFar := cache.New(nil, cache.Options{})
+	profiles := server.NewProfiles()
+	profiles.Set([]server.Profile{{RoleARN: world.RoleARN, Cache: nobodyComesThisFar, Authorization: authorization}})
 	h := server.Credentials(server.Options{
-		Profiles:      []server.Profile{{RoleARN: world.RoleARN, Cache: nobodyComesThisFar}},
-		Default:       nobodyComesThisFar.Profile(),
-		Address:       netip.MustParseAddrPort("127.0.0.1:9911"),
-		Authorization: authorization,
+		Profiles: profiles,
+		Default:  nobodyComesThisFar.Profile(),
+		Address:  netip.MustParseAddrPort("127.0.0.1:9911"),
 	})
 	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:9911/v1/credentials", nil)
 	r.RemoteAddr = "127.0.0.1:40000"

@@ -59,11 +59,13 @@ func (w *world) serve(fetch cache.Fetch, o server.Options) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if o.Authorization, err = server.FixedAuthorization(podUID); err != nil {
+	authorization, err := server.FixedAuthorization(podUID)
+	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.options.Listen = l.Addr().(*net.TCPAddr).AddrPort()
-	o.Profiles, o.Default, o.Address = []server.Profile{{RoleARN: roleARN, Cache: cache.New(fetch, cache.Options{Profile: "default"})}}, "default", w.options.Listen
+	o.Profiles, o.Default, o.Address = server.NewProfiles(), "default", w.options.Listen
+	o.Profiles.Set([]server.Profile{{RoleARN: roleARN, Cache: cache.New(fetch, cache.Options{Profile: "default"}), Authorization: authorization}})
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() {
