@@ -84,12 +84,7 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 		serving:  newStage(), refreshing: newStage(),
 	}
 	metrics := cache.NewMetrics(registry)
-	for _, p := range s.profiles {
-		place := s.state
-		if p.name != defaultProfile { // one file has the credentials of one profile
-			place = statePlace{}
-		}
-		one := newSource(p, place, logger, metrics)
+	for _, one := range restoredSources(s, logger, metrics) {
 		c.sources = append(c.sources, one)
 		c.refreshing.Go(func() { one.cache.Run(c.refreshing.ctx) })
 	}

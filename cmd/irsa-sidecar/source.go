@@ -14,7 +14,7 @@ import (
 type source struct {
 	*profile
 	cache  *cache.Cache
-	state  *stateFile // nil keeps nothing
+	state  *stateEntry // nil keeps nothing
 	logger *slog.Logger
 
 	current atomic.Pointer[exchanger]
@@ -26,20 +26,29 @@ type exchanger struct {
 	binding  stateBinding
 }
 
-func newSource(p *profile, place statePlace, logger *slog.Logger, metrics *cache.Metrics) *source {
-	s := &source{profile: p, state: p.newStateFile(place, logger), logger: logger}
-	s.current.Store(p.exchanger(logger))
-	options := cache.Options{Profile: p.name, Logger: logger, Metrics: metrics}
-	if s.state != nil {
-		options.Restore, options.Keep = s.state.restore, s.state.keep
+// restoredSources returns a source for each profile, with what an earlier run has kept of it.
+func restoredSources(s *settings, logger *slog.Logger, metrics *cache.Metrics) (all []*source) {
+	state := newStateFile(s.state, logger)
+	var entries []*stateEntry
+	for _, p := range s.profiles {
+		one := &source{profile: p, state: state.entry(p.binding(), p.exchange.TokenFile), logger: logger}
+		all, entries = append(all, one), append(entries, one.state)
 	}
-	s.cache = cache.New(s.fetch, options)
-	return s
+	kept := state.restore(entries)
+	for _, one := range all {
+		one.current.Store(one.exchanger(logger))
+		options := cache.Options{Profile: one.name, Logger: logger, Metrics: metrics, Restore: func() *cache.Kept { return kept[one.name] }}
+		if state != nil {
+			options.Keep = one.state.keep
+		}
+		one.cache = cache.New(one.fetch, options)
+	}
+	return all
 }
 
 func (s *source) fetch(ctx context.Context) (cache.Credentials, error) {
 	e := s.current.Load()
-	s.state.bind(e.binding)
+	s.state.bind(e.binding, s.exchange.TokenFile)
 	return e.provider.Fetch(ctx)
 }
 

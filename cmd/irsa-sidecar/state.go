@@ -7,8 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -18,19 +20,27 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
-// stateFile keeps the last good credentials, so that a sidecar that restarts during an STS outage still has them. It
-// contains secrets, so it belongs on a volume in memory.
+// stateFile keeps the last good credentials of all profiles, so that a sidecar that restarts during an STS outage still has
+// them. It contains secrets, so it belongs on a volume in memory.
 type stateFile struct {
 	statePlace
-	tokenFile string
-	binding   stateBinding
-	logger    *slog.Logger
-	clock     func() (boot string, elapsed time.Duration, err error) // bootClock, except in tests
-	write     func(text []byte) error                                // writeFile, except in tests
+	logger *slog.Logger
+	clock  func() (boot string, elapsed time.Duration, err error) // bootClock, except in tests
+	write  func(text []byte) error                                // writeFile, except in tests
 
-	mu      sync.Mutex  // also of binding
-	writing bool        // a goroutine writes; never more than one
-	next    *stateWrite // the newest that it has not started with; nil if there is none
+	mu      sync.Mutex        // also of all entries
+	lines   map[string][]byte // what the file holds, or is about to hold, by profile
+	writing bool              // a goroutine writes; never more than one
+	next    *stateWrite       // what it has not started with; nil if there is nothing
+	slow    bool              // a write has taken longer than stateWait, and none has ended since
+}
+
+// stateEntry is one profile's part of the file. A nil stateEntry keeps nothing.
+type stateEntry struct {
+	*stateFile
+	binding   stateBinding // of the next credentials to be kept; its profile never changes
+	tokenFile string
+	forgotten bool
 }
 
 // stateWrite is one text to be written to the file.
@@ -40,7 +50,8 @@ type stateWrite struct {
 }
 
 const (
-	maxState = 64 << 10 // bytes of a file
+	// maxState limits a file, in bytes. An entry has two to eight kilobytes, depending on the session's policies and tags.
+	maxState = 4 << 20
 
 	// stateWait is how long an answer waits for the file. In memory a write takes less than a millisecond.
 	stateWait = 500 * time.Millisecond
@@ -92,33 +103,39 @@ func (p statePlace) check() problems {
 	return nil
 }
 
-// newStateFile returns the state file of a profile, or nil where there is no place for it.
-func (p *profile) newStateFile(place statePlace, logger *slog.Logger) *stateFile {
+// newStateFile returns the state file at a place, or nil where there is none.
+func newStateFile(place statePlace, logger *slog.Logger) *stateFile {
 	if place.path == "" {
 		return nil
 	}
-	s := &stateFile{
-		statePlace: place, tokenFile: p.exchange.TokenFile, logger: logger, clock: bootClock, binding: p.binding(),
-	}
-	s.write = s.writeFile
-	return s
+	f := &stateFile{statePlace: place, logger: logger, clock: bootClock, lines: make(map[string][]byte)}
+	f.write = f.writeFile
+	return f
 }
 
-// bind notes what the next credentials to be kept were asked for with. A nil stateFile keeps nothing.
-func (s *stateFile) bind(b stateBinding) {
+// entry returns the part of the file for a profile; nil where there is no file.
+func (f *stateFile) entry(b stateBinding, tokenFile string) *stateEntry {
+	if f == nil {
+		return nil
+	}
+	return &stateEntry{stateFile: f, binding: b, tokenFile: tokenFile}
+}
+
+// bind notes what the next credentials to be kept were asked for with.
+func (s *stateEntry) bind(b stateBinding, tokenFile string) {
 	if s != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.binding = b
+		s.binding, s.tokenFile = b, tokenFile
 	}
 }
 
 // bound is the binding with the token that is there now.
-func (s *stateFile) bound() stateBinding {
+func (s *stateEntry) bound() stateBinding {
 	s.mu.Lock()
-	b := s.binding
+	b, tokenFile := s.binding, s.tokenFile
 	s.mu.Unlock()
-	if _, claims, err := webidentity.ReadToken(s.tokenFile); err == nil {
+	if _, claims, err := webidentity.ReadToken(tokenFile); err == nil {
 		b.Issuer, b.Subject = claims.Issuer, claims.Subject
 	}
 	return b
@@ -128,24 +145,44 @@ func (s *stateFile) bound() stateBinding {
 // not keep credentials from callers. Then the write goes on in the background, in one goroutine at most, which continues
 // with the newest credentials that have come meanwhile; a shutdown does not wait for it. A failure is only logged: the
 // credentials work without the file.
-func (s *stateFile) keep(k cache.Kept) {
-	text, err := s.document(k)
+func (s *stateEntry) keep(k cache.Kept) {
+	line, err := s.line(k)
 	if err != nil {
 		s.failed(err)
 		return
 	}
-	w := &stateWrite{text, make(chan struct{})}
-	s.mu.Lock()
-	busy := s.writing
-	if busy {
-		s.next = w
-	} else {
-		s.writing = true
-		go s.writeAll(w)
-	}
-	s.mu.Unlock()
+	s.change(func() bool {
+		if s.forgotten {
+			return false
+		}
+		s.lines[s.binding.Profile] = line
+		return true
+	})
+}
 
-	if !busy { // or the write under way has had its time already
+// forget removes the profile's credentials from the file, for ever: what is kept later is not written. It waits as keep does.
+func (s *stateEntry) forget() {
+	if s == nil {
+		return
+	}
+	s.change(func() bool {
+		_, held := s.lines[s.binding.Profile]
+		delete(s.lines, s.binding.Profile)
+		s.forgotten = true
+		return held
+	})
+}
+
+// change changes the lines with do, which has the lock and reports whether they have to be written.
+func (f *stateFile) change(do func() bool) {
+	f.mu.Lock()
+	if !do() {
+		f.mu.Unlock()
+		return
+	}
+	w, slow := f.save(), f.slow
+	f.mu.Unlock()
+	if !slow {
 		timer := time.NewTimer(stateWait)
 		defer timer.Stop()
 		select {
@@ -153,53 +190,70 @@ func (s *stateFile) keep(k cache.Kept) {
 			return
 		case <-timer.C:
 		}
+		f.mu.Lock()
+		f.slow = f.writing
+		f.mu.Unlock()
 	}
-	s.logger.Warn("writing the state file is slow; until it is written, a restart during an STS outage would not have the new credentials", "file", s.path)
+	f.logger.Warn("writing the state file is slow; until it is written, a restart during an STS outage would not have the new credentials", "file", f.path)
+}
+
+// save has the lines written by a goroutine, which continues with the newest when it is done with those before.
+func (f *stateFile) save() *stateWrite {
+	if f.next == nil {
+		f.next = &stateWrite{done: make(chan struct{})}
+	}
+	w := f.next
+	w.text = formatState(f.lines)
+	if !f.writing {
+		f.writing, f.next = true, nil
+		go f.writeAll(w)
+	}
+	return w
 }
 
 // writeAll writes w, and then what has come meanwhile, until nothing is left.
-func (s *stateFile) writeAll(w *stateWrite) {
+func (f *stateFile) writeAll(w *stateWrite) {
 	for w != nil {
 		began := time.Now()
-		err := s.write(w.text)
+		err := f.write(w.text)
 		if took := time.Since(began); err != nil {
-			s.failed(err)
+			f.failed(err)
 		} else if took >= stateWait {
-			s.logger.Info("the state file has been written", "file", s.path, "took", took.Round(time.Millisecond).String())
+			f.logger.Info("the state file has been written", "file", f.path, "took", took.Round(time.Millisecond).String())
 		}
-		s.mu.Lock()
-		next := s.next
-		s.next, s.writing = nil, next != nil
-		s.mu.Unlock()
+		f.mu.Lock()
+		next := f.next
+		f.next, f.writing, f.slow = nil, next != nil, false
+		f.mu.Unlock()
 		close(w.done)
 		w = next
 	}
 }
 
-func (s *stateFile) failed(err error) {
-	s.logger.Warn("cannot write the state file; a restart during an STS outage would not have the new credentials", "file", s.path, "error", err)
+func (f *stateFile) failed(err error) {
+	f.logger.Warn("cannot write the state file; a restart during an STS outage would not have the new credentials", "file", f.path, "error", err)
 }
 
-// document is the file's content.
-func (s *stateFile) document(k cache.Kept) ([]byte, error) {
+// line is what the file holds of a profile.
+func (s *stateEntry) line(k cache.Kept) ([]byte, error) {
 	boot, now, err := s.clock()
 	if err != nil {
 		return nil, err
 	}
-	return formatState(stateDocument{s.bound(), boot, now, k.Remaining, k.Skew, storedCredentialsOf(k.Credentials)})
+	return formatEntry(stateDocument{s.bound(), boot, now, k.Remaining, k.Skew, storedCredentialsOf(k.Credentials)})
 }
 
 // writeFile replaces the file, in the directory that it has checked: another directory that takes its place meanwhile
 // gets nothing.
-func (s *stateFile) writeFile(text []byte) error {
-	dir, err := openStateDir(filepath.Dir(s.path), s.onDisk)
+func (f *stateFile) writeFile(text []byte) error {
+	dir, err := openStateDir(filepath.Dir(f.path), f.onDisk)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 
 	// The part always has the same name, so that the next write overwrites what a kill leaves.
-	name := filepath.Base(s.path)
+	name := filepath.Base(f.path)
 	if err := regular.Replace(filepath.Join(pathOf(dir), name), "."+name+".new", bytes.NewReader(text), 0o600); err != nil {
 		return cache.Innermost(err)
 	}
@@ -224,62 +278,118 @@ func openStateDir(path string, onDisk bool) (*os.File, error) {
 	return dir, nil
 }
 
-// restore returns what an earlier run of this program has kept, or nil if it cannot be used; the log says why. It takes
-// startWait at most.
-func (s *stateFile) restore() *cache.Kept {
-	type outcome struct {
-		kept *cache.Kept
-		left time.Duration
-		err  error
-	}
-	read := make(chan outcome, 1)
-	go func() {
-		k, left, err := s.read()
-		read <- outcome{k, left, err}
-	}()
-	timer := time.NewTimer(startWait)
-	defer timer.Stop()
-	var o outcome
-	select {
-	case o = <-read:
-	case <-timer.C:
-		o.err = fmt.Errorf("it could not be read within %s", startWait)
-	}
-	switch {
-	case errors.Is(o.err, fs.ErrNotExist):
-		s.logger.Info("no state file yet", "file", s.path)
-	case o.err != nil:
-		s.logger.Warn("ignoring the state file", "file", s.path, "error", o.err)
-	default:
-		s.logger.Info("credentials restored from the state file", "file", s.path, "access_key", o.kept.Credentials.KeyHint(),
-			"expiration", o.kept.Credentials.Expiration, "remaining", o.left.Round(time.Second).String())
-	}
-	return o.kept
+// restored is what came of one profile's part of the file.
+type restored struct {
+	kept *cache.Kept
+	left time.Duration
+	err  error // nil with nothing kept: the file has no entry for the profile
 }
 
-func (s *stateFile) read() (*cache.Kept, time.Duration, error) {
-	text, err := s.readFile()
-	if err != nil {
-		return nil, 0, err
+// readState is a state file that has been read.
+type readState struct {
+	lines   map[string][]byte // of the profiles that there are
+	entries map[string]restored
+	damaged int // entries
+	gone    int // entries of profiles that do not exist
+	err     error
+}
+
+// restore returns what an earlier run of this program has kept, by profile; the log says why something cannot be used. It
+// takes startWait at most for all profiles together. What the file holds of profiles that are not among them is removed.
+func (f *stateFile) restore(entries []*stateEntry) map[string]*cache.Kept {
+	if f == nil {
+		return nil
 	}
-	boot, now, err := s.clock()
-	if err != nil {
-		return nil, 0, err
+	var state readState
+	read := make(chan readState, 1)
+	go func() { read <- f.read(entries) }()
+	timer := time.NewTimer(startWait)
+	defer timer.Stop()
+	select {
+	case state = <-read:
+	case <-timer.C:
+		state.err = fmt.Errorf("it could not be read within %s", startWait)
 	}
-	return parseState(text, s.bound(), boot, now, time.Now())
+	f.report(&state)
+	f.change(func() bool {
+		maps.Copy(f.lines, state.lines)
+		return state.damaged+state.gone > 0
+	})
+	kept := make(map[string]*cache.Kept)
+	for name, one := range state.entries {
+		kept[name] = one.kept
+	}
+	return kept
+}
+
+// report logs what came of the file.
+func (f *stateFile) report(state *readState) {
+	switch {
+	case errors.Is(state.err, fs.ErrNotExist):
+		f.logger.Info("no state file yet", "file", f.path)
+	case state.err != nil:
+		f.logger.Warn("ignoring the state file", "file", f.path, "error", state.err)
+	case state.damaged > 0:
+		f.logger.Warn("ignoring the state file's damaged entries, and removing them", "file", f.path, "entries", state.damaged)
+	}
+	if state.gone > 0 {
+		f.logger.Info("ignoring the state file's entries of profiles that do not exist, and removing them", "file", f.path, "entries", state.gone)
+	}
+	for _, name := range slices.Sorted(maps.Keys(state.entries)) {
+		one := state.entries[name]
+		switch {
+		case one.err != nil:
+			f.logger.Warn("ignoring the state file's credentials", "profile", name, "file", f.path, "error", one.err)
+		case one.kept != nil:
+			f.logger.Info("credentials restored from the state file", "profile", name, "file", f.path, "access_key", one.kept.Credentials.KeyHint(),
+				"expiration", one.kept.Credentials.Expiration, "remaining", one.left.Round(time.Second).String())
+		}
+	}
+}
+
+func (f *stateFile) read(entries []*stateEntry) readState {
+	text, err := f.readFile()
+	if err != nil {
+		return readState{err: err}
+	}
+	lines, damaged, err := splitState(text)
+	if err != nil {
+		return readState{err: err}
+	}
+	wanted := make(map[string]stateBinding)
+	for _, one := range entries { // the tokens before the clock: reading them may take time
+		b := one.bound()
+		wanted[b.Profile] = b
+	}
+	boot, now, err := f.clock()
+	if err != nil {
+		return readState{err: err}
+	}
+	state := readState{lines: make(map[string][]byte), entries: make(map[string]restored), damaged: damaged}
+	for _, line := range lines {
+		want, ours := wanted[line.Binding.Profile]
+		if !ours {
+			state.gone++
+			continue
+		}
+		var one restored
+		one.kept, one.left, one.err = line.restore(want, boot, now, time.Now())
+		state.lines[want.Profile], state.entries[want.Profile] = line.text, one
+	}
+	return state
 }
 
 // readFile reads a file that nobody else can have written.
-func (s *stateFile) readFile() ([]byte, error) {
-	f, err := os.OpenFile(s.path, os.O_RDONLY|noFollow|syscall.O_NONBLOCK, 0)
+func (f *stateFile) readFile() ([]byte, error) {
+	file, err := os.OpenFile(f.path, os.O_RDONLY|noFollow|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {
 		return nil, errors.New("it is a symbolic link, which this program never creates")
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	defer file.Close()
+	info, err := file.Stat()
 	if err != nil {
 		return nil, err
 	}
@@ -294,7 +404,7 @@ func (s *stateFile) readFile() ([]byte, error) {
 	case owner.Linked:
 		return nil, errors.New("it has a second hard link, which this program never creates")
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	text, err := io.ReadAll(io.LimitReader(file, maxState+1))
 	if err == nil && len(text) > maxState {
 		err = errors.New("it is too large to be a state file")
 	}

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,8 +27,8 @@ import (
 )
 
 var testBinding = stateBinding{
-	Profile: "default", RoleARN: "arn:aws:iam::123456789012:role/app", Duration: "1h0m0s", Policy: "ab", PolicyARNs: []string{"arn:a", "arn:b"},
-	Endpoint: "https://sts.example", Issuer: "https://issuer.example", Subject: "system:serviceaccount:shop:app",
+	Profile: "default", RoleARN: "arn:aws:iam::123456789012:role/app", SessionName: "app-0", Duration: "1h0m0s", Policy: "ab", PolicyARNs: []string{"arn:a", "arn:b"},
+	Endpoint: "https://sts.example", Assume: "cd", Source: "ef", Issuer: "https://issuer.example", Subject: "system:serviceaccount:shop:app",
 }
 
 // testKept are credentials that still work for so long, and longer by the wall clock, which moves on while a test
@@ -46,22 +47,37 @@ func testCredentials() *cache.Credentials {
 	}
 }
 
-// newTestState is a state file in a directory of its own. The token cannot be read, so that the binding is
+// newTestState is a profile's part of a state file in a directory of its own. The token cannot be read, so that the binding is
 // what the test says.
-func newTestState(t testing.TB, log *bytes.Buffer) *stateFile {
+func newTestState(t testing.TB, log *bytes.Buffer) *stateEntry {
 	t.Helper()
 	dir := t.TempDir()
-	s := &stateFile{
-		statePlace: statePlace{path: filepath.Join(dir, "state"), onDisk: true}, tokenFile: filepath.Join(dir, "no-token"), binding: testBinding,
-		logger: slog.New(slog.NewTextHandler(log, nil)),
-		clock:  func() (string, time.Duration, error) { return "boot-1", time.Hour, nil },
-	}
-	s.write = s.writeFile
-	return s
+	f := newStateFile(statePlace{path: filepath.Join(dir, "state"), onDisk: true}, slog.New(slog.NewTextHandler(log, nil)))
+	f.clock = func() (string, time.Duration, error) { return "boot-1", time.Hour, nil }
+	return f.entry(testBinding, filepath.Join(dir, "no-token"))
+}
+
+// of is the part of the same file for another profile.
+func (s *stateEntry) of(profile string) *stateEntry {
+	b := testBinding
+	b.Profile = profile
+	return s.entry(b, s.tokenFile)
+}
+
+// another is the same file as it is for the next run of the program.
+func (s *stateEntry) another() *stateEntry {
+	next := newStateFile(s.statePlace, s.logger)
+	next.clock = s.clock
+	return next.entry(s.binding, s.tokenFile)
+}
+
+// restore is what is restored of this profile alone.
+func (s *stateEntry) restore() *cache.Kept {
+	return s.stateFile.restore([]*stateEntry{s})[s.binding.Profile]
 }
 
 // restoredFor is how long what is restored still works; zero where nothing is.
-func (s *stateFile) restoredFor() time.Duration {
+func (s *stateEntry) restoredFor() time.Duration {
 	k := s.restore()
 	if k == nil {
 		return 0
@@ -69,9 +85,21 @@ func (s *stateFile) restoredFor() time.Duration {
 	return k.Left(time.Now())
 }
 
-// signedState is a file with this body, and a good sum.
-func signedState(body []byte) []byte {
-	return fmt.Appendf(nil, "%s%x\n%s", stateHeader, sha256.Sum256(body), body)
+// signedState is a file with these entries, and good sums.
+func signedState(entries ...[]byte) []byte {
+	text := []byte(stateHeader + "\n")
+	for _, one := range entries {
+		text = fmt.Appendf(text, "%x %s\n", sha256.Sum256(one), one)
+	}
+	return text
+}
+
+// bodyOf is the first entry of a file, without its sum.
+func bodyOf(file []byte) []byte {
+	_, lines, _ := bytes.Cut(file, []byte("\n"))
+	line, _, _ := bytes.Cut(lines, []byte("\n"))
+	_, body, _ := bytes.Cut(line, []byte(" "))
+	return body
 }
 
 func TestStateIsRestoredWithTheTimeThatHasPassed(t *testing.T) {
@@ -111,11 +139,11 @@ func TestForeignStateIsIgnored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rebind := func(change func(*stateBinding)) func(*testing.T, *stateFile) {
-		return func(_ *testing.T, s *stateFile) { change(&s.binding) }
+	rebind := func(change func(*stateBinding)) func(*testing.T, *stateEntry) {
+		return func(_ *testing.T, s *stateEntry) { change(&s.binding) }
 	}
-	content := func(change func([]byte) []byte) func(*testing.T, *stateFile) {
-		return func(t *testing.T, s *stateFile) {
+	content := func(change func([]byte) []byte) func(*testing.T, *stateEntry) {
+		return func(t *testing.T, s *stateEntry) {
 			if err := os.WriteFile(s.path, change(bytes.Clone(good)), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -128,53 +156,54 @@ func TestForeignStateIsIgnored(t *testing.T) {
 		}
 	}
 	for name, test := range map[string]struct {
-		change func(*testing.T, *stateFile)
+		change func(*testing.T, *stateEntry)
 		says   string
 	}{
-		"another profile":  {rebind(func(b *stateBinding) { b.Profile = "other" }), "another profile"},
-		"another role":     {rebind(func(b *stateBinding) { b.RoleARN += "2" }), "another role"},
-		"another duration": {rebind(func(b *stateBinding) { b.Duration = "2h0m0s" }), "another duration"},
-		"another policy":   {rebind(func(b *stateBinding) { b.Policy = "" }), "another session policy"},
-		"other policies":   {rebind(func(b *stateBinding) { b.PolicyARNs = b.PolicyARNs[:1] }), "another list of policies"},
-		"another endpoint": {rebind(func(b *stateBinding) { b.Endpoint = "" }), "another STS endpoint"},
-		"another subject":  {rebind(func(b *stateBinding) { b.Subject = "system:serviceaccount:shop:other" }), "another service account"},
-		"another issuer":   {rebind(func(b *stateBinding) { b.Issuer = "https://other.example" }), "another service account or cluster"},
-		"another start of the machine": {func(_ *testing.T, s *stateFile) {
+		"another profile":      {rebind(func(b *stateBinding) { b.Profile = "other" }), "entries of profiles that do not exist"},
+		"another external ID":  {rebind(func(b *stateBinding) { b.Assume = "" }), "another external ID"},
+		"another source":       {rebind(func(b *stateBinding) { b.Source = "" }), "another source profile"},
+		"another session name": {rebind(func(b *stateBinding) { b.SessionName = "app-1" }), "another session name"},
+		"another role":         {rebind(func(b *stateBinding) { b.RoleARN += "2" }), "another role"},
+		"another duration":     {rebind(func(b *stateBinding) { b.Duration = "2h0m0s" }), "another duration"},
+		"another policy":       {rebind(func(b *stateBinding) { b.Policy = "" }), "another session policy"},
+		"other policies":       {rebind(func(b *stateBinding) { b.PolicyARNs = b.PolicyARNs[:1] }), "another list of policies"},
+		"another endpoint":     {rebind(func(b *stateBinding) { b.Endpoint = "" }), "another STS endpoint"},
+		"another subject":      {rebind(func(b *stateBinding) { b.Subject = "system:serviceaccount:shop:other" }), "another service account"},
+		"another issuer":       {rebind(func(b *stateBinding) { b.Issuer = "https://other.example" }), "another service account or cluster"},
+		"another start of the machine": {func(_ *testing.T, s *stateEntry) {
 			s.clock = func() (string, time.Duration, error) { return "boot-2", 2 * time.Hour, nil }
 		}, "before the machine started"},
-		"from the future": {func(_ *testing.T, s *stateFile) {
+		"from the future": {func(_ *testing.T, s *stateEntry) {
 			s.clock = func() (string, time.Duration, error) { return "boot-1", time.Minute, nil }
 		}, "before the machine started"},
 		"empty":             {content(func([]byte) []byte { return nil }), "not a state file of this version"},
-		"an older version":  {content(func(b []byte) []byte { return bytes.Replace(b, []byte("state 2"), []byte("state 1"), 1) }), "not a state file of this version"},
-		"cut short":         {content(func(b []byte) []byte { return b[:len(b)-1] }), "the checksum does not match"},
-		"one bit flipped":   {content(func(b []byte) []byte { b[len(b)/2] ^= 1; return b }), "the checksum does not match"},
-		"no JSON":           {content(func([]byte) []byte { return signedState([]byte("{")) }), "its JSON is not a state"},
-		"JSON of something": {content(func([]byte) []byte { return signedState([]byte("{}")) }), "another profile"},
+		"an older version":  {content(func(b []byte) []byte { return bytes.Replace(b, []byte("state 3"), []byte("state 2"), 1) }), "not a state file of this version"},
+		"cut short":         {content(func(b []byte) []byte { return b[:len(b)-2] }), "damaged entries"},
+		"one bit flipped":   {content(func(b []byte) []byte { b[len(b)/2] ^= 1; return b }), "damaged entries"},
+		"no JSON":           {content(func([]byte) []byte { return signedState([]byte("{")) }), "damaged entries"},
+		"JSON of something": {content(func([]byte) []byte { return signedState([]byte("{}")) }), "entries of profiles that do not exist"},
 		"no credentials": {content(func(b []byte) []byte {
-			_, body, _ := bytes.Cut(b, []byte("\n"))
-			return signedState(bytes.Replace(body, []byte(testCredentials().AccessKeyID), nil, 1))
-		}), "holds no credentials"},
+			return signedState(bytes.Replace(bodyOf(b), []byte(testCredentials().AccessKeyID), nil, 1))
+		}), "they lack something"},
 		"a number for a key": {content(func(b []byte) []byte {
-			_, body, _ := bytes.Cut(b, []byte("\n"))
-			return signedState(bytes.Replace(body, []byte(`"`+testCredentials().AccessKeyID+`"`), []byte("1"), 1))
-		}), "its JSON is not a state"},
+			return signedState(bytes.Replace(bodyOf(b), []byte(`"`+testCredentials().AccessKeyID+`"`), []byte("1"), 1))
+		}), "damaged entries"},
 		"too large": {content(func([]byte) []byte { return make([]byte, maxState+1) }), "too large"},
-		"readable by others": {func(t *testing.T, s *stateFile) {
+		"readable by others": {func(t *testing.T, s *stateEntry) {
 			must(t, os.Chmod(s.path, 0o640))
 		}, "0640"},
-		"a symbolic link": {func(t *testing.T, s *stateFile) {
+		"a symbolic link": {func(t *testing.T, s *stateEntry) {
 			must(t, os.Rename(s.path, s.path+".elsewhere"))
 			must(t, os.Symlink(s.path+".elsewhere", s.path))
 		}, "symbolic link"},
-		"a hard link": {func(t *testing.T, s *stateFile) {
+		"a hard link": {func(t *testing.T, s *stateEntry) {
 			must(t, os.Link(s.path, s.path+".elsewhere"))
 		}, "hard link"},
-		"a directory": {func(t *testing.T, s *stateFile) {
+		"a directory": {func(t *testing.T, s *stateEntry) {
 			must(t, os.Remove(s.path))
 			must(t, os.Mkdir(s.path, 0o700))
 		}, "not a regular file"},
-		"a pipe that nobody writes to": {func(t *testing.T, s *stateFile) {
+		"a pipe that nobody writes to": {func(t *testing.T, s *stateEntry) {
 			must(t, os.Remove(s.path))
 			must(t, syscall.Mkfifo(s.path, 0o600))
 		}, "not a regular file"},
@@ -192,6 +221,133 @@ func TestForeignStateIsIgnored(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Each profile's entry is its own: damage to one costs no other, and what is of no profile goes.
+func TestEachProfileHasItsOwnStateInOneFile(t *testing.T) {
+	var log bytes.Buffer
+	one := newTestState(t, &log)
+	two, three := one.of("two"), one.of("three")
+	for _, s := range []*stateEntry{one, two, three} {
+		s.keep(testKept(time.Hour))
+	}
+	good, err := os.ReadFile(one.path)
+	if err != nil || bytes.Count(good, []byte("\n")) != 4 {
+		t.Fatalf("%v, in the file: %q", err, good)
+	}
+	lines := strings.SplitAfter(string(good), "\n") // the header, default, three, two
+	for name, row := range map[string]struct {
+		text string
+		want string
+	}{
+		"as it is":               {string(good), "default three two"},
+		"in another order":       {lines[0] + lines[3] + lines[2] + lines[1], "default three two"},
+		"one bit flipped in one": {strings.Replace(string(good), `{"Binding":{"Profile":"two"`, `{"Binding":{"Profile":"twp"`, 1), "default three"},
+		"cut in the last":        {string(good[:len(good)-10]), "default three"},
+		"cut in the middle":      {string(good[:len(lines[0])+len(lines[1])+10]), "default"},
+		"an empty line":          {lines[0] + "\n" + lines[1], "default"},
+		"one of no profile":      {lines[0] + strings.TrimPrefix(string(signedState([]byte(`{"Binding":{"Profile":"four"}}`))), stateHeader+"\n") + lines[3], "two"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(one.path, []byte(row.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			next := one.another()
+			all := []*stateEntry{next, next.of("two"), next.of("three")}
+			var restored, left []string
+			for name, kept := range next.stateFile.restore(all) {
+				if kept.Left(time.Now()) == time.Hour {
+					restored = append(restored, name)
+				}
+			}
+			slices.Sort(restored)
+			if got := strings.Join(restored, " "); got != row.want {
+				t.Errorf("restored: %s, want %s\n%s", got, row.want, &log)
+			}
+			text, err := os.ReadFile(one.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines, damaged, err := splitState(text)
+			for _, line := range lines {
+				left = append(left, line.Binding.Profile)
+			}
+			slices.Sort(left)
+			if got := strings.Join(left, " "); got != row.want || damaged != 0 || err != nil {
+				t.Errorf("left in the file: %s (%d damaged, %v), want %s", got, damaged, err, row.want)
+			}
+		})
+	}
+}
+
+// What another profile has in the file stays there, also if it cannot be used now.
+func TestAProfileKeepsTheOthersStateAsItIs(t *testing.T) {
+	one := newTestState(t, new(bytes.Buffer))
+	two := one.of("two")
+	one.keep(testKept(time.Hour))
+	two.keep(testKept(time.Hour))
+
+	next := one.another()
+	wrong := next.of("two")
+	wrong.binding.RoleARN = "arn:aws:iam::123456789012:role/wrong"
+	if kept := next.stateFile.restore([]*stateEntry{next, wrong}); kept["default"] == nil || kept["two"] != nil {
+		t.Fatalf("restored: %v", kept)
+	}
+	next.keep(testKept(2 * time.Hour))
+	again := next.another()
+	kept := again.stateFile.restore([]*stateEntry{again, again.of("two")})
+	if kept["default"] == nil || kept["two"] == nil {
+		t.Errorf("of the two, there are %v", kept)
+	}
+}
+
+func TestARemovedProfileIsGoneFromTheState(t *testing.T) {
+	one := newTestState(t, new(bytes.Buffer))
+	two := one.of("two")
+	one.keep(testKept(time.Hour))
+	two.keep(testKept(time.Hour))
+	two.forget()
+	for range 2 { // also when an exchange ends late
+		text, err := os.ReadFile(one.path)
+		if err != nil || !strings.Contains(string(text), `"Profile":"default"`) || strings.Contains(string(text), `"Profile":"two"`) {
+			t.Errorf("%v, in the file: %.200s", err, text)
+		}
+		two.keep(testKept(time.Hour))
+	}
+	again := one.of("two") // a profile of the same name that is added later
+	again.keep(testKept(time.Hour))
+	if again.restoredFor() != time.Hour {
+		t.Error("a new profile of that name keeps nothing")
+	}
+	var none *stateEntry
+	none.forget()
+}
+
+// The writes of many profiles at once are few, and none of them is lost.
+func TestManyProfilesAreWrittenTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := newTestState(t, &log)
+		d := &stuckDisk{takes: stateWait / 10}
+		s.write = d.write
+		var profiles sync.WaitGroup
+		for i := range 50 {
+			one := s.of(fmt.Sprint("p", i))
+			profiles.Go(func() { one.keep(testKept(time.Hour)) })
+		}
+		began := time.Now()
+		profiles.Wait()
+		if took := time.Since(began); took > 2*d.takes || d.atOnce != 1 || len(d.texts) > 2 {
+			t.Errorf("%d writes, %d at once, took %v", len(d.texts), d.atOnce, took)
+		}
+		lines, damaged, err := splitState([]byte(d.texts[len(d.texts)-1]))
+		if len(lines) != 50 || damaged != 0 || err != nil {
+			t.Errorf("%d entries, %d damaged, %v", len(lines), damaged, err)
+		}
+		if strings.Contains(log.String(), "slow") {
+			t.Errorf("the log says %s", &log)
+		}
+	})
 }
 
 // A token that cannot be read is a fault to outlive.
@@ -622,8 +778,8 @@ func TestWhatTheClocksSayAboutAStateFile(t *testing.T) {
 		{"an endless one, an hour ago", now - time.Hour, math.MaxInt64, 0, 1000 * time.Hour, 11 * time.Hour, ""},
 		{"longer than Expiration", now, 12 * time.Hour, 0, 10 * time.Minute, 10 * time.Minute, ""},
 		{"longer than Expiration, in the last moment", now, 12 * time.Hour, 0, 1, 1, ""},
-		{"longer than Expiration, which is now", now, 12 * time.Hour, 0, 0, 0, "by this node's clock, its credentials expired at 2026-03-01T12:00:00Z"},
-		{"expired for years", now, 12 * time.Hour, 0, -6 * 8766 * time.Hour, 0, "by this node's clock, its credentials expired at 2020-"},
+		{"longer than Expiration, which is now", now, 12 * time.Hour, 0, 0, 0, "by this node's clock, they expired at 2026-03-01T12:00:00Z"},
+		{"expired for years", now, 12 * time.Hour, 0, -6 * 8766 * time.Hour, 0, "by this node's clock, they expired at 2020-"},
 		{"expired for years, with a skew to match", now, 12 * time.Hour, 6 * 8766 * time.Hour, -6 * 8766 * time.Hour, 0, "by this node's clock"},
 		{"expired for a day, with a skew without bounds", now, 12 * time.Hour, math.MaxInt64, -24 * time.Hour, 0, "by this node's clock"},
 		{"expired for a moment less", now, 12 * time.Hour, math.MaxInt64, 1 - 24*time.Hour, 1, ""},
@@ -641,7 +797,7 @@ func TestWhatTheClocksSayAboutAStateFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			k, left, err := parseState(signedState(body), testBinding, "boot-1", now, wall)
+			k, left, err := parseState(t, signedState(body), now, wall)
 			if left != row.left || (k == nil) != (row.left == 0) || (err == nil) != (row.says == "") {
 				t.Fatalf("%v left (%v), want %v", left, err, row.left)
 			}
@@ -655,6 +811,16 @@ func TestWhatTheClocksSayAboutAStateFile(t *testing.T) {
 	}
 }
 
+// parseState returns what a file with one entry restores.
+func parseState(t *testing.T, text []byte, now time.Duration, wall time.Time) (*cache.Kept, time.Duration, error) {
+	t.Helper()
+	lines, damaged, err := splitState(text)
+	if err != nil || damaged != 0 || len(lines) != 1 {
+		t.Fatalf("%d entries, %d damaged: %v", len(lines), damaged, err)
+	}
+	return lines[0].restore(testBinding, "boot-1", now, wall)
+}
+
 func FuzzState(f *testing.F) {
 	s := newTestState(f, new(bytes.Buffer))
 	s.keep(cache.Kept{Credentials: testCredentials(), Remaining: time.Minute})
@@ -664,31 +830,58 @@ func FuzzState(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte(stateHeader))
-	_, body, _ := bytes.Cut(good, []byte("\n"))
+	body := bodyOf(good)
 	for _, numbers := range []string{
 		`"Saved":-9223372036854775808,"Remaining":9223372036854775807,"Skew":9223372036854775807`,
 		`"Saved":0,"Remaining":-9223372036854775808,"Skew":-9223372036854775808`,
 	} {
-		f.Add(append([]byte(stateHeader+"\n"), strings.Replace(string(body), `"Saved":3600000000000,"Remaining":60000000000,"Skew":0`, numbers, 1)...))
+		f.Add(signedState([]byte(strings.Replace(string(body), `"Saved":3600000000000,"Remaining":60000000000,"Skew":0`, numbers, 1))))
 	}
+	f.Add(signedState(body, []byte("{"), body, nil))
 	wall := testCredentials().Expiration.Add(-time.Minute)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		// With a good sum, so that what lies behind it is reached.
+		// With good sums too, so that what lies behind them is reached.
 		_, body, _ := bytes.Cut(text, []byte("\n"))
-		for _, text := range [][]byte{text, signedState(body)} {
-			k, left, err := parseState(text, testBinding, "boot-1", time.Hour+time.Second, wall)
-			if (k == nil) != (err != nil) || (k != nil) != (left > 0) {
-				t.Errorf("%v, %v, %v", k, left, err)
+		bodies := bytes.Split(body, []byte("\n"))
+		for i := range bodies {
+			if _, document, ok := bytes.Cut(bodies[i], []byte(" ")); ok {
+				bodies[i] = document
 			}
-			if k == nil {
-				continue
+		}
+		for _, text := range [][]byte{text, signedState(bodies...)} {
+			lines, damaged, err := splitState(text)
+			if err != nil && (lines != nil || damaged != 0) {
+				t.Errorf("%d lines, %d damaged, and %v", len(lines), damaged, err)
 			}
-			if left > 12*time.Hour || left > k.Credentials.Expiration.Sub(wall.Add(-24*time.Hour)) {
-				t.Errorf("%v left, until a moment %v before Expiration", left, k.Credentials.Expiration.Sub(wall.Add(left)))
+			for _, line := range lines {
+				checkRestored(t, line, wall)
 			}
-			if k.Credentials.Check() != nil && k.Credentials.Expiration.After(time.Now()) {
-				t.Errorf("unusable credentials were restored: %v", k.Credentials.Check())
+			if again, damaged, _ := splitState(formatState(map[string][]byte{"": bytes.Join(linesOf(lines), []byte("\n"))})); len(lines) > 0 && (len(again) != len(lines) || damaged != 0) {
+				t.Errorf("of %d entries, %d are left when they are written again", len(lines), len(again))
 			}
 		}
 	})
+}
+
+func linesOf(lines []stateLine) (all [][]byte) {
+	for _, line := range lines {
+		all = append(all, line.text)
+	}
+	return all
+}
+
+func checkRestored(t *testing.T, line stateLine, wall time.Time) {
+	k, left, err := line.restore(testBinding, "boot-1", time.Hour+time.Second, wall)
+	if (k == nil) != (err != nil) || (k != nil) != (left > 0) {
+		t.Errorf("%v, %v, %v", k, left, err)
+	}
+	if k == nil {
+		return
+	}
+	if left > 12*time.Hour || left > k.Credentials.Expiration.Sub(wall.Add(-24*time.Hour)) {
+		t.Errorf("%v left, until a moment %v before Expiration", left, k.Credentials.Expiration.Sub(wall.Add(left)))
+	}
+	if k.Credentials.Check() != nil && k.Credentials.Expiration.After(time.Now()) {
+		t.Errorf("unusable credentials were restored: %v", k.Credentials.Check())
+	}
 }
