@@ -88,7 +88,7 @@ func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
 	w.STS.Repair()
 	s.AskUntilValid(t)
 	_, text := s.OpsPage(t, "/metrics")
-	var families, series []string
+	var families, series, byProfile []string
 	for line := range strings.Lines(text) {
 		if fields := strings.Fields(line); fields[0] == "#" {
 			if fields[1] == "TYPE" && strings.HasPrefix(fields[2], "irsa_sidecar_") {
@@ -96,8 +96,11 @@ func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
 			}
 			continue
 		}
-		name, _, _ := strings.Cut(strings.Fields(line)[0], "{")
+		name, labels, _ := strings.Cut(strings.Fields(line)[0], "{")
 		series = append(series, name)
+		if strings.Contains(labels, `profile="`) {
+			byProfile = append(byProfile, name)
+		}
 	}
 	if len(families) < 8 {
 		t.Fatalf("only %q in\n%s", families, text)
@@ -119,6 +122,11 @@ func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
 		}
 		for _, target := range panel.Targets {
 			asked.WriteString(target.Expr + "\n")
+			for _, name := range byProfile {
+				if strings.Contains(target.Expr, name+"{") && !strings.Contains(target.Expr, name+`{namespace=~"$namespace",pod=~"$pod",profile=~"$profile"`) {
+					t.Errorf("panel %q shows %s of other profiles than the one that is chosen", panel.Title, name)
+				}
+			}
 		}
 	}
 	names := regexp.MustCompile(`\b(irsa_sidecar|process)_\w+`)
