@@ -63,6 +63,9 @@ const (
 	// mostConnections is how many connections all listeners together accept with that memory.
 	mostConnections = 146
 
+	// programs is how many programs ask for all profiles, all the time.
+	programs = 2
+
 	// quietEvery is after how many faults there is a moment without requests.
 	quietEvery = 10
 )
@@ -167,12 +170,11 @@ type campaign struct {
 	volume string // in memory, with the state file and the authorization token
 	hosts  string // /etc/hosts of the sidecar
 
-	sidecar       *world.Sidecar
-	lives         []*world.Process // since the fault began, including the one at that time
-	base          string
-	goroutines    int // of a sidecar without requests
-	descriptors   int // of the same
-	authorization atomic.Pointer[string]
+	sidecar     *world.Sidecar
+	lives       []*world.Process // since the fault began, including the one at that time
+	base        string
+	goroutines  int // of a sidecar without requests
+	descriptors int // of the same
 
 	injected        map[string]int
 	met             map[string]int            // how many of them were seen to take effect
@@ -237,6 +239,7 @@ func (c *campaign) begin(t *testing.T, installed []installation) {
 		c.leaveOut("attacks by another user: the test is not root")
 	}
 	c.mount(t, dir, owner)
+	c.roles = newRoles(c.authorizationFile)
 
 	if c.Token, err = ststest.NewTokenFile(filepath.Join(dir, "serviceaccount")); err != nil {
 		t.Fatal(err)
@@ -253,7 +256,7 @@ func (c *campaign) begin(t *testing.T, installed []installation) {
 	c.changes = []string{
 		"AWS_WEB_IDENTITY_TOKEN_FILE=" + c.Token.Path(), "AWS_ENDPOINT_URL_STS=" + c.proxy.URL(), "AWS_CA_BUNDLE=" + bundle,
 		"IRSA_SIDECAR_LISTEN=" + world.FreeAddress(t), "IRSA_SIDECAR_OPS_LISTEN=" + world.FreeAddress(t), "IRSA_SIDECAR_ADMIN_LISTEN=" + world.FreeAddress(t),
-		"IRSA_SIDECAR_STATE_FILE=" + c.stateFile(), "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + c.authorizationFile(),
+		"IRSA_SIDECAR_STATE_FILE=" + c.stateFile(), "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + c.roles[0].file,
 		"IRSA_SIDECAR_ALLOWED_UIDS=" + strconv.Itoa(os.Geteuid()),
 	}
 	if c.memory, err = world.NewMemoryGroup(memoryLimit); err != nil {
@@ -268,18 +271,22 @@ func (c *campaign) begin(t *testing.T, installed []installation) {
 	}
 	c.launch(t)
 	c.base = c.sidecar.BaseURL
-	c.readAuthorization(t)
-	world.Eventually(t, world.Soon, "credentials", func() bool { return c.sidecar.Ask(t, "Authorization", *c.authorization.Load()).Valid() })
+	for _, r := range c.roles {
+		r.readAuthorization(t)
+		world.Eventually(t, world.Soon, "credentials of "+r.name, func() bool { return c.answers(r) })
+	}
 	c.descriptors = descriptors(t, c.sidecar)
 	c.goroutines = c.trace(t)
 	c.launch(t)
 
 	c.startSDKs(t, installed, dir)
 	t.Cleanup(c.end) // before the SDKs end
-	for range 6 {
-		transport := &http.Transport{}
+	for range programs {
+		transport := &http.Transport{MaxIdleConnsPerHost: len(c.roles)} // whose connections are for all profiles
 		c.idle = append(c.idle, transport)
-		c.repeatedly(2*time.Millisecond, func(n int) { c.ask(transport, n) })
+		for _, r := range c.roles {
+			c.repeatedly(2*time.Millisecond, func(n int) { c.ask(r, transport, n) })
+		}
 	}
 	c.repeatedly(50*time.Millisecond, func(int) { c.compareReadiness() })
 	c.repeatedly(10*time.Millisecond, c.attack)
@@ -326,12 +333,8 @@ func (c *campaign) setHosts(t *testing.T, ip string) {
 
 func (c *campaign) stateFile() string { return filepath.Join(c.volume, "state") }
 
-func (c *campaign) authorizationFile() string { return filepath.Join(c.volume, "authorization") }
-
-func (c *campaign) readAuthorization(t *testing.T) {
-	token := string(world.ReadFile(t, c.authorizationFile()))
-	world.Leaks.Secret("an authorization token", token)
-	c.authorization.Store(&token)
+func (c *campaign) authorizationFile(profile string) string {
+	return filepath.Join(c.volume, "authorization-"+profile)
 }
 
 // launch starts the sidecar.
@@ -388,11 +391,11 @@ type faultKind struct {
 type step struct {
 	kind            faultKind
 	began, ended    time.Time
-	lost            time.Duration // when it began
-	calls, issued   int           // by STS: since it began
-	callsInside     int           // those while it lasted
-	connections     int           // to the proxy, in the state of the fault
-	squeezed        int           // how often the kernel has refused or reclaimed memory
+	lost            time.Duration    // when it began
+	before          map[string]tally // of each profile, when it began
+	calls           int              // of STS while it lasted
+	connections     int              // to the proxy, in the state of the fault
+	squeezed        int              // how often the kernel has refused or reclaimed memory
 	failures, lines []line
 }
 
@@ -400,6 +403,7 @@ type step struct {
 type line struct {
 	Time                 time.Time
 	Msg, Reason, Serving string
+	Profile              string
 	RetryIn              string `json:"retry_in"`
 	Failures             int
 
@@ -422,24 +426,24 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 	c.injected[kind.name]++
 	c.lives = []*world.Process{c.sidecar.Process}
 	c.mostDescriptors = 0
-	calls, issued, connections, refused := c.STS.Calls(), len(c.STS.Issued()), c.proxy.Count(kind.state), c.memory.Refused()
-	s := &step{kind: kind, began: time.Now(), lost: c.lost()}
+	calls, connections, refused := c.STS.Calls(), c.proxy.Count(kind.state), c.memory.Refused()
+	s := &step{kind: kind, before: c.tallies(), began: time.Now(), lost: c.lost()}
 	// This sleep is the duration of the fault. Nothing is assumed to have happened meanwhile.
 	kind.play(c, t, func() { time.Sleep(length) })
-	s.callsInside = c.STS.Calls() - calls
+	s.calls = c.STS.Calls() - calls
 	c.Rotate(t, ststest.Claims{}) // as the kubelet does: after a stale token, a change of the file causes a retry
 	s.ended = time.Now()
 	c.rest(t)
-	recovered := time.Now()
-	c.slowestRecovery = max(c.slowestRecovery, recovered.Sub(s.ended))
-	s.issued = len(c.STS.Issued()) - issued // read before the calls, each of which issues one
-	s.calls = c.STS.Calls() - calls
+	c.slowestRecovery = max(c.slowestRecovery, time.Since(s.ended))
+	after, took := c.tallies(), time.Since(s.began)
 	s.connections = c.proxy.Count(kind.state) - connections
 	s.squeezed = c.memory.Refused() - refused
 
 	c.readLog(t, s)
-	c.wantRecovery(t, s, recovered)
-	c.wantFewCalls(t, s, recovered.Sub(s.began))
+	for _, r := range c.roles {
+		c.wantRecovery(t, s, r)
+		c.wantFewCalls(t, s, r, after[r.name], took)
+	}
 	c.notice(t, s, first)
 	if n := c.proxy.Deceived(); n > 0 {
 		c.fail(t, "the token was sent to another server than STS, or not over current TLS, %d times", n)
@@ -463,55 +467,76 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 // recovery limits the wait for a new session, so that a campaign ends. wantRecovery has the actual requirement.
 const recovery = 70 * time.Second
 
-// readLog reads the sidecars' logs since the fault began, and compares each delay with the schedule for a failure of its class
-// after so many in a row.
+// readLog reads the sidecars' logs since the fault began, and compares each delay with the schedule.
 func (c *campaign) readLog(t *testing.T, s *step) {
 	for _, life := range c.lives {
-		class, inARow := cache.Class(-1), 0
-		var due time.Time // when the next exchange is due at the latest
+		schedules := make(map[string]*schedule)
+		for _, r := range c.roles {
+			schedules[r.name] = &schedule{profile: r.name, class: -1}
+		}
 		for text := range strings.Lines(life.Output(t)) {
 			l := line{life: life, text: text}
 			if json.Unmarshal([]byte(text), &l) != nil {
 				continue
 			}
-			success := strings.HasPrefix(l.Msg, refreshed) || strings.HasPrefix(l.Msg, "new credentials expire no later")
 			if l.Msg == "reloading" { // another exchange was requested
-				due = time.Time{}
+				for _, one := range schedules {
+					one.due = time.Time{}
+				}
 			}
-			if (success || l.Msg == "exchange failed") && l.Time.Add(early).Before(due) {
-				c.fail(t, "an exchange ended %s before it was due", due.Sub(l.Time))
-			}
-			switch {
-			case success:
-				inARow, due = 0, time.Time{}
-			case strings.HasPrefix(l.Msg, "the clock jumped"):
-				due = time.Time{}
-			case l.Msg == "exchange failed":
-				if now := cache.Reason(l.Reason).Class(); now != class {
-					class, inARow = now, 0
-				}
-				inARow++
-				var err error
-				if l.retry, err = time.ParseDuration(l.RetryIn); err != nil {
-					t.Fatal(err)
-				}
-				most := longestRetry(class, inARow)
-				if !strings.HasPrefix(l.Serving, "nothing") {
-					most = min(most, time.Second) // for sessions of some seconds
-				}
-				if l.Failures != inARow || l.retry > most || l.retry < 200*time.Millisecond {
-					c.fail(t, "failure %d in a row of class %s calls itself %d, and is tried again in %s, want at most %s", inARow, class, l.Failures, l.retry, most)
-				}
-				if due = l.Time.Add(l.retry); waitsForFile(l.Reason) {
-					due = time.Time{}
-				}
-				if l.Time.After(s.began) {
-					s.failures = append(s.failures, l)
-				}
+			if one := schedules[l.Profile]; one != nil {
+				one.read(t, c, &l)
 			}
 			if l.Time.After(s.began) {
 				s.lines = append(s.lines, l)
+				if l.failed() {
+					s.failures = append(s.failures, l)
+				}
 			}
+		}
+	}
+}
+
+// failed reports whether the line is about an exchange that failed.
+func (l *line) failed() bool { return l.Msg == "exchange failed" }
+
+// schedule is what a log has told so far about a profile.
+type schedule struct {
+	profile string
+	class   cache.Class // of the last failures in a row
+	inARow  int
+	due     time.Time // when the next exchange is due at the latest
+}
+
+// read compares the delay after a failure with the schedule for a failure of its class after so many in a row.
+func (s *schedule) read(t *testing.T, c *campaign, l *line) {
+	success := strings.HasPrefix(l.Msg, refreshed) || strings.HasPrefix(l.Msg, "new credentials expire no later")
+	if (success || l.failed()) && l.Time.Add(early).Before(s.due) {
+		c.fail(t, "%s: an exchange ended %s before it was due", s.profile, s.due.Sub(l.Time))
+	}
+	switch {
+	case success:
+		s.inARow, s.due = 0, time.Time{}
+	case strings.HasPrefix(l.Msg, "the clock jumped"):
+		s.due = time.Time{}
+	case l.failed():
+		if now := cache.Reason(l.Reason).Class(); now != s.class {
+			s.class, s.inARow = now, 0
+		}
+		s.inARow++
+		var err error
+		if l.retry, err = time.ParseDuration(l.RetryIn); err != nil {
+			t.Fatal(err)
+		}
+		most := longestRetry(s.class, s.inARow)
+		if !strings.HasPrefix(l.Serving, "nothing") {
+			most = min(most, time.Second) // for sessions of some seconds
+		}
+		if l.Failures != s.inARow || l.retry > most || l.retry < 200*time.Millisecond {
+			c.fail(t, "%s: failure %d in a row of class %s calls itself %d, and is tried again in %s, want at most %s", s.profile, s.inARow, s.class, l.Failures, l.retry, most)
+		}
+		if s.due = l.Time.Add(l.retry); waitsForFile(l.Reason) {
+			s.due = time.Time{}
 		}
 	}
 }
@@ -539,15 +564,15 @@ func longestRetry(class cache.Class, inARow int) time.Duration {
 	return min(limit, base<<min(inARow-1, 10))
 }
 
-// wantRecovery compares the time of the recovery with the delay that the sidecar had announced. An exchange that was in
+// wantRecovery compares the time of a profile's recovery with the delay that the sidecar had announced. An exchange that was in
 // progress at the end of the fault may fail, but no other.
-func (c *campaign) wantRecovery(t *testing.T, s *step, recovered time.Time) {
+func (c *campaign) wantRecovery(t *testing.T, s *step, r *role) {
 	ended := s.ended.Add(s.kind.lag)
 	due, late := ended.Add(refreshBy), 0
 	var next time.Time // when the retry after the last failure is due
 	for _, f := range s.failures {
-		if f.life != c.sidecar.Process {
-			continue // its schedule has ended with it
+		if f.life != c.sidecar.Process || f.Profile != r.name {
+			continue // its schedule has ended with it, or is another
 		}
 		next = f.Time.Add(f.retry)
 		if waitsForFile(f.Reason) {
@@ -567,23 +592,29 @@ func (c *campaign) wantRecovery(t *testing.T, s *step, recovered time.Time) {
 		due = next
 	}
 	if late > 1 {
-		c.fail(t, "%d exchanges failed after the fault was over", late)
+		c.fail(t, "%s: %d exchanges failed after the fault was over", r.name, late)
 	}
-	if by := recovered.Sub(due) - (c.lost() - s.lost); by > slack {
-		c.fail(t, "credentials came %s after the retry that was due", by)
+	if by := r.rested.Sub(due) - (c.lost() - s.lost); by > slack {
+		c.fail(t, "%s: credentials came %s after the retry that was due", r.name, by)
 	}
 }
 
-// wantFewCalls compares the calls to STS with their results: each has a session, or a failure in the log, except for one in
-// progress and one for each sidecar that has ended. Sessions are replaced only when due, after 40% of their lifetime, minus a
-// second of rounding. A call that was cut off counts as a failure, too.
-func (c *campaign) wantFewCalls(t *testing.T, s *step, took time.Duration) {
-	if most := s.issued + len(s.failures) + len(c.lives) + 1; s.calls > most {
-		c.fail(t, "%d calls to STS, want at most %d: they brought %d sessions and %d failures", s.calls, most, s.issued, len(s.failures))
+// wantFewCalls compares a profile's calls to STS with their results: each has a session, or a failure in the log, except for one
+// in progress and one for each sidecar that has ended. Sessions are replaced only when due, after 40% of their lifetime, minus
+// a second of rounding. A call that was cut off counts as a failure, too.
+func (c *campaign) wantFewCalls(t *testing.T, s *step, r *role, now tally, took time.Duration) {
+	calls, issued, failed := now.calls-s.before[r.name].calls, now.issued-s.before[r.name].issued, 0
+	for _, f := range s.failures {
+		if f.Profile == r.name {
+			failed++
+		}
+	}
+	if most := issued + failed + len(c.lives) + 1; calls > most {
+		c.fail(t, "%s: %d calls to STS, want at most %d: they brought %d sessions and %d failures", r.name, calls, most, issued, failed)
 	}
 	const soonest = (faultLife - time.Second) * 40 / 100
-	if most := int(took/soonest) + len(s.failures) + len(c.lives) + 1; s.issued > most {
-		c.fail(t, "%d sessions in %s, want at most %d", s.issued, took, most)
+	if most := int(took/soonest) + failed + len(c.lives) + 1; issued > most {
+		c.fail(t, "%s: %d sessions in %s, want at most %d", r.name, issued, took, most)
 	}
 }
 
@@ -609,17 +640,23 @@ func (c *campaign) notice(t *testing.T, s *step, first bool) {
 	if met {
 		c.met[name]++
 	} else if first {
-		c.fail(t, "the fault has not shown: the sidecar had %d calls, and failed with %v", s.calls, reasons)
+		c.fail(t, "the fault has not shown: the sidecar made %d calls meanwhile, and failed with %v", s.calls, reasons)
 	}
 }
 
-// rest waits until a new session has been seen, after all others.
+// rest waits until a new session of each profile has been seen, after all others.
 func (c *campaign) rest(t *testing.T) {
-	since := len(c.STS.Issued())
-	world.Eventually(t, recovery, "a new session", func() bool {
+	since, left := len(c.STS.Issued()), slices.Clone(c.roles)
+	world.Eventually(t, recovery, "a new session of each profile", func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.newest >= since
+		left = slices.DeleteFunc(left, func(r *role) bool {
+			if r.newest >= since {
+				r.rested = time.Now()
+			}
+			return r.newest >= since
+		})
+		return len(left) == 0
 	})
 }
 

@@ -40,15 +40,13 @@ type asking struct {
 	// Odd while the sidecar cannot be asked, and while it accepts no new connections.
 	away, closed atomic.Int64
 
+	roles []*role
+
 	mu        sync.Mutex
 	ahead     time.Duration // of STS's clock
 	skewed    bool          // from the change until credentials from before it are gone
 	sessions  map[string]issued
-	best      issued    // the session with the latest end that a client has received
-	logs      []string  // of all sidecars so far
-	heldSince time.Time // from then until the end of best, some client has always had valid ones
-	forgotten time.Time // answers to requests from before then prove nothing against the sidecar
-	newest    int       // session that a client has received, in the order in which STS issued them
+	logs      []string // of all sidecars so far
 	slowest   time.Duration
 	wrong     []string
 	successes int // of attacks
@@ -63,7 +61,6 @@ type issued struct {
 	ststest.Session
 	number int
 	ends   time.Time
-	seen   bool
 }
 
 // moment is what a client could know when it asked.
@@ -116,8 +113,8 @@ func (c *campaign) complain(format string, args ...any) {
 // client sends nothing for a twentieth of a second, and on a busy machine this test's clients may be that slow.
 const attempts = 3
 
-// ask makes requests like a program with its own client.
-func (c *campaign) ask(transport *http.Transport, n int) {
+// ask asks for a profile's credentials, like a program with its own client.
+func (c *campaign) ask(r *role, transport *http.Transport, n int) {
 	asked := c.now()
 	if n%50 == 0 && asked.closed%2 == 0 {
 		transport.CloseIdleConnections()
@@ -127,33 +124,21 @@ func (c *campaign) ask(transport *http.Transport, n int) {
 		GotConn: func(info httptrace.GotConnInfo) { inside = info.Reused },
 	})
 	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/v1/credentials", nil)
-	if err != nil {
-		c.complain("%v", err)
-		return
-	}
-	request.Header.Set("Authorization", *c.authorization.Load())
-	status, body, err := c.try(client, request, asked)
+	status, body, err := c.try(client, c.request(r).WithContext(ctx), asked)
 	c.requests.Add(1)
 	excused := c.excuses(asked) || !inside && c.excusesNewcomers(asked)
-	took := time.Since(asked.at)
 	if err != nil {
 		if excused {
 			c.cut.Add(1)
 		} else {
-			c.complain("no answer: %v", err)
+			c.complain("%s: no answer: %v", r.name, err)
 		}
 		return
 	}
 	if !excused {
-		c.mu.Lock()
-		c.slowest = max(c.slowest, took)
-		c.mu.Unlock()
-		if lost := c.lost() - asked.lost; took-lost > patience {
-			c.complain("an answer took %s, of which the machine was busy for %s", took, lost)
-		}
+		c.timed(r, asked)
 	}
-	c.judge(asked, status, body)
+	c.judge(r, asked, status, body)
 }
 
 // try sends a request as often as a client would, and returns the answer.
@@ -175,42 +160,59 @@ func (c *campaign) try(client *http.Client, request *http.Request, asked moment)
 	return status, body, err
 }
 
+// timed records how long an answer took.
+func (c *campaign) timed(r *role, asked moment) {
+	took, lost := time.Since(asked.at), c.lost()-asked.lost
+	if took-lost > patience {
+		c.complain("%s: an answer took %s, of which the machine was busy for %s", r.name, took, lost)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slowest, r.slowest = max(c.slowest, took), max(r.slowest, took-lost)
+}
+
 // judge compares an answer with what STS has issued.
-func (c *campaign) judge(asked moment, status int, body []byte) {
+func (c *campaign) judge(r *role, asked moment, status int, body []byte) {
 	var a struct {
-		AccessKeyID, SecretAccessKey, Token, Code string
-		Expiration                                time.Time
+		RoleARN, AccessKeyID, SecretAccessKey, Token, Code string
+		Expiration                                         time.Time
 	}
 	if err := json.Unmarshal(body, &a); err != nil {
-		c.complain("answered %d, and not JSON: %v", status, err)
+		c.complain("%s: answered %d, and not JSON: %v", r.name, status, err)
 		return
 	}
 	if status != http.StatusOK {
 		c.refused.Add(1)
 		if a.AccessKeyID != "" {
-			c.complain("answered %d with half a document", status)
+			c.complain("%s: answered %d with half a document", r.name, status)
 		}
 		// A correct request is never refused as another one, whatever happens.
 		if !slices.Contains(cache.Reasons(), cache.Reason(a.Code)) {
-			c.complain("answered %d %q, which is not about STS", status, a.Code)
+			c.complain("%s: answered %d %q, which is not about STS", r.name, status, a.Code)
 		}
-		c.mayRefuse(asked, a.Code)
+		c.mayRefuse(r, asked, a.Code)
 		return
 	}
-	if s, ok := c.given(asked, a.AccessKeyID, a.SecretAccessKey, a.Token); ok && !a.Expiration.Equal(s.Expiration.Truncate(time.Second)) {
-		c.complain("answered with %s as the end of credentials that end at %s", a.Expiration, s.Expiration)
+	s, ok := c.given(r, asked, a.AccessKeyID, a.SecretAccessKey, a.Token)
+	if ok && !a.Expiration.Equal(s.Expiration.Truncate(time.Second)) {
+		c.complain("%s: answered with %s as the end of credentials that end at %s", r.name, a.Expiration, s.Expiration)
+	}
+	if ok && !isOf(s.Session, a.RoleARN) {
+		c.complain("%s: answered with %s as the role of %s", r.name, a.RoleARN, s.ARN)
 	}
 }
 
 // mayRefuse reports an error if there were valid credentials all the time from the request until now, whichever of its attempts
 // was answered. A sidecar that was paused or ended need not answer, but if it does, this holds.
-func (c *campaign) mayRefuse(asked moment, why string) {
+func (c *campaign) mayRefuse(r *role, asked moment, why string) {
 	now := time.Now()
 	c.mu.Lock()
-	best, heldSince, skewed := c.best, c.heldSince, c.skewed || asked.skewed
+	r.refusals++
+	best, heldSince, skewed := r.best, r.heldSince, c.skewed || asked.skewed
 	c.mu.Unlock()
 	if heldSince.Before(asked.at) && now.Before(c.servedUntil(best, skewed)) {
-		c.complain("asked at %s and refused with %s at %s, while credentials were valid until %s", asked.at.Format(clockTime), why, now.Format(clockTime), best.ends.Format(clockTime))
+		c.complain("%s: asked at %s and refused with %s at %s, while credentials were valid until %s",
+			r.name, asked.at.Format(clockTime), why, now.Format(clockTime), best.ends.Format(clockTime))
 	}
 }
 
@@ -264,100 +266,128 @@ const refreshed = "credentials refreshed"
 
 const clockTime = time.TimeOnly + ".000"
 
-// given records credentials that a client got, and reports an error if they are wrong.
-func (c *campaign) given(asked moment, key, secret, token string) (s issued, ok bool) {
-	c.mu.Lock()
-	s, ok = c.sessions[key]
-	c.mu.Unlock()
-	if !ok {
-		for n, session := range c.STS.Issued() {
-			if session.AccessKeyID == key {
-				// STS's clock was ahead, behind or right when it was issued.
-				ahead := time.Until(session.Expiration).Round(clockStep)
-				s, ok = issued{Session: session, number: n, ends: session.Expiration.Truncate(time.Second).Add(-ahead)}, true
-			}
-		}
-	}
+// given records credentials that a client got for a profile, and reports an error if they are wrong.
+func (c *campaign) given(r *role, asked moment, key, secret, token string) (s issued, ok bool) {
+	s, ok = c.find(key)
 	switch {
 	case !ok:
-		c.complain("answered with credentials that STS has not issued")
+		c.complain("%s: answered with credentials that STS has not issued", r.name)
+		return s, false
+	case !isOf(s.Session, r.arn):
+		c.complain("%s: answered with credentials of another role, %s", r.name, s.ARN)
 		return s, false
 	case secret != s.SecretAccessKey || token != s.SessionToken:
-		c.complain("answered with a mixture of credentials")
+		c.complain("%s: answered with a mixture of credentials", r.name)
 	case !s.ends.After(asked.at):
-		c.complain("answered at %s with credentials that had ended at %s", asked.at.Format(clockTime), s.ends.Format(clockTime))
+		c.complain("%s: answered at %s with credentials that had ended at %s", r.name, asked.at.Format(clockTime), s.ends.Format(clockTime))
 	}
-	best := c.held()
+	best := c.held(r)
 	better := s.ends.After(best.ends)
 	gap := better && time.Now().After(c.servedUntil(best, asked.skewed)) // there may have been no valid ones for a moment
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !s.seen {
-		s.seen = true
-		c.sessions[key] = s
-		c.newest = max(c.newest, s.number)
-	}
-	if better && s.ends.After(c.best.ends) && asked.at.After(c.forgotten) {
+	r.newest = max(r.newest, s.number)
+	if better && s.ends.After(r.best.ends) && asked.at.After(r.forgotten) {
 		if gap {
-			c.heldSince = time.Now()
+			r.heldSince = time.Now()
 		}
-		c.best = s
+		r.best = s
 	}
 	return s, true
 }
 
-// forget is called when the sessions after best are lost with the sidecar, as without a state file.
-func (c *campaign) forget(best issued) {
+// find returns the session with this key.
+func (c *campaign) find(key string) (s issued, ok bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.best, c.forgotten = best, time.Now()
+	s, ok = c.sessions[key]
+	c.mu.Unlock()
+	if ok {
+		return s, true
+	}
+	for n, session := range c.STS.Issued() {
+		if session.AccessKeyID == key {
+			// STS's clock was ahead, behind or right when it was issued.
+			ahead := time.Until(session.Expiration).Round(clockStep)
+			s, ok = issued{Session: session, number: n, ends: session.Expiration.Truncate(time.Second).Add(-ahead)}, true
+		}
+	}
+	if ok {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.sessions[key] = s
+	}
+	return s, ok
 }
 
-// held is the session with the latest end that clients have received.
-func (c *campaign) held() issued {
+// forget is called when a profile's sessions after best are lost with the sidecar, as without a state file.
+func (c *campaign) forget(r *role, best issued) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.best
+	r.best, r.forgotten = best, time.Now()
 }
 
-// compareReadiness compares what the kubelet is told with what a client gets.
+// held is the profile's session with the latest end that clients have received.
+func (c *campaign) held(r *role) issued {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return r.best
+}
+
+// compareReadiness compares what the kubelet is told with what clients get: it is ready if all profiles are.
 func (c *campaign) compareReadiness() {
 	asked := c.now()
-	get := func(url, authorization string) (status int, body []byte) {
-		request, err := http.NewRequest(http.MethodGet, url, nil)
-		if err == nil {
-			request.Header.Set("Authorization", authorization)
-			status, body, err = c.try(world.HTTPClient, request, asked)
-		}
+	const silent = 0
+	get := func(request *http.Request) (status int, body []byte) {
+		status, body, err := c.try(world.HTTPClient, request, asked)
 		if err != nil && !c.excusesNewcomers(asked) {
 			c.complain("no answer: %v", err)
 		}
 		return status, body
 	}
-	const silent = 0
-	readiness := "http://" + c.sidecarOps() + "/readyz"
-	before, _ := get(readiness, "")
-	status, body := get(c.base+"/v1/credentials", *c.authorization.Load())
-	took := time.Since(asked.at)
-	after, _ := get(readiness, "")
-	if c.excusesNewcomers(asked) || slices.Contains([]int{before, status, after}, silent) {
-		return
-	}
-	var a struct{ AccessKeyID, SecretAccessKey, Token string }
-	json.Unmarshal(body, &a)
-	c.readiness.Add(1)
-	const least = faultLife / 10 // of a session must be left to be ready
-	if before == http.StatusOK && after == http.StatusOK && status != http.StatusOK && took < least {
-		c.complain("ready before and after, and refused with %d in between", status)
-	}
-	if before == http.StatusOK || after == http.StatusOK || status != http.StatusOK {
-		return
-	}
-	if s, ok := c.given(asked, a.AccessKeyID, a.SecretAccessKey, a.Token); ok {
-		if left := time.Until(c.servedUntil(s, asked.skewed)); left > least {
-			c.complain("not ready before and after, with credentials for another %s in between", left)
+	before, _ := get(c.readyz())
+	statuses := []int{before}
+	refused := 0
+	var sessions []issued
+	for _, r := range c.roles {
+		status, body := get(c.request(r))
+		statuses = append(statuses, status)
+		var a struct{ AccessKeyID, SecretAccessKey, Token string }
+		json.Unmarshal(body, &a)
+		if status != http.StatusOK {
+			refused = status
+		} else if s, ok := c.given(r, asked, a.AccessKeyID, a.SecretAccessKey, a.Token); ok {
+			sessions = append(sessions, s)
 		}
 	}
+	took := time.Since(asked.at)
+	after, _ := get(c.readyz())
+	if c.excusesNewcomers(asked) || slices.Contains(append(statuses, after), silent) {
+		return
+	}
+	c.readiness.Add(1)
+	const least = faultLife / 10 // of a session must be left to be ready
+	if before == http.StatusOK && after == http.StatusOK && refused != 0 && took < least {
+		c.complain("ready before and after, and refused with %d in between", refused)
+	}
+	if before == http.StatusOK || after == http.StatusOK || len(sessions) < len(c.roles) {
+		return
+	}
+	left := faultLife
+	for _, s := range sessions {
+		left = min(left, time.Until(c.servedUntil(s, asked.skewed)))
+	}
+	if left > least {
+		c.complain("not ready before and after, with credentials for another %s in between", left)
+	}
+}
+
+// readyz is the kubelet's request.
+func (c *campaign) readyz() *http.Request {
+	request, err := http.NewRequest(http.MethodGet, "http://"+c.sidecarOps()+"/readyz", nil)
+	if err != nil {
+		panic(err) // the address is a sidecar's
+	}
+	return request
 }
 
 // sidecarOps is the same address for all sidecars.
@@ -370,56 +400,75 @@ func (c *campaign) sidecarOps() string {
 	panic("no address")
 }
 
-// attacks are requests that must never get credentials. TOKEN stands for the right token, so that the intended guard refuses
-// them.
+// attacks are requests that must never get credentials. TOKEN stands for the profile's token, so that the intended guard
+// refuses them, and PATH for where it is served.
 var attacks = []struct{ head, status string }{
-	{"GET /v1/credentials HTTP/1.1|Host: evil.example|Authorization: TOKEN", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1.evil.example:PORT|Authorization: TOKEN", "403"},
-	{"GET http://evil.example/v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "403"},
-	{"GET http://127.0.0.1:PORT/v1/credentials HTTP/1.1|Host: evil.example|Authorization: TOKEN", "403"},
-	{"GET /v1/credentials HTTP/1.0|Authorization: TOKEN", "403"},
-	{"GET /v1/credentials HTTP/1.0|Host: 127.0.0.1:PORT|Authorization: TOKEN|Connection: keep-alive|Transfer-Encoding: chunked", "400"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|X: y| Content-Length: 5", "400"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|X-Forwarded-For: 10.0.0.7", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Via: 1.1 proxy", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Origin: http://evil.example", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Sec-Fetch-Site: cross-site", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKE", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: wrong|Authorization: TOKEN", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|authorization: wrong", "403"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Content-Length: 5|Transfer-Encoding: chunked||0|", "403"},
-	{"POST /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Content-Length: 0", "405"},
+	{"GET PATH HTTP/1.1|Host: evil.example|Authorization: TOKEN", "403"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1.evil.example:PORT|Authorization: TOKEN", "403"},
+	{"GET http://evil.examplePATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "403"},
+	{"GET http://127.0.0.1:PORTPATH HTTP/1.1|Host: evil.example|Authorization: TOKEN", "403"},
+	{"GET PATH HTTP/1.0|Authorization: TOKEN", "403"},
+	{"GET PATH HTTP/1.0|Host: 127.0.0.1:PORT|Authorization: TOKEN|Connection: keep-alive|Transfer-Encoding: chunked", "400"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|X: y| Content-Length: 5", "400"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|X-Forwarded-For: 10.0.0.7", "403"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Via: 1.1 proxy", "403"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Origin: http://evil.example", "403"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Sec-Fetch-Site: cross-site", "403"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT", "403"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKE", "403"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: wrong|Authorization: TOKEN", "403"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|authorization: wrong", "403"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Content-Length: 5|Transfer-Encoding: chunked||0|", "403"},
+	{"POST PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN|Content-Length: 0", "405"},
 	{"GET //v1//credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "404"},
 	{"GET /v1%2fcredentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "404"},
-	{"GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Host: evil.example|Authorization: TOKEN", "400"},
+	{"GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Host: evil.example|Authorization: TOKEN", "400"},
 }
 
-// attack makes one attack, and sometimes one by another user who knows everything.
+// attempt is an attack on a profile, by somebody who knows a token.
+type attempt struct {
+	on                       *role
+	how, token, head, status string
+}
+
+func (a attempt) String() string { return a.on.name + ": " + a.head + a.how }
+
+// attack makes one attack on each profile in turn: with what an attacker may know, as another user who knows everything, and
+// with the tokens of other profiles.
 func (c *campaign) attack(n int) {
 	asked := c.now()
-	n %= len(attacks) + 1
+	a := attempt{on: c.roles[n%len(c.roles)], status: "403", head: "GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN"}
+	n /= len(c.roles)
+	n %= len(attacks) + len(c.roles)
 	if n < len(attacks) {
-		c.mustResist(asked, "", attacks[n].head, attacks[n].status)
-	} else if c.strange {
-		asUser(&syscall.Credential{Uid: 65533, Gid: 65533}, func() {
-			c.mustResist(asked, "another user's ", "GET /v1/credentials HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN", "403")
-		})
+		a.token, a.head, a.status = a.on.token(), attacks[n].head, attacks[n].status
+		c.mustResist(asked, a)
+		return
+	}
+	knows := c.roles[n-len(attacks)]
+	a.token = knows.token()
+	switch {
+	case knows.file != a.on.file:
+		a.how = " with the token of " + knows.name
+		c.mustResist(asked, a)
+	case c.strange:
+		a.how = " as another user"
+		asUser(&syscall.Credential{Uid: 65533, Gid: 65533}, func() { c.mustResist(asked, a) })
 	}
 }
 
-func (c *campaign) mustResist(asked moment, whose, head, status string) {
+func (c *campaign) mustResist(asked moment, a attempt) {
 	for range attempts {
-		if c.resists(asked, whose, head, status) || c.excusesNewcomers(asked) {
+		if c.resists(a) || c.excusesNewcomers(asked) {
 			return
 		}
 		c.again.Add(1)
 	}
-	c.complain("%s%s was not answered", whose, head)
+	c.complain("%s was not answered", a)
 }
 
 // resists reports whether there was an answer, and checks it.
-func (c *campaign) resists(asked moment, whose, head, status string) (answered bool) {
+func (c *campaign) resists(a attempt) (answered bool) {
 	address := strings.TrimPrefix(c.base, "http://")
 	_, port, _ := net.SplitHostPort(address)
 	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
@@ -428,17 +477,17 @@ func (c *campaign) resists(asked moment, whose, head, status string) (answered b
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(5 * time.Second))
-	io.WriteString(conn, strings.NewReplacer("PORT", port, "TOKEN", *c.authorization.Load(), "|", "\r\n").Replace(head)+"\r\nConnection: close\r\n\r\n")
+	io.WriteString(conn, strings.NewReplacer("PORT", port, "PATH", a.on.path, "TOKEN", a.token, "|", "\r\n").Replace(a.head)+"\r\nConnection: close\r\n\r\n")
 	answer, _ := io.ReadAll(conn)
 	switch {
 	case bytes.Contains(answer, []byte("AccessKeyId")):
-		c.complain("credentials were had with %s%s", whose, head)
+		c.complain("credentials were had from %s", a)
 		c.mu.Lock()
 		c.successes++
 		c.mu.Unlock()
-	case len(answer) > 0 && !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+status+" ")) && !bytes.HasPrefix(answer, []byte("HTTP/1.0 "+status+" ")):
+	case len(answer) > 0 && !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+a.status+" ")) && !bytes.HasPrefix(answer, []byte("HTTP/1.0 "+a.status+" ")):
 		line, _, _ := strings.Cut(string(answer), "\r\n")
-		c.complain("%s%s was answered with %s, want %s", whose, head, line, status)
+		c.complain("%s was answered with %s, want %s", a, line, a.status)
 	case len(answer) > 0:
 		c.attacks.Add(1)
 	}
@@ -465,6 +514,7 @@ func asUser(user *syscall.Credential, do func()) {
 type sdk struct {
 	name    string
 	command clients.Command
+	role    *role // that it asks for
 	env     []string
 	cmd     *exec.Cmd
 	in      io.WriteCloser
@@ -539,14 +589,15 @@ func installSDKs(t *testing.T) (all []installation) {
 
 // startSDKs starts the installed ones.
 func (c *campaign) startSDKs(t *testing.T, installed []installation, dir string) {
-	for _, one := range installed {
+	for i, one := range installed {
 		if one.NotRun != "" {
 			c.leaveOut(one.Name + " takes no part: " + one.NotRun)
 			continue
 		}
-		s := &sdk{name: one.Name, command: one.Command, env: []string{
+		r := c.roles[i%len(c.roles)]
+		s := &sdk{name: one.Name, command: one.Command, role: r, env: []string{
 			"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "AWS_REGION=" + world.Region, "AWS_EC2_METADATA_DISABLED=true",
-			"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + c.base + "/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + c.authorizationFile(),
+			"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + c.base + r.path, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + r.file,
 		}}
 		s.start(t)
 		t.Cleanup(s.stop)
@@ -601,7 +652,7 @@ func (c *campaign) askSDK(s *sdk) {
 	}
 	s.asked++
 	if a.Error == "" {
-		c.given(asked, a.AccessKeyID, a.SecretAccessKey, a.SessionToken)
+		c.given(s.role, asked, a.AccessKeyID, a.SecretAccessKey, a.SessionToken)
 		return
 	}
 	s.failed++
@@ -609,6 +660,6 @@ func (c *campaign) askSDK(s *sdk) {
 	if now := c.now(); asked.skewed || now.skewed || c.excusesNewcomers(asked) {
 		s.excused++
 	} else {
-		c.mayRefuse(asked, s.name+": "+a.Error)
+		c.mayRefuse(s.role, asked, s.name+": "+a.Error)
 	}
 }

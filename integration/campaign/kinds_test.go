@@ -245,27 +245,32 @@ var faultKinds = []faultKind{
 	{name: "the disk read-only, and killed", ends: true, says: notKept, play: unkept((*campaign).readOnly)},
 
 	// Callers.
-	{name: "the authorization token replaced", play: func(c *campaign, t *testing.T, _ func()) {
+	{name: "an authorization token replaced", play: func(c *campaign, t *testing.T, _ func()) {
 		token := fmt.Sprintf("another-authorization-token-%d", c.luck.Uint64())
-		next := c.authorizationFile() + ".next"
+		r := c.roles[c.luck.IntN(len(c.roles))]
+		next := r.file + ".next"
 		err := os.WriteFile(next, []byte(token), 0o444)
-		if err = errors.Join(err, os.Rename(next, c.authorizationFile())); err != nil {
+		if err = errors.Join(err, os.Rename(next, r.file)); err != nil {
 			t.Fatal(err)
 		}
-		c.readAuthorization(t)
+		r.readAuthorization(t)
 	}},
-	{name: "the authorization token gone", play: func(c *campaign, t *testing.T, hold func()) {
+	{name: "the authorization tokens gone", play: func(c *campaign, t *testing.T, hold func()) {
 		// The SDKs read it every time and would fail, so they are not asked.
 		for _, s := range c.sdks {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 		}
-		if err := os.Rename(c.authorizationFile(), c.authorizationFile()+".away"); err != nil {
-			t.Fatal(err)
+		for _, r := range c.roles {
+			if err := os.Rename(r.file, r.file+".away"); err != nil {
+				t.Fatal(err)
+			}
 		}
 		hold()
-		if err := os.Rename(c.authorizationFile()+".away", c.authorizationFile()); err != nil {
-			t.Fatal(err)
+		for _, r := range c.roles {
+			if err := os.Rename(r.file+".away", r.file); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}},
 	{name: "500 connections that say nothing", met: crowded, play: crowd("")},
@@ -319,7 +324,7 @@ func meanwhile(do func(c *campaign, token string) error) play {
 }
 
 // How the test notices the effect of a fault that is not in the log.
-func hadCalls(_ *campaign, s *step) bool { return s.callsInside > 0 }
+func hadCalls(_ *campaign, s *step) bool { return s.calls > 0 }
 
 func hasConnected(_ *campaign, s *step) bool { return s.connections > 0 }
 
@@ -438,7 +443,9 @@ func spoilt(spoil func(file string) error) play {
 			if err := spoil(c.stateFile()); err != nil {
 				t.Fatal(err)
 			}
-			c.forget(issued{})
+			for _, r := range c.roles {
+				c.forget(r, issued{})
+			}
 			c.launch(t)
 		})
 	}
@@ -447,12 +454,17 @@ func spoilt(spoil func(file string) error) play {
 // unkept kills the sidecar while it cannot write: only what was written before is kept.
 func unkept(spoil func(c *campaign, t *testing.T) (repair func())) play {
 	return func(c *campaign, t *testing.T, hold func()) {
-		kept := c.held()
+		kept := make(map[*role]issued)
+		for _, r := range c.roles {
+			kept[r] = c.held(r)
+		}
 		defer spoil(c, t)()
 		hold()
 		c.whileAway(func() {
 			c.kill(t, syscall.SIGKILL)
-			c.forget(kept)
+			for r, session := range kept {
+				c.forget(r, session)
+			}
 			c.launch(t)
 		})
 	}
@@ -462,7 +474,7 @@ func unkept(spoil func(c *campaign, t *testing.T) (repair func())) play {
 func flooded(f world.Crowd) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		f := f
-		f.Send = strings.ReplaceAll(f.Send, world.CrowdToken, *c.authorization.Load())
+		f.Send = strings.ReplaceAll(f.Send, world.CrowdToken, c.roles[0].token())
 		f.Seen = &c.seen
 		c.seen.Store(0)
 		ctx, stop := context.WithCancel(t.Context())
