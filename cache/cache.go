@@ -17,7 +17,8 @@ const (
 	// PHP give up on the endpoint after one second.
 	coldWait = 700 * time.Millisecond
 
-	// exchangeTimeout bounds one exchange. STS itself may take five seconds to fetch an issuer's keys.
+	// exchangeTimeout bounds one exchange unless Options say otherwise. STS itself may take five seconds to fetch an
+	// issuer's keys.
 	exchangeTimeout = 5 * time.Second
 
 	// changePoll is how often a token file that was refused is checked for a change.
@@ -59,6 +60,10 @@ type Options struct {
 	// Profile is the name of the credentials in logs, metrics and [Status]. Empty is a name like any other.
 	Profile string
 
+	// Timeout bounds one exchange; zero means five seconds. A Fetch that first waits for the credentials of a source
+	// profile needs the time of each exchange in the chain.
+	Timeout time.Duration
+
 	// Logger receives one line for each exchange. Nil discards them.
 	Logger *slog.Logger
 
@@ -82,6 +87,7 @@ type Options struct {
 type Cache struct {
 	fetch   Fetch
 	profile string
+	timeout time.Duration
 	logger  *slog.Logger
 	metrics *profileMetrics
 	random  func() float64
@@ -128,6 +134,7 @@ type lease struct {
 	Credentials
 	issued   time.Time     // when the exchange began, on the wall clock and the monotonic clock
 	lifetime time.Duration // from then on
+	source   time.Duration // how long from then on the credentials last that signed the request; meaningless if none did
 	skew     time.Duration // how far the local wall clock was ahead of STS's; zero within clockNoise
 }
 
@@ -143,10 +150,14 @@ func New(fetch Fetch, o Options) *Cache {
 	if o.Keep == nil {
 		o.Keep = func(Kept) {}
 	}
+	if o.Timeout == 0 {
+		o.Timeout = exchangeTimeout
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Cache{
 		fetch:   fetch,
 		profile: o.Profile,
+		timeout: o.Timeout,
 		logger:  o.Logger.With("profile", o.Profile),
 		metrics: o.Metrics.forProfile(o.Profile),
 		random:  o.Random,
@@ -213,11 +224,35 @@ func (c *Cache) Get(ctx context.Context) (*Credentials, error) {
 	if failure := c.remembered(); failure != nil {
 		return nil, failure
 	}
-	timer := time.NewTimer(coldWait)
-	defer timer.Stop()
+	ctx, cancel := context.WithTimeout(ctx, coldWait)
+	defer cancel()
+	return c.await(ctx)
+}
+
+// Live returns valid credentials as Get does, but waits for the current exchange as long as ctx allows: it is for a Fetch
+// that signs its request with them. After a failure it returns that failure until the retry is due. The error is always a
+// [*FetchError] of the caller's own, whose Changed reports whether there are valid credentials now.
+func (c *Cache) Live(ctx context.Context) (*Credentials, error) {
+	if l := c.lease.Load(); l.valid(time.Now()) {
+		return &l.Credentials, nil
+	}
+	var failure *FetchError
+	if failure = c.remembered(); failure == nil {
+		creds, err := c.await(ctx)
+		if err == nil {
+			return creds, nil
+		}
+		failure = AsFetchError(err)
+	}
+	own := *failure
+	own.Changed = func() bool { return c.lease.Load().valid(time.Now()) }
+	return nil, &own
+}
+
+// await joins the current exchange or starts one, and returns its outcome, or that of the last if ctx ends first.
+func (c *Cache) await(ctx context.Context) (*Credentials, error) {
 	select {
 	case <-c.exchange():
-	case <-timer.C:
 	case <-ctx.Done():
 	}
 	if l := c.lease.Load(); l.valid(time.Now()) {
@@ -336,7 +371,7 @@ func (c *Cache) exchange() <-chan singleflight.Result {
 			return nil, nil
 		}
 		started := c.begin()
-		ctx, cancel := context.WithTimeout(c.ctx, exchangeTimeout)
+		ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
 		defer cancel()
 		creds, err := c.fetch(ctx)
 		if c.ctx.Err() == nil {
@@ -395,11 +430,11 @@ func (c *Cache) succeeded(l *lease, started, now time.Time) {
 	c.mu.Lock()
 	if keepHeld {
 		message = "new credentials expire no later; keeping the current ones"
+		c.due(now.Add(max(time.Second, refreshAfter(l.forSource(held.remaining(now), now), c.random()))))
 		l = held
-		c.due(now.Add(max(time.Second, refreshAfter(l.remaining(now), c.random()))))
 	} else {
 		c.lease.Store(l)
-		c.due(l.issued.Add(refreshAfter(l.lifetime, c.random())))
+		c.due(l.issued.Add(refreshAfter(l.forSource(l.lifetime, l.issued), c.random())))
 	}
 	c.failure, c.failures = nil, 0
 	c.requestChanged = c.requestChanged && !changed
@@ -472,7 +507,11 @@ func (c *Cache) failed(failure *FetchError, started, now time.Time) {
 		slog.String("retry_in", next.Sub(now).Round(time.Millisecond).String()),
 	}
 	if failure.Changed != nil {
-		attrs = append(attrs, slog.String("retry_early", "when the token file changes"))
+		early := "when the token file changes"
+		if failure.Profile != "" {
+			early = "when its source profile has credentials"
+		}
+		attrs = append(attrs, slog.String("retry_early", early))
 	}
 	c.logger.LogAttrs(context.Background(), level, "exchange failed", attrs...)
 }
@@ -498,7 +537,17 @@ func newLease(creds Credentials, started, now time.Time) (*lease, error) {
 	if !l.valid(now) {
 		return nil, expired(creds.Expiration)
 	}
+	l.source = l.lifetime - creds.Expiration.Sub(creds.SourceExpiration) // both by STS's clock
 	return l, nil
+}
+
+// forSource returns remaining, or how long the source's credentials still last if they expire before that: the next request
+// must be signed while there are valid ones, and the later their last one is signed, the longer its session outlasts them.
+func (l *lease) forSource(remaining time.Duration, now time.Time) time.Duration {
+	if l.SourceExpiration.IsZero() {
+		return remaining
+	}
+	return min(remaining, l.source-now.Sub(l.issued))
 }
 
 // valid reports whether the credentials still work. It is false for a nil lease.
@@ -541,7 +590,8 @@ type Status struct {
 	// NextTry is when the next exchange is due; zero while one is under way.
 	NextTry time.Time
 
-	// Watching reports that the next exchange comes sooner, within two seconds, if the token file changes.
+	// Watching reports that the next exchange comes sooner, within two seconds, if what was refused is replaced: the
+	// token file, or for a failure of a source profile, that profile's credentials.
 	Watching bool
 
 	// Failure is how the last exchange failed, and FailedAt when; nil and zero if it succeeded or none has ended.
@@ -576,7 +626,7 @@ func (c *Cache) Status() Status {
 	}
 	overdue := now.Sub(c.next)
 	if c.next.IsZero() {
-		overdue = now.Sub(c.began) - exchangeTimeout
+		overdue = now.Sub(c.began) - c.timeout
 	}
 	s.Stuck = s.Credentials == nil && overdue > stuckAfter
 	return s

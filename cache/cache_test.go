@@ -871,3 +871,18 @@ func TestAProfileKeepsTheNameItWasGiven(t *testing.T) {
 		}
 	}
 }
+
+func TestAFailureOfTheSourceNamesTheHopOnce(t *testing.T) {
+	changed := func() bool { return true }
+	own := &FetchError{Reason: AccessDenied, Message: "refused", Changed: changed}
+	once := own.Via("a")
+	twice := once.Via("b")
+	for _, e := range []*FetchError{once, twice} {
+		if e.Profile != "a" || e.Error() != `AccessDenied: source profile "a": refused` || e.Changed == nil {
+			t.Errorf("%+v", e)
+		}
+	}
+	if own.Profile != "" || own.Message != "refused" {
+		t.Errorf("the original is changed: %+v", own)
+	}
+}

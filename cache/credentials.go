@@ -41,6 +41,10 @@ type Credentials struct {
 	// expires. Each is zero if the token does not say.
 	TokenIssued     time.Time
 	TokenExpiration time.Time
+
+	// SourceExpiration is when the credentials expire that signed the request, by STS's clock. Zero means that a web
+	// identity token was exchanged.
+	SourceExpiration time.Time
 }
 
 // ExpirationLayout is the only format of an expiration that every SDK can read: UTC, whole seconds, Z.

@@ -103,9 +103,11 @@ func TestTheShortAdviceIsOneShortClause(t *testing.T) {
 			known = map[string]string{"subject": subject}
 		}
 		for _, r := range Reasons() {
-			short := (&FetchError{Reason: r, Names: known}).ShortAdvice()
-			if short == "" || len(short) > maxShort || strings.ContainsAny(short, "\n<>") || strings.HasSuffix(short, ".") {
-				t.Errorf("%s: %q", r, short)
+			for _, signed := range []bool{false, true} {
+				short := (&FetchError{Reason: r, Names: known, Signed: signed}).ShortAdvice()
+				if short == "" || len(short) > maxShort || strings.ContainsAny(short, "\n<>") || strings.HasSuffix(short, ".") {
+					t.Errorf("%s: %q", r, short)
+				}
 			}
 		}
 		short, want := (&FetchError{Reason: AccessDenied, Names: known}).ShortAdvice(), "allow the Pod's service account in the role's trust policy"

@@ -51,6 +51,19 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
+// Forget removes a profile's series. Its Cache's Run must have returned, since each exchange adds them again. It does
+// nothing on nil.
+func (m *Metrics) Forget(profile string) {
+	if m == nil {
+		return
+	}
+	for _, vec := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.expiry, m.tokenIssued, m.tokenExpiry, m.lastSuccess, m.refreshes, m.duration,
+	} {
+		vec.DeletePartialMatch(prometheus.Labels{"profile": profile})
+	}
+}
+
 // profileMetrics are the metrics of one Cache. Its methods do nothing on nil.
 type profileMetrics struct {
 	*Metrics

@@ -50,6 +50,9 @@ const (
 	ValidationError         Reason = "ValidationError"
 	InvalidParameterValue   Reason = "InvalidParameterValue"
 	InvalidClientTokenId    Reason = "InvalidClientTokenId" // AWS's spelling
+	ExpiredToken            Reason = "ExpiredToken"
+	RequestExpired          Reason = "RequestExpired"
+	SignatureDoesNotMatch   Reason = "SignatureDoesNotMatch"
 	Throttling              Reason = "Throttling"
 	ServiceUnavailable      Reason = "ServiceUnavailable"
 	UnknownError            Reason = "UnknownError"
@@ -79,11 +82,8 @@ func (c Class) String() string {
 // reasons is the one table of failures. Its texts reach people who may never have heard of this program: the
 // advice says all there is to do, the short form is one clause of at most maxShort characters that can follow
 // the message of a failure. <issuer> and the like are filled in where the failure knows them; see
-// [FetchError.Names].
-var reasons = map[Reason]struct {
-	class         Class
-	short, advice string
-}{
+// [FetchError.Names]. Reasons for which a role that is chained to another needs other advice are in chained too.
+var reasons = map[Reason]remedy{
 	TokenFileMissing: {StaleToken, "mount the projected service account token, or correct AWS_WEB_IDENTITY_TOKEN_FILE",
 		"mount the projected service account token, or correct AWS_WEB_IDENTITY_TOKEN_FILE; " +
 			"on EKS, annotate the service account with eks.amazonaws.com/role-arn and recreate the Pod"},
@@ -129,6 +129,13 @@ var reasons = map[Reason]struct {
 		"the identity provider rejected the token: get a new one by recreating the Pod, and check the provider's own log"},
 	RegionDisabledException: {Human, "activate STS for this region in the account, or set AWS_REGION to another",
 		"STS is not active in this region for the account: activate it in IAM, Account settings, or set AWS_REGION to another region"},
+	ExpiredToken: {Transient, "if it lasts, check the node's clock",
+		"the session of the source profile ended before STS had the request: the sidecar retries with a new one; if it lasts, check the node's clock"},
+	RequestExpired: {Transient, "check the node's clock",
+		"the request was signed more than five minutes before or after STS had it: check the node's clock; the sidecar corrects its signatures by STS's"},
+	SignatureDoesNotMatch: {Human, "look for a proxy that changes requests, and check the region of the endpoint",
+		"STS does not accept the signature of the request: look for a proxy that changes requests or removes headers, " +
+			"and check that AWS_ENDPOINT_URL_STS is an endpoint of the region"},
 	PackedPolicyTooLarge: {Human, "shorten the session policy",
 		"shorten the session policy: IRSA_SIDECAR_POLICY_FILE, IRSA_SIDECAR_POLICY_ARNS"},
 	MalformedPolicyDocument: {Human, "correct the session policy in IRSA_SIDECAR_POLICY_FILE",
@@ -149,6 +156,29 @@ var reasons = map[Reason]struct {
 	CredentialsUninitialized: {Transient, "ask again", "the first exchange is under way: ask again"},
 }
 
+type remedy struct {
+	class         Class
+	short, advice string
+}
+
+// chained has the advice for requests that are signed with the credentials of a source profile. The classes are those in
+// reasons.
+var chained = map[Reason]remedy{
+	AccessDenied: {Human, "check the target's trust policy, the source role's sts:AssumeRole, and the external ID",
+		"check that <role> exists and that its trust policy allows sts:AssumeRole to Principal.AWS <source>; that the policies of <source> " +
+			"allow sts:AssumeRole on <role>; and that the external ID is the one that the trust policy requires. " +
+			"With session tags both must also allow sts:TagSession, with a source identity sts:SetSourceIdentity"},
+	InvalidClientTokenId: {Human, "check the partitions of both roles, and the region",
+		"STS does not accept the session of the source profile: both roles must be in one partition, the region must be in it and " +
+			"enabled for the account of <source>, and <source> must still exist"},
+	PackedPolicyTooLarge: {Human, "shorten the session policy or the session tags",
+		"shorten the session policy, its ARNs or the session tags; transitive tags of the source profiles count too"},
+	ValidationError: {Human, "correct the value that STS names",
+		"correct the value that STS names: the role's ARN, the session name, the duration, the external ID, a tag, the source identity, or a policy"},
+	InvalidParameterValue: {Human, "correct the value that STS names",
+		"correct the value that STS names; a transitive tag of a source profile cannot be set again"},
+}
+
 // maxShort is the longest short advice, in characters: it follows a message on one line.
 const maxShort = 100
 
@@ -160,6 +190,10 @@ func (r Reason) Class() Class { return reasons[r].class }
 // what differs from case to case, so it may be shown to anyone. It is empty for a Reason that is not on the list.
 // [FetchError.Advice] fills the placeholders in.
 func (r Reason) Advice() string { return reasons[r].advice }
+
+// ChainedAdvice returns what to do if the request was signed with the credentials of a source profile, as Advice does. It is
+// empty if that is the same.
+func (r Reason) ChainedAdvice() string { return chained[r].advice }
 
 // Reasons lists every Reason, in no order.
 func Reasons() []Reason {
@@ -192,9 +226,26 @@ type FetchError struct {
 	TokenIssued     time.Time
 	TokenExpiration time.Time
 
+	// Signed says that the request was signed with the credentials of a source profile, which chooses the advice.
+	Signed bool
+
+	// Profile is the source profile whose exchange failed. Empty means the Cache's own.
+	Profile string
+
 	// Changed reports whether what was refused has been replaced, so that another exchange may end
 	// differently. Run asks every two seconds, and then tries at once. Nil means that only time can help.
 	Changed func() bool
+}
+
+// Via returns the failure of a source profile as that of a profile that is chained to it: the same, with the hop in front
+// of the message. In a longer chain the message keeps naming the hop that failed, and only that.
+func (e *FetchError) Via(profile string) *FetchError {
+	own := *e
+	if own.Profile == "" {
+		own.Profile = profile
+		own.Message = fmt.Sprintf("source profile %q: %s", profile, e.Message)
+	}
+	return &own
 }
 
 // Error returns the reason and the message, on one line.
@@ -207,7 +258,15 @@ func (e *FetchError) Advice() string {
 	if e.Hint != "" {
 		return e.Hint
 	}
-	return fill(e.Reason.Advice(), e.Names)
+	return fill(e.remedy().advice, e.Names)
+}
+
+// remedy returns what to do, with placeholders.
+func (e *FetchError) remedy() remedy {
+	if other, ok := chained[e.Reason]; ok && e.Signed {
+		return other
+	}
+	return reasons[e.Reason]
 }
 
 // ShortAdvice returns the Hint, or the most likely thing to do in one clause of at most 100 characters, to follow the
@@ -217,7 +276,7 @@ func (e *FetchError) ShortAdvice() string {
 	if e.Hint != "" {
 		return e.Hint
 	}
-	short := reasons[e.Reason].short
+	short := e.remedy().short
 	if filled := fill(short, e.Names); !strings.Contains(filled, "<") && utf8.RuneCountInString(filled) <= maxShort {
 		return filled
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/aws/smithy-go"
 
@@ -18,17 +19,20 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
+// A code is an error of STS, and its Reason.
+type code struct {
+	code   string
+	words  string // part of its message, in lower case
+	reason cache.Reason
+}
+
 // codes maps the errors of STS to Reasons. The first row that matches counts: the code must be equal, and the message
 // must contain the words, if there are any, in any case. STS has reworded its messages before, so the words only
 // distinguish causes that share a code.
 //
 // https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html#API_AssumeRoleWithWebIdentity_Errors
 // https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html
-var codes = []struct {
-	code   string
-	words  string
-	reason cache.Reason
-}{
+var codes = []code{
 	{code: "AccessDenied", reason: cache.AccessDenied},
 	{code: "AccessDeniedException", reason: cache.AccessDenied},
 	{code: "InvalidIdentityToken", words: "retrieve verification key", reason: cache.IDPCommunicationError},
@@ -58,9 +62,9 @@ var codes = []struct {
 }
 
 // reasonOf returns the Reason for a code; ok is false if the code is not in the table.
-func reasonOf(code, message string) (_ cache.Reason, ok bool) {
+func reasonOf(table []code, code, message string) (_ cache.Reason, ok bool) {
 	message = strings.ToLower(message)
-	for _, row := range codes {
+	for _, row := range table {
 		if row.code == code && strings.Contains(message, row.words) {
 			return row.reason, true
 		}
@@ -73,6 +77,7 @@ type response struct {
 	status      int
 	contentType string
 	head        []byte
+	clock       time.Time // its Date; zero if it has none
 
 	proxy string // through which the request went that has no response, as host and port; empty if none
 }
@@ -101,7 +106,8 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	if got, ok := req.Context().Value(responseKey{}).(*response); ok {
-		*got = response{status: resp.StatusCode, contentType: resp.Header.Get("Content-Type"), head: body[:min(len(body), 400)]}
+		clock, _ := http.ParseTime(resp.Header.Get("Date"))
+		*got = response{status: resp.StatusCode, contentType: resp.Header.Get("Content-Type"), head: body[:min(len(body), 400)], clock: clock}
 	}
 	return resp, nil
 }
@@ -154,7 +160,7 @@ func proxyResponse(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Re
 
 // explain turns an error of the SDK into a FetchError. got is zero if there was no response; host is where the request
 // went.
-func explain(err error, got *response, host string) *cache.FetchError {
+func explain(err error, got *response, host string, table []code) *cache.FetchError {
 	fail := func(reason cache.Reason, format string, args ...any) *cache.FetchError {
 		return &cache.FetchError{Reason: reason, Message: redact.Scrub(fmt.Sprintf(format, args...))}
 	}
@@ -162,7 +168,7 @@ func explain(err error, got *response, host string) *cache.FetchError {
 		return unreachable(err, host, got.proxy, fail)
 	}
 	if api, ok := errors.AsType[smithy.APIError](err); ok && bytes.Contains(got.head, []byte("<Error")) {
-		if reason, known := reasonOf(api.ErrorCode(), api.ErrorMessage()); known {
+		if reason, known := reasonOf(table, api.ErrorCode(), api.ErrorMessage()); known {
 			return fail(reason, "STS refused (%s, HTTP %d): %s", api.ErrorCode(), got.status, api.ErrorMessage())
 		}
 		if got.status == http.StatusTooManyRequests {

@@ -410,7 +410,7 @@ func TestCertificateMustBeTrusted(t *testing.T) {
 
 func TestHostnameErrorIsAMatterOfTrust(t *testing.T) {
 	err := fmt.Errorf("wrapped: %w", x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"a.example"}}, Host: "b.example"})
-	if failure := explain(err, &response{}, "b.example"); failure.Reason != cache.EndpointNotTrusted {
+	if failure := explain(err, &response{}, "b.example", codes); failure.Reason != cache.EndpointNotTrusted {
 		t.Errorf("explained as %v", failure)
 	}
 }
@@ -439,7 +439,7 @@ func TestCertificatesAreNamed(t *testing.T) {
 		{"for another purpose", x509.CertificateInvalidError{Cert: leaf(func(*x509.Certificate) {}), Reason: x509.IncompatibleUsage}, "the certificate of sts.example is not accepted: x509: certificate specifies an incompatible key usage", ""},
 	} {
 		err := &tls.CertificateVerificationError{Err: test.err, UnverifiedCertificates: []*x509.Certificate{leaf(func(c *x509.Certificate) { c.Issuer.CommonName, c.Issuer.Organization = "Proxy CA", []string{"Corp"} })}}
-		failure := explain(fmt.Errorf("wrapped: %w", err), &response{}, "sts.example")
+		failure := explain(fmt.Errorf("wrapped: %w", err), &response{}, "sts.example", codes)
 		if failure.Reason != cache.EndpointNotTrusted || !strings.HasPrefix(failure.Message, test.want) || !strings.HasPrefix(failure.Hint, test.hints) || (test.hints == "") != (failure.Hint == "") {
 			t.Errorf("%s: %+v, want %s; %s", test.name, failure, test.want, test.hints)
 		}

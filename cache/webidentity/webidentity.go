@@ -1,8 +1,9 @@
 // Package webidentity exchanges a Pod's projected token for temporary credentials: it reads the token file, calls
-// AssumeRoleWithWebIdentity of STS, and returns [cache.Credentials].
+// AssumeRoleWithWebIdentity of STS, and returns [cache.Credentials]. With those of another role it calls AssumeRole, for a
+// role that is chained to it.
 //
-// It does not retry: the cache decides when to make another exchange. The only second request within a Fetch is the one
-// without a duration, after STS has refused the duration.
+// It does not retry: the cache decides when to make another exchange. A second request within one exchange only corrects
+// the first by what STS has said about it: it has no duration, or the time of STS's clock.
 //
 // Functions that can fail return an error; where it is always a [*cache.FetchError] they say so.
 package webidentity
@@ -26,6 +27,7 @@ import (
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/aws-sdk-go-v2/service/sts/types"
+	"github.com/aws/smithy-go/middleware"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
@@ -36,6 +38,11 @@ import (
 type Options struct {
 	RoleARN   string
 	TokenFile string
+
+	// Assume makes a Provider whose role is chained to another: [Provider.Assume] is its exchange, and Fetch must not be
+	// called. TokenFile then only names the session and the region where SessionName and Region are empty. Nil means
+	// web identity.
+	Assume *Assume
 
 	// SessionName is passed through [SessionName]. Empty means <namespace>.<pod> from the first token that is read, or
 	// the host name if the token lacks them. It is constant for a Provider, because policies and MSK distinguish
@@ -75,7 +82,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Provider gets credentials for one role. Its Fetch is a [cache.Fetch]. A Provider may be used by many goroutines at once.
+// Provider gets credentials for one role: by Fetch, which is a [cache.Fetch], or by Assume if Options.Assume is set. A Provider may be used by many goroutines at once.
 type Provider struct {
 	options   Options
 	client    *http.Client
@@ -83,6 +90,7 @@ type Provider struct {
 
 	naming      sync.Mutex
 	sessionName string
+	claims      *Claims // of the first token that Assume has read
 
 	tooLong atomic.Bool // STS has refused Options.Duration
 }
@@ -113,7 +121,7 @@ func (p *Provider) Fetch(ctx context.Context) (cache.Credentials, error) {
 		failure.Changed = p.changedFrom("")
 		return cache.Credentials{}, failure
 	}
-	creds, err := p.exchange(ctx, token, claims)
+	creds, err := p.exchangeToken(ctx, token, claims)
 	if err != nil {
 		failure := cache.AsFetchError(err)
 		failure.TokenIssued, failure.TokenExpiration = claims.IssuedAt, claims.Expiration
@@ -178,67 +186,106 @@ func (p *Provider) changedFrom(token string) func() bool {
 	}
 }
 
-// exchange calls STS. The error is always a [*cache.FetchError].
-func (p *Provider) exchange(ctx context.Context, token string, claims Claims) (cache.Credentials, error) {
+// exchangeToken calls AssumeRoleWithWebIdentity. The error is always a [*cache.FetchError].
+func (p *Provider) exchangeToken(ctx context.Context, token string, claims Claims) (cache.Credentials, error) {
 	region, err := p.options.region(claims.Issuer)
 	if err != nil {
 		return cache.Credentials{}, err
 	}
-	client, host := p.newSTS(region)
-	input := p.request(token, claims)
-	output, err := call(ctx, client, input, host)
-	if err != nil && input.DurationSeconds != nil && strings.Contains(err.Error(), "MaxSessionDuration") {
+	options, host := p.newSTS(region)
+	client := sts.New(options)
+	creds, err := p.exchange(ctx, func(ctx context.Context, duration *int32) (answer, error) {
+		got, _, err := call(ctx, host, codes, func(ctx context.Context) (answer, error) {
+			output, err := client.AssumeRoleWithWebIdentity(ctx, &sts.AssumeRoleWithWebIdentityInput{
+				RoleArn:          &p.options.RoleARN,
+				RoleSessionName:  new(p.session(claims)),
+				WebIdentityToken: &token,
+				DurationSeconds:  duration,
+				Policy:           optional(p.options.Policy),
+				PolicyArns:       p.policyARNs(),
+			})
+			if err != nil || output == nil {
+				return answer{}, err
+			}
+			return answer{output.Credentials, output.AssumedRoleUser, output.ResultMetadata}, nil
+		})
+		return got, err
+	})
+	creds.TokenIssued, creds.TokenExpiration = claims.IssuedAt, claims.Expiration
+	return creds, err
+}
+
+// exchange makes a request, and another one without a duration if STS refuses the duration. The error is always a
+// [*cache.FetchError].
+func (p *Provider) exchange(ctx context.Context, request func(ctx context.Context, duration *int32) (answer, error)) (cache.Credentials, error) {
+	var duration *int32
+	if p.options.Duration > 0 && !p.tooLong.Load() {
+		duration = new(int32(p.options.Duration / time.Second))
+	}
+	got, err := request(ctx, duration)
+	if err != nil && duration != nil && durationRefused(err) {
 		p.tooLong.Store(true)
 		p.options.Logger.Warn("the role does not allow sessions this long; requesting STS's default of one hour from now on",
-			"duration", p.options.Duration.String(),
-			"hint", "raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION")
-		input.DurationSeconds = nil
-		output, err = call(ctx, client, input, host)
+			"duration", p.options.Duration.String(), "hint", p.durationHint())
+		got, err = request(ctx, nil)
 	}
 	if err != nil {
 		return cache.Credentials{}, err
 	}
-	creds := p.credentials(output, claims)
+	creds := p.credentials(got)
 	if err := creds.Check(); err != nil {
 		return cache.Credentials{}, err
 	}
 	return creds, nil
 }
 
-// request returns what to send for this token.
-func (p *Provider) request(token string, claims Claims) *sts.AssumeRoleWithWebIdentityInput {
-	input := &sts.AssumeRoleWithWebIdentityInput{
-		RoleArn:          &p.options.RoleARN,
-		RoleSessionName:  new(p.session(claims)),
-		WebIdentityToken: &token,
-	}
-	if p.options.Policy != "" {
-		input.Policy = &p.options.Policy
-	}
-	for _, arn := range p.options.PolicyARNs {
-		input.PolicyArns = append(input.PolicyArns, types.PolicyDescriptorType{Arn: &arn})
-	}
-	if p.options.Duration > 0 && !p.tooLong.Load() {
-		input.DurationSeconds = new(int32(p.options.Duration / time.Second))
-	}
+// durationRefused reports whether STS refused a duration: it is longer than what the role, or role chaining, allows.
+func durationRefused(err error) bool {
+	return strings.Contains(err.Error(), "MaxSessionDuration") || strings.Contains(err.Error(), "1 hour session limit")
+}
 
-	return input
+func (p *Provider) durationHint() string {
+	if p.options.Assume != nil {
+		return "lower the duration to an hour, which is the most for a role that is assumed with another's credentials"
+	}
+	return "raise the role's MaxSessionDuration and restart the sidecar, or lower IRSA_SIDECAR_DURATION"
+}
+
+// policyARNs returns the session policies that are managed ones, as requests have them.
+func (p *Provider) policyARNs() (policies []types.PolicyDescriptorType) {
+	for _, arn := range p.options.PolicyARNs {
+		policies = append(policies, types.PolicyDescriptorType{Arn: &arn})
+	}
+	return policies
+}
+
+// optional returns a parameter's value, or nil to leave the parameter out.
+func optional(value string) *string {
+	if value == "" {
+		return nil
+	}
+	return &value
+}
+
+// answer is what STS issues, by either action. Fields that it has left out are nil.
+type answer struct {
+	credentials *types.Credentials
+	user        *types.AssumedRoleUser
+	metadata    middleware.Metadata
 }
 
 // credentials returns what STS has issued. Fields that it has left out are empty.
-func (p *Provider) credentials(output *sts.AssumeRoleWithWebIdentityOutput, claims Claims) cache.Credentials {
+func (p *Provider) credentials(got answer) cache.Credentials {
 	creds := cache.Credentials{
-		AccessKeyID:     aws.ToString(output.Credentials.AccessKeyId),
-		SecretAccessKey: cache.NewSecret(aws.ToString(output.Credentials.SecretAccessKey)),
-		SessionToken:    cache.NewSecret(aws.ToString(output.Credentials.SessionToken)),
-		Expiration:      aws.ToTime(output.Credentials.Expiration).UTC(),
+		AccessKeyID:     aws.ToString(got.credentials.AccessKeyId),
+		SecretAccessKey: cache.NewSecret(aws.ToString(got.credentials.SecretAccessKey)),
+		SessionToken:    cache.NewSecret(aws.ToString(got.credentials.SessionToken)),
+		Expiration:      aws.ToTime(got.credentials.Expiration).UTC(),
 		RoleARN:         p.options.RoleARN,
-		TokenIssued:     claims.IssuedAt,
-		TokenExpiration: claims.Expiration,
 	}
-	creds.ServerTime, _ = awsmiddleware.GetServerTime(output.ResultMetadata)
-	if user := output.AssumedRoleUser; user != nil {
-		creds.Identity = aws.ToString(user.Arn)
+	creds.ServerTime, _ = awsmiddleware.GetServerTime(got.metadata)
+	if got.user != nil {
+		creds.Identity = aws.ToString(got.user.Arn)
 		if fields := strings.Split(creds.Identity, ":"); len(fields) > 5 {
 			creds.AccountID = fields[4]
 		}
@@ -255,7 +302,7 @@ func (o *Options) region(issuer string) (string, error) {
 	case names.RegionOfIssuer(issuer) != "":
 		return names.RegionOfIssuer(issuer), nil
 	case o.Endpoint != "":
-		return "us-east-1", nil // the request is not signed, and Endpoint is its address: any region will do
+		return "us-east-1", nil // Endpoint is the address; only signatures have a region, which an STS that is not AWS's ignores
 	}
 	return "", &cache.FetchError{Reason: cache.RegionUnknown, Hint: o.RegionHint,
 		Message: fmt.Sprintf("AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer %q is not an EKS cluster's", redact.Scrub(issuer))}
@@ -277,23 +324,23 @@ func (o *Options) EndpointURL(ctx context.Context, issuer string) (*url.URL, err
 	return &endpoint.URI, err
 }
 
-// call makes one request. The error is always a [*cache.FetchError]. For a 200 that is empty or not STS's, the SDK returns
-// neither an error nor credentials.
-func call(ctx context.Context, client *sts.Client, input *sts.AssumeRoleWithWebIdentityInput, host string) (*sts.AssumeRoleWithWebIdentityOutput, error) {
+// call makes one request, and returns the clock of who responded; zero if unknown. The error is always a [*cache.FetchError],
+// by the given table of codes. For a 200 that is empty or not STS's, the SDK returns neither an error nor credentials.
+func call(ctx context.Context, host string, table []code, send func(ctx context.Context) (answer, error)) (answer, time.Time, error) {
 	var got response
-	output, err := client.AssumeRoleWithWebIdentity(context.WithValue(ctx, responseKey{}, &got), input)
+	sent, err := send(context.WithValue(ctx, responseKey{}, &got))
 	if err != nil {
-		return nil, explain(err, &got, host)
+		return answer{}, got.clock, explain(err, &got, host, table)
 	}
-	if output == nil || output.Credentials == nil {
-		return nil, &cache.FetchError{Reason: cache.NotAnSTSEndpoint,
+	if sent.credentials == nil {
+		return answer{}, got.clock, &cache.FetchError{Reason: cache.NotAnSTSEndpoint,
 			Message: redact.Scrub(fmt.Sprintf("%s answered %s, without credentials in it", host, got.describe()))}
 	}
-	return output, nil
+	return sent, got.clock, nil
 }
 
-// newSTS returns a client for the region, and what to call the endpoint in messages.
-func (p *Provider) newSTS(region string) (*sts.Client, string) {
+// newSTS returns options for the STS in the region, and what to call the endpoint in messages.
+func (p *Provider) newSTS(region string) (sts.Options, string) {
 	options := sts.Options{
 		Region:     region,
 		HTTPClient: p.client,
@@ -313,7 +360,7 @@ func (p *Provider) newSTS(region string) (*sts.Client, string) {
 	if p.options.DualStack {
 		options.EndpointOptions.UseDualStackEndpoint = aws.DualStackEndpointStateEnabled
 	}
-	return sts.New(options), host
+	return options, host
 }
 
 // session returns the session name, which the first call chooses.

@@ -205,7 +205,11 @@ func reasonsTable() string {
 	var b strings.Builder
 	b.WriteString("| reason | what to do |\n|---|---|\n")
 	for _, r := range reasons {
-		fmt.Fprintf(&b, "| `%s` | %s |\n", r, markdown(r.Advice()))
+		advice := r.Advice()
+		if chained := r.ChainedAdvice(); chained != "" {
+			advice += ". For a profile with a source profile: " + chained
+		}
+		fmt.Fprintf(&b, "| `%s` | %s |\n", r, markdown(advice))
 	}
 	return b.String()
 }

@@ -279,6 +279,7 @@ var revealing = map[string]string{
 	"cmd/irsa-sidecar/credentials.go": "the command credentials prints them",
 	"cmd/irsa-sidecar/stateformat.go": "a state file keeps them",
 	"server/render.go":                "the credentials listener serves them",
+	"cache/webidentity/assume.go":     "AssumeRole is signed with them",
 }
 
 func TestSecretsAreRevealedInAFewPlaces(t *testing.T) {

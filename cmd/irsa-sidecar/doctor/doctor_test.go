@@ -693,8 +693,9 @@ func TestEveryKeyHasAMeaningAndAReport(t *testing.T) {
 	}
 	unreported := []cache.Reason{
 		cache.CredentialsUninitialized, cache.UnknownError, cache.UnusableCredentials, // the sidecar's alone, or nobody's
-		cache.InvalidParameterValue, // MinIO's
-		cache.ProxyNotFound,         // no world has a proxy
+		cache.InvalidParameterValue,                                           // MinIO's
+		cache.ProxyNotFound,                                                   // no world has a proxy
+		cache.ExpiredToken, cache.RequestExpired, cache.SignatureDoesNotMatch, // of signed requests; no world has a chained profile
 	}
 	for _, reason := range cache.Reasons() {
 		if !reported[string(reason)] && !slices.Contains(unreported, reason) && reason != cache.InvalidIdentityToken { // which the doctor takes apart
