@@ -58,6 +58,19 @@ func IsApp(getenv func(string) string) bool {
 	return asks && (getenv("AWS_ROLE_ARN") == "" || getenv("AWS_WEB_IDENTITY_TOKEN_FILE") == "")
 }
 
+// Profile is the profile whose credentials the app asks for, by its URL.
+func (a *App) Profile() string {
+	uri, err := url.Parse(a.Env[sources.FullURI])
+	if err != nil {
+		return DefaultProfile
+	}
+	name, found := strings.CutPrefix(strings.TrimSuffix(uri.Path, "/"), "/v1/credentials/")
+	if !found || name == "" {
+		return DefaultProfile
+	}
+	return name
+}
+
 // hidden reports whether a variable is set to a value that is not told.
 func (a *App) hidden(name string) bool { return slices.Contains(a.Hidden, name) }
 

@@ -12,8 +12,9 @@ import (
 // Cause is the finding from which the failure of the exchange follows.
 type Cause struct {
 	Check string `json:"check"`
+	Hop   string `json:"hop,omitempty"` // the finding's
 	Key   string `json:"key"`
-	Text  string `json:"text"` // one line
+	Text  string `json:"text"` // one line, which names the hop
 }
 
 // explanation says what the findings of a check can be the reason for: a failure for an exchange that failed with one of
@@ -49,6 +50,8 @@ func explanations() []explanation {
 		{check: "pod", fail: unset},
 
 		{check: "environment", only: keys(NotAPod, NotAnnotated, HalfAnnotated, ConfigurationMistake), fail: keys(noExchange)},
+		{check: "config-file", fail: keys(noExchange)},
+		{check: "role-file", fail: keys(noExchange)},
 		{check: "role", fail: keys(noExchange, cache.ValidationError)},
 		{check: "clock", fail: keys(TokenFromTheFuture, cache.ExpiredTokenException, cache.IDPRejectedClaim)},
 		{check: "token-file", fail: append(keys(noExchange), badToken...), warn: expired},
@@ -103,7 +106,7 @@ func (r *Report) Conclude() {
 		if f.Status == Fail && first < 0 {
 			first = i
 		}
-		if f.Check == "sts" && (exchange < 0 || f.Status == Fail) {
+		if isExchange(f.Check) && (exchange < 0 || f.Status == Fail) {
 			exchange = i
 		}
 	}
@@ -112,30 +115,35 @@ func (r *Report) Conclude() {
 	}
 	cause, because := first, []string(nil)
 	if exchange < 0 {
-		if i, keys := r.explain(noExchange); i >= 0 {
+		if i, keys := r.explain(Finding{Key: noExchange}); i >= 0 {
 			cause, because = i, append(keys, string(NotChecked))
 		}
 	} else if f := r.Findings[exchange]; f.Status == Fail {
 		cause = exchange
-		if i, keys := r.explain(f.Key); i >= 0 {
+		if i, keys := r.explain(f); i >= 0 {
 			cause, because = i, keys
 		}
 	}
 	f := r.Findings[cause]
-	r.Cause = &Cause{f.Check, f.Key, cmp.Or(f.Summary, f.Finding)}
+	r.Cause = &Cause{f.Check, f.Hop, f.Key, f.prefix() + cmp.Or(f.Summary, f.Finding)}
 	for i := range r.Findings {
 		other := &r.Findings[i]
-		follows := slices.Contains(because, other.Key) || other.Check == "app" && other.Key == f.Key // the app's verdict
+		follows := slices.Contains(because, other.Key) && (f.Hop == other.Hop || other.Hop == "") || other.Check == "app" && other.Key == f.Key // the app's verdict
 		other.Consequence = follows && other.Status != OK && other.Check != f.Check
 	}
 }
 
-// explain returns the first finding that is a reason for a key, and all keys that it is a reason for; -1 if there is none.
-func (r *Report) explain(key string) (index int, because []string) {
+// isExchange reports whether a check is a request to STS.
+func isExchange(check string) bool { return check == "sts" || check == checkHop }
+
+// explain returns the first finding that is a reason for how an exchange ended, and all keys that it is a reason for; -1 if
+// there is none.
+func (r *Report) explain(exchange Finding) (index int, because []string) {
 	for _, x := range explanations() {
 		for _, status := range []Status{Fail, Warn} {
 			for i, f := range r.Findings {
-				if because := x.explains(f); f.Status == status && slices.Contains(because, key) {
+				sameHop := exchange.Hop == "" || f.Hop == "" || f.Hop == exchange.Hop
+				if because := x.explains(f); f.Status == status && sameHop && slices.Contains(because, exchange.Key) {
 					return i, because
 				}
 			}

@@ -87,7 +87,7 @@ func TestTheCauseIsAFailureBeforeAWarning(t *testing.T) {
 		{Check: "trust-policy", Status: Fail, Key: "PolicySubject", Finding: "line 13: all of it", Summary: "line 13"},
 	}}
 	r.Conclude()
-	if want := (Cause{"trust-policy", "PolicySubject", "line 13"}); r.Cause == nil || *r.Cause != want {
+	if want := (Cause{Check: "trust-policy", Key: "PolicySubject", Text: "line 13"}); r.Cause == nil || *r.Cause != want {
 		t.Errorf("the cause is %+v, want %+v", r.Cause, want)
 	}
 }
@@ -98,7 +98,7 @@ func TestEveryExplanationIsOfACheck(t *testing.T) {
 	for _, f := range newWorld(t).examine().Findings {
 		checks = append(checks, f.Check)
 	}
-	checks = append(checks, "trust-policy")
+	checks = append(checks, "trust-policy", "config-file", "role-file")
 	checks = append(checks, "node", "pod", "service-account", "webhook", "volume", "container", "eks-cluster", "iam-provider", "iam-role") // kubectl-irsa's
 	for _, x := range explanations() {
 		if !slices.Contains(checks, x.check) {

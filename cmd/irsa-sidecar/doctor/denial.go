@@ -95,23 +95,24 @@ func (e *examination) causeOfDenial(err *cache.FetchError) Finding {
 	return f
 }
 
-// fixOrganization is for a service or resource control policy. Both are read in the organization's management account.
 func (e *examination) fixOrganization(d denial) []Fix {
+	return organizationFixes(d, "sts:AssumeRoleWithWebIdentity", e.identity.Account)
+}
+
+// organizationFixes are for a service or resource control policy that refuses an action to, or in, an account. Both are
+// read in the organization's management account.
+func organizationFixes(d denial, action, account string) []Fix {
 	kind, short := "SERVICE_CONTROL_POLICY", "SCP"
 	if strings.Contains(d.policy, "resource") {
 		kind, short = "RESOURCE_CONTROL_POLICY", "RCP"
 	}
 	what := "ask the organization's administrators to exempt this role from the Deny in the " + short
 	if !d.explicit {
-		what = "ask the organization's administrators to allow sts:AssumeRoleWithWebIdentity in an " + short
+		what = "ask the organization's administrators to allow " + action + " in an " + short
 	}
 	fixes := []Fix{{What: what + "; the trust policy need not change"}}
 	if id := d.arn[strings.LastIndexByte(d.arn, '/')+1:]; strings.HasPrefix(id, "p-") {
 		return append(fixes, Fix{"in the management account, read that policy", shell, "aws organizations describe-policy --policy-id " + shellWord(id, "POLICY_ID")})
-	}
-	account := e.identity.Account
-	if account == "" {
-		account = "ACCOUNT"
 	}
 	return append(fixes, Fix{"in the management account, list its policies for the account; those of its parents count too", shell,
 		fmt.Sprintf("aws organizations list-policies-for-target --target-id %s --filter %s", shellWord(account, "ACCOUNT"), kind)})

@@ -6,6 +6,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -25,8 +26,23 @@ import (
 
 // Options say what to examine.
 type Options struct {
-	// Exchange is how the sidecar would make the exchange.
-	Exchange webidentity.Options
+	// Profile is the profile to examine, DefaultProfile if empty. Profiles are all that are served.
+	Profile  string
+	Profiles []string
+
+	// Exchange is how the sidecar would make the exchange of the token: for the profile itself or, if there are Hops, for
+	// the first role of its chain, whose profile is First. Section is where its settings are; see [Hop]. RoleVariable
+	// names the role if there is no Section; AWS_ROLE_ARN if empty.
+	Exchange     webidentity.Options
+	First        string
+	Section      string
+	RoleVariable string
+
+	// Hops are the roles that are assumed after that, each with the session of the one before it.
+	Hops []Hop
+
+	// Files are the configuration files that variables name.
+	Files []ConfigFile
 
 	// Mistakes are the errors in the configuration that Exchange was made from. If one of them affects the exchange,
 	// none is made.
@@ -56,12 +72,22 @@ type Options struct {
 	Root string
 }
 
-// Mistake is a variable of the configuration and what is wrong with it. Text continues a sentence that begins with the
-// variable. Misspelt is the name that is set in its place, or empty.
-type Mistake struct{ Variable, Text, Misspelt string }
+// Mistake is a variable of the configuration and what is wrong with it, or with the file that it names. Text continues a
+// sentence that begins with the variable. Misspelt is the name that is set in its place, or empty. Profile is the profile
+// whose section has the mistake; empty if it may be about all.
+type Mistake struct{ Variable, Text, Misspelt, Profile string }
 
-// limit bounds an examination. Each step has a shorter limit of its own.
-const limit = 14 * time.Second
+// limit bounds an examination of one exchange, and hopLimit what the hops of a chain may add. Each step has a shorter limit
+// of its own.
+const (
+	limit    = 14 * time.Second
+	hopLimit = 20 * time.Second
+)
+
+// Limit bounds an examination.
+func (o *Options) Limit() time.Duration {
+	return limit + min(time.Duration(len(o.Hops))*hopTimeout, hopLimit)
+}
 
 // examination is what is known so far.
 type examination struct {
@@ -77,11 +103,12 @@ type examination struct {
 	issuerFault Key                  // why IAM cannot use the issuer's URL; empty if it can
 	rejection   Key                  // why the issuer's documents rule the token out
 	thumbprint  string               // of the certificate of the server with the issuer's keys, as IAM writes it; empty if not known
+	session     *cache.Credentials   // of the exchange; nil if it has failed or was not made
 	skew        *time.Duration       // by which this clock is ahead of STS's; nil if not known
 	identity    trustpolicy.Identity // complete if Subject is set: the role is AWS's, and the token says whose it is
 }
 
-// Examine makes all checks, each as far as possible. It takes at most 15 seconds.
+// Examine makes all checks, each as far as possible. It takes at most 15 seconds, and up to 20 more for a chain of roles.
 func Examine(ctx context.Context, o Options) *Report {
 	if o.Getenv == nil {
 		o.Getenv = os.Getenv
@@ -94,7 +121,8 @@ func Examine(ctx context.Context, o Options) *Report {
 	if o.Exchange.Dial == nil {
 		o.Exchange.Dial = (&net.Dialer{Timeout: 2 * time.Second}).DialContext
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	o.Profile = cmp.Or(o.Profile, DefaultProfile)
+	ctx, cancel := context.WithTimeout(ctx, o.Limit())
 	defer cancel()
 	e := &examination{Options: o, now: time.Now()}
 
@@ -107,8 +135,12 @@ func Examine(ctx context.Context, o Options) *Report {
 		secrets = append(secrets, e.token)
 	}
 	e.reportSkipped()
+	e.nameHops()
 
 	report := &Report{Schema: 2, Findings: e.findings}
+	if e.App == nil {
+		report.Profile, report.Hops = e.Profile, e.roles(secrets...)
+	}
 	if e.identity.Subject != "" {
 		report.TrustPolicy = e.identity.Policy()
 	}
@@ -126,6 +158,7 @@ func (e *examination) examineExchange(ctx context.Context) {
 	e.token, e.claims, _ = webidentity.ReadToken(e.Exchange.TokenFile)
 
 	e.checkEnvironment()
+	e.checkConfiguration()
 	e.checkRole()
 	e.checkTokenFile()
 	e.checkClaims()
@@ -143,6 +176,7 @@ func (e *examination) examineExchange(ctx context.Context) {
 	e.blameTheRightClock()
 	e.checkExchange(ctx)
 	e.checkPolicy()
+	e.checkHops(ctx)
 	e.join(sidecar)
 	e.reconcile()
 }

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -16,22 +17,28 @@ import (
 func (e *examination) checkEnvironment() {
 	role, file := e.Exchange.RoleARN != "", e.Exchange.TokenFile != ""
 	switch {
-	case !role && !file && !e.inPod() && !slices.ContainsFunc(e.Mistakes, func(m Mistake) bool { return m.Misspelt != "" && !aboutEndpoint(m) }):
+	case e.Section != "" && !role: // which is a mistake in the file
+	case e.Section != "" && file:
+		e.ok("environment", "%s has the role, and there is a token file", e.Section)
+	case e.Section != "":
+		e.unset(HalfAnnotated, "AWS_WEB_IDENTITY_TOKEN_FILE is not set, and "+e.Section+" has no web_identity_token_file", "AWS_WEB_IDENTITY_TOKEN_FILE")
+	case !role && !file && !e.inPod() && !slices.ContainsFunc(e.Mistakes, func(m Mistake) bool { return m.Misspelt != "" && !e.aboutEndpoint(m) }):
 		f := failure("environment", NotAPod, "this is no Pod, and neither AWS_ROLE_ARN nor AWS_WEB_IDENTITY_TOKEN_FILE is set", e.fixNotAPod()...)
 		f.Summary = "this is no Pod: run kubectl irsa doctor NAMESPACE/POD"
 		e.add(f)
 	case !role && !file:
 		e.unset(NotAnnotated, "neither AWS_ROLE_ARN nor AWS_WEB_IDENTITY_TOKEN_FILE is set", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE")
+	case e.RoleVariable != "" && !role: // which is a mistake in its file
 	case !role:
 		e.unset(HalfAnnotated, "AWS_WEB_IDENTITY_TOKEN_FILE is set but AWS_ROLE_ARN is not", "AWS_ROLE_ARN")
 	case !file:
-		e.unset(HalfAnnotated, "AWS_ROLE_ARN is set but AWS_WEB_IDENTITY_TOKEN_FILE is not", "AWS_WEB_IDENTITY_TOKEN_FILE")
+		e.unset(HalfAnnotated, e.roleVariable()+" is set but AWS_WEB_IDENTITY_TOKEN_FILE is not", "AWS_WEB_IDENTITY_TOKEN_FILE")
 	default:
-		e.ok("environment", "AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE are set")
+		e.ok("environment", "%s and AWS_WEB_IDENTITY_TOKEN_FILE are set", e.roleVariable())
 	}
 	for _, m := range e.Mistakes {
 		switch {
-		case m.Variable == "AWS_ROLE_ARN", m.Variable == "AWS_WEB_IDENTITY_TOKEN_FILE" && !file: // another check says more
+		case isConfigFile(m.Variable), m.Variable == "AWS_ROLE_ARN", m.Variable == "AWS_WEB_IDENTITY_TOKEN_FILE" && !file: // another check says more
 		default:
 			e.add(failure("environment", ConfigurationMistake, m.Variable+" "+m.Text, e.fixMistake(m)...))
 		}
@@ -39,6 +46,14 @@ func (e *examination) checkEnvironment() {
 	e.checkKeys()
 	e.checkProfile()
 	e.checkApp()
+}
+
+// roleVariable is the variable that names the role.
+func (e *examination) roleVariable() string { return cmp.Or(e.RoleVariable, "AWS_ROLE_ARN") }
+
+// setting is the name of a setting of the first role where it is set.
+func (e *examination) setting(key, variable string) string {
+	return (&Hop{Section: e.Section}).setting(key, variable)
 }
 
 // unset records that variables are not set, first of all because their names are misspelt.
@@ -125,7 +140,7 @@ func (e *examination) checkRole() {
 		return
 	}
 	if err := names.CheckRoleARN(arn); err != nil {
-		e.add(failure("role", RoleARNMalformed, "AWS_ROLE_ARN "+err.Error(), e.fixRoleARN()...))
+		e.add(failure("role", RoleARNMalformed, e.setting("role_arn", e.roleVariable())+" "+err.Error(), e.fixRoleARN()...))
 		return
 	}
 	fields := strings.SplitN(arn, ":", 6)

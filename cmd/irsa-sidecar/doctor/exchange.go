@@ -18,7 +18,7 @@ const exchangeTimeout = 5 * time.Second
 
 // checkExchange makes one exchange.
 func (e *examination) checkExchange(ctx context.Context) {
-	if e.token == "" || e.Exchange.RoleARN == "" || slices.ContainsFunc(e.Mistakes, aboutExchange) || e.failed("dns", "connect", "tls") {
+	if e.token == "" || e.Exchange.RoleARN == "" || slices.ContainsFunc(e.Mistakes, e.aboutExchange) || e.failed("dns", "connect", "tls") {
 		e.skip("sts")
 		return
 	}
@@ -41,6 +41,7 @@ func (e *examination) checkExchange(ctx context.Context) {
 		e.add(f)
 		return
 	}
+	e.session = &creds
 	e.ok("sts", "the exchange works")
 	lifetime := creds.Expiration.Sub(e.now)
 	shown := lifetime.Round(time.Second)
@@ -49,7 +50,7 @@ func (e *examination) checkExchange(ctx context.Context) {
 	}
 	e.ok("identity", "%s in account %s, valid for %s", creds.Identity, creds.AccountID, roughly(shown))
 	if asked := e.Exchange.Duration; asked > 0 && lifetime < asked-time.Minute {
-		e.add(warning("sts", DurationTooLong, fmt.Sprintf("IRSA_SIDECAR_DURATION asks for %s, which is more than the role allows", roughly(asked)), e.fixDuration()))
+		e.add(warning("sts", DurationTooLong, fmt.Sprintf("%s asks for %s, which is more than the role allows", e.setting("duration_seconds", "IRSA_SIDECAR_DURATION"), roughly(asked)), e.fixDuration()))
 	}
 }
 

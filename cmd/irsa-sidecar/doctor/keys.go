@@ -11,6 +11,7 @@ const (
 	NotAnnotated         Key = "NotAnnotated"
 	HalfAnnotated        Key = "HalfAnnotated"
 	ConfigurationMistake Key = "ConfigurationMistake"
+	ConfigurationDiffers Key = "ConfigurationDiffers"
 	PodIdentity          Key = "PodIdentity"
 	KeyPairBroken        Key = "KeyPairBroken"
 	StaticKeys           Key = "StaticKeys"
@@ -56,6 +57,9 @@ const (
 	DeniedByPolicy         Key = "DeniedByPolicy"
 	TagSessionDenied       Key = "TagSessionDenied"
 
+	SourceNotAllowed Key = "SourceNotAllowed"
+	OtherPartition   Key = "OtherPartition"
+
 	DurationTooLong Key = "DurationTooLong"
 
 	PortTaken   Key = "PortTaken"
@@ -77,7 +81,8 @@ var entries = []Entry{
 	{string(NotAPod), "This is no Pod, and the variables are not set: the doctor must run in the Pod's sidecar, or as `kubectl irsa doctor`."},
 	{string(NotAnnotated), "The EKS webhook did not change this Pod: the service account lacks the annotation `eks.amazonaws.com/role-arn` (or it is misspelled), it was annotated after the Pod started, the container is listed in `skip-containers`, or the webhook was down."},
 	{string(HalfAnnotated), "Only one of the two variables is set: somebody set it by hand, and the webhook then adds neither."},
-	{string(ConfigurationMistake), "A variable has a value that cannot be used; `serve` would refuse to start."},
+	{string(ConfigurationMistake), "A variable, or the file that it names, has a value that cannot be used; `serve` would refuse to start."},
+	{string(ConfigurationDiffers), "The running sidecar has not taken the configuration file as it is now: it keeps what it had while the file has a mistake, and reads a correct one within a minute."},
 	{string(PodIdentity), "EKS Pod Identity has set its variables too. SDKs prefer it to IRSA, and get credentials from it directly."},
 	{string(KeyPairBroken), "The access key in the environment cannot be valid: `AWS_ACCESS_KEY_ID` is not a key ID, or its other parts are missing. A shell script that assigns the secret to the ID causes this."},
 	{string(StaticKeys), "Static keys are set. Every SDK uses them first and looks no further, even when they have expired."},
@@ -115,7 +120,9 @@ var entries = []Entry{
 	{string(DeniedByOrganization), "STS names a service control policy (SCP) or a resource control policy (RCP) of the AWS organization as what refuses. The trust policy is not the reason."},
 	{string(DeniedByEndpointPolicy), "STS names the policy of the VPC endpoint through which it was asked as what refuses. The trust policy is not the reason."},
 	{string(DeniedByPolicy), "STS names another kind of policy as what refuses, such as a permissions boundary. The trust policy is not the reason."},
-	{string(TagSessionDenied), "The token carries session tags or a source identity, and the trust policy allows sts:AssumeRoleWithWebIdentity only: it must allow `sts:TagSession` or `sts:SetSourceIdentity` too."},
+	{string(TagSessionDenied), "The token or the request carries session tags or a source identity, and the policies allow the role to be assumed only without: they must allow `sts:TagSession` or `sts:SetSourceIdentity` too."},
+	{string(SourceNotAllowed), "In a chain: STS says that no policy of the source role allows it to assume the target. The target's trust policy is not the reason."},
+	{string(OtherPartition), "In a chain: the target is in another partition than its source, and a role can be assumed only within one partition."},
 	{string(DurationTooLong), "`IRSA_SIDECAR_DURATION` is more than the role allows. Sessions of one hour are used instead."},
 	{string(PortTaken), "Something other than this sidecar listens on its address."},
 	{string(HostNetwork), "The Pod uses the node's network, so every program on the node can reach the sidecar, and no authorization token is required."},

@@ -30,22 +30,25 @@ const (
 
 // aboutExchange reports whether a mistake affects the exchange. Then it is unknown where the token would go, and it is
 // not sent.
-func aboutExchange(m Mistake) bool {
+func (e *examination) aboutExchange(m Mistake) bool {
+	if isConfigFile(m.Variable) {
+		return e.concerns(m, e.chain()[0])
+	}
 	name := strings.ToUpper(m.Variable)
 	return strings.HasPrefix(name, "AWS_") || name == "HTTPS_PROXY" ||
 		name == "IRSA_SIDECAR_DURATION" || name == "IRSA_SIDECAR_POLICY_FILE" || name == "IRSA_SIDECAR_POLICY_ARNS"
 }
 
 // aboutEndpoint reports whether a mistake affects where the token would go, rather than whose it is.
-func aboutEndpoint(m Mistake) bool {
-	return aboutExchange(m) && m.Variable != "AWS_ROLE_ARN" && m.Variable != "AWS_WEB_IDENTITY_TOKEN_FILE"
+func (e *examination) aboutEndpoint(m Mistake) bool {
+	return e.aboutExchange(m) && m.Variable != "AWS_ROLE_ARN" && m.Variable != "AWS_WEB_IDENTITY_TOKEN_FILE"
 }
 
 // checkEndpoint connects to STS step by step, without sending the token.
 func (e *examination) checkEndpoint(ctx context.Context) {
 	steps := []string{"dns", "connect", "tls", "clock"}
 	skipFrom := func(step string) { e.skip(steps[slices.Index(steps, step):]...) }
-	if slices.ContainsFunc(e.Mistakes, aboutEndpoint) {
+	if slices.ContainsFunc(e.Mistakes, e.aboutEndpoint) {
 		skipFrom("dns")
 		return
 	}

@@ -13,9 +13,15 @@ import (
 // Report is what an examination has found. Its JSON form is documented: fields may be added, and any other change needs
 // a new Schema.
 type Report struct {
-	Schema   int       `json:"schema"`
-	Program  string    `json:"-"` // which has made it, as people call it; empty: irsa-sidecar
-	Version  string    `json:"version"`
+	Schema  int    `json:"schema"`
+	Program string `json:"-"` // which has made it, as people call it; empty: irsa-sidecar
+	Version string `json:"version"`
+
+	// Profile is the profile that is examined; empty if it is an app. Hops are the roles on the way to it, each the source of
+	// the next, the profile's own last. Empty if there is only one.
+	Profile string `json:"profile,omitempty"`
+	Hops    []Role `json:"hops,omitempty"`
+
 	Result   Status    `json:"result"` // the worst of the findings
 	Cause    *Cause    `json:"cause,omitempty"`
 	Findings []Finding `json:"findings"`
@@ -26,6 +32,12 @@ type Report struct {
 	// TrustPolicy lets only this token's service account assume the role. Nil if the role or the token does not say
 	// enough.
 	TrustPolicy json.RawMessage `json:"trustPolicy,omitempty"`
+}
+
+// Role is a profile and its role.
+type Role struct {
+	Profile string `json:"profile"`
+	Role    string `json:"role"`
 }
 
 // Identity is whom an exchange is for, as far as it is known. The token's claims have not been verified.
@@ -39,6 +51,7 @@ type Identity struct {
 // Finding is what one check has found.
 type Finding struct {
 	Check   string `json:"check"`
+	Hop     string `json:"hop,omitempty"` // the profile whose role it is about, if there are several
 	Status  Status `json:"status"`
 	Key     string `json:"key,omitempty"` // a [cache.Reason], a [Key] or a [trustpolicy.Kind]; empty where Status is OK
 	Finding string `json:"finding"`

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
@@ -52,9 +53,13 @@ type sidecarAnswer struct {
 // says so in a header: the server's Mark. Other programs have fields named "code" and "profile" too.
 func isSidecar(header http.Header) bool { return header.Get("Irsa-Sidecar") == "credentials" }
 
-// askSidecar gets the sidecar's identity document.
+// askSidecar gets the sidecar's identity document, of the profile that is examined.
 func (e *examination) askSidecar(ctx context.Context) (sidecarAnswer, error) {
-	return e.ask(ctx, "http://"+e.Listen.String()+"/v1/identity", e.Authorization)
+	path := "/v1/identity"
+	if e.App == nil && e.Profile != DefaultProfile {
+		path += "/" + url.PathEscape(e.Profile)
+	}
+	return e.ask(ctx, "http://"+e.Listen.String()+path, e.Authorization)
 }
 
 // ask gets a URL on loopback, and at most 64 KiB of the answer, without a proxy.
@@ -84,6 +89,8 @@ func (e *examination) readIdentity(answer sidecarAnswer) Finding {
 	var identity struct {
 		Valid     bool   `json:"valid"`
 		Code      string `json:"code"`
+		Role      string `json:"roleArn"`
+		Fault     string `json:"configurationFault"`
 		Remaining int    `json:"remainingSeconds"`
 		LastError *struct {
 			Code string `json:"code"`
@@ -93,8 +100,14 @@ func (e *examination) readIdentity(answer sidecarAnswer) Finding {
 	switch err := json.Unmarshal(answer.body, &identity); {
 	case err != nil || !isSidecar(answer.header):
 		return e.portTaken(e.another(answer))
+	case identity.Code == unknownProfile && len(e.Files) > 0:
+		return warning("sidecar", ConfigurationDiffers, fmt.Sprintf("a sidecar listens on %s but has no profile %s: it has not read the configuration file as it is now", e.Listen, e.Profile), e.fixReload())
 	case answer.status != http.StatusOK:
 		text = fmt.Sprintf("a sidecar listens on %s but refused the doctor's request: %s", e.Listen, identity.Code)
+	case identity.Fault != "":
+		return warning("sidecar", ConfigurationDiffers, fmt.Sprintf("the sidecar on %s keeps the configuration that it had: %s", e.Listen, identity.Fault), e.fixReload())
+	case e.otherRole(identity.Role):
+		return warning("sidecar", ConfigurationDiffers, fmt.Sprintf("the sidecar on %s has %s for profile %s, and the configuration here says %s", e.Listen, identity.Role, e.Profile, e.role()), e.fixReload())
 	case identity.Valid:
 		text = fmt.Sprintf("a sidecar serves on %s; its credentials are valid for %s", e.Listen, roughly(time.Duration(identity.Remaining)*time.Second))
 	default:
@@ -105,6 +118,29 @@ func (e *examination) readIdentity(answer sidecarAnswer) Finding {
 		return warning("sidecar", cache.CredentialsUninitialized, fmt.Sprintf("a sidecar listens on %s but has no credentials yet: %s", e.Listen, why))
 	}
 	return Finding{Check: "sidecar", Status: OK, Finding: text}
+}
+
+// unknownProfile is the server's refusal of a profile that it does not have.
+const unknownProfile = "UnknownProfile"
+
+// role is the role of the profile that is examined.
+func (e *examination) role() string {
+	all := e.chain()
+	return all[len(all)-1].Exchange.RoleARN
+}
+
+// otherRole reports whether the running sidecar has taken another role than the configuration file says now.
+func (e *examination) otherRole(running string) bool {
+	return len(e.Files) > 0 && running != "" && e.role() != "" && running != e.role()
+}
+
+// fixReload makes the sidecar read its files.
+func (e *examination) fixReload() Fix {
+	const what = "once the file has no mistake, the sidecar reads it within a minute; or make it read it now"
+	if e.inPod() {
+		return Fix{what, shell, fmt.Sprintf("kubectl exec -n %s %s -c %s -- /irsa-sidecar reload", e.namespace(), e.pod(), ourContainer)}
+	}
+	return Fix{what, shell, "irsa-sidecar reload"}
 }
 
 // another says what is known about a program that is not the credentials listener.

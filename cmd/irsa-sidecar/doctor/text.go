@@ -45,6 +45,7 @@ func (r *Report) writeText(w io.Writer, color bool) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s doctor %s\n\n", cmp.Or(r.Program, "irsa-sidecar"), r.Version)
 	short := r.issuerNames()
+	r.writeHops(&b)
 	if r.Cause != nil {
 		wrap(&b, "cause: ", "       ", short.shorten(r.Cause.Key, r.Cause.Text))
 		b.WriteByte('\n')
@@ -58,7 +59,7 @@ func (r *Report) writeText(w io.Writer, color bool) error {
 		} else {
 			b.WriteString(status.word)
 		}
-		text := short.inFinding(f, f.Finding)
+		text := f.prefix() + short.inFinding(f, f.Finding)
 		if f.Key != "" {
 			text = f.Key + ": " + text
 		}
@@ -75,6 +76,30 @@ func (r *Report) writeText(w io.Writer, color bool) error {
 	fmt.Fprintf(&b, "\n%d ok, %d warn, %d FAIL\n", counts[OK], counts[Warn], counts[Fail])
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+// writeHops writes whose report it is, unless it is the default role's alone.
+func (r *Report) writeHops(b *bytes.Buffer) {
+	if r.Profile == "" || r.Profile == DefaultProfile && r.Hops == nil {
+		return
+	}
+	fmt.Fprintf(b, "profile %s\n", r.Profile)
+	for i, hop := range r.Hops {
+		how := "web identity"
+		if i > 0 {
+			how = "assumed by " + r.Hops[i-1].Profile
+		}
+		wrap(b, fmt.Sprintf("  %d  ", i+1), "     ", fmt.Sprintf("%s: %s, %s", hop.Profile, hop.Role, how))
+	}
+	b.WriteByte('\n')
+}
+
+// prefix names the hop before the finding.
+func (f Finding) prefix() string {
+	if f.Hop == "" {
+		return ""
+	}
+	return "profile " + f.Hop + ": "
 }
 
 // writeFixes writes what to do, and only mentions the alternatives.
@@ -102,7 +127,7 @@ func writeFixes(b *bytes.Buffer, fixes []Fix) {
 // alternative names a fix that is long and for another way of working than the one before it; "" for any other.
 func (f Fix) alternative() string {
 	switch {
-	case f.Kind == statement:
+	case f.Kind == statement && !isDocument(f.Text):
 		return "a statement to add"
 	case f.Kind == terraform:
 		return "Terraform"
