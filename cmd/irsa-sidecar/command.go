@@ -266,7 +266,7 @@ func (c *command) unexpected(arg string) error {
 // fits reports whether arg could be meant as the flag's value.
 func (o *option) fits(arg string) bool {
 	switch {
-	case o.isSwitch():
+	case o.isSwitch(), o.name == profileFlag: // any word could be a profile
 		return false
 	case o.words != nil:
 		return slices.Contains(o.words, arg)

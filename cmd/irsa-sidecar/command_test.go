@@ -48,11 +48,11 @@ var usageErrors = []struct {
 	// Flags.
 	{[]string{"wait", "--timeut", "1s"}, `unknown flag --timeut; did you mean --timeout?`},
 	{[]string{"wait", "-timeut=1s"}, `unknown flag -timeut; did you mean --timeout?`},
-	{[]string{"wait", "--frob=secret"}, `unknown flag --frob; usage: irsa-sidecar wait [--timeout 30s]`},
+	{[]string{"wait", "--frob=secret"}, `unknown flag --frob; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
 	{[]string{"wait", "---timeout", "1s"}, `unknown flag ---timeout; did you mean --timeout?`},
-	{[]string{"wait", "-5"}, `unknown flag -5; usage: irsa-sidecar wait [--timeout 30s]`},
-	{[]string{"credentials", "--trust-policy"}, `--trust-policy belongs to doctor; usage: irsa-sidecar credentials [--format process|env]`},
-	{[]string{"--timeout", "5s", "wait"}, `--timeout belongs to wait; usage: irsa-sidecar wait [--timeout 30s]`},
+	{[]string{"wait", "-5"}, `unknown flag -5; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
+	{[]string{"credentials", "--trust-policy"}, `--trust-policy belongs to doctor; usage: irsa-sidecar credentials [--format process|env] [--profile PROFILE]`},
+	{[]string{"--timeout", "5s", "wait"}, `--timeout belongs to wait; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
 	{[]string{"--log-level", "debug"}, `unknown flag --log-level; did you mean the environment variable IRSA_SIDECAR_LOG_LEVEL?`},
 	{[]string{"serve", "--x"}, `unknown flag --x; usage: irsa-sidecar serve`},
 	{[]string{"--x"}, `unknown flag --x; usage: irsa-sidecar [COMMAND]; irsa-sidecar help lists the commands`},
@@ -62,13 +62,13 @@ var usageErrors = []struct {
 	{[]string{"--hlep"}, `unknown flag --hlep; did you mean --help?`},
 	{[]string{"-v"}, `unknown flag -v; did you mean --version?`},
 	{[]string{"-V"}, `unknown flag -V; did you mean --version?`},
-	{[]string{"wait", "-v"}, `unknown flag -v; usage: irsa-sidecar wait [--timeout 30s]`},
+	{[]string{"wait", "-v"}, `unknown flag -v; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
 
 	// Values.
-	{[]string{"wait", "--timeout"}, `--timeout needs a value; usage: irsa-sidecar wait [--timeout 30s]`},
-	{[]string{"doctor", "--trust-policy", "--json"}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE]`},
+	{[]string{"wait", "--timeout"}, `--timeout needs a value; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
+	{[]string{"doctor", "--trust-policy", "--json"}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE] [--profile PROFILE]`},
 	{[]string{"wait", "--timeout", "30x"}, `--timeout takes a duration, such as 30s or 2m, not "30x"`},
-	{[]string{"wait", "--timeout", ""}, `--timeout needs a value; usage: irsa-sidecar wait [--timeout 30s]`},
+	{[]string{"wait", "--timeout", ""}, `--timeout needs a value; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
 	{[]string{"wait", "--timeout", "3\n0"}, `--timeout takes a duration, such as 30s or 2m, not "3\n0"`},
 	{[]string{"wait", "--timeout", "NaN"}, `--timeout takes a duration, such as 30s or 2m, not "NaN"`},
 	{[]string{"wait", "--timeout", "99999999999h"}, `--timeout takes a duration, such as 30s or 2m, not "99999999999h"`},
@@ -82,13 +82,13 @@ var usageErrors = []struct {
 	// Arguments.
 	{[]string{"serve", "now"}, `unexpected argument "now"; usage: irsa-sidecar serve`},
 	{[]string{"version", "x"}, `unexpected argument "x"; usage: irsa-sidecar version`},
-	{[]string{"wait", "30s"}, `unexpected argument "30s"; did you mean --timeout 30s? usage: irsa-sidecar wait [--timeout 30s]`},
-	{[]string{"wait", "30"}, `unexpected argument "30"; did you mean --timeout 30? usage: irsa-sidecar wait [--timeout 30s]`},
-	{[]string{"wait", "--", "--timeout"}, `unexpected argument "--timeout"; did you mean --timeout? usage: irsa-sidecar wait [--timeout 30s]`},
-	{[]string{"wait", "wait"}, `unexpected argument "wait"; usage: irsa-sidecar wait [--timeout 30s]`},
-	{[]string{"doctor", "json"}, `unexpected argument "json"; did you mean --json? usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE]`},
-	{[]string{"doctor", "trust.json"}, `unexpected argument "trust.json"; did you mean --trust-policy trust.json? usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE]`},
-	{[]string{"credentials", "env"}, `unexpected argument "env"; did you mean --format env? usage: irsa-sidecar credentials [--format process|env]`},
+	{[]string{"wait", "30s"}, `unexpected argument "30s"; did you mean --timeout 30s? usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
+	{[]string{"wait", "30"}, `unexpected argument "30"; did you mean --timeout 30? usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
+	{[]string{"wait", "--", "--timeout"}, `unexpected argument "--timeout"; did you mean --timeout? usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
+	{[]string{"wait", "wait"}, `unexpected argument "wait"; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
+	{[]string{"doctor", "json"}, `unexpected argument "json"; did you mean --json? usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE] [--profile PROFILE]`},
+	{[]string{"doctor", "trust.json"}, `unexpected argument "trust.json"; did you mean --trust-policy trust.json? usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE] [--profile PROFILE]`},
+	{[]string{"credentials", "env"}, `unexpected argument "env"; did you mean --format env? usage: irsa-sidecar credentials [--format process|env] [--profile PROFILE]`},
 	{[]string{"healthcheck", "/ready"}, `healthcheck takes livez, readyz or startupz, not "/ready"; did you mean "readyz"?`},
 	{[]string{"healthcheck", "livez", "readyz"}, `unexpected argument "readyz"; usage: irsa-sidecar healthcheck [livez|readyz|startupz]`},
 	{[]string{"install"}, `missing argument; usage: irsa-sidecar install DIR`},
@@ -96,15 +96,15 @@ var usageErrors = []struct {
 	{[]string{"install", "/a", "/b"}, `unexpected argument "/b"; usage: irsa-sidecar install DIR`},
 
 	// What a script makes of a variable that is not set.
-	{[]string{"doctor", "--trust-policy", ""}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE]`},
+	{[]string{"doctor", "--trust-policy", ""}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE] [--profile PROFILE]`},
 	{[]string{"doctor", "--app", "--trust-policy", "x"}, "--trust-policy is about the exchange; run doctor for it without --app"},
 	{[]string{"doctor", "--app-env", "/nowhere.json"}, "--app-env: /nowhere.json cannot be read: no such file or directory"},
 	{[]string{"doctor", "--app-env", "/dev/null"}, `--app-env: /dev/null is not JSON (unexpected end of JSON input, at byte 0); expected {"env": {"NAME": "value"}, "hidden": ["NAME"], "files": ["/path"]}`},
-	{[]string{"doctor", "--trust-policy="}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE]`},
+	{[]string{"doctor", "--trust-policy="}, `--trust-policy needs a value; usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE] [--profile PROFILE]`},
 
 	// What may be a secret.
 	{[]string{"eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2lnbmF0dXJl"}, `unknown command "[token]"; irsa-sidecar help lists the commands`},
-	{[]string{"wait", "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2lnbmF0dXJl"}, `unexpected argument "[token]"; usage: irsa-sidecar wait [--timeout 30s]`},
+	{[]string{"wait", "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2lnbmF0dXJl"}, `unexpected argument "[token]"; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
 }
 
 func TestUsageErrorsSayWhatWouldBeRight(t *testing.T) {

@@ -24,7 +24,12 @@ func runCompletion(_ context.Context, c *call) error {
 	return emit(c.stdout, scripts[c.given[""]](commands()))
 }
 
-// candidates are the values to choose from, and what else the shell offers: files, directories or nothing.
+// listProfiles is a command that prints the names of the sections of the configuration file, for bash, zsh and fish. It
+// prints only what no shell expands.
+const listProfiles = `sed -n "s/^\[profile  *\([A-Za-z0-9_+=,.@-]*\) *].*/\1/p" "$AWS_CONFIG_FILE" 2>/dev/null`
+
+// candidates are the values to choose from, and what else the shell offers: files, directories or nothing. Profiles are
+// listed by [listProfiles].
 func (c *command) candidates(v *value) (words []string, files, directories bool) {
 	if v.name == "COMMAND" {
 		return commandNames(), false, false
@@ -43,6 +48,8 @@ func bashCompletion(all []command) string {
 			return `-f -- "$cur"`
 		case directories:
 			return `-d -- "$cur"`
+		case v.name == "PROFILE":
+			return `-W "default $(AWS_CONFIG_FILE=${AWS_CONFIG_FILE-}; ` + listProfiles + `)" -- "$cur"`
 		}
 		return fmt.Sprintf(`-W %s -- "$cur"`, quoted(words...))
 	}
@@ -101,6 +108,8 @@ func zshCompletion(all []command) string {
 			return "_files"
 		case directories:
 			return "_files -/"
+		case v.name == "PROFILE":
+			return "{compadd -- default $(" + listProfiles + ")}"
 		}
 		return "(" + strings.Join(words, " ") + ")"
 	}
@@ -158,6 +167,8 @@ func fishCompletion(all []command) string {
 			return "-r -F"
 		case directories:
 			return "-x -a '(__fish_complete_directories)'"
+		case v.name == "PROFILE":
+			return "-x -a '(echo default; " + listProfiles + ")'"
 		case words == nil:
 			return "-x"
 		}

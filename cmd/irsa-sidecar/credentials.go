@@ -6,25 +6,31 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/nearest"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 )
 
 func credentialsCommand() command {
 	return command{
 		name: "credentials",
-		flags: []option{{
-			name:  "format",
-			value: value{words: []string{"process", "env"}, initial: "process"},
-			text:  "process: JSON for credential_process; env: export lines for a shell",
-		}},
-		line:      "make one exchange and print the credentials",
-		text:      "Exchanges the token once and prints what STS returns. It needs no running sidecar. If it fails, --format env prints a line that unsets the variables and makes eval fail, so that set -e stops the script.",
-		example:   `eval "$(irsa-sidecar credentials --format env)"`,
+		flags: []option{
+			{
+				name:  "format",
+				value: value{words: []string{"process", "env"}, initial: "process"},
+				text:  "process: JSON for credential_process; env: export lines for a shell",
+			},
+			profileOption("get the credentials of this profile; if it is chained, assume one role after the other"),
+		},
+		line: "make one exchange and print the credentials",
+		text: "Exchanges the token once and prints what STS returns. It needs no running sidecar. If it fails, --format env prints a line that unsets the variables and makes eval fail, so that set -e stops the script.",
+		example: `eval "$(irsa-sidecar credentials --format env)"
+irsa-sidecar credentials --profile audit`,
 		variables: exchangeVariables(),
 		run:       runCredentials,
 	}
@@ -36,20 +42,57 @@ func runCredentials(ctx context.Context, c *call) error {
 	if invalid = append(invalid, s.load()...); len(invalid) > 0 {
 		return usageError{invalid}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
+	name, named := c.profile()
+	hops := s.hops(name)
+	if hops == nil {
+		return usageError{unknownProfile(name, s.served())}
+	}
 	logger := newLogger(s.logging, c.stderr)
 	for _, w := range s.warnings {
 		logger.Warn(w)
 	}
-	creds, err := s.profiles[0].provider(logger).Fetch(ctx)
+	creds, err := fetchChain(ctx, hops, logger)
 	if err != nil {
-		return withHint(err)
+		if err = withHint(err); named || len(hops) > 1 {
+			return fmt.Errorf("profile %s: %w", name, err)
+		}
+		return err
 	}
 	if c.given["format"] == "env" {
 		return emit(c.stdout, exportLines(&creds))
 	}
 	return writeProcess(c.stdout, &creds)
+}
+
+// hopTimeout is how long one exchange may take, as in the running sidecar.
+const hopTimeout = 5 * time.Second
+
+// fetchChain exchanges the token for the credentials of the first profile, and assumes the role of each further one with
+// those of the one before it. Each hop has the time of one exchange. The error is a [*cache.FetchError].
+func fetchChain(ctx context.Context, hops []*profile, logger *slog.Logger) (creds cache.Credentials, err error) {
+	skew := time.Duration(0)
+	for i, p := range hops {
+		hop, cancel := context.WithTimeout(ctx, hopTimeout)
+		if i == 0 {
+			creds, err = p.provider(logger).Fetch(hop)
+		} else {
+			from := creds
+			creds, err = p.provider(logger).Assume(hop, webidentity.Source{Profile: hops[i-1].name, Credentials: &from, Skew: skew})
+		}
+		cancel()
+		if err != nil {
+			failure := cache.AsFetchError(err)
+			if i < len(hops)-1 {
+				failure = failure.Via(p.name)
+			}
+			return creds, failure
+		}
+		skew = 0
+		if !creds.ServerTime.IsZero() {
+			skew = time.Since(creds.ServerTime)
+		}
+	}
+	return creds, nil
 }
 
 // writeProcess prints credentials as a credential_process does.

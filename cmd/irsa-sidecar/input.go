@@ -13,10 +13,10 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/trustpolicy"
 )
 
-// The doctor promises to end within 15 seconds, also where its input never ends.
+// The doctor promises to end within 15 seconds, and some more for a chain of roles, also where its input never ends.
 const (
-	doctorLimit = 14500 * time.Millisecond
-	inputLimit  = 8 * time.Second
+	doctorMargin = 500 * time.Millisecond // over the time of the examination
+	inputLimit   = 8 * time.Second
 )
 
 // input is what has been read so far.

@@ -37,12 +37,16 @@ var tokenVariables = []string{appTokenFile, appToken, "IRSA_SIDECAR_AUTHORIZATIO
 
 func statusCommand() command {
 	return command{
-		name:  "status",
-		flags: []option{{name: "json", text: "print JSON, as GET /v1/identity returns it; it does not list which programs were refused"}},
-		line:  "show the credentials, their expiry, the last error, and who asks",
-		text:  "Prints the status page of the sidecar in the same Pod (GET /): the role, when the credentials expire, the last error and what to do, and which programs asked for credentials or were refused. It sends the authorization token from the app's variables or, without one, from the sidecar's. It fails if there are no valid credentials.",
+		name: "status",
+		flags: []option{
+			{name: "json", text: "print JSON, as GET /v1/identity returns it; it does not list which programs were refused"},
+			profileOption("show this profile alone"),
+		},
+		line: "show the credentials, their expiry, the last error, and who asks",
+		text: "Prints the status page of the sidecar in the same Pod (GET /): the role, when the credentials expire, the last error and what to do, and which programs asked for credentials or were refused. It sends the authorization token from the app's variables or, without one, from the sidecar's. It fails if there are no valid credentials.",
 		example: `kubectl exec deploy/app -c irsa-sidecar -- /irsa-sidecar status
-irsa-sidecar status --json`,
+irsa-sidecar status --json
+irsa-sidecar status --profile audit`,
 		variables: []string{listenVariable, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", appURI, appTokenFile, appToken},
 		run:       runStatus,
 	}
@@ -50,12 +54,16 @@ irsa-sidecar status --json`,
 
 // runStatus prints what GET / of the credentials listener says. It fails if there are no valid credentials.
 func runStatus(ctx context.Context, c *call) error {
-	config, err := c.usable()
+	config, err := c.asking()
 	if err != nil {
 		return err
 	}
 	at, profile, invalid := config.credentialsPeer()
-	token, from, invalidToken := findToken()
+	name, named := c.profile()
+	if named {
+		profile = url.PathEscape(name)
+	}
+	token, from, invalidToken := config.tokenFor(name, named)
 	if invalid = append(invalid, invalidToken...); len(invalid) > 0 {
 		return usageError{invalid}
 	}
@@ -85,7 +93,7 @@ func runStatus(ctx context.Context, c *call) error {
 			return err
 		}
 		var lines strings.Builder
-		for line := range strings.Lines(page.body) {
+		for line := range strings.Lines(onlyProfile(page.body, found.Profile, named)) {
 			lines.WriteString(shown(strings.TrimSuffix(line, "\n"), maxReason) + "\n")
 		}
 		text = lines.String()
@@ -141,6 +149,46 @@ func defaultURI() string {
 	return "http://" + net.JoinHostPort(loopback(), credentialsPort) + "/v1/credentials"
 }
 
+// onlyProfile leaves the other profiles out of a page if only one was asked for.
+func onlyProfile(page, name string, only bool) string {
+	if !only {
+		return page
+	}
+	var kept []string
+	for block := range strings.SplitSeq(page, "\n\n") {
+		first, _, _ := strings.Cut(block, "\n")
+		if other, isProfile := strings.CutPrefix(first, "profile "); isProfile && other != name {
+			continue
+		}
+		kept = append(kept, block)
+	}
+	return strings.Join(kept, "\n\n")
+}
+
+// tokenFor returns the authorization token for a profile: its own if the configuration file names it, and otherwise what
+// [findToken] finds.
+func (s *settings) tokenFor(name string, named bool) (token, from string, invalid problems) {
+	p := s.profile(name)
+	if !named || p == nil || p.access.file == "" || p.access.file == os.Getenv("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE") {
+		return findToken()
+	}
+	from = "irsa_sidecar_authorization_token_file of profile " + name
+	if token, err := readToken(p.access.file); err != nil {
+		return "", "", problems{{configVariable, fmt.Sprintf("names %s in %s: it %v", p.access.file, from, err)}}
+	} else {
+		return token, from, nil
+	}
+}
+
+// readToken reads an authorization token from its file. The error continues a sentence that begins with the path.
+func readToken(path string) (string, error) {
+	raw, _, err := regular.Read(path, server.MaxAuthorization)
+	if err == nil {
+		_, err = server.FixedAuthorization(string(raw))
+	}
+	return string(raw), err
+}
+
 // findToken returns the authorization token and the variable that it is from, or nothing if none is set.
 func findToken() (token, from string, invalid problems) {
 	for _, name := range tokenVariables {
@@ -157,14 +205,11 @@ func findToken() (token, from string, invalid problems) {
 		if !filepath.IsAbs(value) { // it may be the token itself
 			return "", "", problems{{name, "is not an absolute path; a token itself belongs in " + strings.TrimSuffix(name, "_FILE")}}
 		}
-		raw, _, err := regular.Read(value, server.MaxAuthorization)
-		if err == nil {
-			_, err = server.FixedAuthorization(string(raw))
-		}
+		token, err := readToken(value)
 		if err != nil {
 			return "", "", problems{{name, value + " " + err.Error()}}
 		}
-		return string(raw), name, nil
+		return token, name, nil
 	}
 	return "", "", nil
 }

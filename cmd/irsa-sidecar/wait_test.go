@@ -123,11 +123,11 @@ func TestWaitGivesTheReasonOnly(t *testing.T) {
 		"not ready: the sidecar is shutting down; default: ready":                    "not ready: the sidecar is shutting down; default: ready",
 		"no sidecar answers": "no sidecar answers",
 	} {
-		if got := reasonOf(errors.New(text)); got.Error() != want {
+		if got := reasonOf(defaultProfile, errors.New(text)); got.Error() != want {
 			t.Errorf("%s: %v, want %s", text, got, want)
 		}
 	}
-	if err := reasonOf(nil); err != nil {
+	if err := reasonOf(defaultProfile, nil); err != nil {
 		t.Error(err)
 	}
 }
