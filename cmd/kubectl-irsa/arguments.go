@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -22,6 +23,8 @@ NAME is a Pod, or KIND/NAME, such as deployment/app, for one of its Pods.
 Flags:
   --container APP
       also find out which identity this container of the Pod has
+  --profile NAME
+      examine this profile of the sidecar, and all roles on the way to it
   --trust-policy FILE
       also check the role's trust policy: the policy, what aws iam get-role
       prints, CloudFormation, terraform show -json; - reads standard input
@@ -29,7 +32,8 @@ Flags:
       which role of FILE, by its name or by what the template calls it
   --aws
       ask AWS, with your aws and its profile, for the role and its trust policy,
-      the OIDC provider and the EKS cluster; it only reads
+      the OIDC provider and the EKS cluster, not for roles that are assumed
+      after that; it only reads
   --eks-cluster NAME
       the cluster's name in EKS, where the kubeconfig does not say it
   --json
@@ -52,7 +56,7 @@ Exit codes: 0 nothing failed; 1 something did, and the reason is the last line
 on stderr; 2 wrong usage.
 `
 
-const usage = "usage: kubectl irsa doctor [NAMESPACE/]NAME [--container APP] [--aws] [--trust-policy FILE] [--json]"
+const usage = "usage: kubectl irsa doctor [NAMESPACE/]NAME [--container APP] [--profile NAME] [--aws] [--trust-policy FILE] [--json]"
 
 // question is what the command line asks.
 type question struct {
@@ -60,6 +64,7 @@ type question struct {
 	namespace  string // empty: the context's
 	kind, name string // kind is pod, or what Kubernetes calls it in the singular
 	container  string
+	profile    string // of the sidecar; empty: the default one
 	policyFile string
 	role       string // of several in policyFile
 	cluster    string // the EKS cluster's name
@@ -76,6 +81,7 @@ type option struct {
 
 var options = []option{
 	{name: "container", short: "c"},
+	{name: "profile"},
 	{name: "trust-policy"},
 	{name: "role"},
 	{name: "aws", isSwitch: true},
@@ -168,6 +174,11 @@ func (q *question) set(o *option, value string) error {
 			return usagef("--container %q is not the name of a container", value)
 		}
 		q.container = value
+	case "profile":
+		if !regexp.MustCompile(`^[A-Za-z0-9_+=,@][A-Za-z0-9_+=,.@-]{0,63}$`).MatchString(value) {
+			return usagef("--profile %q is not the name of a profile", value)
+		}
+		q.profile = value
 	case "trust-policy":
 		q.policyFile = value
 	case "role":

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
@@ -57,6 +58,7 @@ func diagnose(ctx context.Context, q question, k *kubectl, policy []byte) (*doct
 	inside := o.askInside(ctx, k, policy)
 	if inside != nil {
 		report.TrustPolicy, report.Identity = inside.TrustPolicy, inside.Identity
+		report.Profile, report.Hops = inside.Profile, inside.Hops
 		o.findings = slices.DeleteFunc(o.findings, func(f doctor.Finding) bool { // the doctor says more
 			return f.Status == doctor.OK && (f.Check == checkVolume || f.Check == checkContainer)
 		})
@@ -88,6 +90,9 @@ func (o *outside) askInside(ctx context.Context, k *kubectl, policy []byte) *doc
 	if policy != nil {
 		stdin, flags = bytes.NewReader(policy), []string{"--trust-policy", "-"}
 	}
+	if o.question.profile != "" {
+		flags = append(flags, "--profile", o.question.profile)
+	}
 	inside, err := k.runInSidecar(ctx, o.facts, stdin, flags...)
 	if err != nil {
 		var fixes []doctor.Fix
@@ -97,9 +102,23 @@ func (o *outside) askInside(ctx context.Context, k *kubectl, policy []byte) *doc
 		o.warn(checkContainer, notVisible, fmt.Sprintf("the doctor did not run in the Pod: %v", err), fixes...)
 		return nil
 	}
+	o.limitAWS(inside.Hops)
 	o.inFile(inside.Findings)
 	o.relate(inside.Findings)
 	return inside
+}
+
+// limitAWS says which roles of a chain --aws is not about.
+func (o *outside) limitAWS(hops []doctor.Role) {
+	if !o.question.aws || len(hops) < 2 {
+		return
+	}
+	var rest []string
+	for _, hop := range hops[1:] {
+		rest = append(rest, hop.Profile)
+	}
+	o.warn(checkAWS, doctor.NotChecked, fmt.Sprintf("--aws is about %s, not about the roles that are assumed after it, of profile %s: the doctor's findings have the commands for those",
+		hops[0].Role, strings.Join(rest, ", ")))
 }
 
 // relate compares what was found from outside with what was found inside: the one may explain the other.

@@ -101,6 +101,15 @@ const (
              {"what": "restart the Pods", "kind": "shell", "text": "kubectl rollout restart -n NAMESPACE deployment/DEPLOYMENT"}]}]}`
 )
 
+// insideChain is what it prints with --profile, if the second of three roles is refused.
+const insideChain = `{"schema": 2, "version": "v0.0.0", "profile": "audit", "result": "fail",
+  "hops": [{"profile": "default", "role": "arn:aws:iam::111122223333:role/team/app"}, {"profile": "hub", "role": "arn:aws:iam::444455556666:role/hub"},
+           {"profile": "audit", "role": "arn:aws:iam::777788889999:role/audit"}], "findings": [
+  {"check": "environment", "status": "ok", "finding": "AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE are set"},
+  {"check": "sts", "hop": "default", "status": "ok", "finding": "the exchange works"},
+  {"check": "assume-role", "hop": "hub", "status": "fail", "key": "AccessDenied", "finding": "STS refused (AccessDenied, HTTP 403)", "summary": "arn:aws:iam::111122223333:role/team/app may not assume arn:aws:iam::444455556666:role/hub (AccessDenied)",
+   "fixes": [{"what": "the trust policy of the target must have this; keep its other statements", "kind": "json", "text": "{\n  \"Version\": \"2012-10-17\",\n  \"Statement\": []\n}"}]}]}`
+
 // insideUnset and insideRegion are about the sidecar's environment.
 const (
 	insideUnset = `{"schema": 2, "version": "v0.0.0", "result": "fail", "findings": [

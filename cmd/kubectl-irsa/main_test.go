@@ -28,6 +28,7 @@ var faults = []struct {
 	key    string   // of the cause; empty where nothing fails
 }{
 	{"healthy", func(w *world) {}, nil, ""},
+	{"chain", func(w *world) { w.inside, w.insideErr = insideChain, "irsa-sidecar: doctor: cause" }, []string{"--profile", "audit"}, "AccessDenied"},
 	{"access-denied", func(w *world) { w.inside, w.insideErr = insideDenied, "irsa-sidecar: doctor: sts: AccessDenied" }, []string{"--context", "prod"}, "AccessDenied"},
 	{"not-annotated", func(w *world) {
 		w.account.Metadata.Annotations = nil
@@ -460,6 +461,32 @@ func TestThePolicyIsCheckedFromOutside(t *testing.T) {
 	}
 }
 
+// The profile is for the doctor in the sidecar, and --aws is about the first role of its chain.
+func TestAProfileIsExaminedInTheSidecar(t *testing.T) {
+	w := newWorld(t)
+	w.inside = insideChain
+	if _, err := w.diagnose(theirs, "--profile", "audit"); err == nil {
+		t.Error("nothing has failed")
+	}
+	if !slices.ContainsFunc(w.calls, func(call string) bool {
+		return strings.HasSuffix(call, "-- /irsa-sidecar doctor --json --profile audit")
+	}) {
+		t.Errorf("kubectl was called with %q", w.calls)
+	}
+	hops := []doctor.Role{{Profile: "default", Role: roleARN}, {Profile: "hub", Role: "arn:aws:iam::444455556666:role/hub"}, {Profile: "audit", Role: "arn:aws:iam::777788889999:role/audit"}}
+	for _, row := range []struct {
+		aws  bool
+		hops []doctor.Role
+		want int
+	}{{true, hops, 1}, {true, hops[:1], 0}, {true, nil, 0}, {false, hops, 0}} {
+		o := &outside{question: question{aws: row.aws}}
+		o.limitAWS(row.hops)
+		if len(o.findings) != row.want || row.want == 1 && !strings.Contains(o.findings[0].Finding, "--aws is about "+roleARN+", not about the roles that are assumed after it, of profile hub, audit: ") {
+			t.Errorf("--aws %v, %d hops: %+v", row.aws, len(row.hops), o.findings)
+		}
+	}
+}
+
 // The app's environment goes to the sidecar, but for what AWS clients do not read and for secrets.
 func TestTheAppsEnvironmentGoesToTheSidecar(t *testing.T) {
 	w := newWorld(t)
@@ -591,6 +618,7 @@ func TestCommandLine(t *testing.T) {
 		{"doctor shop/statefulset/cart", question{namespace: "shop", kind: "statefulset", name: "cart"}},
 		{"doctor cart -c app --json", question{kind: "pod", name: "cart", container: "app", json: true}},
 		{"doctor cart --trust-policy -", question{kind: "pod", name: "cart", policyFile: "-"}},
+		{"doctor --profile audit cart", question{kind: "pod", name: "cart", profile: "audit"}},
 		{"doctor --context prod cart", question{kind: "pod", name: "cart", kubectl: []string{"--context=prod"}}},
 	} {
 		row.want.command = "doctor"
@@ -621,6 +649,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		"doctor UPPER":                       `"UPPER" is not the name of a Pod`,
 		"doctor shop/cart -n stage":          "two namespaces",
 		"doctor cart -n":                     "-n needs a value",
+		"doctor cart --profile a/b":          `--profile "a/b" is not the name of a profile`,
+		"doctor cart --profile=-x":           `--profile "-x" is not the name of a profile`,
 		"doctor cart --context":              "--context needs a value",
 		"doctor cart --context --json":       "--context needs a value",
 		"doctor cart --context=":             "--context needs a value",

@@ -16,8 +16,8 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 )
 
-// execLimit bounds the doctor in the Pod, which ends within 15 seconds.
-const execLimit = 30 * time.Second
+// execLimit bounds the doctor in the Pod, which ends within 15 seconds, and 20 more for a chain of roles.
+const execLimit = 45 * time.Second
 
 // schema is the one that is read here. Another one has other fields, or the same ones with another meaning.
 const schema = 2
@@ -57,6 +57,10 @@ func readReport(output []byte, err error) (*doctor.Report, error) {
 	for i := range report.Findings {
 		makeHarmless(&report.Findings[i])
 	}
+	report.Profile = shown(report.Profile)
+	for i := range report.Hops {
+		report.Hops[i] = doctor.Role{Profile: shown(report.Hops[i].Profile), Role: shown(report.Hops[i].Role)}
+	}
 	if id := report.Identity; id != nil {
 		id.Role, id.Issuer, id.Subject = shown(id.Role), shown(id.Issuer), shown(id.Subject)
 		for i := range id.Audience {
@@ -69,7 +73,7 @@ func readReport(output []byte, err error) (*doctor.Report, error) {
 // makeHarmless takes what steers a terminal, and what looks like a secret, out of a finding: what runs in the Pod may not be
 // the doctor. The lines of a command stay lines.
 func makeHarmless(f *doctor.Finding) {
-	for _, text := range []*string{&f.Check, &f.Key, &f.Finding, &f.Advice, &f.Summary} {
+	for _, text := range []*string{&f.Check, &f.Hop, &f.Key, &f.Finding, &f.Advice, &f.Summary} {
 		*text = shown(*text)
 	}
 	for i := range f.Fixes {
