@@ -29,7 +29,8 @@ const (
 )
 
 var (
-	sessionNameShape = regexp.MustCompile(`^[\w+=,.@-]*$`)
+	sessionNameShape = expression(`[\w+=,.@-]*`)
+	externalIDShape  = expression(`[\w+=,.@:\/-]*`)
 	roleShape        = regexp.MustCompile(`^arn:(aws[a-z-]*):iam::(\d{12}):role/(?:[!-~]*/)?([\w+=,.@-]+)$`)
 )
 
@@ -46,9 +47,7 @@ func parseRequest(form url.Values) (request, *Fault) {
 	v := violations{form: form}
 	roleARN := v.text("RoleArn", 20, 2048)
 	sessionName := v.text("RoleSessionName", 2, 64)
-	if !sessionNameShape.MatchString(sessionName) {
-		v.add(v.quoted("RoleSessionName"), `Member must satisfy regular expression pattern: [\w+=,.@-]*`)
-	}
+	v.shape("RoleSessionName", sessionNameShape)
 	tokenText := v.text("WebIdentityToken", 4, 20000)
 	seconds := v.integer("DurationSeconds", 900, 43200)
 	if len(v.found) > 0 {
@@ -76,11 +75,14 @@ const (
 	maxPolicyARNs = 10
 )
 
-// checkPolicies checks the session policies. AWS measures them in packed form; this STS measures them as they are.
+// checkPolicies checks the session policies, and the tags with which they share their space. AWS measures them in packed form; this STS measures them as they are.
 func checkPolicies(form url.Values) *Fault {
 	policy := form.Get("Policy")
 	size, n := len(policy), 0
 	for name, values := range form {
+		if strings.HasPrefix(name, "Tags.member.") {
+			size += len(values[0])
+		}
 		if strings.HasPrefix(name, "PolicyArns.member.") {
 			n++
 			size += len(values[0])
@@ -130,6 +132,16 @@ func (v *violations) text(name string, shortest, longest int) string {
 		v.add(v.quoted(name), fmt.Sprintf("Member must have length less than or equal to %d", longest))
 	}
 	return value
+}
+
+// An expression is a regular expression as AWS's errors show it.
+type expression string
+
+// shape checks that a parameter matches an expression as a whole.
+func (v *violations) shape(name string, e expression) {
+	if !regexp.MustCompile(`^` + string(e) + `$`).MatchString(v.form.Get(name)) {
+		v.add(v.quoted(name), "Member must satisfy regular expression pattern: "+string(e))
+	}
 }
 
 // integer reads an optional parameter.

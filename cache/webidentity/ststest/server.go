@@ -1,6 +1,7 @@
 // Package ststest is an STS that behaves like AWS's, for tests and for the demo: it verifies what AWS's verifies, responds
 // in its XML, refuses in its words, and fails on request in every way in which the real one has been seen to fail. The keys
-// that it issues are fake and look fake. GetCallerIdentity, which people try first, verifies signatures made with them.
+// that it issues are fake and look fake. GetCallerIdentity, which people try first, and AssumeRole verify signatures made
+// with them.
 //
 // [Issuer] is the cluster that signs tokens, [TokenFile] the kubelet that writes them, [Server] the STS.
 package ststest
@@ -34,8 +35,12 @@ type Options struct {
 	// Thumbprint is the one of the issuers' certificate. Empty: no provider's thumbprints are compared with it.
 	Thumbprint string
 
-	// RoleARN is the only role that may be assumed. Empty means every role whose ARN is well formed.
+	// RoleARN is the only role that may be assumed, beside Roles. Empty means every role whose ARN is well formed, or none
+	// beside Roles.
 	RoleARN string
+
+	// Roles are further roles, by ARN, or what is special about the one in RoleARN. Nil means none.
+	Roles map[string]Role
 
 	// TrustPolicy is the trust policy of all roles, in JSON. Empty allows every token.
 	TrustPolicy string
@@ -88,8 +93,20 @@ type Session struct {
 	SecretAccessKey string
 	SessionToken    string
 	Expiration      time.Time
+	RoleARN         string
 	SessionName     string
 	Policy          string // the session policy in the request; empty if there was none
+
+	// For AssumeRole: the role and the access key of the session that signed the request, and what was in it. Empty for a
+	// web identity token.
+	SourceRoleARN, SourceAccessKeyID string
+	ExternalID                       string
+
+	// Tags and SourceIdentity include what the session has inherited from the one that signed the request. TransitiveTags
+	// are the keys of the tags that it hands on.
+	Tags           map[string]string
+	TransitiveTags []string
+	SourceIdentity string
 
 	// What GetCallerIdentity returns for a request that is signed with these credentials.
 	ARN, UserID, Account string
@@ -209,16 +226,21 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeFault(w, validationError(formErr.Error()), requestID)
 	case r.PostForm.Get("Action") == identify && r.PostForm.Get("Version") == version:
 		s.callerIdentity(w, r, body, options, now, requestID)
+	case r.PostForm.Get("Action") == assumeRole && r.PostForm.Get("Version") == version:
+		s.assumeRoleChained(w, r, body, options, now, requestID)
 	default:
-		s.assumeRole(w, r.PostForm, options, now, requestID)
+		s.assumeRole(w, r, options, now, requestID)
 	}
 }
 
-func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, o Options, now time.Time, requestID string) {
-	request, refusal := parseRequest(form)
+func (s *Server) assumeRole(w http.ResponseWriter, r *http.Request, o Options, now time.Time, requestID string) {
+	request, refusal := parseRequest(r.PostForm)
 	audience := ""
 	if s.throttled(now, o.CallsPerSecond) {
 		refusal = &Throttling
+	}
+	if refusal == nil {
+		refusal = o.faultFor(r.Context(), request.role.arn)
 	}
 	if refusal == nil {
 		audience, refusal = o.judge(request, now)
@@ -232,12 +254,9 @@ func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, o Options, n
 		lifetime = request.duration
 	}
 	session := newSession(request.sessionName, now.Add(lifetime))
-	role, claims := request.role, request.token.claims
+	session.of(request.role)
 	session.Policy = request.policy
-	session.ARN, session.UserID, session.Account = role.sessionARN(session.SessionName), role.id()+":"+session.SessionName, role.account
-	s.mu.Lock()
-	s.issued = append(s.issued, session)
-	s.mu.Unlock()
+	s.keep(session)
 
 	writeXML(w, http.StatusOK, successXML, map[string]any{
 		"Audience":       audience,
@@ -246,9 +265,21 @@ func (s *Server) assumeRole(w http.ResponseWriter, form url.Values, o Options, n
 		"Provider":       request.identity(audience).ProviderARN(),
 		"Session":        session,
 		"Expiration":     session.Expiration.Format(time.RFC3339),
-		"Subject":        claims.Subject,
+		"Subject":        request.token.claims.Subject,
 		"RequestID":      requestID,
 	})
+}
+
+// of makes it a session of the role.
+func (s *Session) of(r role) {
+	s.RoleARN, s.ARN, s.UserID, s.Account = r.arn, r.sessionARN(s.SessionName), r.id()+":"+s.SessionName, r.account
+}
+
+// keep adds a session to those that were issued.
+func (s *Server) keep(session Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.issued = append(s.issued, session)
 }
 
 // judge returns why a well-formed request is refused, or for which audience it is accepted.
@@ -281,11 +312,12 @@ func (o *Options) judge(r request, now time.Time) (audience string, refusal *Fau
 	}
 	id := r.identity(audience)
 	id.Region, id.Now = o.Region, now
-	if (o.RoleARN != "" && o.RoleARN != r.role.arn) || !o.trusts(id) {
+	role, exists := o.role(r.role.arn)
+	if !exists || !role.trusts(Tokens) || slices.Contains(role.Denied, "sts:AssumeRoleWithWebIdentity") || !o.trusts(id) {
 		return "", &AccessDenied
 	}
 	// Only callers that may assume the role learn what it allows.
-	if r.duration > o.MaxSessionDuration {
+	if r.duration > role.maxSession(o) {
 		return "", &DurationTooLong
 	}
 	return audience, nil

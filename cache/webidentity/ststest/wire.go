@@ -35,6 +35,28 @@ var (
 </AssumeRoleWithWebIdentityResponse>
 `)
 
+	assumeRoleXML = newXML(`<AssumeRoleResponse xmlns="` + xmlNamespace + `">
+  <AssumeRoleResult>
+    <AssumedRoleUser>
+      <AssumedRoleId>{{xml .AssumedRoleID}}</AssumedRoleId>
+      <Arn>{{xml .AssumedRoleARN}}</Arn>
+    </AssumedRoleUser>
+    <Credentials>
+      <AccessKeyId>{{xml .Session.AccessKeyID}}</AccessKeyId>
+      <SecretAccessKey>{{xml .Session.SecretAccessKey}}</SecretAccessKey>
+      <SessionToken>{{xml .Session.SessionToken}}</SessionToken>
+      <Expiration>{{xml .Expiration}}</Expiration>
+    </Credentials>
+{{- if .Session.SourceIdentity}}
+    <SourceIdentity>{{xml .Session.SourceIdentity}}</SourceIdentity>
+{{- end}}
+  </AssumeRoleResult>
+  <ResponseMetadata>
+    <RequestId>{{xml .RequestID}}</RequestId>
+  </ResponseMetadata>
+</AssumeRoleResponse>
+`)
+
 	callerXML = newXML(`<GetCallerIdentityResponse xmlns="` + xmlNamespace + `">
   <GetCallerIdentityResult>
     <Arn>{{xml .Arn}}</Arn>
