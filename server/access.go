@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -49,45 +50,38 @@ func (s *slot) refusal(r *http.Request) (Refusal, error) {
 	if refusal, why := s.Users.check(r.Context()); refusal != "" {
 		return refusal, why
 	}
-	if refusal := lacksToken(r.Header["Authorization"]); refusal != "" {
-		return refusal, nil
-	}
-	return AuthorizationRejected, nil
+	return cmp.Or(lacksToken(r.Header["Authorization"]), AuthorizationRejected), nil
 }
 
 // access finds out what a caller may have. The token is not compared with tried again. If nothing is open to the caller, the
 // work and the result are the same whichever profile the path names, so that neither tells which exist.
 func (t *table) access(r *http.Request, tried *Authorization) (a access) {
 	values := r.Header["Authorization"]
-	if len(values) > 1 {
-		a.refusal = AuthorizationRepeated
-	}
 	accepted := t.accepting(values, tried)
-	passed := false // a profile's users
+	var users access // how the users of the profiles refuse the caller
+	asked := false   // for a token
 	for _, s := range t.slots {
 		if s.Hidden {
 			continue
 		}
-		if refusal, why := s.Users.check(r.Context()); refusal != "" {
-			if !passed && a.refusal != UserUnknown {
-				a.refusal, a.why = refusal, why
+		refusal, why := s.Users.check(r.Context())
+		switch {
+		case refusal != "":
+			if users.refusal != UserUnknown {
+				users.refusal, users.why = refusal, why
 			}
-			continue
-		}
-		if !passed {
-			passed, a.refusal, a.why = true, "", nil
-		}
-		if s.Authorization == nil && len(values) <= 1 || slices.Contains(accepted, s.Authorization) {
+		case s.Authorization == nil && len(values) <= 1, slices.Contains(accepted, s.Authorization):
 			a.opened = append(a.opened, s)
+		default:
+			asked = true
 		}
 	}
-	if passed && a.opened == nil {
-		if a.refusal = lacksToken(values); a.refusal == "" {
-			a.refusal = AuthorizationRejected
-		}
-	}
-	if a.opened != nil {
-		a.refusal, a.why = "", nil
+	switch {
+	case a.opened != nil:
+	case asked:
+		a.refusal = cmp.Or(lacksToken(values), AuthorizationRejected)
+	default: // nothing, if there are no profiles
+		a.refusal, a.why = users.refusal, users.why
 	}
 	return a
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -137,8 +138,8 @@ func Credentials(o Options) Handler {
 	h.router.Get("/", h.page)
 	h.router.Get("/v1/identity", h.identity)
 	h.router.Get("/v1/identity/{profile}", h.identity)
-	h.router.Get("/v1/credentials", h.refusing(UnknownProfile))
-	h.router.Get("/v1/credentials/{profile}", h.refusing(UnknownProfile))
+	h.router.Get("/v1/credentials", h.unknownProfile)
+	h.router.Get("/v1/credentials/{profile}", h.unknownProfile)
 	h.router.NotFound(h.refusing(UnknownPath))
 	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", http.MethodGet)
@@ -149,6 +150,24 @@ func Credentials(o Options) Handler {
 
 func (h *credentials) refusing(refusal Refusal) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { h.refuse(w, r, refusal, nil) }
+}
+
+// unknownProfile says which profiles there are for the caller, unless that is only the default, which the hint names.
+func (h *credentials) unknownProfile(w http.ResponseWriter, r *http.Request) {
+	const most = 10
+	var names []string
+	for _, s := range openTo(r) {
+		names = append(names, s.name())
+	}
+	var why error
+	if len(names) > 1 || len(names) == 1 && names[0] != h.Default {
+		text := strings.Join(names[:min(len(names), most)], ", ")
+		if more := len(names) - most; more > 0 {
+			text += fmt.Sprintf(" and %d more", more)
+		}
+		why = errors.New("open to this caller are " + text)
+	}
+	h.refuse(w, r, UnknownProfile, why)
 }
 
 func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -123,7 +123,7 @@ func TestARequestThatNamesNoProfileIsRefusedWhereNoneIsTheDefault(t *testing.T) 
 	o.Default = ""
 	h := Credentials(o)
 	for _, target := range []string{"/v1/credentials", "/v1/credentials/", "/v1/identity", "/v1/identity/"} {
-		mustRefuse(t, ask(h, request("GET", target)), UnknownProfile)
+		mustDocument(t, ask(h, request("GET", target)), 400, string(UnknownProfile), UnknownProfile.Message()+": open to this caller are "+testProfile, UnknownProfile.Hint())
 	}
 	for _, target := range []string{"/v1/credentials/" + testProfile, "/v1/identity/" + testProfile} {
 		if w := ask(h, request("GET", target)); w.Code != 200 {

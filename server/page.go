@@ -246,7 +246,7 @@ func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
 	open := openTo(r)
 	i := slices.IndexFunc(open, func(s *slot) bool { return credentialsPath+s.name() == path })
 	if i < 0 {
-		h.refuse(w, r, UnknownProfile, nil)
+		h.unknownProfile(w, r)
 		return
 	}
 	s := open[i]

@@ -23,16 +23,29 @@ type Users struct {
 // containers of a Pod share unless hostUsers is false. It connects to itself, at a free port of the loopback address ip, to
 // check that the kernel says who owns a connection; if it does not, the error says why.
 func NewUsers(ids []uint32, ip netip.Addr) (*Users, error) {
-	owners, err := openSocketOwners()
-	if err != nil {
-		return nil, err
+	kernel.mu.Lock()
+	defer kernel.mu.Unlock()
+	owners, err := kernel.owners, error(nil)
+	if owners == nil {
+		if owners, err = openSocketOwners(); err != nil {
+			return nil, err
+		}
 	}
 	u := &Users{ids, owners}
 	if err := u.probe(ip); err != nil {
-		owners.close()
+		if kernel.owners == nil {
+			owners.close()
+		}
 		return nil, err
 	}
+	kernel.owners = owners
 	return u, nil
+}
+
+// kernel has the socket that all Users ask: profiles come and go, and each would need a file descriptor.
+var kernel struct {
+	mu     sync.Mutex
+	owners *socketOwners // nil until it has proved to work
 }
 
 func (u *Users) probe(ip netip.Addr) error {
@@ -77,7 +90,7 @@ func (u *Users) check(ctx context.Context) (Refusal, error) {
 	case err != nil:
 		return UserUnknown, err
 	case !slices.Contains(u.ids, uid):
-		return UserNotAllowed, fmt.Errorf("user %d is not in IRSA_SIDECAR_ALLOWED_UIDS", uid)
+		return UserNotAllowed, fmt.Errorf("user %d is not allowed", uid)
 	default:
 		return "", nil
 	}

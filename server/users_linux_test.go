@@ -83,7 +83,7 @@ func TestUsersAreToldApart(t *testing.T) {
 					}
 					if response.StatusCode != 200 {
 						mustBeSecretFree(t, "the answer", body)
-						want := fmt.Sprintf(`"code":"UserNotAllowed","message":"%s: user %d is not in IRSA_SIDECAR_ALLOWED_UIDS"`, UserNotAllowed.Message(), us)
+						want := fmt.Sprintf(`"code":"UserNotAllowed","message":"%s: user %d is not allowed"`, UserNotAllowed.Message(), us)
 						if !strings.Contains(body, want) {
 							t.Errorf("refused with %s, want %s", body, want)
 						}
@@ -244,7 +244,7 @@ func TestTheLogSaysWhoIsRefused(t *testing.T) {
 		why     string
 	}{
 		"allowed":        {us, ours, 200, "", ""},
-		"not allowed":    {us + 1, ours, 403, UserNotAllowed, fmt.Sprintf("user %d is not in IRSA_SIDECAR_ALLOWED_UIDS", us)},
+		"not allowed":    {us + 1, ours, 403, UserNotAllowed, fmt.Sprintf("user %d is not allowed", us)},
 		"who is unknown": {us, nobodys{ours}, 503, UserUnknown, "sock_diag: no such file or directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
