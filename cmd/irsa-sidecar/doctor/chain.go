@@ -23,6 +23,8 @@ type Hop struct {
 
 	// Section is where its settings are, such as "[profile audit]". Empty: in variables.
 	Section string
+
+	tagged, identified bool // its session has tags, a source identity: its own, or those that stay in a chain
 }
 
 // checkHop is the check of a request for the role of a hop.
@@ -41,7 +43,15 @@ func (h *Hop) setting(key, variable string) string {
 
 // chain returns all hops, the exchange of the token first.
 func (e *examination) chain() []Hop {
-	return append([]Hop{{Profile: cmp.Or(e.First, e.Profile), Exchange: e.Exchange, Section: e.Section}}, e.Hops...)
+	all := append([]Hop{{Profile: cmp.Or(e.First, e.Profile), Exchange: e.Exchange, Section: e.Section}}, e.Hops...)
+	inherited := false // tags
+	for i := 1; i < len(all); i++ {
+		assume := all[i].Exchange.Assume
+		all[i].tagged = inherited || len(assume.Tags) > 0
+		all[i].identified = all[i-1].identified || assume.SourceIdentity != ""
+		inherited = inherited || len(assume.TransitiveTags) > 0
+	}
+	return all
 }
 
 // roles returns the roles of the chain for the report; nil if there is only one.
@@ -57,6 +67,9 @@ func (e *examination) roles(secrets ...string) (roles []Role) {
 
 // ofNoHop are the checks that are about no single hop.
 var ofNoHop = []string{"environment", "config-file", "role-file", "app", "sidecar", "not checked"}
+
+// ofEachHop are the checks that a chain has for each of its hops.
+var ofEachHop = []string{"role", "sts", checkHop, "identity"}
 
 // nameHops says in each finding which hop of the chain it is about.
 func (e *examination) nameHops() {
@@ -126,8 +139,8 @@ func (e *examination) assume(ctx context.Context, source, hop *Hop, with *cache.
 	lifetime := creds.Expiration.Sub(asked)
 	e.addTo(hop, Finding{Check: "identity", Finding: fmt.Sprintf("%s in account %s, valid for %s", creds.Identity, creds.AccountID, roughly(lifetime.Round(time.Minute)))})
 	if want := hop.Exchange.Duration; want > 0 && lifetime < want-time.Minute {
-		e.addTo(hop, warning(checkHop, DurationTooLong, fmt.Sprintf("%s asks for %s, which is more than the role allows", hop.setting("duration_seconds", "IRSA_SIDECAR_DURATION"), roughly(want)),
-			e.fixHopDuration(hop)))
+		e.addTo(hop, warning(checkHop, DurationTooLong, fmt.Sprintf("%s asks for %s, which is more than STS allows", hop.setting("duration_seconds", "IRSA_SIDECAR_DURATION"), roughly(want)),
+			fixHopDuration(hop)))
 	}
 	return &creds
 }
@@ -172,7 +185,12 @@ func (e *examination) causeOfHopDenial(source, hop *Hop, err *cache.FetchError) 
 		f.Fixes = e.fixHopPolicies(source, hop)
 		f.Summary = fmt.Sprintf("%s may not assume %s: the trust policy, the permission to assume, or the external ID is missing (AccessDenied)", from, target)
 		if d.policy != "" { // the trust policy
+			f.Fixes = append(e.fixTarget(source, hop), fixExternalID(hop)...)
 			f.Summary = fmt.Sprintf("the trust policy of %s does not allow %s (AccessDenied)", target, from)
+			if d.explicit {
+				f.Fixes = []Fix{f.Fixes[0], {What: "exempt the source role from the Deny in it, or have what the Deny asks for"}}
+				f.Summary = fmt.Sprintf("a Deny in the trust policy of %s applies to %s (AccessDenied)", target, from)
+			}
 		}
 	}
 	return f

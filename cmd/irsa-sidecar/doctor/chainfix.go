@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
@@ -18,10 +19,10 @@ func (h *Hop) actions() []string {
 
 // more are the actions beyond sts:AssumeRole.
 func (h *Hop) more() (actions []string) {
-	if len(h.Exchange.Assume.Tags) > 0 {
+	if h.tagged {
 		actions = append(actions, "sts:TagSession")
 	}
-	if h.Exchange.Assume.SourceIdentity != "" {
+	if h.identified {
 		actions = append(actions, "sts:SetSourceIdentity")
 	}
 	return actions
@@ -110,26 +111,36 @@ func inAccount(arn string) string {
 
 // fixHopPolicies shows the two policies that a hop needs, and how to look at those that are there.
 func (e *examination) fixHopPolicies(source, hop *Hop) []Fix {
-	target := hop.Exchange.RoleARN
 	either := ""
-	if account := names.RoleAccount(target); account != "" && account == names.RoleAccount(source.Exchange.RoleARN) {
+	if account := names.RoleAccount(hop.Exchange.RoleARN); account != "" && account == names.RoleAccount(source.Exchange.RoleARN) {
 		either = " (within one account, the trust policy alone is enough)"
 	}
-	what := "the trust policy of the target must have this; keep its other statements"
-	if hop.Exchange.Assume.ExternalID != "" {
-		what += "; " + externalID + " is the value of " + hop.setting("external_id", "IRSA_SIDECAR_EXTERNAL_ID")
-	}
-	fixes := append([]Fix{
-		{inAccount(target) + ", look at the target's trust policy", shell, fmt.Sprintf("aws iam get-role --role-name %s --query Role.AssumeRolePolicyDocument", roleNameOf(target, "TARGET_ROLE"))},
-		{what, statement, trustPolicy(source, hop)},
-	}, e.fixSource(source, hop, either)...)
-	if hop.Exchange.Assume.ExternalID == "" {
-		fixes = append(fixes, Fix{What: "if the trust policy has a condition on sts:ExternalId, set " + hop.setting("external_id", "IRSA_SIDECAR_EXTERNAL_ID") + " to that value: none is sent now"})
-	}
+	fixes := slices.Concat(e.fixTarget(source, hop), e.fixSource(source, hop, either), fixExternalID(hop))
 	if source.Exchange.Policy != "" || len(source.Exchange.PolicyARNs) > 0 {
 		fixes = append(fixes, Fix{What: fmt.Sprintf("profile %s has a session policy, which must allow %s on the target too", source.Profile, list(hop.actions()))})
 	}
 	return fixes
+}
+
+// fixTarget lets the target trust the source.
+func (e *examination) fixTarget(source, hop *Hop) []Fix {
+	target := hop.Exchange.RoleARN
+	what := "the trust policy of the target must have this; keep its other statements"
+	if hop.Exchange.Assume.ExternalID != "" {
+		what += "; " + externalID + " is the value of " + hop.setting("external_id", "IRSA_SIDECAR_EXTERNAL_ID")
+	}
+	return []Fix{
+		{inAccount(target) + ", look at the target's trust policy", shell, fmt.Sprintf("aws iam get-role --role-name %s --query Role.AssumeRolePolicyDocument", roleNameOf(target, "TARGET_ROLE"))},
+		{what, statement, trustPolicy(source, hop)},
+	}
+}
+
+// fixExternalID is for a trust policy that may want one.
+func fixExternalID(hop *Hop) []Fix {
+	if hop.Exchange.Assume.ExternalID != "" {
+		return nil
+	}
+	return []Fix{{What: "if the trust policy has a condition on sts:ExternalId, set " + hop.setting("external_id", "IRSA_SIDECAR_EXTERNAL_ID") + " to that value: none is sent now"}}
 }
 
 // fixSource lets the source assume the target.
@@ -152,12 +163,18 @@ func (e *examination) fixHopOrganization(source, hop *Hop, d denial) []Fix {
 	return organizationFixes(d, list(hop.actions()), account)
 }
 
+// fixHopDuration lowers the duration to what STS allows in a chain.
+// https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles.html#iam-term-role-chaining
+func fixHopDuration(hop *Hop) Fix {
+	return Fix{What: "set " + hop.setting("duration_seconds", "IRSA_SIDECAR_DURATION") + " to one hour at most, or remove it: STS allows no more where a role is assumed by another role"}
+}
+
 // fixHop is for a failure of a hop other than a denial.
 func (e *examination) fixHop(source, hop *Hop, err *cache.FetchError) []Fix {
 	switch err.Reason {
 	case cache.ValidationError:
 		if strings.Contains(err.Message, "DurationSeconds") || strings.Contains(err.Message, "session limit") {
-			return []Fix{{What: "set " + hop.setting("duration_seconds", "IRSA_SIDECAR_DURATION") + " to one hour at most, or remove it: STS allows no more where a role is assumed by another role"}}
+			return []Fix{fixHopDuration(hop)}
 		}
 		return []Fix{{What: "correct what STS names, in " + hop.place()}}
 	case cache.PackedPolicyTooLarge:
@@ -174,11 +191,15 @@ func (e *examination) fixHop(source, hop *Hop, err *cache.FetchError) []Fix {
 	case cache.SignatureDoesNotMatch:
 		return []Fix{{What: "look for a proxy or a service mesh on the way to STS that changes requests or removes headers, and exclude STS from it"}}
 	case cache.RegionDisabledException:
-		return []Fix{{What: "enable STS in the region, in the account of the source: IAM console, Account settings, Security Token Service"}, e.fixHopRegion(hop)}
+		return []Fix{{What: "enable STS in the region, in the account of the source: IAM console, Account settings, Security Token Service"}, e.fixHopRegion(hop, true)}
 	case cache.InvalidClientTokenId:
-		return []Fix{{What: "check that the region of the request is in the partition of both roles, and enabled in the source's account: a session of the global endpoint is not valid in regions that must be enabled"}, e.fixHopRegion(hop)}
+		return []Fix{{What: "check that the region of the request is in the partition of both roles, and enabled in the source's account: a session of the global endpoint is not valid in regions that must be enabled"}, e.fixHopRegion(hop, false)}
 	case cache.RegionUnknown, cache.EndpointNotFound:
-		return append([]Fix{e.fixHopRegion(hop)}, fixDNS()...)
+		return append([]Fix{e.fixHopRegion(hop, false)}, fixDNS()...)
+	case cache.InvalidParameterValue:
+		return []Fix{{What: "remove from irsa_sidecar_tags in " + hop.place() + " the keys that a source profile has in irsa_sidecar_transitive_tags"}}
+	case cache.Throttling:
+		return []Fix{{What: "have fewer Pods or profiles assume this role: each does so at least once an hour, which is the longest session of a role that is assumed by another"}}
 	}
 	own := *e
 	own.Exchange = hop.Exchange
@@ -193,17 +214,15 @@ func (h *Hop) place() string {
 	return h.Section
 }
 
-// fixHopRegion corrects the region of a hop.
-func (e *examination) fixHopRegion(hop *Hop) Fix {
+// fixHopRegion corrects the region of a hop, or leaves one in which STS is disabled.
+func (e *examination) fixHopRegion(hop *Hop, disabled bool) Fix {
 	own := *e
 	own.Exchange = hop.Exchange
-	if hop.Section == "" || hop.Exchange.Region == e.Exchange.Region {
-		return own.fixRegion("AWS_REGION")
+	switch {
+	case hop.Section != "" && hop.Exchange.Region != e.Exchange.Region:
+		return Fix{What: "correct region in " + hop.Section + ", or remove it there: AWS_REGION then applies"}
+	case disabled:
+		return own.fixOtherRegion()
 	}
-	return Fix{What: "or correct region in " + hop.Section + ", or remove it there: AWS_REGION then applies"}
-}
-
-func (e *examination) fixHopDuration(hop *Hop) Fix {
-	return Fix{inAccount(hop.Exchange.RoleARN) + ", allow longer sessions", shell, fmt.Sprintf("aws iam update-role --role-name %s --max-session-duration %d",
-		roleNameOf(hop.Exchange.RoleARN, "TARGET_ROLE"), max(3600, int(hop.Exchange.Duration.Seconds())))}
+	return own.fixRegion("AWS_REGION")
 }

@@ -141,9 +141,9 @@ func (e *examination) deniedElsewhere() bool {
 }
 
 // ofExchange reports whether a finding is about an exchange, so that STS's yes outweighs it. The sidecar may refuse a variable
-// that the exchange does not need, and a file that is not a policy stays one.
+// that the exchange does not need, and a file that is not a policy stays one. A finding that names a hop is about a later one.
 func ofExchange(f Finding) bool {
-	return f.Check != "environment" && f.Key != string(trustpolicy.NotAPolicy) &&
+	return f.Check != "environment" && f.Check != checkConfigFile && f.Check != checkRoleFile && f.Hop == "" && f.Key != string(trustpolicy.NotAPolicy) &&
 		slices.ContainsFunc(explanations(), func(x explanation) bool { return x.check == f.Check })
 }
 

@@ -687,15 +687,14 @@ func TestEveryKeyHasAMeaningAndAReport(t *testing.T) {
 			t.Errorf("%s is there twice, or has no meaning, or is a Reason", entry.Key)
 		}
 		listed[entry.Key] = true
-		if kind := trustpolicy.Kind(entry.Key); !reported[entry.Key] && !strings.HasPrefix(string(kind), "Policy") && !slices.Contains(keys(ConfigurationDiffers, SourceNotAllowed, OtherPartition), entry.Key) {
+		if kind := trustpolicy.Kind(entry.Key); !reported[entry.Key] && !strings.HasPrefix(string(kind), "Policy") {
 			t.Errorf("no report has %s", entry.Key)
 		}
 	}
 	unreported := []cache.Reason{
 		cache.CredentialsUninitialized, cache.UnknownError, cache.UnusableCredentials, // the sidecar's alone, or nobody's
-		cache.InvalidParameterValue,                                           // MinIO's
-		cache.ProxyNotFound,                                                   // no world has a proxy
-		cache.ExpiredToken, cache.RequestExpired, cache.SignatureDoesNotMatch, // of signed requests; no world has a chained profile
+		cache.InvalidParameterValue, // MinIO's
+		cache.ProxyNotFound,         // no world has a proxy
 	}
 	for _, reason := range cache.Reasons() {
 		if !reported[string(reason)] && !slices.Contains(unreported, reason) && reason != cache.InvalidIdentityToken { // which the doctor takes apart

@@ -174,6 +174,9 @@ func (w *world) examine() *Report {
 	w.options.Exchange.Region, w.options.Exchange.Endpoint = w.env["AWS_REGION"], w.env["AWS_ENDPOINT_URL_STS"]
 	w.options.Exchange.FIPS, _ = strconv.ParseBool(w.env["AWS_USE_FIPS_ENDPOINT"])
 	w.options.Exchange.SessionName = w.env["AWS_ROLE_SESSION_NAME"]
+	for i := range w.options.Hops {
+		w.options.Hops[i].complete(w)
+	}
 	begun := time.Now()
 	report := Examine(w.t.Context(), w.options)
 	if took := time.Since(begun); took > 15*time.Second {

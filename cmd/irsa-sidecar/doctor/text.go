@@ -59,7 +59,10 @@ func (r *Report) writeText(w io.Writer, color bool) error {
 		} else {
 			b.WriteString(status.word)
 		}
-		text := f.prefix() + short.inFinding(f, f.Finding)
+		text := short.inFinding(f, f.Finding)
+		if f.Status != OK || slices.Contains(ofEachHop, f.Check) { // all else is about the token alone
+			text = f.prefix() + text
+		}
 		if f.Key != "" {
 			text = f.Key + ": " + text
 		}
