@@ -78,6 +78,9 @@ type Options struct {
 	// valid credentials wait while it runs. Nil keeps nothing.
 	Keep func(Kept)
 
+	// Renewed is called when Get returns new credentials from now on. Nil calls nothing.
+	Renewed func()
+
 	// Random returns a number in [0,1) for each refresh and each retry. Nil means [rand.Float64].
 	Random func() float64
 }
@@ -87,11 +90,11 @@ type Options struct {
 type Cache struct {
 	fetch   Fetch
 	profile string
-	timeout time.Duration
 	logger  *slog.Logger
 	metrics *profileMetrics
 	random  func() float64
 	keep    func(Kept)
+	renewed func()
 	jump    func(then, now time.Time) time.Duration // wallJump, except in tests
 
 	flight singleflight.Group
@@ -102,6 +105,7 @@ type Cache struct {
 	lease atomic.Pointer[lease] // the last good credentials, even if expired; nil before the first
 
 	mu             sync.Mutex
+	timeout        time.Duration
 	next           time.Time   // when the next exchange is due; zero during an exchange, and before the first
 	began          time.Time   // when the last exchange began; before the first, when the Cache was made
 	refreshAsked   bool        // Refresh was called during the exchange
@@ -150,6 +154,9 @@ func New(fetch Fetch, o Options) *Cache {
 	if o.Keep == nil {
 		o.Keep = func(Kept) {}
 	}
+	if o.Renewed == nil {
+		o.Renewed = func() {}
+	}
 	if o.Timeout == 0 {
 		o.Timeout = exchangeTimeout
 	}
@@ -162,6 +169,7 @@ func New(fetch Fetch, o Options) *Cache {
 		metrics: o.Metrics.forProfile(o.Profile),
 		random:  o.Random,
 		keep:    o.Keep,
+		renewed: o.Renewed,
 		jump:    wallJump,
 		ctx:     ctx,
 		cancel:  cancel,
@@ -347,6 +355,13 @@ func (c *Cache) Refresh(changed bool) {
 	c.wakeRun()
 }
 
+// SetTimeout replaces Options.Timeout for the exchanges that begin from now on. d must be positive.
+func (c *Cache) SetTimeout(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.timeout = d
+}
+
 // soonest returns when an exchange that Refresh asks for may begin.
 func (c *Cache) soonest() time.Time { return c.began.Add(askedPause) }
 
@@ -370,8 +385,8 @@ func (c *Cache) exchange() <-chan singleflight.Result {
 		if c.ctx.Err() != nil {
 			return nil, nil
 		}
-		started := c.begin()
-		ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
+		started, timeout := c.begin()
+		ctx, cancel := context.WithTimeout(c.ctx, timeout)
 		defer cancel()
 		creds, err := c.fetch(ctx)
 		if c.ctx.Err() == nil {
@@ -383,12 +398,12 @@ func (c *Cache) exchange() <-chan singleflight.Result {
 }
 
 // begin records that an exchange is under way. From then on Get waits for it instead of returning the last failure.
-func (c *Cache) begin() (now time.Time) {
+func (c *Cache) begin() (now time.Time, timeout time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now = time.Now()
 	c.next, c.began, c.refreshAsked = time.Time{}, now, false
-	return now
+	return now, c.timeout
 }
 
 // due schedules the next exchange, earlier if Refresh was called during the last.
@@ -443,6 +458,9 @@ func (c *Cache) succeeded(l *lease, started, now time.Time) {
 	next := c.next
 	c.mu.Unlock()
 	c.logSuccess(message, l, next.Sub(now), now.Sub(started))
+	if !keepHeld {
+		c.renewed()
+	}
 }
 
 // logSuccess logs a successful exchange, as a warning or an error if the node's clock is wrong.
