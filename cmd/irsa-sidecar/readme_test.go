@@ -171,6 +171,7 @@ func metricsTable(t *testing.T) string {
 	registry := newRegistry(&output{to: io.Discard})
 	cache.NewMetrics(registry)
 	server.NewMetrics(registry)
+	newReloadMetrics(registry)
 	all := make(chan *prometheus.Desc)
 	go func() {
 		registry.Describe(all)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -41,13 +43,18 @@ func serve(ctx context.Context, s *settings, logger *slog.Logger, stderr *output
 
 // A sidecar is what runs: token file → webidentity → cache for each profile, and the listeners that serve them all.
 type sidecar struct {
-	*settings
-	logger   *slog.Logger
-	sources  []*source
-	ops      *server.Ops
-	reloads  chan struct{} // requested by /reload
-	quit     chan struct{} // closed by /quitquitquit
-	failures chan error    // of listeners
+	*settings           // of the start; profiles and files may have changed since
+	current   *settings // only start and reload use it
+	logger    *slog.Logger
+	sources   *sourceSet
+	served    *server.Profiles
+	ops       *server.Ops
+	reloads   chan struct{} // requested by /reload
+	quit      chan struct{} // closed by /quitquitquit
+	failures  chan error    // of listeners
+
+	fault         string // in the configuration files, if those that the sidecar uses are older; only reload uses it
+	configuration *reloadMetrics
 
 	serving, refreshing *stage
 }
@@ -55,14 +62,22 @@ type sidecar struct {
 // A stage is a group of goroutines that stop together.
 type stage struct {
 	sync.WaitGroup
-	ctx  context.Context
-	stop context.CancelFunc
+	ctx context.Context
+	end context.CancelFunc
+	mu  sync.Mutex // of what begins and ends it
 }
 
 func newStage() *stage {
 	s := new(stage)
-	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.ctx, s.end = context.WithCancel(context.Background())
 	return s
+}
+
+// stop ends the goroutines' context. Nothing is added to the stage afterwards.
+func (s *stage) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.end()
 }
 
 // start returns a sidecar that refreshes and serves.
@@ -76,28 +91,68 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 	places := budget(memory, descriptors)
 	registry := newRegistry(stderr)
 	c := &sidecar{
-		settings: s,
-		logger:   logger,
-		reloads:  make(chan struct{}, 1),
-		quit:     make(chan struct{}),
-		failures: make(chan error, len(bound)),
-		serving:  newStage(), refreshing: newStage(),
+		settings:      s,
+		logger:        logger,
+		sources:       newSourceSet(s.state, logger, cache.NewMetrics(registry)),
+		served:        server.NewProfiles(),
+		reloads:       make(chan struct{}, 1),
+		quit:          make(chan struct{}),
+		failures:      make(chan error, len(bound)),
+		configuration: newReloadMetrics(registry),
+		serving:       newStage(), refreshing: newStage(),
 	}
-	metrics := cache.NewMetrics(registry)
-	for _, one := range restoredSources(s, logger, metrics) {
-		c.sources = append(c.sources, one)
-		c.refreshing.Go(func() { one.cache.Run(c.refreshing.ctx) })
-	}
+	all := c.sources.restored(s.exchangers(logger))
+	c.use(s, all, slices.Collect(maps.Values(all)))
 	outlets := c.outlets(bound[credentialsListener].Addr(), places, registry)
 	for name, one := range outlets {
 		c.serving.Go(func() {
 			c.failures <- server.Serve(c.serving.ctx, bound[name], one.handler, one.places, s.grace, logger)
 		})
 	}
-	logger.Info("serving", "version", version, "credentials", "http://"+bound[credentialsListener].Addr().String()+"/v1/credentials",
-		"ops", bound[opsListener].Addr().String(), "admin", bound[adminListener].Addr().String(), "role", s.profiles[0].exchange.RoleARN,
-		"authorization", s.profiles[0].access.authorization != nil, "memory_limit", formatLimit(memory), "connections", places.credentials)
+	c.logStart(bound, memory, places)
 	return c, nil
+}
+
+// logStart logs what is served, and where.
+func (c *sidecar) logStart(bound map[string]net.Listener, memory int64, p places) {
+	attrs := []any{"version", version, "credentials", "http://" + bound[credentialsListener].Addr().String() + "/v1/credentials",
+		"ops", bound[opsListener].Addr().String(), "admin", bound[adminListener].Addr().String()}
+	var names []string
+	for _, one := range c.profiles {
+		names = append(names, one.name)
+		c.logger.Debug("profile", "profile", one.name, "role", one.exchange.RoleARN, "source", one.source, "authorization", one.access.authorization != nil)
+	}
+	if one := c.profile(defaultProfile); one != nil {
+		attrs = append(attrs, "role", one.exchange.RoleARN, "authorization", one.access.authorization != nil)
+	}
+	attrs = append(attrs, "profiles", listed(names), "memory_limit", formatLimit(memory), "connections", p.credentials)
+	c.logger.Info("serving", attrs...)
+}
+
+// use makes the sidecar serve these sources with these settings, and begins to refresh those that are new. It does nothing,
+// and reports so, once the refreshers are to stop.
+func (c *sidecar) use(s *settings, all map[string]*source, added []*source) bool {
+	c.refreshing.mu.Lock()
+	defer c.refreshing.mu.Unlock()
+	if c.refreshing.ctx.Err() != nil {
+		return false
+	}
+	c.current = s
+	c.sources.set(all)
+	for _, one := range added {
+		ctx, stop := context.WithCancel(c.refreshing.ctx)
+		one.stop = stop
+		c.refreshing.Go(func() { one.run(ctx) })
+	}
+	var served []server.Profile
+	for _, p := range s.profiles {
+		served = append(served, server.Profile{
+			RoleARN: p.exchange.RoleARN, Source: p.source, Cache: all[p.name].cache,
+			Authorization: p.access.authorization, Users: p.access.users, Hidden: p.hidden, Required: p.required,
+		})
+	}
+	c.served.Set(served)
+	return true
 }
 
 // An outlet is what a listener serves, and to how many connections at once.
@@ -109,6 +164,7 @@ type outlet struct {
 // outlets returns what is served, by the listener's name.
 func (c *sidecar) outlets(address net.Addr, p places, registry *prometheus.Registry) map[string]outlet {
 	o := server.Options{
+		Profiles:  c.served,
 		Default:   defaultProfile,
 		Address:   address.(*net.TCPAddr).AddrPort(),
 		AccountID: c.accountID,
@@ -116,16 +172,7 @@ func (c *sidecar) outlets(address net.Addr, p places, registry *prometheus.Regis
 		Callers:   new(server.Callers),
 		Metrics:   server.NewMetrics(registry),
 		Version:   version,
-		Profiles:  server.NewProfiles(),
 	}
-	var all []server.Profile
-	for _, s := range c.sources {
-		all = append(all, server.Profile{
-			RoleARN: s.exchange.RoleARN, Cache: s.cache, Required: true,
-			Authorization: s.access.authorization, Users: s.access.users,
-		})
-	}
-	o.Profiles.Set(all)
 	var quit func()
 	if c.shutdown {
 		quit = sync.OnceFunc(func() { close(c.quit) })
@@ -177,36 +224,6 @@ func (c *sidecar) stop() {
 	}
 }
 
-// requestReload makes the sidecar reload; several requests before it does so count as one.
-func (c *sidecar) requestReload() {
-	select {
-	case c.reloads <- struct{}{}:
-	default:
-	}
-}
-
-// reload reloads at each hangup and request, at most once a second, until the listeners stop.
-func (c *sidecar) reload(hangups <-chan os.Signal) {
-	for c.serving.ctx.Err() == nil {
-		cause := "SIGHUP"
-		select {
-		case <-c.serving.ctx.Done():
-			return
-		case <-hangups:
-		case <-c.reloads:
-			cause = "requested by /reload"
-		}
-		c.logger.Info("reloading", "cause", cause)
-		for _, s := range c.sources {
-			s.reload()
-		}
-		select { // requests in the same second are answered together
-		case <-time.After(time.Second):
-		case <-c.serving.ctx.Done():
-		}
-	}
-}
-
 // newRegistry returns the registry with what is about the process.
 func newRegistry(stderr *output) *prometheus.Registry {
 	registry := prometheus.NewRegistry()
@@ -232,7 +249,8 @@ func formatLimit(limit int64) string {
 	return fmt.Sprintf("%.0f MiB", float64(limit)/(1<<20))
 }
 
-// endWait is how long the shutdown waits for an exchange under way, which has five seconds.
+// endWait is how long a shutdown, or the removal of a profile, waits for exchanges under way. They are cancelled, so that only
+// a file that cannot be read, on a disk that is stuck, takes longer.
 const endWait = 6 * time.Second
 
 // within reports whether do ended in time. Where it did not, it goes on.

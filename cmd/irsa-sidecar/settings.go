@@ -16,8 +16,11 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
-// settings are what the environment means.
+// settings are what the environment and the files that it names mean.
 type settings struct {
+	environment *environment // that they are from
+	files       files
+
 	profiles  []*profile // each after its source
 	state     statePlace
 	listeners []listener
@@ -38,9 +41,9 @@ type logging struct {
 
 // parse returns what an environment and the files that were read for it mean, and all mistakes in them. It reads nothing
 // itself: see [readFiles] and [settings.load]. What is right is in the settings whatever else is wrong.
-func parse(e *environment, _ files) (*settings, problems) {
+func parse(e *environment, f files) (*settings, problems) {
 	p := parser{environment: e, alike: make(map[string]int)}
-	var s settings
+	s := settings{environment: e, files: f}
 	one := p.profile()
 	s.profiles = []*profile{one}
 	s.listeners = p.listeners()

@@ -58,7 +58,17 @@ func (p *profile) binding() stateBinding {
 	if o.Policy != "" {
 		b.Policy = sumOf([]byte(o.Policy))
 	}
+	if o.Assume != nil {
+		text, _ := json.Marshal(o.Assume) // of strings only
+		b.Assume = sumOf(text)
+	}
 	return b
+}
+
+// sum is the same for two bindings that are the same.
+func (b stateBinding) sum() string {
+	text, _ := json.Marshal(b) // of strings only
+	return sumOf(text)
 }
 
 // storedCredentials is what a state file holds of credentials: all that a Cache serves.
