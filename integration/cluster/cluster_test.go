@@ -69,6 +69,9 @@ func TestCluster(t *testing.T) {
 		{"Jobs complete, with both kinds of sidecar", (*cluster).completesJobs},
 		{"a classic sidecar is there before the app", (*cluster).startsClassic},
 		{"a token file in memory is shared by both users", (*cluster).sharesTokenFile},
+		{"the Pod's role assumes another account's", (*cluster).reachesAnotherAccount},
+		{"two containers have two roles, and each is refused the other's", (*cluster).servesTwoRoles},
+		{"a role changes without a restart", (*cluster).changesRoles},
 		{"a sidecar that is killed while STS is away serves what it has kept", (*cluster).keepsState},
 		{"starved of CPU and memory it answers within a second", (*cluster).answersStarved},
 		{"on the host's network it asks for a token", (*cluster).guardsHostNetwork},
@@ -160,13 +163,18 @@ func (c *cluster) serveAWS(t *testing.T) {
 	}
 	c.sts = ststest.New(ststest.Options{
 		Issuer: issuer, RoleARN: clusterRole, TrustPolicy: string(policy), Lifetime: sessionLife, Region: "eu-west-1",
+		Roles: map[string]ststest.Role{
+			reportsRole: {Trusted: []string{ststest.Tokens}},
+			otherRole:   {Trusted: []string{ststest.Tokens}},
+			uploadsRole: {Trusted: []string{clusterRole}, ExternalID: uploadsID},
+		},
 	})
 	listener, err := tls.Listen("tcp4", nodeIP+":443", &tls.Config{Certificates: []tls.Certificate{c.ca.Issue(t, pkix.Name{CommonName: "sts"}, stsHost, issuerHost)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	routes := http.NewServeMux()
-	routes.HandleFunc("/", c.answerSTS)
+	routes.Handle("/", c.sts)
 	for path, document := range map[string]string{
 		"/.well-known/openid-configuration": c.kubectl(t, "get", "--raw", "/.well-known/openid-configuration"),
 		"/keys":                             keys,
@@ -180,26 +188,6 @@ func (c *cluster) serveAWS(t *testing.T) {
 	}
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
-}
-
-var signedBy = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/`)
-
-// answerSTS is STS with GetCallerIdentity, which identifies the caller by key and session token.
-func (c *cluster) answerSTS(w http.ResponseWriter, r *http.Request) {
-	signature := signedBy.FindStringSubmatch(r.Header.Get("Authorization"))
-	if signature == nil {
-		c.sts.ServeHTTP(w, r)
-		return
-	}
-	for _, session := range c.sts.Issued() {
-		if session.AccessKeyID == signature[1] && session.SessionToken == r.Header.Get("X-Amz-Security-Token") && session.Expiration.After(time.Now()) {
-			fmt.Fprintf(w, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>`+
-				`<Arn>arn:aws:sts::111122223333:assumed-role/app/%s</Arn><UserId>AROAEXAMPLE:%[1]s</UserId><Account>111122223333</Account>`+
-				`</GetCallerIdentityResult></GetCallerIdentityResponse>`, session.SessionName)
-			return
-		}
-	}
-	http.Error(w, "nobody's session", http.StatusForbidden)
 }
 
 // say runs a command line from docs, and prints it and its output as a transcript.
@@ -242,14 +230,18 @@ trap 'for i in 1 2 3; do echo "ending: $(ask)"; sleep 1; done; echo bye; exit 0'
 echo "first: $(ask)"
 while :; do sleep 1 & wait $!; done`
 
-// withApp returns a manifest with that app, in an image of this node.
+var appImage = regexp.MustCompile(`(?m)^( +)image: your/\w+\n`)
+
+// withApp returns a manifest with that app, in an image of this node, in place of every app.
 func withApp(t *testing.T, manifest string) string {
 	t.Helper()
-	const image = "image: your/app\n"
-	if !strings.Contains(manifest, image) {
-		t.Fatalf("no %s in\n%s", image, manifest)
+	if !appImage.MatchString(manifest) {
+		t.Fatalf("no image of an app in\n%s", manifest)
 	}
-	return strings.ReplaceAll(manifest, image, "image: your/app\n          imagePullPolicy: IfNotPresent\n          args: [-c, "+strconv.Quote(app)+"]\n")
+	return appImage.ReplaceAllStringFunc(manifest, func(line string) string {
+		indent := appImage.FindStringSubmatch(line)[1]
+		return indent + "image: your/app\n" + indent + "imagePullPolicy: IfNotPresent\n" + indent + "args: [-c, " + strconv.Quote(app) + "]\n"
+	})
 }
 
 // apply applies a text.
