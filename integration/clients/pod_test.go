@@ -140,10 +140,19 @@ func (p *pod) wantServed(got outcome) {
 	if len(issued) == 0 {
 		p.Fatal("STS has issued nothing")
 	}
-	s := issued[len(issued)-1]
-	if got.key != s.AccessKeyID || got.secret != s.SecretAccessKey || got.token != s.SessionToken {
+	if !p.served(got) {
 		p.Errorf("it does not have the credentials that were issued; it says: %s", cmp.Or(got.printed, "nothing"))
 	}
+}
+
+// served reports whether the client has the credentials that STS issued last.
+func (p *pod) served(got outcome) bool {
+	issued := p.world.STS.Issued()
+	if len(issued) == 0 {
+		return false
+	}
+	s := issued[len(issued)-1]
+	return got.key == s.AccessKeyID && got.secret == s.SecretAccessKey && got.token == s.SessionToken
 }
 
 func (p *pod) wantNone(got outcome) {

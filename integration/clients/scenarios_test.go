@@ -32,6 +32,9 @@ var scenarios = []struct {
 	{name: "token, file", play: (*pod).asksWithFile},
 	{name: "file replaced", play: (*pod).fileIsReplaced},
 	{name: "cold, STS 300 ms", play: (*pod).coldStart},
+	{name: "cold chain 0.5 s", play: func(p *pod) string { return p.coldChain(500 * time.Millisecond) }},
+	{name: "cold chain 2 s", play: func(p *pod) string { return p.coldChain(2 * time.Second) }},
+	{name: "cold chain 4 s", play: func(p *pod) string { return p.coldChain(4 * time.Second) }},
 	{name: "4 min left, no STS", play: (*pod).fourMinutesLeft},
 	{name: "30 at 26 min left", play: (*pod).thirtyUses},
 	{name: "STS refuses", play: (*pod).stsRefuses},
@@ -174,6 +177,61 @@ func (p *pod) coldStart() string {
 		p.Errorf("STS was asked %d times, want once", calls)
 	}
 	return fmt.Sprintf("%s %s", cell("ok", requests), brief(requests))
+}
+
+// coldChain: the sidecar starts when the client's request has arrived, and the three exchanges of a chain take this long together.
+// A client gets the credentials if it asks again for long enough, and otherwise when it is used again. Its requests hasten and
+// repeat no exchange.
+func (p *pod) coldChain(long time.Duration) string {
+	const hops, role = 3, "arn:aws:iam::123456789012:role/"
+	p.world, p.tape = world.New(p.T, ststest.Options{Roles: map[string]ststest.Role{
+		role + "first":  {Trusted: []string{ststest.Tokens}},
+		role + "second": {Trusted: []string{role + "first"}},
+		role + "last":   {Trusted: []string{role + "second"}},
+	}}), newTape(p.T, p.node)
+	p.world.STS.Break(ststest.Fault{Latency: long / hops})
+	config := filepath.Join(p.TempDir(), "config")
+	text := "[default]\nrole_arn = " + role + "last\nsource_profile = second\n[profile second]\nrole_arn = " + role + "second\nsource_profile = first\n" +
+		"[profile first]\nrole_arn = " + role + "first\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		p.Fatal(err)
+	}
+	arrived := make(chan time.Time, 1)
+	p.tape.before = func() {
+		arrived <- time.Now()
+		p.serve("AWS_CONFIG_FILE="+config, "AWS_ROLE_ARN")
+	}
+	u := p.start(p.asking())
+	got := u.ask()
+	begun := <-arrived
+	took := time.Since(begun)
+	requests := p.requests()
+	for _, e := range requests {
+		if e.status != http.StatusOK && e.status != http.StatusServiceUnavailable {
+			p.Errorf("it was answered %d while the exchanges were under way, want 503", e.status)
+		}
+		if e.took > time.Second {
+			p.Errorf("an answer took %s: many clients give up after a second", e.took)
+		}
+	}
+	result := cell("ok", requests) + fmt.Sprintf(" %.1f s", took.Seconds())
+	if !p.served(got) {
+		result = cell(p.wantFailed(got), requests) + fmt.Sprintf(" %.1f s", took.Seconds())
+		uses := 1
+		world.Eventually(p.T, long+world.Soon, "credentials at another use", func() bool {
+			uses++
+			got = u.ask()
+			return p.served(got)
+		})
+		result += fmt.Sprintf(", use %d ok at %.1f s", uses, time.Since(begun).Seconds())
+	} else if long < time.Second {
+		p.wantRequests(requests, 1)
+	}
+	p.wantServed(got)
+	if calls := p.world.STS.Calls(); calls != hops {
+		p.Errorf("STS was asked %d times, want %d", calls, hops)
+	}
+	return result
 }
 
 // fourMinutesLeft is within every client's refresh window: each use may cause a request, which is answered with the same
