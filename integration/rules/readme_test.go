@@ -137,7 +137,7 @@ func TestDashboardAndAlertsKnowTheMetrics(t *testing.T) {
 	}
 	asked.Write(world.RepoFile(t, "deploy/monitoring/alerts.yaml"))
 	for _, name := range names.FindAllString(asked.String(), -1) {
-		if !slices.Contains(series, name) && !strings.HasPrefix(name, "irsa_sidecar_configuration_") {
+		if !slices.Contains(series, name) {
 			t.Errorf("%s is asked for, and the sidecar does not have it", name)
 		}
 	}
