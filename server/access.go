@@ -9,9 +9,10 @@ import (
 
 // access is what the caller of a request may have; if that is nothing, refusal says why.
 type access struct {
-	opened  []*slot // by name
-	refusal Refusal
-	why     error
+	profiles *table
+	opened   []*slot // by name
+	refusal  Refusal
+	why      error
 }
 
 // opens reports whether the caller may have the credentials of s. It allocates nothing. If it has compared the caller's token in
@@ -56,6 +57,7 @@ func (s *slot) refusal(r *http.Request) (Refusal, error) {
 // access finds out what a caller may have. The token is not compared with tried again. If nothing is open to the caller, the
 // work and the result are the same whichever profile the path names, so that neither tells which exist.
 func (t *table) access(r *http.Request, tried *Authorization) (a access) {
+	a.profiles = t
 	values := r.Header["Authorization"]
 	accepted := t.accepting(values, tried)
 	var users access // how the users of the profiles refuse the caller
@@ -107,8 +109,8 @@ func withAccess(r *http.Request, a access) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), accessKey{}, a))
 }
 
-// openTo returns the profiles that are open to the caller.
-func openTo(r *http.Request) []*slot {
-	a, _ := r.Context().Value(accessKey{}).(access)
-	return a.opened
-}
+// accessOf returns what the caller of a request may have.
+func accessOf(r *http.Request) access { return r.Context().Value(accessKey{}).(access) }
+
+// shows reports whether a profile that another one is chained to may be described: a hidden one is only its source.
+func (a *access) shows(source *slot) bool { return source.Hidden || slices.Contains(a.opened, source) }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -57,25 +58,42 @@ var browserPolicy = func() string {
 }()
 
 // page is for browsers, mostly through kubectl port-forward. It does not use html/template, which would add half a megabyte
-// to the binary for one page.
+// to the binary for one page. It is written card by card, so that the memory that it takes does not grow with the profiles.
 func (h *Admin) page(w http.ResponseWriter, _ *http.Request) {
 	now := time.Now()
-	var body strings.Builder
+	profiles := h.Profiles.now()
+	cards := make([]card, 0, len(profiles.slots))
 	worst := "good"
-	for _, p := range h.Profiles.now().listed(h.Default) {
-		switch s := h.writeSection(&body, p, now); {
-		case s == "none", s == "low" && worst == "good":
-			worst = s
+	for _, p := range listed(profiles.slots, h.Default) {
+		c := card{slot: p, status: p.Cache.Status()}
+		switch v := c.verdict(); {
+		case v == "none", v == "low" && worst == "good":
+			worst = v
 		}
+		cards = append(cards, c)
 	}
-	h.writeRefusals(&body, now)
 	header := w.Header()
 	header.Set("Content-Type", "text/html; charset=utf-8")
 	header.Set("Content-Security-Policy", browserPolicy)
 	header.Set("Referrer-Policy", "no-referrer")
 	header["Cache-Control"] = noStore
 	header["X-Content-Type-Options"] = noSniff
-	fmt.Fprintf(w, `<!doctype html>
+	fmt.Fprintf(w, head, verdicts[worst].title, style, html.EscapeString(h.Version))
+	var b strings.Builder
+	writeFault(&b, profiles.fault)
+	writeOverview(&b, cards)
+	all := access{profiles: profiles, opened: profiles.slots}
+	for _, c := range cards {
+		h.writeCard(&b, c, &all, now)
+		io.WriteString(w, b.String())
+		b.Reset()
+	}
+	h.writeRefusals(&b, now)
+	fmt.Fprintf(w, "%s"+tail, &b, refetch)
+}
+
+const (
+	head = `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -88,11 +106,52 @@ func (h *Admin) page(w http.ResponseWriter, _ *http.Request) {
 <h1>irsa-sidecar <small>%s</small></h1>
 <p id="lost" class="none">The sidecar stopped responding; the data below is stale.</p>
 <main>
-%s</main>
+`
+	tail = `</main>
 <script>%s</script>
 </body>
 </html>
-`, verdicts[worst].title, style, html.EscapeString(h.Version), &body, refetch)
+`
+)
+
+// card is a profile as it is at one moment.
+type card struct {
+	*slot
+	status cache.Status
+}
+
+func (c card) verdict() string {
+	switch {
+	case c.status.Credentials == nil:
+		return "none"
+	case !c.status.Ready() || c.status.Failure != nil:
+		return "low"
+	}
+	return "good"
+}
+
+func writeFault(b *strings.Builder, fault string) {
+	if fault != "" {
+		fmt.Fprintf(b, "<section>\n<p class=\"none\">%s</p>\n</section>\n", html.EscapeString(faultText(fault)))
+	}
+}
+
+// writeOverview lists the cards if there are several.
+func writeOverview(b *strings.Builder, cards []card) {
+	if len(cards) < 2 {
+		return
+	}
+	fmt.Fprintf(b, "<section>\n<h2>%d profiles</h2>\n<table>\n<tr><th>profile</th><th>state</th><th>expires in</th><th>role</th></tr>\n", len(cards))
+	for _, c := range cards {
+		expires := "–"
+		if c.status.Credentials != nil {
+			expires = rounded(c.status.Remaining)
+		}
+		name := html.EscapeString(c.name())
+		fmt.Fprintf(b, "<tr><td><a href=\"#%s\">%s</a></td><td class=%q>%s</td><td>%s</td><td>%s</td></tr>\n",
+			name, name, c.verdict(), verdicts[c.verdict()].word, expires, html.EscapeString(c.RoleARN))
+	}
+	b.WriteString("</table>\n</section>\n")
 }
 
 // verdicts summarize a profile, on the page and in the browser's tab.
@@ -102,28 +161,26 @@ var verdicts = map[string]struct{ word, title string }{
 	"none": {"no valid credentials", "✗"},
 }
 
-// writeSection writes the section of a profile, and returns its verdict.
-func (h *Admin) writeSection(b *strings.Builder, p *slot, now time.Time) (verdict string) {
-	s := p.Cache.Status()
-	verdict = "good"
-	switch {
-	case s.Credentials == nil:
-		verdict = "none"
-	case !s.Ready() || s.Failure != nil:
-		verdict = "low"
+// writeCard writes the section of a profile.
+func (h *Admin) writeCard(b *strings.Builder, c card, all *access, now time.Time) {
+	p, s, several := c.slot, c.status, len(all.opened) > 1
+	id := ""
+	if several {
+		id = ` id="` + html.EscapeString(s.Profile) + `"`
 	}
-	fmt.Fprintf(b, "<section>\n<h2>%s <span class=%q>%s</span></h2>\n", html.EscapeString(s.Profile), verdict, verdicts[verdict].word)
+	fmt.Fprintf(b, "<section%s>\n<h2>%s <span class=%q>%s</span></h2>\n", id, html.EscapeString(s.Profile), c.verdict(), verdicts[c.verdict()].word)
 	writeBar(b, s, now)
 	if f := s.Failure; f != nil {
-		fmt.Fprintf(b, "<div class=\"fix\"><p><strong>%s</strong>, %s</p>\n", f.Reason, failed(s, now))
+		fmt.Fprintf(b, "<div class=\"fix\"><p><strong>%s</strong>%s, %s</p>\n", f.Reason, html.EscapeString(hopOf(f)), failed(s, now))
 		fmt.Fprintf(b, "<p>%s</p>\n", html.EscapeString(f.Message))
 		fmt.Fprintf(b, "<p>What to do: %s</p></div>\n", html.EscapeString(f.Advice()))
 	}
-	writeIdentity(b, p.Profile, s, now)
-	writeAskers(b, &p.askers, "http://"+h.Address.String(), now)
-	writeAttempts(b, s, now)
+	writeIdentity(b, p, s, all.chainOf(p, now), now)
+	if !p.Hidden {
+		h.writeAskers(b, p, len(all.opened), now)
+	}
+	writeAttempts(b, s, rowsFor(len(s.Attempts), len(all.opened)), now)
 	b.WriteString("</section>\n")
-	return verdict
 }
 
 // writeBar shows how much of the credentials' lifetime is over, and when the next exchange is due.
@@ -144,12 +201,21 @@ func writeBar(b *strings.Builder, s cache.Status, now time.Time) {
 		rounded(now.Sub(s.LastSuccess)), rounded(s.Lifetime), nextTry(s, now), rounded(s.Remaining))
 }
 
-func writeIdentity(b *strings.Builder, p Profile, s cache.Status, now time.Time) {
+func writeIdentity(b *strings.Builder, p *slot, s cache.Status, chain []string, now time.Time) {
 	b.WriteString("<dl>\n")
 	row := func(name, value string) {
 		fmt.Fprintf(b, "<dt>%s</dt><dd>%s</dd>\n", name, html.EscapeString(value))
 	}
 	row("role", p.RoleARN)
+	if old := stillServed(p, s); old != "" {
+		row("serving", old+", until there are credentials of the new role")
+	}
+	for _, hop := range chain {
+		row("chained to", hop)
+	}
+	if p.Hidden {
+		row("served", "no: other profiles are chained to it")
+	}
 	if c := s.Credentials; c != nil {
 		if c.Identity != "" {
 			row("identity", c.Identity)
@@ -166,11 +232,17 @@ func writeIdentity(b *strings.Builder, p Profile, s cache.Status, now time.Time)
 	b.WriteString("</dl>\n")
 }
 
-func writeAskers(b *strings.Builder, t *tally, address string, now time.Time) {
-	askers, requests := t.list()
+func (h *Admin) writeAskers(b *strings.Builder, p *slot, profiles int, now time.Time) {
+	askers, requests := p.askers.list()
+	askers = askers[:min(len(askers), rowsFor(maxAskers, profiles))]
+	address := h.addressOf(p.name())
+	if requests == 0 && profiles > 1 {
+		fmt.Fprintf(b, "<h3>Asked for</h3>\n<p>No program has asked at %s yet.</p>\n", html.EscapeString(address))
+		return
+	}
 	if requests == 0 {
 		b.WriteString("<h3>Asked for</h3>\n<p>No program has asked for credentials yet. Check in the program's container:</p>\n<ul>\n")
-		for _, what := range whatToCheck(address + "/v1/credentials") {
+		for _, what := range whatToCheck(address) {
 			fmt.Fprintf(b, "<li>%s</li>\n", html.EscapeString(what))
 		}
 		b.WriteString("</ul>\n")
@@ -186,12 +258,12 @@ func writeAskers(b *strings.Builder, t *tally, address string, now time.Time) {
 	b.WriteString("</table>\n")
 }
 
-func writeAttempts(b *strings.Builder, s cache.Status, now time.Time) {
+func writeAttempts(b *strings.Builder, s cache.Status, most int, now time.Time) {
 	if len(s.Attempts) == 0 {
 		return
 	}
 	b.WriteString("<h3>Last exchanges</h3>\n<table>\n<tr><th>when</th><th>outcome</th><th>took</th><th>good for</th></tr>\n")
-	for _, a := range s.Attempts {
+	for _, a := range s.Attempts[:min(len(s.Attempts), most)] {
 		class, outcome, lifetime := "good", "ok", rounded(a.Lifetime)
 		if a.Reason != "" {
 			class, outcome, lifetime = "none", string(a.Reason), "–"

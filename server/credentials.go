@@ -156,7 +156,7 @@ func (h *credentials) refusing(refusal Refusal) http.HandlerFunc {
 func (h *credentials) unknownProfile(w http.ResponseWriter, r *http.Request) {
 	const most = 10
 	var names []string
-	for _, s := range openTo(r) {
+	for _, s := range accessOf(r).opened {
 		names = append(names, s.name())
 	}
 	var why error

@@ -59,13 +59,13 @@ func testCredentials() cache.Credentials {
 
 // profileOf returns the default profile with a cache that calls fetch.
 func profileOf(fetch cache.Fetch) Profile {
-	half := func() float64 { return 0.5 }
-	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: testProfile, Random: half}), Required: true}
+	return named(testProfile, fetch)
 }
 
 // named is profileOf with a name.
 func named(name string, fetch cache.Fetch) Profile {
-	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: name}), Required: true}
+	half := func() float64 { return 0.5 }
+	return Profile{RoleARN: testRole, Cache: cache.New(fetch, cache.Options{Profile: name, Random: half}), Required: true}
 }
 
 // serving returns Profiles that have these.

@@ -33,6 +33,9 @@ const Mark = "Irsa-Sidecar"
 // NoCredentials is what /readyz says of a profile without valid credentials, before the reason.
 const NoCredentials = "not ready: there are no valid credentials"
 
+// NotCounted ends what /readyz and /startupz say of a profile that is not required.
+const NotCounted = " (not counted)"
+
 // OpsMark is the value of [Mark] in answers of [Ops].
 const OpsMark = "ops"
 
@@ -106,7 +109,7 @@ func dispatch(router *chi.Mux, path string, w http.ResponseWriter, r *http.Reque
 // alive reports whether the process makes progress. It does not ask AWS. While there are valid credentials it succeeds,
 // because a restart would lose them.
 func (h *Ops) alive(w http.ResponseWriter, _ *http.Request) {
-	for _, p := range h.Profiles.now().listed(h.Default) {
+	for _, p := range listed(h.Profiles.now().slots, h.Default) {
 		if p.Cache.Status().Stuck {
 			writeText(w, http.StatusServiceUnavailable, p.name()+": the refresh is stuck and there are no valid credentials; a restart may help\n")
 			return
@@ -115,7 +118,7 @@ func (h *Ops) alive(w http.ResponseWriter, _ *http.Request) {
 	writeText(w, http.StatusOK, "ok\n")
 }
 
-// ready reports for every profile whether its credentials last long enough to start with, and if not, why.
+// ready reports for each profile whether its credentials last long enough to start with, and if not, why.
 func (h *Ops) ready(w http.ResponseWriter, _ *http.Request) {
 	h.report(w, h.draining.Load(), func(s cache.Status) (bool, string) {
 		if s.Ready() {
@@ -128,7 +131,7 @@ func (h *Ops) ready(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// started reports whether the first exchange has succeeded. Once it has, that does not change.
+// started reports for each profile whether the first exchange has succeeded. Once it has, that does not change.
 func (h *Ops) started(w http.ResponseWriter, _ *http.Request) {
 	h.report(w, false, func(s cache.Status) (bool, string) {
 		if s.Started() {
@@ -138,27 +141,42 @@ func (h *Ops) started(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
+// report says of each profile what judge says, and first of those because of which the answer is 503. Only required profiles
+// count. The hint of a reason is given once, so that the answer stays short if many profiles fail.
 func (h *Ops) report(w http.ResponseWriter, draining bool, judge func(cache.Status) (bool, string)) {
 	var b strings.Builder
-	status := http.StatusOK
 	if draining {
-		status = http.StatusServiceUnavailable
 		b.WriteString("not ready: the sidecar is shutting down\n")
 	}
-	for _, p := range h.Profiles.now().listed(h.Default) {
-		s := p.Cache.Status()
-		ok, why := judge(s)
-		if !p.Required {
-			why += " (not counted)"
-		}
+	hinted := make(map[cache.Reason]bool)
+	write := func(s cache.Status, ok bool, why string) {
 		fmt.Fprintf(&b, "%s: %s\n", s.Profile, why)
-		if ok || !p.Required {
-			continue
+		if f := s.Failure; !ok && f != nil {
+			fmt.Fprintf(&b, "%s\n", f.Reason) // without STS's own words, which may name the role
+			if !hinted[f.Reason] {
+				hinted[f.Reason] = true
+				fmt.Fprintf(&b, "hint: %s\n", f.Reason.Advice())
+			}
 		}
+	}
+	var rest []func()
+	for _, p := range listed(h.Profiles.now().slots, h.Default) {
+		s := p.Cache.Status()
+		switch ok, why := judge(s); {
+		case !p.Required:
+			rest = append(rest, func() { write(s, ok, why+NotCounted) })
+		case ok:
+			rest = append(rest, func() { write(s, ok, why) })
+		default:
+			write(s, ok, why)
+		}
+	}
+	status := http.StatusOK
+	if b.Len() > 0 {
 		status = http.StatusServiceUnavailable
-		if f := s.Failure; f != nil { // without STS's own words, which may name the role
-			fmt.Fprintf(&b, "%s\nhint: %s\n", f.Reason, f.Reason.Advice())
-		}
+	}
+	for _, write := range rest {
+		write()
 	}
 	writeText(w, status, b.String())
 }
@@ -168,12 +186,14 @@ func (h *Ops) report(w http.ResponseWriter, draining bool, judge func(cache.Stat
 type scrape struct {
 	handler http.Handler
 	group   singleflight.Group
+	size    int // of the last text, so that the next one is not copied while it grows
 }
 
 func (s *scrape) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	made, _, _ := s.group.Do("", func() (any, error) {
-		page := &pageWriter{header: make(http.Header), code: http.StatusOK}
+		page := &pageWriter{header: make(http.Header), code: http.StatusOK, body: make([]byte, 0, s.size)}
 		s.handler.ServeHTTP(page, &http.Request{Method: http.MethodGet, Header: make(http.Header)}) // accepts any format, and no compression
+		s.size = len(page.body) + len(page.body)/8
 		return page, nil
 	})
 	page := made.(*pageWriter)

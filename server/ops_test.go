@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -163,7 +164,7 @@ func TestThePageForBrowsersEscapesAndLoadsNothing(t *testing.T) {
 		return cache.Credentials{}, &cache.FetchError{Reason: cache.NotAnSTSEndpoint, Message: "the answer is <script>alert(1)</script>"}
 	})
 	p.Cache.Get(t.Context())
-	h := NewAdmin(Options{Profiles: serving(p), Address: testAddress, Version: "<b>"}, nil, nil)
+	h := NewAdmin(Options{Profiles: serving(p), Default: testProfile, Address: testAddress, Version: "<b>"}, nil, nil)
 	w := ask(h, request("GET", "/"))
 	if body := strings.Replace(w.Body.String(), "<script>"+refetch+"</script>", "", 1); strings.Contains(body, "<script>") || strings.Contains(body, "<b>") || !strings.Contains(body, "&lt;script&gt;") {
 		t.Errorf("%s", body)
@@ -511,4 +512,65 @@ func TestPages(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Only the profiles that readiness depends on count; the others are listed.
+func TestReadinessCountsOnlyWhatIsRequired(t *testing.T) {
+	ready, denied := member(t, "ready", ""), named("denied", fails(cache.AccessDenied))
+	also := named("also-denied", fails(cache.AccessDenied))
+	for _, p := range []Profile{denied, also} {
+		p.Cache.Get(t.Context())
+	}
+	optional := func(p Profile) Profile { p.Required = false; return p }
+	hidden := func(p Profile) Profile { p.Hidden, p.Required = true, false; return p }
+	hint := "hint: " + cache.AccessDenied.Advice() + "\n"
+	for name, row := range map[string]struct {
+		profiles []Profile
+		code     int
+		body     string
+	}{
+		"none":              {nil, 200, ""},
+		"all ready":         {[]Profile{ready}, 200, "ready: READY\n"},
+		"one of them":       {[]Profile{ready, denied}, 503, "denied: not ready: there are no valid credentials\nAccessDenied\n" + hint + "ready: READY\n"},
+		"two of them":       {[]Profile{also, denied, ready}, 503, "also-denied: not ready: there are no valid credentials\nAccessDenied\n" + hint + "denied: not ready: there are no valid credentials\nAccessDenied\nready: READY\n"},
+		"one that does not": {[]Profile{ready, optional(denied)}, 200, "denied: not ready: there are no valid credentials (not counted)\nAccessDenied\n" + hint + "ready: READY\n"},
+		"one of each":       {[]Profile{ready, optional(also), denied}, 503, "denied: not ready: there are no valid credentials\nAccessDenied\n" + hint + "also-denied: not ready: there are no valid credentials (not counted)\nAccessDenied\nready: READY\n"},
+		"a hidden one":      {[]Profile{ready, hidden(denied)}, 200, "denied: not ready: there are no valid credentials (not counted)\nAccessDenied\n" + hint + "ready: READY\n"},
+		"none that does":    {[]Profile{optional(denied)}, 200, "denied: not ready: there are no valid credentials (not counted)\nAccessDenied\n" + hint},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := NewOps(Options{Profiles: serving(row.profiles...), Default: testProfile}, prometheus.NewRegistry())
+			w := ask(h, request("GET", "/readyz", elsewhere))
+			body := regexp.MustCompile(`ready, for another \w+`).ReplaceAllString(w.Body.String(), "READY")
+			if w.Code != row.code || body != row.body {
+				t.Errorf("%d %s\nwant %d %s", w.Code, body, row.code, row.body)
+			}
+			if w := ask(h, request("GET", "/startupz", elsewhere)); w.Code != row.code {
+				t.Errorf("/startupz: %d %s", w.Code, w.Body)
+			}
+		})
+	}
+}
+
+// Any profile whose refresh is stuck counts, whether it is required or not: only a restart helps it.
+func TestLivenessLooksAtEveryProfile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		never := make(chan struct{})
+		stuck := named("stuck", func(context.Context) (cache.Credentials, error) {
+			<-never // it ignores its context
+			return cache.Credentials{}, io.EOF
+		})
+		stuck.Required = false
+		h := NewOps(and(warm(t), stuck), prometheus.NewRegistry())
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { stuck.Cache.Run(ctx); close(ended) }()
+		time.Sleep(36 * time.Second)
+		if w := ask(h, request("GET", "/livez", elsewhere)); w.Code != 503 || !strings.HasPrefix(w.Body.String(), "stuck: the refresh is stuck") {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		close(never)
+		cancel()
+		<-ended
+	})
 }

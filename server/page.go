@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,42 +15,147 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
 
-// page is for people with curl, and for the command status, which prints it.
+// fewProfiles is how many profiles the pages show in full. With more, lists are shorter, so that a page stays readable.
+const fewProfiles = 4
+
+// page is for people with curl, and for the command status, which prints it. It is written profile by profile, so that the
+// memory that it takes does not grow with their number.
 func (h *credentials) page(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
+	a := accessOf(r)
+	all := listed(a.opened, h.Default)
 	var b strings.Builder
-	asked := false
 	fmt.Fprintf(&b, "irsa-sidecar %s: AWS credentials for this Pod\n\n", h.Version)
-	for _, p := range openTo(r) {
-		s := p.Cache.Status()
-		askers, requests := p.askers.list()
-		asked = asked || requests > 0
-		fmt.Fprintf(&b, "profile %s\n", s.Profile)
-		t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-		for _, f := range append(facts(p.Profile, s, now), askerFacts(askers, requests, now)...) {
-			fmt.Fprintf(t, "  %s\t%s\n", f.name, f.value)
+	if a.profiles.fault != "" {
+		fmt.Fprintf(&b, "%s\n\n", faultText(a.profiles.fault))
+	}
+	many := len(all) > 1
+	if many {
+		setPageHeader(w.Header())
+	}
+	asked := false
+	for _, p := range all {
+		asked = h.writeProfile(&b, p, &a, now) || asked
+		if many {
+			io.WriteString(w, b.String())
+			b.Reset()
 		}
-		t.Flush()
-		fmt.Fprintln(&b)
 	}
 	h.writeRefusals(&b, now)
-	if !asked {
-		fmt.Fprintf(&b, "No program has asked for credentials yet. Check in the program's container:\n\n")
-		for _, what := range whatToCheck("http://" + h.Address.String() + "/v1/credentials") {
-			fmt.Fprintf(&b, "  - %s\n", what)
-		}
-		fmt.Fprintln(&b)
+	h.writeAdvice(&b, all, asked)
+	if many {
+		io.WriteString(w, b.String())
+		return
 	}
-	fmt.Fprintf(&b, "A program that uses an AWS SDK or the AWS CLI takes them from here with\n\n  export AWS_CONTAINER_CREDENTIALS_FULL_URI=http://%s/v1/credentials\n", h.Address)
-	if open := openTo(r); len(open) > 0 && open[0].Authorization != nil {
-		fmt.Fprintf(&b, "  export AWS_CONTAINER_AUTHORIZATION_TOKEN=…   # the authorization token that the sidecar expects\n")
+	writeText(w, http.StatusOK, b.String())
+}
+
+// faultText says that a configuration was not taken, and why.
+func faultText(fault string) string {
+	return "The configuration has changed, but has a mistake, so the one before stays in use: " + fault
+}
+
+// writeProfile writes what there is to say about a profile, and reports whether it has been asked for.
+func (h *credentials) writeProfile(b *strings.Builder, p *slot, a *access, now time.Time) (asked bool) {
+	s := p.Cache.Status()
+	askers, requests := p.askers.list()
+	askers = askers[:min(len(askers), rowsFor(maxAskers, len(a.opened)))]
+	rows := append(facts(p, s, a.chainOf(p, now), now), askerFacts(askers, requests, now)...)
+	if len(a.opened) > 1 {
+		rows = append(rows, fact{"in the app", "AWS_CONTAINER_CREDENTIALS_FULL_URI=" + h.addressOf(p.name())})
+		if p.Authorization != nil {
+			rows = append(rows, fact{"", "AWS_CONTAINER_AUTHORIZATION_TOKEN=… (the one that the sidecar expects for this profile)"})
+		}
+	}
+	fmt.Fprintf(b, "profile %s\n", s.Profile)
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	for _, f := range rows {
+		fmt.Fprintf(t, "  %s\t%s\n", f.name, f.value)
+	}
+	t.Flush()
+	fmt.Fprintln(b)
+	return requests > 0
+}
+
+// rowsFor is how many of the rows of a list are shown for each of several profiles.
+func rowsFor(most, profiles int) int { return max(1, min(most, most*fewProfiles/max(1, profiles))) }
+
+// addressOf is where a program finds the credentials of a profile.
+func (o *Options) addressOf(profile string) string {
+	path := "/v1/credentials"
+	if profile != o.Default {
+		path = (&url.URL{Path: credentialsPath + profile}).EscapedPath()
+	}
+	return "http://" + o.Address.String() + path
+}
+
+// writeAdvice says how a program gets credentials, and what to check if none has asked.
+func (h *credentials) writeAdvice(b *strings.Builder, all []*slot, asked bool) {
+	name, token, many := h.Default, false, len(all) > 1
+	if len(all) == 1 {
+		name, token = all[0].name(), all[0].Authorization != nil
+	}
+	address := h.addressOf(name)
+	if !asked {
+		fmt.Fprintf(b, "No program has asked for credentials yet. Check in the program's container:\n\n")
+		where := address
+		if many {
+			where = "as above for the program's profile"
+		}
+		for _, what := range whatToCheck(where) {
+			fmt.Fprintf(b, "  - %s\n", what)
+		}
+		fmt.Fprintln(b)
+	}
+	if many {
+		fmt.Fprintf(b, "A program that uses an AWS SDK or the AWS CLI takes a profile's credentials from here with the variables above, and\n\n")
+	} else {
+		fmt.Fprintf(b, "A program that uses an AWS SDK or the AWS CLI takes them from here with\n\n  export AWS_CONTAINER_CREDENTIALS_FULL_URI=%s\n", address)
+	}
+	if token {
+		whose := ""
+		if name != h.Default {
+			whose = " for " + name
+		}
+		fmt.Fprintf(b, "  export AWS_CONTAINER_AUTHORIZATION_TOKEN=…   # the authorization token that the sidecar expects%s\n", whose)
 	}
 	why := ""
 	if asked { // otherwise the list above says so
 		why = "otherwise the SDK bypasses the sidecar; "
 	}
-	fmt.Fprintf(&b, "  unset AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN   # %sin a Pod's spec: AWS_WEB_IDENTITY_TOKEN_FILE with the value \"\"\n", why)
-	writeText(w, http.StatusOK, b.String())
+	fmt.Fprintf(b, "  unset AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN   # %sin a Pod's spec: AWS_WEB_IDENTITY_TOKEN_FILE with the value \"\"\n", why)
+}
+
+// chainOf describes the profiles that p is chained to, the next one first.
+func (a *access) chainOf(p *slot, now time.Time) (all []string) {
+	for _, source := range a.profiles.sources(p) {
+		text := source.name()
+		if a.shows(source) {
+			text += ", " + source.RoleARN + ": " + outlook(source.Cache.Status())
+		}
+		all = append(all, text)
+	}
+	return all
+}
+
+// outlook says in a few words what a profile has.
+func outlook(s cache.Status) (text string) {
+	text = "no valid credentials"
+	if s.Credentials != nil {
+		text = "expires in " + rounded(s.Remaining)
+	}
+	if f := s.Failure; f != nil {
+		text += ", last error " + string(f.Reason)
+	}
+	return text
+}
+
+// stillServed is the role of the session that is served until there is one of the profile's own, or "".
+func stillServed(p *slot, s cache.Status) string {
+	if c := s.Credentials; c != nil && c.RoleARN != "" && c.RoleARN != p.RoleARN {
+		return c.RoleARN
+	}
+	return ""
 }
 
 // whatToCheck lists the usual reasons why a program does not ask the sidecar.
@@ -65,8 +171,15 @@ func whatToCheck(address string) []string {
 type fact struct{ name, value string }
 
 // facts are everything about a profile except its secrets.
-func facts(p Profile, s cache.Status, now time.Time) []fact {
+func facts(p *slot, s cache.Status, chain []string, now time.Time) []fact {
 	rows := []fact{{"role", p.RoleARN}}
+	if old := stillServed(p, s); old != "" {
+		rows = append(rows, fact{"serving", old + ", until there are credentials of the new role"})
+	}
+	name := "chained to"
+	for _, hop := range chain {
+		rows, name = append(rows, fact{name, hop}), ""
+	}
 	if c := s.Credentials; c != nil {
 		if c.Identity != "" {
 			rows = append(rows, fact{"identity", c.Identity})
@@ -79,8 +192,8 @@ func facts(p Profile, s cache.Status, now time.Time) []fact {
 	if s.Started() {
 		rows = append(rows, fact{"refreshed", rounded(now.Sub(s.LastSuccess)) + " ago"})
 	}
-	name, when, _ := strings.Cut(nextTry(s, now), ": ")
-	rows = append(rows, fact{name, when})
+	next, when, _ := strings.Cut(nextTry(s, now), ": ")
+	rows = append(rows, fact{next, when})
 	if skew := clockSkew(s); skew != "" {
 		rows = append(rows, fact{"clock", skew})
 	}
@@ -88,10 +201,18 @@ func facts(p Profile, s cache.Status, now time.Time) []fact {
 		rows = append(rows, fact{"last error", "none"})
 	} else {
 		rows = append(rows,
-			fact{"last error", fmt.Sprintf("%s, %s", f.Reason, failed(s, now))},
+			fact{"last error", fmt.Sprintf("%s%s, %s", f.Reason, hopOf(f), failed(s, now))},
 			fact{"", f.Message}, fact{"what to do", f.Advice()})
 	}
 	return rows
+}
+
+// hopOf names the source profile whose exchange failed; "" if it was the profile's own.
+func hopOf(f *cache.FetchError) string {
+	if f.Profile == "" {
+		return ""
+	}
+	return " at " + f.Profile
 }
 
 // failed says when the last exchange failed, and how many in a row if there is more than one.
@@ -201,100 +322,17 @@ func rounded(d time.Duration) string {
 	return d.Round(100 * time.Millisecond).String()
 }
 
-// identityDocument is the page as JSON. Times are in RFC 3339 and UTC, durations in seconds; unknown values are left out.
-type identityDocument struct {
-	Profile          string        `json:"profile"`
-	RoleARN          string        `json:"roleArn"`
-	Valid            bool          `json:"valid"`
-	Identity         string        `json:"identity,omitempty"`
-	AccountID        string        `json:"accountId,omitempty"`
-	AccessKey        string        `json:"accessKey,omitempty"` // its last four characters
-	Expiration       string        `json:"expiration,omitempty"`
-	RemainingSeconds int           `json:"remainingSeconds"`
-	LastRefresh      string        `json:"lastRefresh,omitempty"`
-	NextTry          string        `json:"nextTry,omitempty"`
-	TokenExpiration  string        `json:"tokenExpiration,omitempty"`
-	LastError        *errorSummary `json:"lastError,omitempty"`
-
-	// Requests counts the requests for these credentials that were not refused; Askers are the programs that sent them,
-	// the latest first. Unlisted counts those of the requests whose programs are not among them.
-	Requests uint64          `json:"requests"`
-	Askers   []askerDocument `json:"askers,omitempty"`
-	Unlisted uint64          `json:"unlistedRequests,omitempty"`
-}
-
-type askerDocument struct {
-	UserAgent string  `json:"userAgent"`
-	UID       *uint32 `json:"uid,omitempty"`
-	Requests  uint64  `json:"requests"`
-	Last      string  `json:"last"`
-}
-
-type errorSummary struct {
-	Code     string `json:"code"`
-	Message  string `json:"message"`
-	Hint     string `json:"hint"`
-	At       string `json:"at"`
-	Failures int    `json:"failures"`
-}
-
-func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
-	path := identityOf(r)
-	if r.URL.RawPath == "" && trimSlash(r.URL.Path) == "/v1/identity" {
-		path = h.defaultPath
-	}
-	open := openTo(r)
-	i := slices.IndexFunc(open, func(s *slot) bool { return credentialsPath+s.name() == path })
-	if i < 0 {
-		h.unknownProfile(w, r)
-		return
-	}
-	s := open[i]
-	if answer, ok := w.(*statusWriter); ok {
-		answer.profile = s.name()
-	}
-	status := s.Cache.Status()
-	d := identityDocument{
-		Profile:          status.Profile,
-		RoleARN:          s.RoleARN,
-		RemainingSeconds: int(status.Remaining / time.Second),
-		LastRefresh:      stamp(status.LastSuccess),
-		NextTry:          stamp(status.NextTry),
-	}
-	if c := status.Credentials; c != nil {
-		d.Valid, d.Identity, d.AccountID, d.AccessKey = true, c.Identity, c.AccountID, c.KeyHint()
-		d.Expiration, d.TokenExpiration = stamp(c.Expiration), stamp(c.TokenExpiration)
-	}
-	if f := status.Failure; f != nil {
-		d.LastError = &errorSummary{string(f.Reason), f.Message, f.Advice(), stamp(status.FailedAt), status.Failures}
-	}
-	askers, requests := s.askers.list()
-	d.Requests, d.Unlisted = requests, unlisted(askers, requests)
-	for _, a := range askers {
-		asker := askerDocument{UserAgent: a.agent, Requests: a.count, Last: stamp(a.last)}
-		if a.user != noUser {
-			uid := uint32(a.user)
-			asker.UID = &uid
-		}
-		d.Askers = append(d.Askers, asker)
-	}
-	writeJSON(w, http.StatusOK, d)
-}
-
-func stamp(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(cache.ExpirationLayout)
-}
-
 const typeText = "text/plain; charset=utf-8"
 
-func writeText(w http.ResponseWriter, status int, text string) {
-	header := w.Header()
+func setPageHeader(header http.Header) {
 	header.Set("Content-Type", typeText)
 	header["Cache-Control"] = noStore
 	header["X-Content-Type-Options"] = noSniff
+}
+
+func writeText(w http.ResponseWriter, status int, text string) {
+	header := w.Header()
+	setPageHeader(header)
 	header.Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
 	io.WriteString(w, text)

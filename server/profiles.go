@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 )
 
 // Profile is one role's credentials, and who may have them. Requests name it by the Cache's profile.
@@ -103,8 +104,12 @@ func (p *Profiles) Set(all []Profile) {
 	}
 }
 
+// maxFault is how much of a fault the pages show, in characters.
+const maxFault = 1000
+
 // SetFault sets what is wrong with a configuration that was not taken, for the pages. Empty: nothing.
 func (p *Profiles) SetFault(text string) {
+	text = redact.Shorten(redact.Scrub(redact.OneLine(text)), maxFault)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	next := *p.now()
@@ -159,9 +164,22 @@ func (t *table) recordOf(c *cache.Cache) *record {
 	return nil
 }
 
-// listed returns the profiles in the order of the pages: by name, but first the one that is served to requests that name none.
-func (t *table) listed(first string) []*slot {
-	all := slices.Clone(t.slots)
+// sources returns the profiles that s is chained to, the next one first.
+func (t *table) sources(s *slot) (all []*slot) {
+	for len(all) < len(t.slots) { // the end of what could only be a loop
+		i := slices.IndexFunc(t.slots, func(one *slot) bool { return one.name() == s.Source })
+		if s.Source == "" || i < 0 {
+			break
+		}
+		s = t.slots[i]
+		all = append(all, s)
+	}
+	return all
+}
+
+// listed returns profiles in the order of the pages: by name, but first the one that is served to requests that name none.
+func listed(slots []*slot, first string) []*slot {
+	all := slices.Clone(slots)
 	if i := slices.IndexFunc(all, func(s *slot) bool { return s.name() == first }); i > 0 {
 		s := all[i]
 		copy(all[1:], all[:i])
