@@ -67,7 +67,11 @@ func (c *call) duration(flag string) time.Duration {
 // settings are what the environment means, with the mistakes in the variables that the command reads.
 func (c *call) settings() (*settings, problems) {
 	e := readEnvironment()
-	s, invalid := parse(e, readFiles(e))
+	var f files
+	if slices.Contains(c.variables, configVariable) {
+		f = readFiles(e)
+	}
+	s, invalid := parse(e, f)
 	return s, invalid.concerning(c.variables...)
 }
 

@@ -15,8 +15,9 @@ import (
 // environment is what the variables are set to. Every field is a string, so that envconfig reports nothing by itself: it
 // would stop at the first mistake and quote the value, which may be a secret. An empty variable counts as unset.
 type environment struct {
-	RoleARN     string `envconfig:"AWS_ROLE_ARN" desc:"the role to assume; required"`
+	RoleARN     string `envconfig:"AWS_ROLE_ARN" desc:"the role to assume; required unless a file names it"`
 	TokenFile   string `envconfig:"AWS_WEB_IDENTITY_TOKEN_FILE" desc:"file with the projected service account token; required"`
+	ConfigFile  string `envconfig:"AWS_CONFIG_FILE" desc:"file with more roles, in AWS's own syntax: each [profile NAME] is served as /v1/credentials/NAME; read again when it changes"`
 	SessionName string `envconfig:"AWS_ROLE_SESSION_NAME" desc:"session name in CloudTrail, at most 64 letters, digits and _+=,.@-; others become -, and a longer name loses its beginning; otherwise <namespace>.<pod> from the token, or the host name"`
 
 	Region          string `envconfig:"AWS_REGION" desc:"region of the STS endpoint; otherwise AWS_DEFAULT_REGION, otherwise the region in the token's issuer"`
@@ -37,7 +38,11 @@ type environment struct {
 	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header; at least 16 characters"`
 	AuthorizationFile string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE" desc:"the same, in a file; a missing file is created with a random token"`
 	AllowedUIDs       string `envconfig:"IRSA_SIDECAR_ALLOWED_UIDS" desc:"user IDs that may get credentials, separated by commas; otherwise all"`
-	Duration          string `envconfig:"IRSA_SIDECAR_DURATION" desc:"session length, 15m to 12h; otherwise STS's default, 1h"`
+	RoleARNFile       string `envconfig:"IRSA_SIDECAR_ROLE_ARN_FILE" desc:"file with the role's ARN, which takes precedence over AWS_ROLE_ARN; read again when it changes"`
+	TargetRoleARN     string `envconfig:"IRSA_SIDECAR_TARGET_ROLE_ARN" desc:"role to assume with the Pod's role, and to serve instead of it: role chaining, into another account too"`
+	ExternalID        string `envconfig:"IRSA_SIDECAR_EXTERNAL_ID" desc:"external ID that the target role's trust policy asks for"`
+	ReadyProfiles     string `envconfig:"IRSA_SIDECAR_READY_PROFILES" desc:"profiles that readiness waits for, separated by commas; otherwise all that are served"`
+	Duration          string `envconfig:"IRSA_SIDECAR_DURATION" desc:"session length, 15m to 12h, or to 1h for a target role; otherwise STS's default, 1h"`
 	PolicyFile        string `envconfig:"IRSA_SIDECAR_POLICY_FILE" desc:"file with a session policy in JSON"`
 	PolicyARNs        string `envconfig:"IRSA_SIDECAR_POLICY_ARNS" desc:"managed policies to use as session policies, at most 10, separated by commas"`
 	StateFile         string `envconfig:"IRSA_SIDECAR_STATE_FILE" desc:"where to keep the last good credentials, on a memory-backed volume, so that a restart survives an STS outage"`

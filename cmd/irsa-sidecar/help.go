@@ -200,7 +200,7 @@ func exchangeVariables() (names []string) {
 	for _, name := range configurationVariables() {
 		own, ok := strings.CutPrefix(name, prefix)
 		switch own {
-		case "DURATION", "POLICY_FILE", "POLICY_ARNS", "LOG_LEVEL", "LOG_FORMAT":
+		case "ROLE_ARN_FILE", "TARGET_ROLE_ARN", "EXTERNAL_ID", "DURATION", "POLICY_FILE", "POLICY_ARNS", "LOG_LEVEL", "LOG_FORMAT":
 			ok = false
 		}
 		if !ok {

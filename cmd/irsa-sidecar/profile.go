@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type profile struct {
 	required bool    // readiness counts it
 
 	policyFile, caBundle string // whose content load adds to exchange
+	policyAt             where
 }
 
 // profile returns the profile of this name, or nil.
@@ -50,26 +52,22 @@ func (s *settings) hops(name string) (all []*profile) {
 
 // load reads the files of all profiles. It is not part of parse because most commands need none of them.
 func (s *settings) load() (all problems) {
-	for i := range s.profiles {
-		var invalid problems
-		s.profiles[i], invalid = s.profiles[i].loaded()
-		all = append(all, invalid...)
+	bundles := make(map[string]*x509.CertPool) // of 50 profiles, it is the same
+	for _, p := range s.profiles {
+		var err error
+		if p.exchange.Policy, err = readSessionPolicy(p.policyFile); err != nil {
+			all = append(all, problem{p.policyAt.variable, p.policyAt.text + err.Error()})
+		}
+		roots, read := bundles[p.caBundle]
+		if !read {
+			if roots, err = webidentity.LoadCABundle(p.caBundle); err != nil {
+				all = append(all, problem{"AWS_CA_BUNDLE", err.Error()})
+			}
+			bundles[p.caBundle] = roots
+		}
+		p.exchange.Roots = roots
 	}
 	return all
-}
-
-// loaded returns the profile with what its files hold now.
-func (p *profile) loaded() (*profile, problems) {
-	next := *p
-	var invalid problems
-	var err error
-	if next.exchange.Policy, err = readSessionPolicy(p.policyFile); err != nil {
-		invalid = append(invalid, problem{"IRSA_SIDECAR_POLICY_FILE", err.Error()})
-	}
-	if next.exchange.Roots, err = webidentity.LoadCABundle(p.caBundle); err != nil {
-		invalid = append(invalid, problem{"AWS_CA_BUNDLE", err.Error()})
-	}
-	return &next, invalid
 }
 
 // maxPolicyFile leaves room for white space around what STS takes.
@@ -100,45 +98,93 @@ type access struct {
 	token, file string   // what callers must send, or the file that holds it; none: nothing
 	uids        []uint32 // whose programs are let through; nil: all
 
-	// What open makes of them.
+	fileAt, uidsAt where
+
+	// What open makes of them. The same token or file makes the same authorization.
 	authorization *server.Authorization
 	users         *server.Users
 }
 
-// open prepares to tell callers apart: it may make the token file, and connects to itself. That is for serve alone.
-func (s *settings) open() (all problems) {
-	opened := make(map[*access]bool)
-	for _, p := range s.profiles {
-		if !opened[p.access] {
-			opened[p.access] = true
-			all = append(all, p.access.open(s.credentialsAddress().Addr(), s.network)...)
+// open prepares to tell callers apart: it may make token files, and connects to itself. That is for serve alone. What before
+// has opened stays the same objects, with the tokens that they still accept; nil has opened nothing.
+func (s *settings) open(before *settings) (all problems) {
+	o := opener{listen: s.credentialsAddress().Addr(), network: s.network, authorizations: make(map[[2]string]*server.Authorization), users: make(map[string]*server.Users)}
+	var current []*access
+	if before != nil {
+		current = before.accesses()
+	}
+	for _, a := range current {
+		if a.authorization != nil {
+			o.authorizations[a.key()] = a.authorization
 		}
+	}
+	opened := make(map[*access]*access)
+	for _, p := range s.profiles {
+		if opened[p.access] == nil {
+			one := p.access
+			if i := slices.IndexFunc(current, one.same); i >= 0 {
+				one = current[i]
+			} else {
+				all = append(all, o.open(one)...)
+			}
+			opened[p.access] = one
+		}
+		p.access = opened[p.access]
 	}
 	return all
 }
 
-func (a *access) open(listen netip.Addr, n network) (invalid problems) {
-	var err error
-	variable := "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"
+// same reports whether the same callers are let through, in the same way.
+func (a *access) same(other *access) bool {
+	return a.key() == other.key() && (a.uids == nil) == (other.uids == nil) && slices.Equal(a.uids, other.uids)
+}
+
+// An opener opens each token file once, whoever names it.
+type opener struct {
+	listen         netip.Addr
+	network        network
+	authorizations map[[2]string]*server.Authorization // by token and file
+	users          map[string]*server.Users            // by their numbers
+}
+
+func (a *access) key() [2]string { return [2]string{a.token, a.file} }
+
+func (o *opener) open(a *access) (invalid problems) {
+	known := false
+	if a.authorization, known = o.authorizations[a.key()]; !known {
+		at, err := o.authorize(a)
+		if err != nil {
+			invalid = append(invalid, problem{at.variable, at.text + err.Error()})
+		}
+		o.authorizations[a.key()] = a.authorization
+	}
+	if a.uids == nil || !o.listen.IsValid() {
+		return invalid
+	}
+	list := fmt.Sprint(a.uids)
+	if a.users, known = o.users[list]; !known {
+		var err error
+		if a.users, err = server.NewUsers(a.uids, o.listen); err != nil {
+			invalid = append(invalid, problem{a.uidsAt.variable, a.uidsAt.text + "cannot be enforced, because the kernel does not tell which user a connection belongs to: " + err.Error()})
+		}
+		o.users[list] = a.users
+	}
+	return invalid
+}
+
+func (o *opener) authorize(a *access) (at where, err error) {
+	at = a.fileAt
 	switch {
 	case a.token != "" && a.file != "": // parse has rejected it
 	case a.file != "":
 		a.authorization, err = server.AuthorizationFile(a.file)
 	case a.token != "":
-		variable = "IRSA_SIDECAR_AUTHORIZATION_TOKEN"
-		a.authorization, err = fixedAuthorization(variable, a.token)
+		at = where{variable: "IRSA_SIDECAR_AUTHORIZATION_TOKEN"}
+		a.authorization, err = fixedAuthorization(at.variable, a.token)
 	default:
-		err = n.mustAuthorize()
+		err = o.network.mustAuthorize()
 	}
-	if err != nil {
-		invalid = append(invalid, problem{variable, err.Error()})
-	}
-	if a.uids != nil && listen.IsValid() {
-		if a.users, err = server.NewUsers(a.uids, listen); err != nil {
-			invalid = append(invalid, problem{"IRSA_SIDECAR_ALLOWED_UIDS", "cannot be enforced, because the kernel does not tell which user a connection belongs to: " + err.Error()})
-		}
-	}
-	return invalid
+	return at, err
 }
 
 // fixedAuthorization requires the token that a variable is set to. A path there would be the token, and no secret.

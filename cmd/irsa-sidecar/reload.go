@@ -130,10 +130,10 @@ func (c *sidecar) reloadAll() {
 func (c *sidecar) take(f files, all bool) bool {
 	next, invalid := parse(c.environment, f)
 	if len(invalid) == 0 {
-		invalid = slices.Concat(f.emptied(c.current.files), next.load())
+		invalid = next.load()
 	}
 	if len(invalid) == 0 {
-		invalid = c.openAccesses(next)
+		invalid = next.open(c.current)
 	}
 	if len(invalid) > 0 {
 		c.refuse(invalid, all)
@@ -179,15 +179,6 @@ func (f file) same(other file) bool {
 	return bytes.Equal(f.text, other.text) && fmt.Sprint(f.err) == fmt.Sprint(other.err)
 }
 
-// emptied finds a file that has become empty: its writer may be between truncating and writing it, and no profiles at all are
-// rarely meant.
-func (f files) emptied(before files) (all problems) {
-	if len(bytes.TrimSpace(f.config.text)) == 0 && len(bytes.TrimSpace(before.config.text)) > 0 {
-		all = append(all, problem{"AWS_CONFIG_FILE", f.config.path + " has become empty; to remove all profiles, leave a comment in it"})
-	}
-	return all
-}
-
 // accesses returns who gets what: one access for all profiles that share it.
 func (s *settings) accesses() (all []*access) {
 	for _, p := range s.profiles {
@@ -196,29 +187,6 @@ func (s *settings) accesses() (all []*access) {
 		}
 	}
 	return all
-}
-
-func (a *access) same(other *access) bool {
-	return a.token == other.token && a.file == other.file && slices.Equal(a.uids, other.uids)
-}
-
-// openAccesses opens those that are new. The others stay the same objects, with the tokens that they still accept.
-func (c *sidecar) openAccesses(next *settings) (invalid problems) {
-	current := c.current.accesses()
-	opened := make(map[*access]*access)
-	for _, p := range next.profiles {
-		if opened[p.access] == nil {
-			one := p.access
-			if i := slices.IndexFunc(current, one.same); i >= 0 {
-				one = current[i]
-			} else {
-				invalid = append(invalid, one.open(c.credentialsAddress().Addr(), c.network)...)
-			}
-			opened[p.access] = one
-		}
-		p.access = opened[p.access]
-	}
-	return invalid
 }
 
 // apply makes the profiles those of next. What is held of a profile whose role has changed is served until there is

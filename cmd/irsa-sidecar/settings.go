@@ -42,13 +42,10 @@ type logging struct {
 // parse returns what an environment and the files that were read for it mean, and all mistakes in them. It reads nothing
 // itself: see [readFiles] and [settings.load]. What is right is in the settings whatever else is wrong.
 func parse(e *environment, f files) (*settings, problems) {
-	p := parser{environment: e, alike: make(map[string]int)}
+	p := parser{environment: e, files: f, alike: make(map[string]int)}
 	s := settings{environment: e, files: f}
-	one := p.profile()
-	s.profiles = []*profile{one}
+	s.profiles = p.profiles()
 	s.listeners = p.listeners()
-	one.access = p.access()
-	one.required = true
 	s.state = p.state()
 	s.network = p.network()
 	s.accountID = p.flag("IRSA_SIDECAR_ACCOUNT_ID", p.AccountID)
@@ -57,16 +54,37 @@ func parse(e *environment, f files) (*settings, problems) {
 	s.grace = p.shortDuration("IRSA_SIDECAR_SHUTDOWN_GRACE", p.ShutdownGrace)
 	s.logging = p.logging()
 	p.names()
+	if more := p.alike[configVariable] - maxAlike; more > 0 {
+		p.problems = append(p.problems, problem{configVariable, fmt.Sprintf("%s has %d more mistakes", f.config.path, more)})
+	}
 	s.warnings = p.warnings
 	return &s, p.problems
 }
 
-// A parser collects what is wrong with an environment.
+// A parser collects what is wrong with an environment and its files.
 type parser struct {
 	*environment
+	files    files
 	problems problems
 	alike    map[string]int // problems by variable
 	warnings []string
+
+	shared *access // the environment's
+	unread bool    // something in AWS_CONFIG_FILE could not be read, so that a profile may be missing for that reason
+}
+
+// A where is what a value comes from: a variable, or a key in a file that it names. The text begins a sentence about it that
+// begins with the variable; it is empty for the variable itself.
+type where struct{ variable, text string }
+
+func (p *parser) rejectAt(w where, format string, args ...any) {
+	p.reject(w.variable, "%s", w.text+fmt.Sprintf(format, args...))
+}
+
+// warn notes something that may be a mistake.
+func (p *parser) warn(w where, format string, args ...any) {
+	text := w.variable + " " + w.text + fmt.Sprintf(format, args...)
+	p.warnings = append(p.warnings, shown(withoutSecrets(text), maxProblem))
 }
 
 // reject notes a problem of a variable; format continues a sentence that begins with its name.
@@ -80,39 +98,19 @@ func (p *parser) reject(variable, format string, args ...any) {
 	}
 }
 
-func (p *parser) profile() *profile {
-	p.roleARN()
-	p.tokenFile()
-	one := &profile{name: defaultProfile, policyFile: p.PolicyFile, caBundle: p.CABundle}
-	o := &one.exchange
-	o.RoleARN, o.TokenFile, o.SessionName, o.AppID = p.RoleARN, p.TokenFile, p.SessionName, "irsa-sidecar-"+version
-	p.sessionName()
-	o.Duration = p.sessionDuration()
-	o.PolicyARNs = p.policyARNs()
-	if o.Region = p.region(); o.Region == "" {
-		o.RegionHint = p.regionHint()
-	}
-	o.Endpoint, o.FIPS, o.DualStack = p.endpoint()
-	p.regional()
-	p.proxy()
-	return one
-}
-
-func (p *parser) roleARN() {
-	const variable = "AWS_ROLE_ARN"
-	if p.RoleARN == "" {
-		p.missing(variable, "set it to the role to assume, arn:aws:iam::<account>:role/<name>; on EKS, annotate the service account with eks.amazonaws.com/role-arn and recreate the Pod")
-	} else if err := names.CheckRoleARN(p.RoleARN); err != nil {
-		p.reject(variable, "%v", err)
-	}
-}
-
-func (p *parser) tokenFile() {
+// environmentTokenFile checks the token file of all profiles that do not have their own.
+func (p *parser) environmentTokenFile(needed bool) {
 	const variable = "AWS_WEB_IDENTITY_TOKEN_FILE"
-	if p.TokenFile == "" {
+	if p.TokenFile != "" {
+		p.checkTokenFile(where{variable: variable}, p.TokenFile)
+	} else if needed {
 		p.missing(variable, "set it to the path of the projected service account token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token")
-	} else if strings.HasPrefix(p.TokenFile, "eyJ") && !strings.Contains(p.TokenFile, "/") {
-		p.reject(variable, "contains a token; set it to the path of the token file")
+	}
+}
+
+func (p *parser) checkTokenFile(w where, path string) {
+	if strings.HasPrefix(path, "eyJ") && !strings.Contains(path, "/") {
+		p.rejectAt(w, "contains a token; set it to the path of the token file")
 	}
 }
 
@@ -127,17 +125,19 @@ func (p *parser) missing(variable, advice string) {
 }
 
 // sessionName warns of a name that STS would refuse, which webidentity changes.
-func (p *parser) sessionName() {
-	name := webidentity.SessionName(p.SessionName)
-	if p.SessionName == "" || name == p.SessionName {
+func (p *parser) sessionName(w where, given string) {
+	name := webidentity.SessionName(given)
+	if given == "" || name == given {
 		return
 	}
-	warning := "AWS_ROLE_SESSION_NAME is not a session name that STS accepts, which has 2 to 64 letters, digits and _+=,.@-"
-	if withoutSecrets(p.SessionName) == p.SessionName {
-		warning += "; using " + name
+	using := ""
+	if withoutSecrets(given) == given {
+		using = "; using " + name
 	}
-	p.warnings = append(p.warnings, warning)
+	p.warn(w, "is not a session name that STS accepts, which has 2 to 64 letters, digits and _+=,.@-%s", using)
 }
+
+const maxChained = time.Hour // of a session that a session has asked for
 
 func (p *parser) sessionDuration() time.Duration {
 	const variable = "IRSA_SIDECAR_DURATION"
@@ -152,48 +152,59 @@ func (p *parser) sessionDuration() time.Duration {
 		p.reject(variable, "%q is not a duration from 15m to 12h in whole seconds", p.Duration)
 		return 0
 	}
-	if d < 45*time.Minute {
-		p.warnings = append(p.warnings, variable+" is below 45m: SDKs that refresh 15 minutes before expiry will ask for credentials with every request they sign")
-	}
+	p.warnOfShort(where{variable: variable}, d)
 	return d
 }
 
-func (p *parser) policyARNs() (arns []string) {
-	const variable = "IRSA_SIDECAR_POLICY_ARNS"
-	if p.PolicyARNs == "" {
+func (p *parser) warnOfShort(w where, d time.Duration) {
+	if d < 45*time.Minute {
+		p.warn(w, "is below 45m: SDKs that refresh 15 minutes before expiry will ask for credentials with every request they sign")
+	}
+}
+
+// tooLongForChain reports a session that STS refuses to a chained role.
+func (p *parser) tooLongForChain(w where, d time.Duration) {
+	if d > maxChained {
+		p.rejectAt(w, "is longer than 1h, the most that STS allows in a chain of roles; set it to 1h or less, or remove it")
+	}
+}
+
+func (p *parser) policyARNs(w where, list string) (arns []string) {
+	if list == "" {
 		return nil
 	}
 	policyARN := regexp.MustCompile(`^arn:[a-z0-9-]+:iam::(\d{12}|aws):policy/.+$`)
-	for arn := range strings.SplitSeq(p.PolicyARNs, ",") {
+	for arn := range strings.SplitSeq(list, ",") {
 		if arn = strings.TrimSpace(arn); arn == "" {
 			continue
 		}
 		if !policyARN.MatchString(arn) {
-			p.reject(variable, "%q is not a policy ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess", entryToShow(p.PolicyARNs, arn))
+			p.rejectAt(w, "%q is not a policy ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess", entryToShow(list, arn))
 		}
 		arns = append(arns, arn)
 	}
 	if len(arns) > 10 {
-		p.reject(variable, "lists %d policies; STS accepts at most 10", len(arns))
+		p.rejectAt(w, "lists %d policies; STS accepts at most 10", len(arns))
 	}
 	return arns
 }
 
-func (p *parser) region() string {
-	variable, region := "AWS_REGION", p.Region
+// environmentRegion is the region of all profiles that do not have their own, and the variable that it is from.
+func (p *parser) environmentRegion() (region, variable string) {
+	variable, region = "AWS_REGION", p.Region
 	if region == "" {
 		variable, region = "AWS_DEFAULT_REGION", p.DefaultRegion
 	}
-	if region == "" {
-		return ""
+	if region != "" {
+		p.checkRegion(where{variable: variable}, region)
 	}
+	return region, variable
+}
+
+func (p *parser) checkRegion(w where, region string) {
 	if err := names.CheckRegion(region); err != nil {
-		p.reject(variable, "%v", err)
-	} else if ours, theirs := names.Partition(region), names.RolePartition(p.RoleARN); p.EndpointSTS == "" && p.Endpoint == "" &&
-		names.CheckRoleARN(p.RoleARN) == nil && ours != theirs {
-		p.reject(variable, "%s is in the partition %s, but the role in AWS_ROLE_ARN is in %s", region, ours, theirs)
+		p.rejectAt(w, "%v", err)
 	}
-	return region
 }
 
 // regionHint is the advice for an unknown region if its variable seems to be misspelt; the issuer may still name it.
@@ -258,26 +269,27 @@ func isProxy(s string) bool {
 
 func (p *parser) access() *access {
 	const fileVariable = "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"
-	a := &access{token: p.Authorization, file: p.AuthorizationFile, uids: p.uids()}
+	a := &access{token: p.Authorization, file: p.AuthorizationFile, uids: p.uids(where{variable: "IRSA_SIDECAR_ALLOWED_UIDS"}, p.AllowedUIDs)}
+	a.fileAt, a.uidsAt = where{variable: fileVariable}, where{variable: "IRSA_SIDECAR_ALLOWED_UIDS"}
 	switch {
 	case a.token != "" && a.file != "":
 		p.reject("IRSA_SIDECAR_AUTHORIZATION_TOKEN", "and IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE are both set; use one of them")
 	case a.file != "" && !filepath.IsAbs(a.file):
 		// It may be the token itself: neither quote it nor make a file of that name.
-		p.reject(fileVariable, "is not an absolute path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN")
+		p.rejectAt(a.fileAt, "is not an absolute path, such as /run/irsa-sidecar/authorization-token; a token itself belongs in IRSA_SIDECAR_AUTHORIZATION_TOKEN")
 		a.file = ""
 	}
 	return a
 }
 
-func (p *parser) uids() (uids []uint32) {
-	if p.AllowedUIDs == "" {
+func (p *parser) uids(w where, list string) (uids []uint32) {
+	if list == "" {
 		return nil
 	}
-	for entry := range strings.SplitSeq(p.AllowedUIDs, ",") {
+	for entry := range strings.SplitSeq(list, ",") {
 		uid, err := strconv.ParseUint(strings.TrimSpace(entry), 10, 32)
 		if err != nil || uid == 1<<32-1 { // which is nobody's: chown(2) and its like mean "none" by it
-			p.reject("IRSA_SIDECAR_ALLOWED_UIDS", "contains %q, which is not a user ID; list numbers such as 1000, separated by commas (id -u prints yours)", entryToShow(p.AllowedUIDs, strings.TrimSpace(entry)))
+			p.rejectAt(w, "contains %q, which is not a user ID; list numbers such as 1000, separated by commas (id -u prints yours)", entryToShow(list, strings.TrimSpace(entry)))
 			continue
 		}
 		uids = append(uids, uint32(uid))

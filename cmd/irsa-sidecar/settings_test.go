@@ -143,7 +143,7 @@ func TestLongValuesAreCut(t *testing.T) {
 			t.Run(variable+", "+name, func(t *testing.T) {
 				s, p := parse(environmentOf(variable+"="+strings.ReplaceAll(value, "\x00", ""),
 					"AWS_ROLE_ARN=arn:aws:iam::111122223333:role/app", "AWS_WEB_IDENTITY_TOKEN_FILE=/token"), files{})
-				p = slices.Concat(p, s.load(), s.open())
+				p = slices.Concat(p, s.load(), s.open(nil))
 				if len(p) > maxAlike+2 {
 					t.Errorf("%d problems", len(p))
 				}
@@ -242,7 +242,7 @@ func TestParse(t *testing.T) {
 		"the defaults": {nil, func(s *settings) bool {
 			p := s.profiles[0]
 			return len(s.profiles) == 1 && p.name == "default" && p.exchange.RoleARN == "arn:aws:iam::111122223333:role/app" && p.exchange.TokenFile == "/token" &&
-				p.exchange.Duration == 0 && p.exchange.Endpoint == "" && !p.exchange.FIPS && s.state == statePlace{} && reflect.DeepEqual(p.access, &access{}) && p.required &&
+				p.exchange.Duration == 0 && p.exchange.Endpoint == "" && !p.exchange.FIPS && s.state == statePlace{} && p.access.token+p.access.file == "" && p.access.uids == nil && p.required &&
 				s.delay == 0 && s.grace == 5*time.Second && !s.accountID && !s.shutdown && s.logging == logging{} && s.warnings == nil
 		}},
 		"the listeners": {nil, func(s *settings) bool {
