@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -235,7 +236,9 @@ func (e *examination) notCredentials(ctx context.Context, uri *url.URL, answer s
 	json.Unmarshal(answer.body, &document)
 	switch {
 	case isSidecar(answer.header) && isWord(document.Code):
-		return e.refusal(answer.status, document.Code, document.Message, e.quoted(document.Hint), token, sent)
+		f := e.refusal(answer.status, document.Code, document.Message, e.quoted(document.Hint), token, sent)
+		e.aboutProfile(ctx, uri, token, document.Code, &f)
+		return f
 	case answer.status == http.StatusOK && strings.Trim(uri.Path, "/") == "":
 		return failure("answer", OtherEndpoint, fmt.Sprintf("%s is the page for people; credentials are at /v1/credentials", uri), e.fixURI())
 	}
@@ -246,6 +249,60 @@ func (e *examination) notCredentials(ctx context.Context, uri *url.URL, answer s
 		}
 	}
 	return failure("answer", OtherEndpoint, text, e.fixURI())
+}
+
+// aboutProfile says whose token was refused, and which profiles it opens.
+func (e *examination) aboutProfile(ctx context.Context, uri *url.URL, token appToken, code string, f *Finding) {
+	wrong := code == "AuthorizationRejected"
+	if !wrong && code != unknownProfile {
+		return
+	}
+	opened := e.opened(ctx, uri, token)
+	if len(opened) == 0 {
+		return
+	}
+	profile := e.App.Profile()
+	names := list(opened)
+	if len(opened) > maxShown {
+		names = list(append(opened[:maxShown:maxShown], fmt.Sprintf("%d more", len(opened)-maxShown)))
+	}
+	f.Finding += fmt.Sprintf("; the token opens %s", names)
+	if wrong {
+		f.Finding += fmt.Sprintf(", and not %s: it is another profile's", profile)
+	}
+	fix := e.fixURIOf(opened[0])
+	if fix.What = "ask for the profile that the token opens"; len(opened) > 1 {
+		fix.What = "ask for a profile that the token opens, such as this one"
+	}
+	f.Fixes = []Fix{fix}
+	if wrong {
+		f.Fixes = append(f.Fixes, Fix{"or give the app the token of profile " + profile + ", in the file that the sidecar has as its irsa_sidecar_authorization_token_file", yaml, `spec:
+  containers:
+    - name: CONTAINER
+      env:
+        - {name: ` + sources.TokenFile + `, value: /PATH/TO/TOKEN}`})
+	}
+}
+
+// opened asks a sidecar which profiles a token opens, the default one first.
+func (e *examination) opened(ctx context.Context, uri *url.URL, token appToken) (names []string) {
+	answer, err := e.ask(ctx, "http://"+uri.Host+"/v1/identity", token.value)
+	if err != nil || answer.status != http.StatusOK || !isSidecar(answer.header) {
+		return nil
+	}
+	var document struct {
+		Profile  string
+		Profiles []struct{ Profile string }
+	}
+	if json.Unmarshal(answer.body, &document) != nil {
+		return nil
+	}
+	for _, one := range append([]struct{ Profile string }{{document.Profile}}, document.Profiles...) {
+		if name := e.quoted(one.Profile); name != "" && name == one.Profile && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // isWord reports whether a code can be a reason or a refusal.
@@ -281,7 +338,9 @@ func (e *examination) refusal(status int, code, message, hint string, token appT
 		if strings.Contains(token.value, "$(") {
 			f.Finding += ", in which a variable was never replaced: it must be set before, in the same container"
 		}
-	case "UnknownProfile", "UnknownPath", "HostNotAllowed":
+	case unknownProfile:
+		f.Fixes = []Fix{e.fixURIOf(DefaultProfile)}
+	case "UnknownPath", "HostNotAllowed":
 		f.Fixes = []Fix{e.fixURI()}
 	case "UserNotAllowed", "UserUnknown":
 		f.Finding += fmt.Sprintf("; the doctor runs as user %d", os.Getuid())

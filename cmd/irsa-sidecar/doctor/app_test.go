@@ -53,25 +53,40 @@ func issued(context.Context) (cache.Credentials, error) {
 }
 
 // serve starts the real server as the Pod's sidecar.
-func (w *world) serve(fetch cache.Fetch, o server.Options) {
+func (w *world) serve(fetch cache.Fetch, o server.Options, more ...server.Profile) {
 	w.t.Helper()
 	l, err := server.Listen("tcp", "127.0.0.1:0", server.CredentialsBuffer)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	authorization, err := server.FixedAuthorization(podUID)
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	w.options.Listen = l.Addr().(*net.TCPAddr).AddrPort()
 	o.Profiles, o.Default, o.Address = server.NewProfiles(), "default", w.options.Listen
-	o.Profiles.Set([]server.Profile{{RoleARN: roleARN, Cache: cache.New(fetch, cache.Options{Profile: "default"}), Authorization: authorization}})
+	o.Profiles.Set(append(more, server.Profile{RoleARN: roleARN, Cache: cache.New(fetch, cache.Options{Profile: "default"}), Authorization: w.authorization(podUID)}))
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() {
 		ended <- server.Serve(ctx, l, server.Credentials(o), server.MaxConnections, time.Second, slog.New(slog.DiscardHandler))
 	}()
 	w.t.Cleanup(func() { stop(); <-ended })
+}
+
+// auditToken is the authorization token of the profile audit alone.
+const auditToken = "c1f0a2d3-0000-4a4e-9c5f-0123456789ab"
+
+// serveTwo starts the real server with another profile beside the default one, with a token of its own.
+func (w *world) serveTwo() {
+	w.t.Helper()
+	w.serve(issued, server.Options{}, server.Profile{RoleARN: auditARN, Cache: cache.New(issued, cache.Options{Profile: "audit"}), Authorization: w.authorization(auditToken)})
+	w.env[sources.FullURI] = "http://" + w.options.Listen.String() + "/v1/credentials"
+}
+
+func (w *world) authorization(token string) *server.Authorization {
+	w.t.Helper()
+	authorization, err := server.FixedAuthorization(token)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return authorization
 }
 
 // examineApp examines the environment as the app's.
@@ -88,7 +103,7 @@ func (w *world) examineApp() *Report {
 	report.Version = "v0.0.0"
 	w.mustBeSecretFree(report)
 	text := fmt.Sprintf("%+v", report)
-	for _, secret := range []string{podUID, appSecret, "IQoJb3JpZ2lu", "ASIAQNZGKIQY56JQ7WML", "AKIAIOSFODNN7EXAMPLE"} {
+	for _, secret := range []string{podUID, auditToken, appSecret, "IQoJb3JpZ2lu", "ASIAQNZGKIQY56JQ7WML", "AKIAIOSFODNN7EXAMPLE"} {
 		if strings.Contains(text, secret) {
 			w.t.Errorf("a secret is in the report: %s", secret)
 		}
@@ -244,6 +259,29 @@ var apps = []struct {
 		w.env[sources.FullURI], w.shown = "http://"+other.String()+"/v1/credentials", []string{fmt.Sprint(":", other.Port()), ":9910"}
 	}, OtherEndpoint, fixed},
 	{"unknown-profile", func(w *world) { w.env[sources.FullURI] += "/other" }, "UnknownProfile", fixed},
+	{"profile-of-several", func(w *world) {
+		w.serveTwo()
+		w.env[sources.FullURI], w.env[sources.Token] = w.env[sources.FullURI]+"/audit", auditToken
+	}, "", fixed},
+	{"token-of-another-profile", func(w *world) {
+		w.serveTwo()
+		w.env[sources.FullURI] += "/audit"
+	}, "AuthorizationRejected", fixed},
+	{"unknown-profile-of-several", func(w *world) {
+		w.serveTwo()
+		w.env[sources.FullURI] += "/audti"
+	}, "UnknownProfile", fixed},
+	{"sidecars-config-file", func(w *world) {
+		w.env["AWS_CONFIG_FILE"] = w.put("sidecar-config", "[default]\nrole_arn = "+roleARN+"\n[profile audit]\nrole_arn = "+auditARN+"\nsource_profile = default\n")
+	}, SharedFile, fixed},
+	{"sidecars-config-file-and-profile", func(w *world) {
+		w.env["AWS_CONFIG_FILE"] = w.put("sidecar-config", "[profile audit]\nrole_arn = "+auditARN+"\nsource_profile = default\n")
+		w.env["AWS_PROFILE"] = "audit"
+	}, SharedFile, fixed},
+	{"elsewhere-sidecars-config-file", func(w *world) {
+		w.env["AWS_CONFIG_FILE"] = "/etc/irsa-sidecar/config"
+		w.options.App = &App{Elsewhere: true}
+	}, SharedFile, fixed},
 	{"unknown-path", func(w *world) {
 		w.env[sources.FullURI] = strings.Replace(w.env[sources.FullURI], "/v1/", "/v2/", 1)
 	}, "UnknownPath", fixed},
@@ -296,6 +334,7 @@ var apps = []struct {
 		w.options.App, w.options.Authorization = &App{Elsewhere: true, Hidden: []string{sources.Token}}, podUID
 	}, NotChecked, forPeople},
 	{"elsewhere-files", func(w *world) {
+		w.options.Getenv = func(name string) string { return strings.TrimPrefix(w.env[name], "/etc/aws/config") } // the sidecar's own has none
 		w.env["AWS_CONFIG_FILE"] = "/etc/aws/config"
 		w.options.App = &App{Elsewhere: true, Files: []string{"/root/.aws/credentials", "/etc/passwd"}}
 	}, SharedFile, forPeople},
@@ -460,7 +499,8 @@ func TestCredentialsInAProfile(t *testing.T) {
 		{true, "[default]\nrole_arn = r\nsource_profile = s\n", "default", true, "a role with source_profile"},
 		{true, "[default]\nrole_arn = r\ncredential_source = Environment\n", "default", true, "a role with credential_source"},
 		{true, "[default]\nrole_arn = r\ncredential_source = EcsContainer\n", "default", true, roleFromContainer},
-		{true, "[default]\nrole_arn = r\n", "default", true, ""},
+		{true, "[default]\nrole_arn = r\n", "default", true, loneRole},
+		{true, "[default]\nrole_arn = r\ncredential_process = /bin/x\n", "default", true, "a credential_process"},
 		{true, "[default]\nsso_session = s\n", "default", true, "an SSO login"},
 		{true, "[default]\ncredential_process = /bin/x secret\n", "default", true, "a credential_process"},
 		{true, "[default]\ncredential_process = irsa-sidecar credentials\n", "default", true, "a credential_process that runs irsa-sidecar by itself"},

@@ -178,7 +178,12 @@ func (e *examination) reportProfile(file sharedFile, profile, selected, has stri
 		fixes = append(fixes, Fix{What: "remove the file: from the image, or the volume that is mounted there"},
 			e.setEnv("or have clients read an empty file instead"+but, appContainer, file.variable+"=/dev/null"))
 	}
+	if file.config && e.App.has(file.variable) {
+		fixes = append(fixes, Fix{What: "if it is the sidecar's file: set " + configVariable + " for the sidecar's container alone, not for the whole Pod, as a ConfigMap in envFrom of each container does"})
+	}
 	switch has {
+	case loneRole:
+		text += ": boto3 and the AWS CLI fail, Go v2 assumes that role with the sidecar's credentials, and others may ask the sidecar"
 	case emptyKeys:
 		text += ": boto3 and the AWS CLI take it for the key and fail, others ask the sidecar"
 	case halfKeys:
@@ -222,7 +227,11 @@ func (e *examination) checkUnseenProfile() {
 	for _, file := range e.App.sharedFiles() {
 		if e.App.has(file.variable) && file.path != "/dev/null" {
 			warned = true
-			e.warn("profile", SharedFile, fmt.Sprintf("%s=%s cannot be read from here: if its profile has credentials, clients never ask the sidecar", file.variable, e.App.Env[file.variable]),
+			why := "cannot be read from here: if its profile has credentials, clients never ask the sidecar"
+			if file.config && e.App.Env[file.variable] == e.Getenv(configVariable) && e.Getenv(configVariable) != "" {
+				why = "is where the sidecar has its own file: a client that can read it assumes the roles in it itself, or fails, and does not ask the sidecar"
+			}
+			e.warn("profile", SharedFile, fmt.Sprintf("%s=%s %s", file.variable, e.App.Env[file.variable], why),
 				e.setEnv("remove the variable if the app does not need it", appContainer, file.variable+"-"))
 		}
 	}
@@ -250,6 +259,7 @@ func (e *examination) checkOldFiles() {
 // Kinds of credentials that not all clients use.
 const (
 	roleFromContainer = "a role with credential_source = EcsContainer"
+	loneRole          = "a role_arn without source_profile or credential_source"
 	halfKeys          = "aws_access_key_id without aws_secret_access_key"
 	emptyKeys         = "an empty aws_access_key_id"
 )
@@ -357,6 +367,8 @@ func kindOfCredentials(profile map[string]string) string {
 		return "access keys"
 	case has("aws_access_key_id"):
 		return halfKeys
+	case has("role_arn") && !has("sso_session") && !has("sso_start_url") && !has("login_session") && !has("credential_process"):
+		return loneRole
 	case has("sso_session"), has("sso_start_url"):
 		return "an SSO login"
 	case has("login_session"):

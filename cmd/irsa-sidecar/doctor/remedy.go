@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"strings"
 
@@ -166,11 +167,23 @@ func (e *examination) fixPodIdentity() Fix {
 }
 
 func (e *examination) fixURI() Fix {
+	if e.App != nil {
+		return e.fixURIOf(e.App.Profile())
+	}
+	return e.fixURIOf(DefaultProfile)
+}
+
+// fixURIOf has the app ask for a profile.
+func (e *examination) fixURIOf(profile string) Fix {
+	path := "/v1/credentials"
+	if profile != DefaultProfile && presentable(profile) {
+		path += "/" + url.PathEscape(profile)
+	}
 	listen := "ADDRESS:PORT"
 	if e.Listen.IsValid() {
 		listen = e.Listen.String()
 	}
-	return e.setEnv("use the sidecar's address", appContainer, "AWS_CONTAINER_CREDENTIALS_FULL_URI="+shellQuote("http://"+listen+"/v1/credentials"))
+	return e.setEnv("use the sidecar's address", appContainer, "AWS_CONTAINER_CREDENTIALS_FULL_URI="+shellQuote("http://"+listen+path))
 }
 
 func (e *examination) fixPort() Fix {
