@@ -2,6 +2,8 @@ package pages
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -145,26 +147,29 @@ func TestAddressesOfPagesLeadSomewhere(t *testing.T) {
 	}
 }
 
-// containersOf returns the init containers and the containers of the first Deployment.
+// containersOf returns the init containers and the containers of the first Deployment or Pod.
 func containersOf(t *testing.T, documents []byte) (initial, others []map[string]any) {
 	t.Helper()
+	type podSpec struct {
+		InitContainers []map[string]any `yaml:"initContainers"`
+		Containers     []map[string]any
+	}
 	for decoder := yaml.NewDecoder(bytes.NewReader(documents)); ; {
 		var d struct {
 			Kind string
 			Spec struct {
-				Template struct {
-					Spec struct {
-						InitContainers []map[string]any `yaml:"initContainers"`
-						Containers     []map[string]any
-					}
-				}
+				podSpec  `yaml:",inline"`
+				Template struct{ Spec podSpec }
 			}
 		}
 		if err := decoder.Decode(&d); err != nil {
-			t.Fatalf("no Deployment: %v", err)
+			t.Fatalf("no Deployment and no Pod: %v", err)
 		}
-		if d.Kind == "Deployment" {
+		switch d.Kind {
+		case "Deployment":
 			return d.Spec.Template.Spec.InitContainers, d.Spec.Template.Spec.Containers
+		case "Pod":
+			return d.Spec.InitContainers, d.Spec.Containers
 		}
 	}
 }
@@ -196,6 +201,99 @@ func TestREADMEsManifestIsThatOfDeploy(t *testing.T) {
 	}
 	if env := withoutWebhook(wantApp[0]["env"]); !reflect.DeepEqual(gotApp[0]["env"], env) {
 		t.Errorf("the app's environment is\n%v\nwant\n%v", gotApp[0]["env"], env)
+	}
+}
+
+// Every other sidecar in README and docs has the parts of deploy's, and its own environment and mounts. Its apps have at least the
+// environment that keeps their SDKs with the sidecar, run under the restricted Pod Security level, and never see the web identity token.
+func TestSidecarsInDocsAreThatOfDeploy(t *testing.T) {
+	native, err := os.ReadFile(filepath.Join(root, "deploy/native-sidecar.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	deployed, _ := containersOf(t, native)
+	all, err := Read(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, page := range all[1:] {
+		for _, block := range page.Blocks("yaml") {
+			if !strings.Contains(block, "name: irsa-sidecar\n") || !strings.Contains(block, "kind: Deployment") && !strings.Contains(block, "kind: Pod\n") {
+				continue
+			}
+			n++
+			initial, apps := containersOf(t, []byte(block))
+			for key, want := range deployed[0] {
+				if key != "env" && key != "volumeMounts" && !reflect.DeepEqual(initial[0][key], want) {
+					t.Errorf("%s: the sidecar's %s is\n%v\nwant\n%v in\n%s", page.Path, key, initial[0][key], want, block)
+				}
+			}
+			for _, app := range apps {
+				checkApp(t, page.Path, app)
+			}
+		}
+	}
+	if n < 4 {
+		t.Errorf("only %d Pods with a sidecar", n)
+	}
+}
+
+func checkApp(t *testing.T, page string, app map[string]any) {
+	t.Helper()
+	env := make(map[any]any)
+	for _, variable := range app["env"].([]any) {
+		v := variable.(map[string]any)
+		env[v["name"]] = v["value"]
+	}
+	_, emptied := env["AWS_WEB_IDENTITY_TOKEN_FILE"]
+	uri, _ := env["AWS_CONTAINER_CREDENTIALS_FULL_URI"].(string)
+	if !emptied || env["AWS_EC2_METADATA_DISABLED"] != "true" || !strings.HasPrefix(uri, "http://127.0.0.1:9911/v1/credentials") {
+		t.Errorf("%s: the environment of %v is %v", page, app["name"], env)
+	}
+	security, _ := app["securityContext"].(map[string]any)
+	if security["allowPrivilegeEscalation"] != false || !reflect.DeepEqual(security["capabilities"], map[string]any{"drop": []any{"ALL"}}) {
+		t.Errorf("%s: the securityContext of %v is %v", page, app["name"], security)
+	}
+	if strings.Contains(fmt.Sprint(app["volumeMounts"]), "irsa-sidecar-token") {
+		t.Errorf("%s: %v mounts the web identity token, and can go round the sidecar", page, app["name"])
+	}
+}
+
+// The two policies for another account in docs/pods.md are for the roles, and the external ID, of the YAML above them.
+func TestPoliciesForAnotherAccountFitTheYAML(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs/pods.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := Page{"docs/pods.md", string(text)}
+	policies := page.Blocks("json")
+	if len(policies) != 2 {
+		t.Fatalf("%d policies, want the target's trust policy and the Pod's permission", len(policies))
+	}
+	i := slices.IndexFunc(page.Blocks("yaml"), func(block string) bool { return strings.Contains(block, "IRSA_SIDECAR_TARGET_ROLE_ARN") })
+	initial, _ := containersOf(t, []byte(page.Blocks("yaml")[i]))
+	env := make(map[string]any)
+	for _, variable := range initial[0]["env"].([]any) {
+		v := variable.(map[string]any)
+		env[v["name"].(string)] = v["value"]
+	}
+	source, target := env["AWS_ROLE_ARN"], env["IRSA_SIDECAR_TARGET_ROLE_ARN"]
+	for j, want := range []map[string]any{
+		{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": map[string]any{"AWS": source},
+			"Condition": map[string]any{"StringEquals": map[string]any{"sts:ExternalId": env["IRSA_SIDECAR_EXTERNAL_ID"]}}},
+		{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": target},
+	} {
+		var policy struct {
+			Version   string
+			Statement []map[string]any
+		}
+		if err := json.Unmarshal([]byte(policies[j]), &policy); err != nil {
+			t.Fatal(err)
+		}
+		if policy.Version != "2012-10-17" || len(policy.Statement) != 1 || !reflect.DeepEqual(policy.Statement[0], want) {
+			t.Errorf("policy %d is\n%v\nwant\n%v", j+1, policy, want)
+		}
 	}
 }
 
