@@ -253,13 +253,17 @@ func (e *FetchError) Error() string { return fmt.Sprintf("%s: %s", e.Reason, e.M
 
 // Advice returns what to do: the Hint, or the advice of the Reason, with the names filled in that the failure knows. It may
 // contain the account, the subject and the audience, so it is for those who may see the credentials; others get
-// [Reason.Advice].
+// [FetchError.PublicAdvice].
 func (e *FetchError) Advice() string {
 	if e.Hint != "" {
 		return e.Hint
 	}
 	return fill(e.remedy().advice, e.Names)
 }
+
+// PublicAdvice returns what to do with placeholders for what the failure knows, so it may be shown to anyone, like
+// [Reason.Advice].
+func (e *FetchError) PublicAdvice() string { return e.remedy().advice }
 
 // remedy returns what to do, with placeholders.
 func (e *FetchError) remedy() remedy {

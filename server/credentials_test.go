@@ -319,6 +319,20 @@ func TestTheAdviceNamesTheSubjectOnThisMachineOnly(t *testing.T) {
 	}
 }
 
+// A request that was signed with a source profile's credentials needs other advice, which names nobody on the ops listener.
+func TestReadinessHasTheAdviceForAChainedProfile(t *testing.T) {
+	p := profileOf(func(context.Context) (cache.Credentials, error) {
+		return cache.Credentials{}, &cache.FetchError{Reason: cache.AccessDenied, Message: testMessage, Signed: true, Names: map[string]string{"role": "arn:aws:iam::1:role/secret"}}
+	})
+	p.Required = true
+	o := Options{Profiles: serving(p), Default: testProfile, Address: testAddress}
+	ask(Credentials(o), request("GET", "/v1/credentials"))
+	body := ask(NewOps(o, prometheus.NewRegistry()), request("GET", "/readyz")).Body.String()
+	if !strings.Contains(body, "hint: "+cache.AccessDenied.ChainedAdvice()) || strings.Contains(body, "secret") {
+		t.Errorf("answered %s", body)
+	}
+}
+
 func TestThePagesSayThatAChangeOfTheTokenFileHelps(t *testing.T) {
 	for _, watching := range []bool{false, true} {
 		p := profileOf(func(context.Context) (cache.Credentials, error) {

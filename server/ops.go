@@ -142,20 +142,20 @@ func (h *Ops) started(w http.ResponseWriter, _ *http.Request) {
 }
 
 // report says of each profile what judge says, and first of those because of which the answer is 503. Only required profiles
-// count. The hint of a reason is given once, so that the answer stays short if many profiles fail.
+// count. Each hint is given once, so that the answer stays short if many profiles fail.
 func (h *Ops) report(w http.ResponseWriter, draining bool, judge func(cache.Status) (bool, string)) {
 	var b strings.Builder
 	if draining {
 		b.WriteString("not ready: the sidecar is shutting down\n")
 	}
-	hinted := make(map[cache.Reason]bool)
+	hinted := make(map[string]bool)
 	write := func(s cache.Status, ok bool, why string) {
 		fmt.Fprintf(&b, "%s: %s\n", s.Profile, why)
 		if f := s.Failure; !ok && f != nil {
 			fmt.Fprintf(&b, "%s\n", f.Reason) // without STS's own words, which may name the role
-			if !hinted[f.Reason] {
-				hinted[f.Reason] = true
-				fmt.Fprintf(&b, "hint: %s\n", f.Reason.Advice())
+			if hint := f.PublicAdvice(); !hinted[hint] {
+				hinted[hint] = true
+				fmt.Fprintf(&b, "hint: %s\n", hint)
 			}
 		}
 	}
