@@ -70,7 +70,8 @@ const (
 	quietEvery = 10
 )
 
-// TestFaults causes random faults, one after the other, while clients ask all the time and attackers must never get anything.
+// TestFaults causes random faults, one after the other, while clients ask for all profiles all the time and attackers must never
+// get anything. Each profile is judged by itself, and faults of one must not cost another anything.
 // IRSA_TEST_FAULTS is their number, by default one of each kind; IRSA_TEST_KIND selects kinds by a part of their name;
 // IRSA_TEST_SEED repeats a schedule, and a failed test prints its seed.
 //
@@ -94,7 +95,7 @@ func TestFaults(t *testing.T) {
 	}
 	seed := number("IRSA_TEST_SEED", uint64(time.Now().UnixNano()))
 	only := os.Getenv("IRSA_TEST_KIND")
-	schedule := slices.DeleteFunc(slices.Clone(faultKinds), func(k faultKind) bool { return !strings.Contains(k.name, only) })
+	schedule := slices.DeleteFunc(slices.Concat(faultKinds, roleKinds), func(k faultKind) bool { return !strings.Contains(k.name, only) })
 	if len(schedule) == 0 {
 		t.Fatalf("IRSA_TEST_KIND=%q is in the name of no kind", only)
 	}
@@ -167,8 +168,9 @@ type campaign struct {
 	user    *syscall.Credential // the sidecar's user; nil means the test's
 	strange bool                // the test can become another user
 
-	volume string // in memory, with the state file and the authorization token
-	hosts  string // /etc/hosts of the sidecar
+	volume string             // in memory, with the state file and the authorization tokens
+	config *ststest.TokenFile // the configuration file, which the kubelet replaces like a token
+	hosts  string             // /etc/hosts of the sidecar
 
 	sidecar     *world.Sidecar
 	lives       []*world.Process // since the fault began, including the one at that time
@@ -240,6 +242,11 @@ func (c *campaign) begin(t *testing.T, installed []installation) {
 	}
 	c.mount(t, dir, owner)
 	c.roles = newRoles(c.authorizationFile)
+	c.STS.Change(func(o *ststest.Options) { o.Roles = accounts(c.roles) })
+	if c.config, err = ststest.NewTokenFile(filepath.Join(dir, "config")); err != nil {
+		t.Fatal(err)
+	}
+	c.configure(t, c.configuration())
 
 	if c.Token, err = ststest.NewTokenFile(filepath.Join(dir, "serviceaccount")); err != nil {
 		t.Fatal(err)
@@ -255,6 +262,7 @@ func (c *campaign) begin(t *testing.T, installed []installation) {
 	}
 	c.changes = []string{
 		"AWS_WEB_IDENTITY_TOKEN_FILE=" + c.Token.Path(), "AWS_ENDPOINT_URL_STS=" + c.proxy.URL(), "AWS_CA_BUNDLE=" + bundle,
+		"AWS_CONFIG_FILE=" + c.config.Path(),
 		"IRSA_SIDECAR_LISTEN=" + world.FreeAddress(t), "IRSA_SIDECAR_OPS_LISTEN=" + world.FreeAddress(t), "IRSA_SIDECAR_ADMIN_LISTEN=" + world.FreeAddress(t),
 		"IRSA_SIDECAR_STATE_FILE=" + c.stateFile(), "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + c.roles[0].file,
 		"IRSA_SIDECAR_ALLOWED_UIDS=" + strconv.Itoa(os.Geteuid()),
@@ -271,8 +279,8 @@ func (c *campaign) begin(t *testing.T, installed []installation) {
 	}
 	c.launch(t)
 	c.base = c.sidecar.BaseURL
+	c.readAuthorizations(t)
 	for _, r := range c.roles {
-		r.readAuthorization(t)
 		world.Eventually(t, world.Soon, "credentials of "+r.name, func() bool { return c.answers(r) })
 	}
 	c.descriptors = descriptors(t, c.sidecar)
@@ -381,6 +389,9 @@ type faultKind struct {
 
 	play func(c *campaign, t *testing.T, hold func())
 
+	// hits are the profiles that it may cost something; nil means all of them.
+	hits []string
+
 	// least is how long it must last to be noticed; lag is how long its end remains unnoticed.
 	least, lag time.Duration
 
@@ -405,6 +416,7 @@ type line struct {
 	Msg, Reason, Serving string
 	Profile              string
 	RetryIn              string `json:"retry_in"`
+	RetryEarly           string `json:"retry_early"`
 	Failures             int
 
 	retry time.Duration
@@ -419,17 +431,27 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 		length += faultLife
 	}
 	first := c.injected[kind.name] == 0
-	if first || c.luck.IntN(2) == 0 { // the first time always, there is an exchange during it
+	shows := first || c.luck.IntN(2) == 0 // the first time always, there is an exchange during it
+	if shows && kind.met != nil {
 		length = max(length, refreshBy+slack/4)
 	}
 	length = max(length, kind.least)
 	c.injected[kind.name]++
 	c.lives = []*world.Process{c.sidecar.Process}
 	c.mostDescriptors = 0
+	c.mu.Lock()
+	for _, r := range c.roles {
+		r.since, r.refusals, r.slowest = time.Now(), 0, 0
+	}
+	c.mu.Unlock()
 	calls, connections, refused := c.STS.Calls(), c.proxy.Count(kind.state), c.memory.Refused()
 	s := &step{kind: kind, before: c.tallies(), began: time.Now(), lost: c.lost()}
-	// This sleep is the duration of the fault. Nothing is assumed to have happened meanwhile.
-	kind.play(c, t, func() { time.Sleep(length) })
+	kind.play(c, t, func() {
+		time.Sleep(length) // the duration of the fault; nothing is assumed to have happened meanwhile
+		for shows && kind.logged() && !c.shown(t, kind, s.began) && time.Since(s.began) < refreshBy+slack/4 {
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
 	s.calls = c.STS.Calls() - calls
 	c.Rotate(t, ststest.Claims{}) // as the kubelet does: after a stale token, a change of the file causes a retry
 	s.ended = time.Now()
@@ -444,6 +466,10 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 		c.wantRecovery(t, s, r)
 		c.wantFewCalls(t, s, r, after[r.name], took)
 	}
+	for _, r := range c.spared(kind) {
+		c.wantSpared(t, s, r)
+	}
+	c.wantLiveSources(t, s)
 	c.notice(t, s, first)
 	if n := c.proxy.Deceived(); n > 0 {
 		c.fail(t, "the token was sent to another server than STS, or not over current TLS, %d times", n)
@@ -467,6 +493,24 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 // recovery limits the wait for a new session, so that a campaign ends. wantRecovery has the actual requirement.
 const recovery = 70 * time.Second
 
+// logged reports whether the log shows that the fault has taken effect.
+func (k faultKind) logged() bool { return k.met == nil && (k.reason != "" || k.says != "") }
+
+// shownBy reports whether the line does.
+func (k faultKind) shownBy(l line) bool {
+	if k.says != "" {
+		return strings.Contains(l.text, k.says)
+	}
+	return l.failed() && l.Reason == string(k.reason)
+}
+
+// shown reports whether the log has shown it by now.
+func (c *campaign) shown(t *testing.T, kind faultKind, since time.Time) bool {
+	text := c.sidecar.Output(t)
+	recent := text[max(0, len(text)-16<<10):]
+	return slices.ContainsFunc(logLines(c.sidecar.Process, recent), func(l line) bool { return l.Time.After(since) && kind.shownBy(l) })
+}
+
 // readLog reads the sidecars' logs since the fault began, and compares each delay with the schedule.
 func (c *campaign) readLog(t *testing.T, s *step) {
 	for _, life := range c.lives {
@@ -474,18 +518,30 @@ func (c *campaign) readLog(t *testing.T, s *step) {
 		for _, r := range c.roles {
 			schedules[r.name] = &schedule{profile: r.name, class: -1}
 		}
-		for text := range strings.Lines(life.Output(t)) {
-			l := line{life: life, text: text}
-			if json.Unmarshal([]byte(text), &l) != nil {
-				continue
+		var changes []time.Time // of the configuration
+		log := logLines(life, life.Output(t))
+		for _, l := range log {
+			if l.Msg == changedConfiguration {
+				changes = append(changes, l.Time)
 			}
-			if l.Msg == "reloading" { // another exchange was requested
-				for _, one := range schedules {
+		}
+		for _, l := range log {
+			for _, one := range schedules {
+				if l.Msg == "reloading" { // another exchange was requested
+					one.due = time.Time{}
+				}
+				// So it was by this, but the line comes after what follows from the change.
+				if slices.ContainsFunc(changes, func(at time.Time) bool { return one.failed.Before(at) && at.Before(l.Time.Add(slack/2)) }) {
 					one.due = time.Time{}
 				}
 			}
 			if one := schedules[l.Profile]; one != nil {
 				one.read(t, c, &l)
+			}
+			for _, r := range c.roles {
+				if r.source != nil && r.source.name == l.Profile && l.succeeded() { // it may have another role
+					schedules[r.name].due = time.Time{}
+				}
 			}
 			if l.Time.After(s.began) {
 				s.lines = append(s.lines, l)
@@ -497,25 +553,47 @@ func (c *campaign) readLog(t *testing.T, s *step) {
 	}
 }
 
+// changedConfiguration is the log message after profiles have come, gone or changed.
+const changedConfiguration = "the configuration has changed"
+
+// logLines reads a log.
+func logLines(life *world.Process, text string) (all []line) {
+	for text := range strings.Lines(text) {
+		l := line{life: life, text: text}
+		if json.Unmarshal([]byte(text), &l) == nil {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// succeeded reports whether the line is about an exchange that brought a session.
+func (l *line) succeeded() bool {
+	return strings.HasPrefix(l.Msg, refreshed) || strings.HasPrefix(l.Msg, "new credentials expire no later")
+}
+
 // failed reports whether the line is about an exchange that failed.
 func (l *line) failed() bool { return l.Msg == "exchange failed" }
+
+// bySource reports whether it failed because the source profile had no credentials: its end is noticed.
+func (l *line) bySource() bool { return strings.Contains(l.RetryEarly, "source profile") }
 
 // schedule is what a log has told so far about a profile.
 type schedule struct {
 	profile string
 	class   cache.Class // of the last failures in a row
 	inARow  int
-	due     time.Time // when the next exchange is due at the latest
+	failed  time.Time // the last time
+	due     time.Time // when the next exchange is due then
 }
 
 // read compares the delay after a failure with the schedule for a failure of its class after so many in a row.
 func (s *schedule) read(t *testing.T, c *campaign, l *line) {
-	success := strings.HasPrefix(l.Msg, refreshed) || strings.HasPrefix(l.Msg, "new credentials expire no later")
-	if (success || l.failed()) && l.Time.Add(early).Before(s.due) {
+	if (l.succeeded() || l.failed()) && l.Time.Add(early).Before(s.due) {
 		c.fail(t, "%s: an exchange ended %s before it was due", s.profile, s.due.Sub(l.Time))
 	}
 	switch {
-	case success:
+	case l.succeeded():
 		s.inARow, s.due = 0, time.Time{}
 	case strings.HasPrefix(l.Msg, "the clock jumped"):
 		s.due = time.Time{}
@@ -524,6 +602,7 @@ func (s *schedule) read(t *testing.T, c *campaign, l *line) {
 			s.class, s.inARow = now, 0
 		}
 		s.inARow++
+		s.failed = l.Time
 		var err error
 		if l.retry, err = time.ParseDuration(l.RetryIn); err != nil {
 			t.Fatal(err)
@@ -535,7 +614,7 @@ func (s *schedule) read(t *testing.T, c *campaign, l *line) {
 		if l.Failures != s.inARow || l.retry > most || l.retry < 200*time.Millisecond {
 			c.fail(t, "%s: failure %d in a row of class %s calls itself %d, and is tried again in %s, want at most %s", s.profile, s.inARow, s.class, l.Failures, l.retry, most)
 		}
-		if s.due = l.Time.Add(l.retry); waitsForFile(l.Reason) {
+		if s.due = l.Time.Add(l.retry); waitsForFile(l.Reason) || l.bySource() {
 			s.due = time.Time{}
 		}
 	}
@@ -584,7 +663,7 @@ func (c *campaign) wantRecovery(t *testing.T, s *step, r *role) {
 				next = noticed
 			}
 		}
-		if f.Time.After(ended) {
+		if f.Time.After(ended) && !f.bySource() {
 			late++
 		}
 	}
@@ -599,6 +678,9 @@ func (c *campaign) wantRecovery(t *testing.T, s *step, r *role) {
 	}
 }
 
+// soonestChained is how soon a session is replaced if the one that signed the request ends soon.
+const soonestChained = 200 * time.Millisecond
+
 // wantFewCalls compares a profile's calls to STS with their results: each has a session, or a failure in the log, except for one
 // in progress and one for each sidecar that has ended. Sessions are replaced only when due, after 40% of their lifetime, minus
 // a second of rounding. A call that was cut off counts as a failure, too.
@@ -612,7 +694,10 @@ func (c *campaign) wantFewCalls(t *testing.T, s *step, r *role, now tally, took 
 	if most := issued + failed + len(c.lives) + 1; calls > most {
 		c.fail(t, "%s: %d calls to STS, want at most %d: they brought %d sessions and %d failures", r.name, calls, most, issued, failed)
 	}
-	const soonest = (faultLife - time.Second) * 40 / 100
+	soonest := (faultLife - time.Second) * 40 / 100
+	if r.source != nil {
+		soonest = soonestChained
+	}
 	if most := int(took/soonest) + failed + len(c.lives) + 1; issued > most {
 		c.fail(t, "%s: %d sessions in %s, want at most %d", r.name, issued, took, most)
 	}
@@ -626,14 +711,10 @@ func (c *campaign) notice(t *testing.T, s *step, first bool) {
 		reasons = make(map[string]int)
 		c.noticed[name] = reasons
 	}
-	met := s.kind.reason == "" && s.kind.says == ""
 	for _, f := range s.failures {
 		reasons[f.Reason]++
-		met = met || f.Reason == string(s.kind.reason)
 	}
-	if s.kind.says != "" {
-		met = slices.ContainsFunc(s.lines, func(l line) bool { return strings.Contains(l.text, s.kind.says) })
-	}
+	met := !s.kind.logged() || slices.ContainsFunc(s.lines, s.kind.shownBy)
 	if s.kind.met != nil {
 		met = s.kind.met(c, s)
 	}

@@ -69,12 +69,13 @@ type moment struct {
 	skewed       bool // clocks differ
 	away, closed int64
 	lost         time.Duration
+	presence     int64 // of the profile that is asked for
 }
 
 func (c *campaign) now() moment {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return moment{time.Now(), c.skewed, c.away.Load(), c.closed.Load(), c.lost()}
+	return moment{at: time.Now(), skewed: c.skewed, away: c.away.Load(), closed: c.closed.Load(), lost: c.lost()}
 }
 
 // excuses reports whether the sidecar was paused or ended since.
@@ -115,7 +116,7 @@ const attempts = 3
 
 // ask asks for a profile's credentials, like a program with its own client.
 func (c *campaign) ask(r *role, transport *http.Transport, n int) {
-	asked := c.now()
+	asked := r.now(c)
 	if n%50 == 0 && asked.closed%2 == 0 {
 		transport.CloseIdleConnections()
 	}
@@ -168,7 +169,10 @@ func (c *campaign) timed(r *role, asked moment) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.slowest, r.slowest = max(c.slowest, took), max(r.slowest, took-lost)
+	c.slowest = max(c.slowest, took)
+	if asked.at.After(r.since) {
+		r.slowest = max(r.slowest, took-lost)
+	}
 }
 
 // judge compares an answer with what STS has issued.
@@ -187,8 +191,12 @@ func (c *campaign) judge(r *role, asked moment, status int, body []byte) {
 			c.complain("%s: answered %d with half a document", r.name, status)
 		}
 		// A correct request is never refused as another one, whatever happens.
-		if !slices.Contains(cache.Reasons(), cache.Reason(a.Code)) {
+		was := r.was(asked)
+		if was == present && !slices.Contains(cache.Reasons(), cache.Reason(a.Code)) {
 			c.complain("%s: answered %d %q, which is not about STS", r.name, status, a.Code)
+		}
+		if was == absent && !slices.Contains(notThere, a.Code) {
+			c.complain("%s: answered %d %q, without the profile", r.name, status, a.Code)
 		}
 		c.mayRefuse(r, asked, a.Code)
 		return
@@ -197,17 +205,25 @@ func (c *campaign) judge(r *role, asked moment, status int, body []byte) {
 	if ok && !a.Expiration.Equal(s.Expiration.Truncate(time.Second)) {
 		c.complain("%s: answered with %s as the end of credentials that end at %s", r.name, a.Expiration, s.Expiration)
 	}
-	if ok && !isOf(s.Session, a.RoleARN) {
+	if ok && s.RoleARN != a.RoleARN {
 		c.complain("%s: answered with %s as the role of %s", r.name, a.RoleARN, s.ARN)
 	}
 }
+
+// notThere are the codes of the answers to requests for a profile that does not exist: its token may open another one, or none.
+var notThere = []string{"UnknownProfile", "AuthorizationRejected"}
 
 // mayRefuse reports an error if there were valid credentials all the time from the request until now, whichever of its attempts
 // was answered. A sidecar that was paused or ended need not answer, but if it does, this holds.
 func (c *campaign) mayRefuse(r *role, asked moment, why string) {
 	now := time.Now()
+	if r.was(asked) != present {
+		return
+	}
 	c.mu.Lock()
-	r.refusals++
+	if asked.at.After(r.since) {
+		r.refusals++
+	}
 	best, heldSince, skewed := r.best, r.heldSince, c.skewed || asked.skewed
 	c.mu.Unlock()
 	if heldSince.Before(asked.at) && now.Before(c.servedUntil(best, skewed)) {
@@ -273,9 +289,14 @@ func (c *campaign) given(r *role, asked moment, key, secret, token string) (s is
 	case !ok:
 		c.complain("%s: answered with credentials that STS has not issued", r.name)
 		return s, false
-	case !isOf(s.Session, r.arn):
+	case !c.mayBe(r, s.Session, asked.at):
 		c.complain("%s: answered with credentials of another role, %s", r.name, s.ARN)
 		return s, false
+	case r.was(asked) == absent:
+		c.complain("%s: answered with credentials, without the profile", r.name)
+		return s, false
+	case !c.signedRight(r, s.Session):
+		c.complain("%s: answered with credentials that a session of another role has signed for, %s", r.name, s.SourceRoleARN)
 	case secret != s.SecretAccessKey || token != s.SessionToken:
 		c.complain("%s: answered with a mixture of credentials", r.name)
 	case !s.ends.After(asked.at):
@@ -348,7 +369,8 @@ func (c *campaign) compareReadiness() {
 	statuses := []int{before}
 	refused := 0
 	var sessions []issued
-	for _, r := range c.roles {
+	roles := c.presentRoles()
+	for _, r := range roles {
 		status, body := get(c.request(r))
 		statuses = append(statuses, status)
 		var a struct{ AccessKeyID, SecretAccessKey, Token string }
@@ -361,7 +383,7 @@ func (c *campaign) compareReadiness() {
 	}
 	took := time.Since(asked.at)
 	after, _ := get(c.readyz())
-	if c.excusesNewcomers(asked) || slices.Contains(append(statuses, after), silent) {
+	if c.excusesNewcomers(asked) || slices.Contains(append(statuses, after), silent) || len(roles) == 0 || !slices.Equal(roles, c.presentRoles()) {
 		return
 	}
 	c.readiness.Add(1)
@@ -369,7 +391,7 @@ func (c *campaign) compareReadiness() {
 	if before == http.StatusOK && after == http.StatusOK && refused != 0 && took < least {
 		c.complain("ready before and after, and refused with %d in between", refused)
 	}
-	if before == http.StatusOK || after == http.StatusOK || len(sessions) < len(c.roles) {
+	if before == http.StatusOK || after == http.StatusOK || len(sessions) < len(roles) {
 		return
 	}
 	left := faultLife
@@ -379,6 +401,19 @@ func (c *campaign) compareReadiness() {
 	if left > least {
 		c.complain("not ready before and after, with credentials for another %s in between", left)
 	}
+}
+
+// presentRoles returns the profiles on which readiness depends; none while one comes or leaves.
+func (c *campaign) presentRoles() (all []*role) {
+	for _, r := range c.roles {
+		switch r.presence.Load() % presences {
+		case present:
+			all = append(all, r)
+		case leaving, coming:
+			return nil
+		}
+	}
+	return all
 }
 
 // readyz is the kubelet's request.
@@ -436,8 +471,8 @@ func (a attempt) String() string { return a.on.name + ": " + a.head + a.how }
 // attack makes one attack on each profile in turn: with what an attacker may know, as another user who knows everything, and
 // with the tokens of other profiles.
 func (c *campaign) attack(n int) {
-	asked := c.now()
 	a := attempt{on: c.roles[n%len(c.roles)], status: "403", head: "GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN"}
+	asked := a.on.now(c)
 	n /= len(c.roles)
 	n %= len(attacks) + len(c.roles)
 	if n < len(attacks) {
@@ -459,7 +494,7 @@ func (c *campaign) attack(n int) {
 
 func (c *campaign) mustResist(asked moment, a attempt) {
 	for range attempts {
-		if c.resists(a) || c.excusesNewcomers(asked) {
+		if c.resists(a, asked) || c.excusesNewcomers(asked) {
 			return
 		}
 		c.again.Add(1)
@@ -468,7 +503,7 @@ func (c *campaign) mustResist(asked moment, a attempt) {
 }
 
 // resists reports whether there was an answer, and checks it.
-func (c *campaign) resists(a attempt) (answered bool) {
+func (c *campaign) resists(a attempt, asked moment) (answered bool) {
 	address := strings.TrimPrefix(c.base, "http://")
 	_, port, _ := net.SplitHostPort(address)
 	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
@@ -485,6 +520,7 @@ func (c *campaign) resists(a attempt) (answered bool) {
 		c.mu.Lock()
 		c.successes++
 		c.mu.Unlock()
+	case a.on.was(asked) != present: // what is wrong with a request for it does not matter
 	case len(answer) > 0 && !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+a.status+" ")) && !bytes.HasPrefix(answer, []byte("HTTP/1.0 "+a.status+" ")):
 		line, _, _ := strings.Cut(string(answer), "\r\n")
 		c.complain("%s was answered with %s, want %s", a, line, a.status)
@@ -637,7 +673,7 @@ func (s *sdk) stop() {
 func (c *campaign) askSDK(s *sdk) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	asked := c.now()
+	asked := s.role.now(c)
 	stuck := time.AfterFunc(stuckAfter, func() { s.cmd.Process.Kill() })
 	defer stuck.Stop()
 	io.WriteString(s.in, "new\n")

@@ -46,6 +46,9 @@ const (
 	stuck      = "the disk stuck"
 )
 
+// clockSkew is in the log if the clocks differ.
+const clockSkew = `"clock_skew"`
+
 type play = func(c *campaign, t *testing.T, hold func())
 
 // Go reads /etc/hosts again after five seconds.
@@ -72,8 +75,8 @@ var faultKinds = []faultKind{
 	{name: "an answer without credentials", reason: cache.NotAnSTSEndpoint, play: answers(ststest.NoCredentials)},
 	{name: "XML that is cut", reason: cache.NotAnSTSEndpoint, play: answers(ststest.Fault{Status: 200, Body: `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIACUT`})},
 	{name: "an answer of noise", reason: cache.NotAnSTSEndpoint, play: answers(ststest.Fault{Status: 200, Body: "\x00\xff<<<&&&"})},
-	{name: "STS's clock ahead", says: `"clock_skew"`, play: clock(clockStep)},
-	{name: "STS's clock behind", says: `"clock_skew"`, play: clock(-clockStep)},
+	{name: "STS's clock ahead", says: clockSkew, play: clock(clockStep)},
+	{name: "STS's clock behind", says: clockSkew, play: clock(-clockStep)},
 
 	// The network between the sidecar and STS.
 	{name: "connections are reset", reason: cache.EndpointUnreachable, play: through(proxy.Reset)},
@@ -205,15 +208,23 @@ var faultKinds = []faultKind{
 	}},
 
 	// Files that it writes.
-	{name: "the state file damaged", ends: true, says: "it is damaged", play: spoilt(func(file string) error {
-		return os.WriteFile(file, []byte("irsa-sidecar state 2 ?\n"), 0o600)
+	{name: "the state file damaged", ends: true, says: damagedEntries, play: spoilt(func(file string) error {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		text[len(text)/2] ^= 1 // in the entry of one profile
+		return os.WriteFile(file, text, 0o600)
 	})},
-	{name: "the state file cut", ends: true, says: "it is damaged", play: spoilt(func(file string) error {
+	{name: "the state file cut", ends: true, says: damagedEntries, play: spoilt(func(file string) error {
 		info, err := os.Stat(file)
 		if err != nil {
 			return err
 		}
 		return os.Truncate(file, info.Size()/2)
+	})},
+	{name: "the state file of another version", ends: true, says: "it is not a state file of this version", play: spoilt(func(file string) error {
+		return os.WriteFile(file, []byte("irsa-sidecar state 2 ?\n"), 0o600)
 	})},
 	{name: "the state file a link", ends: true, says: "it is a symbolic link", play: spoilt(func(file string) error {
 		return errors.Join(os.Remove(file), os.Symlink("/etc/passwd", file))
@@ -247,13 +258,16 @@ var faultKinds = []faultKind{
 	// Callers.
 	{name: "an authorization token replaced", play: func(c *campaign, t *testing.T, _ func()) {
 		token := fmt.Sprintf("another-authorization-token-%d", c.luck.Uint64())
-		r := c.roles[c.luck.IntN(len(c.roles))]
-		next := r.file + ".next"
+		files := c.tokenFiles()
+		file := files[c.luck.IntN(len(files))]
+		next := file + ".next"
+		c.gate.Lock() // a token that is replaced soon is refused at once
+		defer c.gate.Unlock()
 		err := os.WriteFile(next, []byte(token), 0o444)
-		if err = errors.Join(err, os.Rename(next, r.file)); err != nil {
+		if err = errors.Join(err, os.Rename(next, file)); err != nil {
 			t.Fatal(err)
 		}
-		r.readAuthorization(t)
+		c.readAuthorizations(t)
 	}},
 	{name: "the authorization tokens gone", play: func(c *campaign, t *testing.T, hold func()) {
 		// The SDKs read it every time and would fail, so they are not asked.
@@ -261,17 +275,16 @@ var faultKinds = []faultKind{
 			s.mu.Lock()
 			defer s.mu.Unlock()
 		}
-		for _, r := range c.roles {
-			if err := os.Rename(r.file, r.file+".away"); err != nil {
-				t.Fatal(err)
+		rename := func(end, to string) {
+			for _, file := range c.tokenFiles() {
+				if err := os.Rename(file+end, file+to); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
+		rename("", ".away")
 		hold()
-		for _, r := range c.roles {
-			if err := os.Rename(r.file+".away", r.file); err != nil {
-				t.Fatal(err)
-			}
-		}
+		rename(".away", "")
 	}},
 	{name: "500 connections that say nothing", met: crowded, play: crowd("")},
 	{name: "500 connections with half a request", met: crowded, play: crowd("GET /v1/credentials HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: ")},
@@ -338,6 +351,9 @@ func logStuck(c *campaign, _ *step) bool { return c.dropped > 0 }
 
 // cameAgain is true if a crowd has made more connections than it has callers, and than may be open.
 func cameAgain(c *campaign, _ *step) bool { return c.seen.Load() > 256+mostConnections }
+
+// damagedEntries is the log message if not all entries of the state file can be read.
+const damagedEntries = "ignoring the state file's damaged entries"
 
 // notKept is the log message if the state file cannot be written.
 const notKept = "cannot write the state file"
