@@ -37,6 +37,7 @@ func build(ctx context.Context, dir, pkg string) (program string, err error) {
 type child struct {
 	cmd     *exec.Cmd
 	address string
+	ops     string // the sidecar's ops listener
 	request []byte
 	output  bytes.Buffer
 	ended   chan struct{}
@@ -45,12 +46,15 @@ type child struct {
 }
 
 // startSidecar starts a sidecar with its own environment, without anything of the caller's.
-func (b *bench) startSidecar(ctx context.Context) (*child, error) {
+func (b *bench) startSidecar(ctx context.Context) (*child, error) { return b.startSidecarWith(ctx) }
+
+// startSidecarWith is startSidecar with more variables.
+func (b *bench) startSidecarWith(ctx context.Context, more ...string) (*child, error) {
 	listen, ops, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, listen, []string{b.programs.ours}, []string{
+	c, err := start(ctx, listen, []string{b.programs.ours}, append([]string{
 		"AWS_ROLE_ARN=" + roleARN,
 		"AWS_WEB_IDENTITY_TOKEN_FILE=" + b.token,
 		"AWS_ENDPOINT_URL_STS=" + b.stsURL,
@@ -61,7 +65,12 @@ func (b *bench) startSidecar(ctx context.Context) (*child, error) {
 		"IRSA_SIDECAR_LISTEN=" + listen,
 		"IRSA_SIDECAR_OPS_LISTEN=" + ops,
 		"IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0",
-	})
+	}, more...))
+	if err != nil {
+		return nil, err
+	}
+	c.ops = ops
+	return c, nil
 }
 
 func (b *bench) startBare(ctx context.Context) (*child, error) {

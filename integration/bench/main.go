@@ -23,6 +23,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -121,7 +122,11 @@ func measureAll(ctx context.Context, o options, enough func(*step) bool) (result
 	if err != nil {
 		return nil, fmt.Errorf("rest: %w", err)
 	}
-	handler, err := b.handler(ctx, o)
+	restProfiles, err := b.restProfiles(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("rest with profiles: %w", err)
+	}
+	handlers, err := b.warmHandlers(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("handler: %w", err)
 	}
@@ -129,9 +134,10 @@ func measureAll(ctx context.Context, o options, enough func(*step) bool) (result
 	if err != nil {
 		return nil, fmt.Errorf("requests: %w", err)
 	}
-	steps := append([]*step{handler, b.binaries(), b.starts(), b.cold()}, requests...)
+	steps := slices.Concat(handlers, []*step{b.binaries(), b.starts(), b.cold()}, requests,
+		[]*step{b.allReady(1), b.allReady(fewProfiles), b.allReady(manyProfiles), b.exchangesAtOnce()})
 	// The resting servers rest meanwhile.
-	for _, together := range [][]*step{steps, {rest}} {
+	for _, together := range [][]*step{steps, {rest, restProfiles}} {
 		if err := run(ctx, together, o.timeout, enough); err != nil {
 			return nil, err
 		}

@@ -9,7 +9,6 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -18,9 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
-	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
 const (
@@ -155,28 +152,10 @@ func untilIdle(ctx context.Context) {
 	}
 }
 
-// handler measures the handler alone, without sockets, with existing credentials. It leaves out the request counters, which
-// would need a package that bench does not import otherwise.
-func (b *bench) handler(ctx context.Context, o options) (*step, error) {
-	fetch := func(context.Context) (cache.Credentials, error) {
-		return cache.Credentials{
-			AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: cache.NewSecret("EXAMPLE"), SessionToken: cache.NewSecret(b.body),
-			Expiration: time.Now().Add(time.Hour).UTC(), RoleARN: roleARN,
-		}, nil
-	}
-	creds := cache.New(fetch, cache.Options{})
-	if _, err := creds.Get(ctx); err != nil {
-		return nil, err
-	}
-	profiles := server.NewProfiles()
-	profiles.Set([]server.Profile{{RoleARN: roleARN, Cache: creds}})
-	ours := server.Credentials(server.Options{
-		Default:  creds.Profile(),
-		Address:  netip.MustParseAddrPort("127.0.0.1:9911"),
-		Profiles: profiles,
-	})
+// bareHandler does what ./bare does.
+func (b *bench) bareHandler() http.Handler {
 	body := []byte(b.body)
-	bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { // as ./bare does
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		header := w.Header()
 		header.Set("Content-Type", "application/json")
 		header.Set("Content-Length", strconv.Itoa(len(body)))
@@ -184,25 +163,11 @@ func (b *bench) handler(ctx context.Context, o options) (*step, error) {
 		header.Set("X-Content-Type-Options", "nosniff")
 		w.Write(body)
 	})
-	return &step{
-		name: "handler", least: o.rounds, most: o.most,
-		measures: []measure{
-			{name: "handler, allocations per request", limit: 2},
-			{name: "handler, ns per request", kind: relative, margin: 0.15}, // 0.91 to 1.04 × in five runs of one binary
-		},
-		round: func(context.Context, int) ([]pair[float64], error) {
-			var allocations, took pair[float64]
-			var failed [2]error
-			allocations.ours, took.ours, failed[0] = cost(ours)
-			allocations.bare, took.bare, failed[1] = cost(bare)
-			return []pair[float64]{allocations, took}, errors.Join(failed[:]...)
-		},
-	}, nil
 }
 
 // cost returns what a request costs a handler.
-func cost(h http.Handler) (allocations, nanoseconds float64, err error) {
-	r := httptest.NewRequest(http.MethodGet, "/v1/credentials", nil)
+func cost(h http.Handler, path string) (allocations, nanoseconds float64, err error) {
+	r := httptest.NewRequest(http.MethodGet, path, nil)
 	r.Host = "127.0.0.1:9911"
 	r.RemoteAddr = "127.0.0.1:40000"
 	w := &sink{header: make(http.Header)}

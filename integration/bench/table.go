@@ -21,10 +21,10 @@ func limits(results []*step) table {
 			values := s.values[i]
 			value, unit := m.figure(values), ""
 			cells := []string{m.name, number(median(values, ours)), number(median(values, bare)), times(median(values, ratio))}
-			switch m.kind {
-			case relative:
+			switch {
+			case m.kind == relative:
 				unit = " ×"
-			case counted:
+			case m.kind == counted, median(values, bare) == 0: // the bare server has none
 				cells = []string{m.name, number(value), "–", "–"}
 			}
 			bound, verdict := m.judge(value, unit)
