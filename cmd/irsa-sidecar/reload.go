@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
 // settling is how long a changed file must stay as it is before it is taken: who writes a file in place may have written half
@@ -113,7 +115,12 @@ func (c *sidecar) look() {
 // reloadAll reads all files again, whether they have changed or not, and has all profiles exchanged. It also makes replaced
 // authorization tokens stop working, whatever mistake is in the configuration.
 func (c *sidecar) reloadAll() {
+	reloaded := make(map[*server.Authorization]bool) // several accesses may have the same
 	for _, a := range c.current.accesses() {
+		if reloaded[a.authorization] {
+			continue
+		}
+		reloaded[a.authorization] = true
 		if err := a.authorization.Reload(); err != nil {
 			c.logger.Error("cannot reload the authorization token file; keeping the current token", "error", err)
 		}
@@ -143,6 +150,11 @@ func (c *sidecar) take(f files, all bool) bool {
 	c.configuration.faulty.Set(0)
 	c.served.SetFault("")
 	c.fault = ""
+	for _, w := range next.warnings {
+		if !slices.Contains(c.current.warnings, w) {
+			c.logger.Warn(w)
+		}
+	}
 	c.apply(next, all)
 	return true
 }
