@@ -22,7 +22,7 @@ const (
 
 	// maxPage is more than the longest page of a sidecar, in bytes; maxReason more than a reason with its hint, in
 	// characters. Another program may listen there, and send anything.
-	maxPage   = 64 << 10
+	maxPage   = 512 << 10
 	maxReason = 1500
 )
 

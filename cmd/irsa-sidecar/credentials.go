@@ -28,7 +28,7 @@ func credentialsCommand() command {
 			profileOption("get the credentials of this profile; if it is chained, assume one role after the other"),
 		},
 		line: "make one exchange and print the credentials",
-		text: "Exchanges the token once and prints what STS returns. It needs no running sidecar. If it fails, --format env prints a line that unsets the variables and makes eval fail, so that set -e stops the script.",
+		text: "Exchanges the token once and prints what STS returns. It needs no running sidecar. If it fails, --format env prints a line that unsets the variables and makes eval fail, so that set -e stops the script.\n\nIt reads the variables below and the files that they name. Profiles are those of the file in AWS_CONFIG_FILE, never those of ~/.aws/config; but there, a profile can have this command as its credential_process, with the other file in AWS_CONFIG_FILE.",
 		example: `eval "$(irsa-sidecar credentials --format env)"
 irsa-sidecar credentials --profile audit`,
 		variables: exchangeVariables(),

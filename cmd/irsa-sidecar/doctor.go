@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -90,7 +91,7 @@ func (c *call) doctorOptions(app *doctor.App) (doctor.Options, error) {
 	}
 	o.Exchange.AppID = "irsa-sidecar-" + version
 	for _, named := range []doctor.ConfigFile{{Variable: configVariable, Path: env.value(configVariable)}, {Variable: roleFileVariable, Path: env.value(roleFileVariable)}} {
-		if named.Path != "" {
+		if named.Path != "" && named.Path != os.DevNull {
 			o.Files = append(o.Files, named)
 		}
 	}

@@ -41,7 +41,7 @@ func waitCommand() command {
 			profileOption("wait for this profile alone, whether readiness counts it or not"),
 		},
 		line:      "wait until the running sidecar has credentials",
-		text:      "Waits until the sidecar in the same Pod has credentials. If it takes longer than the timeout, wait fails and prints the reason that the sidecar gives.",
+		text:      "Waits until the sidecar in the same Pod has credentials of all profiles that readiness counts (IRSA_SIDECAR_READY_PROFILES). If it takes longer than the timeout, wait fails and prints the reason that the sidecar gives.",
 		example:   "irsa-sidecar wait --timeout 2m && exec app\nirsa-sidecar wait --profile audit",
 		variables: []string{opsVariable},
 		run:       runWait,
@@ -56,12 +56,9 @@ func runWait(ctx context.Context, c *call) error {
 	ops := config.opsPeer()
 	w := waiter{
 		timeout: c.duration("timeout"),
-		ready:   func(ctx context.Context) error { return reasonOf(defaultProfile, checkHealth(ctx, ops, "/readyz")) },
+		ready:   func(ctx context.Context) error { return checkReady(ctx, ops, c.given[profileFlag]) },
 		report:  c.stderr,
 		first:   waitReport,
-	}
-	if name, named := c.profile(); named {
-		w.ready = func(ctx context.Context) error { return checkProfile(ctx, ops, name) }
 	}
 	if doctor.IsTerminal(c.stderr.to) {
 		w.first = 0
@@ -72,56 +69,88 @@ func runWait(ctx context.Context, c *call) error {
 // shuttingDown is the first line of /readyz while the sidecar drains.
 const shuttingDown = "not ready: the sidecar is shutting down"
 
-// checkProfile returns nil if the ops listener says that a profile is ready. Its answer has a line for each profile, after
-// which comes the reason if it is not ready.
-func checkProfile(ctx context.Context, ops peer, name string) error {
+// readiness is what /readyz says of a profile.
+type readiness struct {
+	profile        string
+	ready, counted bool
+	says           []string // the line of the profile, and the reason that follows it
+}
+
+// readReadiness reads the answer of /readyz: a line for each profile, after which comes the reason if it is not ready.
+func readReadiness(body string) (all []readiness) {
+	for line := range strings.Lines(body) {
+		line, uncounted := strings.CutSuffix(strings.TrimSpace(redact.OneLine(line)), " (not counted)")
+		profile, says, _ := strings.Cut(line, ": ")
+		ready := strings.HasPrefix(says, "ready,")
+		switch {
+		case ready || strings.HasPrefix(says, "not ready:"):
+			all = append(all, readiness{profile, ready, !uncounted, []string{line}})
+		case len(all) > 0 && line != "":
+			last := &all[len(all)-1]
+			last.says = append(last.says, line)
+		}
+	}
+	return all
+}
+
+// checkReady returns nil if a profile is ready or, without a name, if all are that readiness counts.
+func checkReady(ctx context.Context, ops peer, name string) error {
 	const path = "/readyz"
 	r, err := ops.ask(ctx, http.MethodGet, path, "")
 	if err != nil {
 		return err
 	}
-	if !r.marked || r.code != http.StatusOK && r.code != http.StatusServiceUnavailable {
+	all := readReadiness(r.body)
+	first, _, _ := strings.Cut(r.body, "\n")
+	switch {
+	case !r.marked || r.code != http.StatusOK && r.code != http.StatusServiceUnavailable:
 		return ops.notSidecar(r, path)
-	}
-	if first, _, _ := strings.Cut(r.body, "\n"); first == shuttingDown {
+	case first == shuttingDown:
 		return errors.New(first)
+	case name == "" && r.code == http.StatusOK:
+		return nil
+	case name == "":
+		return notReady(all, r)
 	}
-	var known, reason []string
-	current := ""
-	for line := range strings.Lines(r.body) {
-		line = strings.TrimSuffix(strings.TrimSpace(redact.OneLine(line)), " (not counted)")
-		profile, says, _ := strings.Cut(line, ": ")
-		isProfile := strings.HasPrefix(says, "ready,") || strings.HasPrefix(says, "not ready:")
-		switch {
-		case isProfile && profile == name && strings.HasPrefix(says, "ready,"):
+	var known []string
+	for _, one := range all {
+		if one.profile == name && one.ready {
 			return nil
-		case isProfile:
-			current = profile
-			known = append(known, profile)
 		}
-		if current == name && line != "" {
-			reason = append(reason, line)
+		if one.profile == name {
+			return errors.New(one.reason())
 		}
+		known = append(known, one.profile)
 	}
-	if reason == nil {
-		return unknownProfile(name, known)
-	}
-	return reasonOf(name, errors.New(shown(strings.Join(reason, "; "), maxReason)))
+	return unknownProfile(name, known)
 }
 
-// reasonOf leaves out of the answer of /readyz that there are no credentials, which wait says itself.
-func reasonOf(profile string, err error) error {
-	if err == nil {
-		return nil
+// notReady says what is missing of the profiles that count.
+func notReady(all []readiness, r *reply) error {
+	var reasons []string
+	for _, one := range all {
+		switch {
+		case one.ready || !one.counted:
+		case one.profile == defaultProfile && len(all) == 1:
+			return errors.New(one.reason())
+		default:
+			reasons = append(reasons, one.profile+": "+one.reason())
+		}
 	}
-	text, without := strings.CutPrefix(err.Error(), profile+": "+server.NoCredentials)
-	switch reason, more := strings.CutPrefix(text, "; "); {
-	case without && text == "":
-		return errors.New("the exchange has not finished yet")
-	case without && more:
-		return errors.New(reason)
+	if reasons == nil {
+		return errors.New(r.text())
 	}
-	return err
+	return errors.New(shown(strings.Join(reasons, "; "), maxReason))
+}
+
+// reason is what a profile waits for. It leaves out that there are no credentials, which wait says itself.
+func (one *readiness) reason() string {
+	text := strings.TrimPrefix(strings.Join(one.says, "; "), one.profile+": ")
+	reason, without := strings.CutPrefix(text, server.NoCredentials)
+	if reason = strings.TrimPrefix(reason, "; "); without && reason == "" {
+		reason = "the exchange has not finished yet"
+	}
+	return shown(reason, maxReason)
 }
 
 // A waiter waits until ready returns nil.

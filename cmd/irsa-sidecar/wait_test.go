@@ -2,12 +2,18 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
 func TestWaitSaysWhatItWaitsFor(t *testing.T) {
@@ -114,20 +120,43 @@ func TestWaitAsksLessOftenAfterSomeSeconds(t *testing.T) {
 	})
 }
 
-// There are no credentials: wait says it once.
+// There are no credentials: wait says it once, and names profiles if there are several.
 func TestWaitGivesTheReasonOnly(t *testing.T) {
-	for text, want := range map[string]string{
-		"default: not ready: there are no valid credentials; AccessDenied; hint: do": "AccessDenied; hint: do",
-		"default: not ready: there are no valid credentials":                         "the exchange has not finished yet",
-		"default: not ready: the credentials expire in 5s":                           "default: not ready: the credentials expire in 5s",
-		"not ready: the sidecar is shutting down; default: ready":                    "not ready: the sidecar is shutting down; default: ready",
-		"no sidecar answers": "no sidecar answers",
+	const none = "not ready: there are no valid credentials"
+	for _, row := range []struct {
+		body, profile, want string
+		code                int
+	}{
+		{"default: ready, for another 59m0s\n", "", "", 200},
+		{"default: " + none + "\nAccessDenied\nhint: do\n", "", "AccessDenied; hint: do", 503},
+		{"default: " + none + "\n", "", "the exchange has not finished yet", 503},
+		{"default: not ready: the credentials expire in 5s\n", "", "not ready: the credentials expire in 5s", 503},
+		{"not ready: the sidecar is shutting down\ndefault: ready, for another 59m0s\n", "", "not ready: the sidecar is shutting down", 503},
+		{"what is this\n", "", "what is this", 503},
+
+		{"default: ready, for another 59m0s\naudit: " + none + "\nAccessDenied\nhint: do\nother: " + none + " (not counted)\n", "", "audit: AccessDenied; hint: do", 503},
+		{"default: " + none + "\naudit: " + none + "\nAccessDenied\nhint: do\n", "", "default: the exchange has not finished yet; audit: AccessDenied; hint: do", 503},
+		{"default: ready, for another 59m0s\nother: " + none + " (not counted)\n", "", "", 200},
+
+		{"default: " + none + "\nAccessDenied\nhint: do\naudit: ready, for another 59m0s\n", "audit", "", 503},
+		{"default: ready, for another 59m0s\naudit: " + none + " (not counted)\nThrottling\nhint: wait\n", "audit", "Throttling; hint: wait", 200},
+		{"default: ready, for another 59m0s\naudit: " + none + "\n", "audit", "the exchange has not finished yet", 503},
+		{"default: ready, for another 59m0s\naudit: ready, for another 1h\n", "audti", `there is no profile "audti"; did you mean "audit"? the profiles are default, audit`, 200},
+		{"not ready: the sidecar is shutting down\naudit: ready, for another 59m0s\n", "audit", "not ready: the sidecar is shutting down", 503},
+		{"default: " + none + "\nAccessDenied\nhint: ready, or so it seems\nhint: ready, for another 3m0s\n", "hint", "", 503},
 	} {
-		if got := reasonOf(defaultProfile, errors.New(text)); got.Error() != want {
-			t.Errorf("%s: %v, want %s", text, got, want)
+		ops := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/readyz" {
+				t.Errorf("asked for %s", r.URL.Path)
+			}
+			w.Header().Set(server.Mark, server.OpsMark)
+			w.WriteHeader(row.code)
+			io.WriteString(w, row.body)
+		}))
+		err := checkReady(t.Context(), peer{opsVariable, []string{ops.Listener.Addr().String()}}, row.profile)
+		ops.Close()
+		if got := errorText(cmp.Or(err, errors.New("ready"))); got != cmp.Or(row.want, "ready") {
+			t.Errorf("%q of %q: %s, want %s", row.profile, row.body, got, row.want)
 		}
-	}
-	if err := reasonOf(defaultProfile, nil); err != nil {
-		t.Error(err)
 	}
 }

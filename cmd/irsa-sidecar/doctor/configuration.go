@@ -37,9 +37,19 @@ func (e *examination) concerns(m Mistake, hop Hop) bool {
 	return hop.Section != ""
 }
 
-// misconfigured reports whether there is a mistake in the settings of a hop.
+// ofTarget are the variables of a role that is assumed with the Pod's own, which is the only hop without a section.
+var ofTarget = []string{"IRSA_SIDECAR_TARGET_ROLE_ARN", "IRSA_SIDECAR_EXTERNAL_ID", "IRSA_SIDECAR_DURATION", "IRSA_SIDECAR_POLICY_FILE", "IRSA_SIDECAR_POLICY_ARNS"}
+
+// hasTarget reports whether the variables name a target role.
+func (e *examination) hasTarget() bool {
+	return slices.ContainsFunc(e.Hops, func(hop Hop) bool { return hop.Section == "" })
+}
+
+// misconfigured reports whether there is a mistake in the settings of a hop after the first.
 func (e *examination) misconfigured(hop *Hop) bool {
-	return slices.ContainsFunc(e.Mistakes, func(m Mistake) bool { return isConfigFile(m.Variable) && e.concerns(m, *hop) })
+	return slices.ContainsFunc(e.Mistakes, func(m Mistake) bool {
+		return isConfigFile(m.Variable) && e.concerns(m, *hop) || hop.Section == "" && slices.Contains(ofTarget, m.Variable)
+	})
 }
 
 // checkConfiguration lists the mistakes in the configuration files as the sidecar would at its start.

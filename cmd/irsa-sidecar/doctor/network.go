@@ -34,6 +34,9 @@ func (e *examination) aboutExchange(m Mistake) bool {
 	if isConfigFile(m.Variable) {
 		return e.concerns(m, e.chain()[0])
 	}
+	if e.hasTarget() && slices.Contains(ofTarget, m.Variable) {
+		return false
+	}
 	name := strings.ToUpper(m.Variable)
 	return strings.HasPrefix(name, "AWS_") || name == "HTTPS_PROXY" ||
 		name == "IRSA_SIDECAR_DURATION" || name == "IRSA_SIDECAR_POLICY_FILE" || name == "IRSA_SIDECAR_POLICY_ARNS"

@@ -56,7 +56,7 @@ func isSidecar(header http.Header) bool { return header.Get("Irsa-Sidecar") == "
 // askSidecar gets the sidecar's identity document, of the profile that is examined.
 func (e *examination) askSidecar(ctx context.Context) (sidecarAnswer, error) {
 	path := "/v1/identity"
-	if e.App == nil && e.Profile != DefaultProfile {
+	if e.App == nil && (e.Profile != DefaultProfile || len(e.Files) > 0) { // without a name, all profiles follow
 		path += "/" + url.PathEscape(e.Profile)
 	}
 	return e.ask(ctx, "http://"+e.Listen.String()+path, e.Authorization)
