@@ -62,6 +62,12 @@ func TestGeneratedTextsInREADMEAndDocs(t *testing.T) {
 	}
 }
 
+// withoutSuccesses leaves out of a report what comes before the first failure.
+func withoutSuccesses(report string) string {
+	begin, fail := strings.Index(report, "\nok "), strings.Index(report, "\nFAIL ")
+	return report[:begin] + "\n…" + report[fail:]
+}
+
 // What README and docs have people type is there: commands with their arguments and flags, and variables.
 func TestCommandsAndVariablesInREADMEAndDocs(t *testing.T) {
 	all, err := pages.Read("../..")
@@ -104,6 +110,10 @@ func generatedTexts(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	// The golden files of other tests: what they show is what is printed.
+	chain, err := os.ReadFile("doctor/testdata/chain-another-external-id.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
 	report, err := os.ReadFile("doctor/testdata/given-policy-several.txt")
 	if err != nil {
 		t.Fatal(err)
@@ -124,6 +134,7 @@ func generatedTexts(t *testing.T) map[string]string {
 	status = strings.ReplaceAll(status, " <b>", "") // there to see that it is escaped elsewhere
 	return map[string]string{
 		"report":          "```text\n" + string(report) + "```\n",
+		"chain report":    "```text\n" + withoutSuccesses(string(chain)) + "```\n",
 		"app report":      "```text\n" + strings.ReplaceAll(string(app), "DIR/", "/root/") + "```\n",
 		"status":          "```text\n" + status + "```\n",
 		"native sidecar":  "```yaml\n" + string(manifest) + "```\n",

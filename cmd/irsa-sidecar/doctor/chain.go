@@ -183,7 +183,7 @@ func (e *examination) causeOfHopDenial(source, hop *Hop, err *cache.FetchError) 
 	default:
 		f.Advice = err.Advice()
 		f.Fixes = e.fixHopPolicies(source, hop)
-		f.Summary = fmt.Sprintf("%s may not assume %s: the trust policy, the permission to assume, or the external ID is missing (AccessDenied)", from, target)
+		f.Summary = fmt.Sprintf("%s may not assume %s: check the trust policy, the permission to assume, and the external ID (AccessDenied)", from, target)
 		if d.policy != "" { // the trust policy
 			f.Fixes = append(e.fixTarget(source, hop), fixExternalID(hop)...)
 			f.Summary = fmt.Sprintf("the trust policy of %s does not allow %s (AccessDenied)", target, from)
