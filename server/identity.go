@@ -97,6 +97,7 @@ func (a *access) writeIdentities(w http.ResponseWriter, first identityDocument, 
 	header := w.Header()
 	header["Content-Type"] = typeJSON
 	header["Cache-Control"] = noStore
+	header[Mark] = credentialsMark
 	header["X-Content-Type-Options"] = noSniff
 	w.Write(bytes.TrimSuffix(encode(first), []byte("}")))
 	separator := `,"profiles":[`

@@ -73,10 +73,10 @@ func (w *world) serve(fetch cache.Fetch, o server.Options, more ...server.Profil
 // auditToken is the authorization token of the profile audit alone.
 const auditToken = "c1f0a2d3-0000-4a4e-9c5f-0123456789ab"
 
-// serveTwo starts the real server with another profile beside the default one, with a token of its own.
-func (w *world) serveTwo() {
+// serveTwo starts the real server with another profile beside the default one, with a token of its own, and perhaps more.
+func (w *world) serveTwo(more ...server.Profile) {
 	w.t.Helper()
-	w.serve(issued, server.Options{}, server.Profile{RoleARN: auditARN, Cache: cache.New(issued, cache.Options{Profile: "audit"}), Authorization: w.authorization(auditToken)})
+	w.serve(issued, server.Options{}, append(more, server.Profile{RoleARN: auditARN, Cache: cache.New(issued, cache.Options{Profile: "audit"}), Authorization: w.authorization(auditToken)})...)
 	w.env[sources.FullURI] = "http://" + w.options.Listen.String() + "/v1/credentials"
 }
 
@@ -265,6 +265,10 @@ var apps = []struct {
 	}, "", fixed},
 	{"token-of-another-profile", func(w *world) {
 		w.serveTwo()
+		w.env[sources.FullURI] += "/audit"
+	}, "AuthorizationRejected", fixed},
+	{"token-of-two-others", func(w *world) {
+		w.serveTwo(server.Profile{RoleARN: hubARN, Cache: cache.New(issued, cache.Options{Profile: "hub"}), Authorization: w.authorization(podUID)})
 		w.env[sources.FullURI] += "/audit"
 	}, "AuthorizationRejected", fixed},
 	{"unknown-profile-of-several", func(w *world) {
