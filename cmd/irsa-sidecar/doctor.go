@@ -106,6 +106,9 @@ func (c *call) doctorOptions(app *doctor.App) (doctor.Options, error) {
 	case hops == nil && !inFile:
 		return o, usageError{unknownProfile(name, s.served())}
 	case hops == nil || hops[0].exchange.Assume != nil: // a mistake hides them
+		if hops != nil {
+			o.Authorization = s.profile(name).access.expected()
+		}
 		o.Exchange.TokenFile, o.Section = env.TokenFile, section(name, env)
 		return o, nil
 	}

@@ -41,6 +41,7 @@ import (
 //	sidecar stopped                   wait for its end, which must be orderly
 //	sts break FAULT, sts repair       make the STS fail
 //	sts trust FILE                    replace the variables in a trust policy, and give it to the role
+//	sts role ARN [SOURCE...]          make a role that these may assume
 //	sts request N                     wait for the Nth request, and print what it asks for
 //	token rotate, token expire        replace the token as the kubelet does; by one that has expired
 //	issuer start                      use tokens of an issuer that serves its keys
@@ -316,6 +317,14 @@ func (s *stage) ofSTS(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Check(os.WriteFile(ts.MkAbs(file), []byte(policy), 0o600))
 			s.world.STS.Change(func(o *ststest.Options) { o.TrustPolicy = policy })
 		}
+	case "role":
+		s.world.STS.Change(func(o *ststest.Options) {
+			o.Roles = maps.Clone(o.Roles)
+			if o.Roles == nil {
+				o.Roles = make(map[string]ststest.Role)
+			}
+			o.Roles[args[1]] = ststest.Role{Trusted: args[2:]}
+		})
 	case "request":
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
@@ -325,7 +334,7 @@ func (s *stage) ofSTS(ts *testscript.TestScript, _ bool, args []string) {
 			fmt.Fprintf(ts.Stdout(), "%s: %s\n", name, form.Get(name))
 		}
 	default:
-		ts.Fatalf("sts takes break, repair, trust or request, not %q", args[0])
+		ts.Fatalf("sts takes break, repair, trust, role or request, not %q", args[0])
 	}
 }
 

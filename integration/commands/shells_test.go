@@ -83,6 +83,11 @@ var completions = []struct {
 	{"irsa-sidecar he", []string{"healthcheck", "help"}},
 	{"irsa-sidecar wait --t", []string{"--timeout"}},
 	{"irsa-sidecar wait --timeout ", nil},
+	{"irsa-sidecar wait --profile ", []string{"audit", "default", "hub"}},
+	{"irsa-sidecar wait --profile a", []string{"audit"}},
+	{"irsa-sidecar doctor --profile=h", []string{"hub"}},
+	{"irsa-sidecar credentials --profile d", []string{"default"}},
+	{"irsa-sidecar status --profile x", nil},
 	{"irsa-sidecar healthcheck ", []string{"livez", "readyz", "startupz"}},
 	{"irsa-sidecar healthcheck s", []string{"startupz"}},
 	{"irsa-sidecar credentials --format ", []string{"env", "process"}},
@@ -115,6 +120,16 @@ func completing(t *testing.T, name string) (path, dir, script string) {
 	if err := os.Mkdir(filepath.Join(dir, "target"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	// What a shell would expand is no name.
+	const config = "[default]\n[profile audit]\nrole_arn = x\n[profile  hub] # comment\n[profile $(touch made)]\n[profile \"a b\"]\n"
+	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := os.Stat(filepath.Join(dir, "made")); err == nil {
+			t.Error("the completion ran what is in a name")
+		}
+	})
 	r := world.RunCommand(t, nil, "completion", name)
 	world.WantExitCode(t, r, 0)
 	return path, dir, r.Stdout
@@ -135,7 +150,7 @@ printf '%s\n' "${COMPREPLY[@]}"`
 		}
 		cmd := exec.CommandContext(t.Context(), path, append([]string{"-uc", script + complete, "bash"}, words...)...)
 		cmd.Dir = dir
-		r := world.RunToEnd(t, cmd, []string{"PATH=/usr/bin:/bin"})
+		r := world.RunToEnd(t, cmd, []string{"PATH=/usr/bin:/bin", "AWS_CONFIG_FILE=config"})
 		got := strings.Fields(r.Stdout)
 		slices.Sort(got)
 		if r.Stderr != "" || r.Code != 0 || !slices.Equal(got, c.want) {
@@ -150,14 +165,14 @@ func TestShellCompletionInFish(t *testing.T) {
 	for _, c := range completions {
 		cmd := exec.CommandContext(t.Context(), path, "--no-config", "-c", script+"complete -C "+strconv.Quote(c.typed))
 		cmd.Dir = dir
-		r := world.RunToEnd(t, cmd, []string{"PATH=/usr/bin:/bin", "HOME=" + t.TempDir()})
+		r := world.RunToEnd(t, cmd, []string{"PATH=/usr/bin:/bin", "HOME=" + t.TempDir(), "AWS_CONFIG_FILE=config"})
 		var got []string
 		for line := range strings.Lines(r.Stdout) {
 			word, about, _ := strings.Cut(strings.TrimSpace(line), "\t")
 			if strings.HasSuffix(word, "env") && about != "export lines for a shell" {
 				t.Errorf("%q: env is described as %q", c.typed, about)
 			}
-			got = append(got, strings.TrimSuffix(strings.TrimPrefix(word, "--format="), "/"))
+			got = append(got, strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(word, "--format="), "--profile="), "/"))
 		}
 		slices.Sort(got)
 		if r.Stderr != "" || !slices.Equal(got, c.want) {
@@ -205,7 +220,7 @@ while zpty -r z; do :; done >/dev/null
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, "-f", "-c", drive)
 	cmd.Dir = dir
-	r := world.RunToEnd(t, cmd, []string{"PATH=/usr/bin:/bin", "HOME=" + dir, "TERM=xterm"})
+	r := world.RunToEnd(t, cmd, []string{"PATH=/usr/bin:/bin", "HOME=" + dir, "TERM=xterm", "AWS_CONFIG_FILE=config"})
 	completed := strings.Split(string(world.ReadFile(t, filepath.Join(dir, "completed"))), "\n")
 	for i, c := range completions {
 		want := c.typed
