@@ -79,7 +79,7 @@ type readiness struct {
 // readReadiness reads the answer of /readyz: a line for each profile, after which comes the reason if it is not ready.
 func readReadiness(body string) (all []readiness) {
 	for line := range strings.Lines(body) {
-		line, uncounted := strings.CutSuffix(strings.TrimSpace(redact.OneLine(line)), " (not counted)")
+		line, uncounted := strings.CutSuffix(strings.TrimSpace(redact.OneLine(line)), server.NotCounted)
 		profile, says, _ := strings.Cut(line, ": ")
 		ready := strings.HasPrefix(says, "ready,")
 		switch {
@@ -120,7 +120,9 @@ func checkReady(ctx context.Context, ops peer, name string) error {
 		if one.profile == name {
 			return errors.New(one.reason())
 		}
-		known = append(known, one.profile)
+		if !strings.Contains(one.profile, "/") { // a hidden one
+			known = append(known, one.profile)
+		}
 	}
 	return unknownProfile(name, known)
 }

@@ -141,7 +141,7 @@ func TestWaitGivesTheReasonOnly(t *testing.T) {
 		{"default: " + none + "\nAccessDenied\nhint: do\naudit: ready, for another 59m0s\n", "audit", "", 503},
 		{"default: ready, for another 59m0s\naudit: " + none + " (not counted)\nThrottling\nhint: wait\n", "audit", "Throttling; hint: wait", 200},
 		{"default: ready, for another 59m0s\naudit: " + none + "\n", "audit", "the exchange has not finished yet", 503},
-		{"default: ready, for another 59m0s\naudit: ready, for another 1h\n", "audti", `there is no profile "audti"; did you mean "audit"? the profiles are default, audit`, 200},
+		{"default: ready, for another 59m0s\naudit: ready, for another 1h\ndefault/source: ready, for another 1h (not counted)\n", "audti", `there is no profile "audti"; did you mean "audit"? the profiles are default, audit`, 200},
 		{"not ready: the sidecar is shutting down\naudit: ready, for another 59m0s\n", "audit", "not ready: the sidecar is shutting down", 503},
 		{"default: " + none + "\nAccessDenied\nhint: ready, or so it seems\nhint: ready, for another 3m0s\n", "hint", "", 503},
 	} {
