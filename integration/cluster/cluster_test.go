@@ -71,6 +71,7 @@ func TestCluster(t *testing.T) {
 		{"a token file in memory is shared by both users", (*cluster).sharesTokenFile},
 		{"the Pod's role assumes another account's", (*cluster).reachesAnotherAccount},
 		{"two containers have two roles, and each is refused the other's", (*cluster).servesTwoRoles},
+		{"with shared processes, users keep two containers apart", (*cluster).sharesProcesses},
 		{"a role changes without a restart", (*cluster).changesRoles},
 		{"a sidecar that is killed while STS is away serves what it has kept", (*cluster).keepsState},
 		{"starved of CPU and memory it answers within a second", (*cluster).answersStarved},

@@ -82,8 +82,7 @@ func (c *cluster) reachesAnotherAccount(t *testing.T) {
 // other's, by its path, by each token that it could know, and by its user.
 func (c *cluster) servesTwoRoles(t *testing.T) {
 	c.namespace(t, "roles", restricted)
-	manifest := example(t, "AWS_CONFIG_FILE")
-	c.apply(t, "roles", strings.ReplaceAll(manifest, "$AWS_CONTAINER_AUTHORIZATION_TOKEN\\\"", "$(cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE)\\\""))
+	c.apply(t, "roles", twoRoles(t))
 	c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", "roles", "deployment/app", "--timeout=1s")
 	c.wantFirstAnswer(t, "roles")
 	pod := c.pod(t, "roles", "app=app").Metadata.Name
@@ -138,6 +137,41 @@ func (c *cluster) servesTwoRoles(t *testing.T) {
 	logs := c.say(t, "kubectl logs -n roles "+pod+" -c irsa-sidecar")
 	world.WantContains(t, "the sidecar's log", logs, "UserNotAllowed", "AuthorizationRejected", "AuthorizationRequired")
 	c.kubectl(t, "delete", "namespace", "roles", "--wait=false")
+}
+
+// twoRoles is the YAML of docs/pods.md, whose apps send the token in their file.
+func twoRoles(t *testing.T) string {
+	t.Helper()
+	return strings.ReplaceAll(example(t, "AWS_CONFIG_FILE"), "$AWS_CONTAINER_AUTHORIZATION_TOKEN\\\"", "$(cat $AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE)\\\"")
+}
+
+// sharesProcesses tests what docs/pods.md says of shareProcessNamespace: a container then reads the other's token through
+// /proc if both run as the same user, and otherwise not.
+func (c *cluster) sharesProcesses(t *testing.T) {
+	for user, want := range map[string]string{"1001": "1", "1000": "2"} {
+		namespace := "processes-" + user
+		c.namespace(t, namespace, restricted)
+		manifest := twoRoles(t)
+		for _, change := range [][2]string{
+			{"      enableServiceLinks: false\n", "      enableServiceLinks: false\n      shareProcessNamespace: true\n"},
+			{"runAsUser: 1001,", "runAsUser: " + user + ","},
+		} {
+			if strings.Count(manifest, change[0]) != 1 {
+				t.Fatalf("the manifest has %q %d times", change[0], strings.Count(manifest, change[0]))
+			}
+			manifest = strings.Replace(manifest, change[0], change[1], 1)
+		}
+		c.apply(t, namespace, manifest)
+		c.until(t, time.Minute, "the Deployment", "rollout", "status", "-n", namespace, "deployment/app", "--timeout=1s")
+		pod := c.pod(t, namespace, "app=app").Metadata.Name
+		count := c.kubectl(t, "exec", "-n", namespace, pod, "-c", "app", "--", "sh", "-c",
+			`for f in /proc/[0-9]*/root/authorization/token; do cat $f && echo; done 2>/dev/null | busybox sort -u | busybox wc -l`)
+		fmt.Printf("\n# with shareProcessNamespace, the app (user 1000) reads %s token(s) if reports runs as %s\n", strings.TrimSpace(count), user)
+		if strings.TrimSpace(count) != want {
+			t.Errorf("the app reads %s tokens if reports runs as %s, want %s", strings.TrimSpace(count), user, want)
+		}
+		c.kubectl(t, "delete", "namespace", namespace, "--wait=false")
+	}
 }
 
 // changesRoles plays "A role that changes" of docs/pods.md.
