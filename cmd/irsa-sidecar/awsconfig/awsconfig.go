@@ -219,10 +219,10 @@ func (p *parser) header(text string) {
 	if k, n, tab := strings.Cut(inner, "\t"); tab && len(k) < len(kind) {
 		kind, name, two = k, n, true
 	}
-	if name = strings.Trim(name, blanks); !two {
+	if name = unquoted(strings.Trim(name, blanks)); !two {
 		kind, name = "", kind
 	}
-	if name = unquoted(name); strings.ContainsAny(kind+name, `"'`) || name == "" {
+	if strings.ContainsAny(kind+name, `"'`) || name == "" {
 		p.reject("has quotes in the name of a section that are not around all of it")
 		return
 	}
@@ -280,7 +280,7 @@ func (p *parser) setting(text string) {
 		p.reject("has no = after a key")
 		return
 	}
-	key, value := strings.ToLower(strings.TrimRight(text[:at], blanks)), strings.TrimLeft(text[at+1:], blanks)
+	key, value := strings.TrimRight(text[:at], blanks), strings.TrimLeft(text[at+1:], blanks)
 	switch {
 	case key == "":
 		p.reject("has no key before its =")
@@ -289,6 +289,7 @@ func (p *parser) setting(text string) {
 		p.reject("has a key with letters that no key of AWS's has, which may look like others")
 		return
 	}
+	key = strings.ToLower(key)
 	if before := p.keys[key]; before > 0 {
 		p.reject("has a key for the second time, after line %d; SDKs fail, or use the second one", before)
 		return

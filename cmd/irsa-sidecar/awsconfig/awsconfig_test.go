@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 		"[profile \t x]":                             "1[profile x]true;",
 		`[profile "x"]`:                              "1[profile x]true;",
 		`[profile 'x']`:                              "1[profile x]true;",
-		`["default"]`:                                "1[default]true;",
+		`["default"]`:                                "!1 has quotes in the name of a section that are not around all of it;",
 		"[sso-session x]\na=1\n[services y]":         "1[sso-session x]false;2 a=1;3[services y]false;",
 		"[default]\n[profile ä]":                     "1[default]true;2[profile ä]true;",
 
@@ -58,6 +58,7 @@ func TestParse(t *testing.T) {
 		a + "a\n  b\nc=1":       "1[default]true;4 c=1;!2[default] has no = after a key;",
 		a + "= 1":               "1[default]true;!2[default] has no key before its =;",
 		a + "a=1\nA=2":          "1[default]true;2 a=1;!3[default] has a key for the second time, after line 2; SDKs fail, or use the second one;",
+		a + "to\u212aen = 1":    "1[default]true;!2[default] has a key with letters that no key of AWS's has, which may look like others;", // lower case: token
 		a + "rοle_arn = 1":      "1[default]true;!2[default] has a key with letters that no key of AWS's has, which may look like others;",
 		a + " a=1":              "1[default]true;!2[default] is indented and follows no key, so that some SDKs ignore it; begin it in the first column;",
 		a + "s3 =\n  x":         "1[default]true;2 s3=;!3[default] is in a nested block and has no =;",
