@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache/redact"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
 )
 
 const (
@@ -187,7 +189,7 @@ func TestMistakesInAFile(t *testing.T) {
 	for _, row := range []struct{ env, config, want string }{
 		// Sources.
 		{"", b + "source_profile = c", `, line 3, [profile b]: source_profile is "c", and there is no such profile`},
-		{"", b + "source_profile = defualt", `, line 3, [profile b]: source_profile is "defualt", and there is no such profile; did you mean "default"?`},
+		{"", b + "source_profile = defaul", `, line 3, [profile b]: source_profile is "defaul", and there is no such profile; did you mean "default"?`},
 		{"", b + "source_profile = default/source", `, line 3, [profile b]: source_profile is "default/source", and there is no such profile; did you mean "default"?`},
 		{"", b + "source_profile = b", `, line 3, [profile b]: source_profile is the profile itself; name another one, or remove the line to exchange the web identity token`},
 		{"", b + "source_profile = c\n[profile c]\nrole_arn = " + otherRole + "\nsource_profile = b", `, line 3, [profile b]: source_profile makes a loop: b → c → b; one of them must exchange the web identity token, without a source_profile`},
@@ -337,7 +339,7 @@ func TestTheRoleFromAFile(t *testing.T) {
 	for text, want := range map[string]string{
 		otherRole: "", " " + otherRole + " \r\n\n": "",
 		"":                            "/role is empty; if it comes from an annotation, the Pod does not have that annotation",
-		" \n":                         "/role is empty; if it comes from an annotation, the Pod does not have that annotation",
+		"\n\n":                        "/role is empty; if it comes from an annotation, the Pod does not have that annotation",
 		otherRole + "\n" + otherRole:  "/role has 2 lines; expected one, with the role's ARN",
 		`role="` + otherRole + `"`:    "/role has all annotations or labels of the Pod; project the one with the ARN: fieldPath: metadata.annotations['<name>']",
 		`"` + otherRole + `"`:         `/role: "\"` + otherRole + `\"" is in quotes; use ` + otherRole,
@@ -394,4 +396,104 @@ func TestTheMostProfiles(t *testing.T) {
 	if want := (problems{{"AWS_CONFIG_FILE", "/config has 101 profiles; one sidecar serves at most 100"}}); !slices.Equal(invalid, want) {
 		t.Errorf("%q", invalid)
 	}
+}
+
+// awsKeys are keys of profiles that botocore, the Go SDK and the AWS CLI have, and the sidecar has not.
+var awsKeys = strings.Fields(`account_id_endpoint_mode addressing_style api_versions auth_scheme_preference aws_account_id ca_bundle cli_auto_prompt
+cli_binary_format cli_follow_urlparam cli_history cli_pager cli_timestamp_format csm_client_id csm_enabled csm_host csm_port data_path defaults_mode
+disable_host_prefix_injection disable_request_compression ec2_metadata_service_endpoint ec2_metadata_service_endpoint_mode
+ec2_metadata_v1_disabled endpoint_discovery_enabled endpoint_url ignore_configured_endpoint_urls imds_use_ipv6 max_attempts
+metadata_service_num_attempts metadata_service_timeout output parameter_validation proxy_ca_bundle proxy_client_cert
+proxy_use_forwarding_for_https request_checksum_calculation request_min_compression_size_bytes response_checksum_validation retry_mode s3
+s3_disable_express_session_auth s3_disable_multiregion_access_points s3_us_east_1_regional_endpoint s3_use_arn_region s3api sdk_ua_app_id
+services sigv4a_signing_region_set sts_regional_endpoints tcp_keepalive use_dualstack_endpoint use_fips_endpoint user_agent_extra
+disable_clock_skew_correction signing_region region_set`)
+
+// What is another key of AWS's is not a misspelt one.
+func TestKeysOfAWSAreIgnored(t *testing.T) {
+	for _, key := range awsKeys {
+		_, invalid := parseFile("AWS_WEB_IDENTITY_TOKEN_FILE=/token", "[profile b]\nrole_arn = "+otherRole+"\n"+key+" = x")
+		if len(invalid) > 0 {
+			t.Errorf("%s: %v", key, invalid)
+		}
+	}
+}
+
+// In a Pod with the node's network, every profile that is served needs a token.
+func TestEveryProfileOnTheNodesNetworkNeedsAToken(t *testing.T) {
+	dir := t.TempDir()
+	const host = "AWS_WEB_IDENTITY_TOKEN_FILE=/token\nIRSA_SIDECAR_HOST_IP=10.0.0.1\nIRSA_SIDECAR_POD_IP=10.0.0.1"
+	restricted := "[profile b]\nrole_arn = " + otherRole + "\nirsa_sidecar_authorization_token_file = " + dir + "/b\n"
+	for _, row := range []struct {
+		env, config string
+		errors      int
+	}{
+		{host, restricted, 0},
+		{host, restricted + "[profile c]\nrole_arn = " + otherRole, 1},
+		{host, restricted + "[profile c]\nrole_arn = " + otherRole + "\nirsa_sidecar_allowed_uids = 1", 1},
+		{host + "\nAWS_ROLE_ARN=" + podRole, restricted, 1},
+		{host + "\nAWS_ROLE_ARN=" + podRole + "\nIRSA_SIDECAR_TARGET_ROLE_ARN=" + otherRole, restricted + "[default]\nirsa_sidecar_authorization_token_file = " + dir + "/a", 0},
+	} {
+		s, invalid := parseFile(row.env, row.config)
+		if len(invalid) > 0 {
+			t.Fatal(invalid)
+		}
+		refused := s.open(nil)
+		if len(refused) != row.errors || row.errors > 0 && !strings.HasPrefix(refused[0].text, errHostNetwork.Error()) {
+			t.Errorf("%s\n%s: %v", row.env, row.config, refused)
+		}
+	}
+}
+
+// What a section names and cannot be read is reported with its place.
+func TestFilesThatASectionNames(t *testing.T) {
+	dir := t.TempDir()
+	s, invalid := parseFile("AWS_WEB_IDENTITY_TOKEN_FILE=/token", "[profile b]\nrole_arn = "+otherRole+"\nirsa_sidecar_policy_file = "+dir+"\nirsa_sidecar_authorization_token_file = "+dir)
+	invalid = slices.Concat(invalid, s.load(), s.open(nil))
+	if len(invalid) != 2 || invalid[0] != (problem{"AWS_CONFIG_FILE", "/config, line 3, [profile b]: irsa_sidecar_policy_file " + dir + " is a directory, not a file"}) ||
+		!strings.HasPrefix(invalid[1].text, "/config, line 4, [profile b]: irsa_sidecar_authorization_token_file "+dir) {
+		t.Errorf("%q", invalid)
+	}
+}
+
+// FuzzConfigFile parses an environment with a configuration file. Each problem is about one line that can be shown; without any,
+// each profile is after its source and can be asked for.
+func FuzzConfigFile(f *testing.F) {
+	const a = "[profile a]\nrole_arn = " + otherRole + "\n"
+	for _, config := range []string{
+		"", a, a + "source_profile = default", a + "source_profile = b\n[profile b]\nrole_arn = " + otherRole + "\nsource_profile = a", "[default]\n" + a,
+		a + "external_id = x:y\nsource_profile = default\nirsa_sidecar_tags = a=b,c=\nirsa_sidecar_transitive_tags = a\nirsa_sidecar_source_identity = me",
+		a + "duration_seconds = 900\nregion = eu-west-1\nweb_identity_token_file = /t\nrole_session_name = me", a + "aws_secret_access_key = " + password,
+		a + "irsa_sidecar_allowed_uids = 1,2\nirsa_sidecar_authorization_token_file = /x", "[profile \x1b[2J]\nrole_arn\n\xff\n\x00", "\ufeff" + a,
+	} {
+		f.Add("AWS_ROLE_ARN="+podRole+"\nAWS_WEB_IDENTITY_TOKEN_FILE=/token", config)
+	}
+	f.Add("AWS_ROLE_ARN="+podRole+"\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\nIRSA_SIDECAR_TARGET_ROLE_ARN="+otherRole+"\nIRSA_SIDECAR_EXTERNAL_ID=an-id\nIRSA_SIDECAR_READY_PROFILES=default", a)
+	f.Fuzz(func(t *testing.T, env, config string) {
+		s, invalid := parseFile(env, config)
+		for _, one := range invalid {
+			if line := one.line(); redact.OneLine(line) != line || len([]rune(line)) > maxProblem || one.variable == "" || one.text == "" {
+				t.Errorf("%q, %q: %q", env, config, line)
+			}
+		}
+		if len(s.profiles) == 0 {
+			t.Fatalf("%q, %q: no profiles", env, config)
+		}
+		seen := make(map[string]bool)
+		for _, p := range s.profiles {
+			if seen[p.name] || p.access == nil || p.source != "" && !seen[p.source] {
+				t.Fatalf("%q, %q: %s", env, config, describeProfiles(s))
+			}
+			seen[p.name] = true
+			if len(invalid) > 0 {
+				continue
+			}
+			o := &p.exchange
+			chained := p.source != ""
+			if chained != (o.Assume != nil) || names.CheckRoleARN(o.RoleARN) != nil || o.TokenFile == "" || chained && o.Duration > time.Hour ||
+				p.hidden != (p.name == sourceProfile) || !p.hidden && checkSectionName(p.name) != nil {
+				t.Errorf("%q, %q: %+v", env, config, p)
+			}
+		}
+	})
 }

@@ -184,7 +184,7 @@ func mustBeUsable(t *testing.T, e *environment, s *settings) {
 			t.Errorf("%s is served on %q", l.name, l.address)
 		}
 	}
-	p := s.profiles[0]
+	p := s.profile(defaultProfile)
 	o := p.exchange
 	if o.Endpoint != "" {
 		u, err := url.Parse(o.Endpoint)

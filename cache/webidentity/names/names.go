@@ -161,7 +161,7 @@ func notARole(arn string) string {
 	case strings.ContainsAny(bare, "<>${}"):
 		return "contains a placeholder that was never filled in"
 	case strings.Count(bare, "arn:") > 1:
-		return "contains more than one ARN; a sidecar has one role"
+		return "contains more than one ARN; expected one"
 	case fields[0] != "arn" && isDigits(bare):
 		return "is the number of an account; use the role's ARN, " + role
 	case strings.HasPrefix(bare, "AROA") && !strings.Contains(bare, "/"):

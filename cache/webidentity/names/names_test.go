@@ -166,7 +166,7 @@ func TestCheckRoleARN(t *testing.T) {
 		"arn:aws:iam::${ACCOUNT}:role/app": "%q contains a placeholder that was never filled in",
 		"{{ .Values.role }}":               "%q contains a placeholder that was never filled in",
 		"$ROLE":                            "%q contains a placeholder that was never filled in",
-		role + "app," + role + "b":         "%q contains more than one ARN; a sidecar has one role",
+		role + "app," + role + "b":         "%q contains more than one ARN; expected one",
 		"":                                 no, role + "app/": no, role + "team/": no, role + "a b": no, role + "té/app": no, "a b": no, "arn:aws": no, "arn:minio:iam::minio:role/idp": "%q has something else where the account belongs, which is 12 digits",
 	} {
 		checkMessage(t, arn, CheckRoleARN(arn), want)
