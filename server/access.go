@@ -15,24 +15,38 @@ type access struct {
 	why      error
 }
 
-// opens reports whether the caller may have the credentials of s. It allocates nothing. If it has compared the caller's token in
-// vain, it returns with what.
-func (s *slot) opens(r *http.Request) (ok bool, tried *Authorization) {
+// offer is the Authorization header of a request. The token is hashed only once, and compared only once with each Authorization,
+// so that a profile whose name is right takes no longer to refuse than one that does not exist.
+type offer struct {
+	values []string
+	hashed bool
+	token  sentToken
+	tried  *Authorization // has been compared in vain
+}
+
+// opens reports whether the caller may have the credentials of s. It allocates nothing.
+func (s *slot) opens(r *http.Request, o *offer) bool {
 	if refusal, _ := s.Users.check(r.Context()); refusal != "" {
-		return false, nil
+		return false
 	}
-	values := r.Header["Authorization"]
 	switch {
 	case s.Authorization == nil:
-		return len(values) <= 1, nil
-	case lacksToken(values) != "":
-		return false, nil
+		return len(o.values) <= 1
+	case lacksToken(o.values) != "":
+		return false
+	case o.matches(s.Authorization):
+		return true
 	}
-	token := sent(values[0])
-	if s.Authorization.accepts(&token) {
-		return true, nil
+	o.tried = s.Authorization
+	return false
+}
+
+// matches compares the token, of which there must be one.
+func (o *offer) matches(a *Authorization) bool {
+	if !o.hashed {
+		o.hashed, o.token = true, sent(o.values[0])
 	}
-	return false, s.Authorization
+	return a.accepts(&o.token)
 }
 
 // lacksToken returns why there is no token to compare, or "".
@@ -54,12 +68,11 @@ func (s *slot) refusal(r *http.Request) (Refusal, error) {
 	return cmp.Or(lacksToken(r.Header["Authorization"]), AuthorizationRejected), nil
 }
 
-// access finds out what a caller may have. The token is not compared with tried again. If nothing is open to the caller, the
-// work and the result are the same whichever profile the path names, so that neither tells which exist.
-func (t *table) access(r *http.Request, tried *Authorization) (a access) {
+// access finds out what a caller may have. If that is nothing, the work and the result are the same whichever profile the path
+// names, so that neither tells which exist.
+func (t *table) access(r *http.Request, o *offer) (a access) {
 	a.profiles = t
-	values := r.Header["Authorization"]
-	accepted := t.accepting(values, tried)
+	accepted := t.accepting(o)
 	var users access // how the users of the profiles refuse the caller
 	asked := false   // for a token
 	for _, s := range t.slots {
@@ -72,7 +85,7 @@ func (t *table) access(r *http.Request, tried *Authorization) (a access) {
 			if users.refusal != UserUnknown {
 				users.refusal, users.why = refusal, why
 			}
-		case s.Authorization == nil && len(values) <= 1, slices.Contains(accepted, s.Authorization):
+		case s.Authorization == nil && len(o.values) <= 1, slices.Contains(accepted, s.Authorization):
 			a.opened = append(a.opened, s)
 		default:
 			asked = true
@@ -81,21 +94,20 @@ func (t *table) access(r *http.Request, tried *Authorization) (a access) {
 	switch {
 	case a.opened != nil:
 	case asked:
-		a.refusal = cmp.Or(lacksToken(values), AuthorizationRejected)
+		a.refusal = cmp.Or(lacksToken(o.values), AuthorizationRejected)
 	default: // nothing, if there are no profiles
 		a.refusal, a.why = users.refusal, users.why
 	}
 	return a
 }
 
-// accepting returns the Authorizations that accept the token in values, without tried.
-func (t *table) accepting(values []string, tried *Authorization) (all []*Authorization) {
-	if lacksToken(values) != "" {
+// accepting returns the Authorizations that accept what the caller offers.
+func (t *table) accepting(o *offer) (all []*Authorization) {
+	if lacksToken(o.values) != "" {
 		return nil
 	}
-	token := sent(values[0])
 	for _, a := range t.authorizations {
-		if a != tried && a.accepts(&token) {
+		if a != o.tried && o.matches(a) {
 			all = append(all, a)
 		}
 	}

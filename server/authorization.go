@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -299,14 +300,18 @@ func (a *Authorization) tokens(all []fingerprint) []fingerprint {
 // hide masks the tokens of all profiles in text of a caller that is logged or shown: a program may send a token in another
 // header, too. It hashes every part of text as long as a token, so it is only for what is recorded for the first time.
 func (p *Profiles) hide(text string) string {
+	byLength := make(map[int][]fingerprint) // most have the same: a part is hashed once for all of them
 	var tokens []fingerprint
 	for _, a := range p.now().authorizations {
 		tokens = a.tokens(tokens)
 	}
 	for _, token := range tokens {
-		for i := 0; i+token.length <= len(text); i++ {
-			if end := i + token.length; sumOf(text[i:end]) == token.sum {
-				text = text[:i] + hidden + text[end:]
+		byLength[token.length] = append(byLength[token.length], token)
+	}
+	for length, same := range byLength {
+		for i := 0; i+length <= len(text); i++ {
+			if slices.Contains(same, fingerprintOf(text[i:i+length])) {
+				text = text[:i] + hidden + text[i+length:]
 				i += len(hidden) - 1
 			}
 		}

@@ -82,9 +82,8 @@ func (h *Admin) page(w http.ResponseWriter, _ *http.Request) {
 	var b strings.Builder
 	writeFault(&b, profiles.fault)
 	writeOverview(&b, cards)
-	all := access{profiles: profiles, opened: profiles.slots}
 	for _, c := range cards {
-		h.writeCard(&b, c, &all, now)
+		h.writeCard(&b, c, profiles, now)
 		io.WriteString(w, b.String())
 		b.Reset()
 	}
@@ -162,10 +161,10 @@ var verdicts = map[string]struct{ word, title string }{
 }
 
 // writeCard writes the section of a profile.
-func (h *Admin) writeCard(b *strings.Builder, c card, all *access, now time.Time) {
-	p, s, several := c.slot, c.status, len(all.opened) > 1
+func (h *Admin) writeCard(b *strings.Builder, c card, profiles *table, now time.Time) {
+	p, s, all := c.slot, c.status, len(profiles.slots)
 	id := ""
-	if several {
+	if all > 1 {
 		id = ` id="` + html.EscapeString(s.Profile) + `"`
 	}
 	fmt.Fprintf(b, "<section%s>\n<h2>%s <span class=%q>%s</span></h2>\n", id, html.EscapeString(s.Profile), c.verdict(), verdicts[c.verdict()].word)
@@ -175,11 +174,12 @@ func (h *Admin) writeCard(b *strings.Builder, c card, all *access, now time.Time
 		fmt.Fprintf(b, "<p>%s</p>\n", html.EscapeString(f.Message))
 		fmt.Fprintf(b, "<p>What to do: %s</p></div>\n", html.EscapeString(f.Advice()))
 	}
-	writeIdentity(b, p, s, all.chainOf(p, now), now)
+	everything := access{profiles: profiles, opened: profiles.slots}
+	writeIdentity(b, p, s, everything.chainOf(p), now)
 	if !p.Hidden {
-		h.writeAskers(b, p, len(all.opened), now)
+		h.writeAskers(b, p, len(profiles.paths), now)
 	}
-	writeAttempts(b, s, rowsFor(len(s.Attempts), len(all.opened)), now)
+	writeAttempts(b, s, rowsFor(maxAttempts, all), now)
 	b.WriteString("</section>\n")
 }
 
@@ -257,6 +257,9 @@ func (h *Admin) writeAskers(b *strings.Builder, p *slot, profiles int, now time.
 	}
 	b.WriteString("</table>\n")
 }
+
+// maxAttempts is how many exchanges a card lists.
+const maxAttempts = 10
 
 func writeAttempts(b *strings.Builder, s cache.Status, most int, now time.Time) {
 	if len(s.Attempts) == 0 {

@@ -182,15 +182,12 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *credentials) answer(w http.ResponseWriter, r *http.Request, started time.Time) {
 	profiles := h.Profiles.now()
 	s := profiles.paths[h.credentialsOf(r)]
-	var tried *Authorization
-	if s != nil {
-		var ok bool
-		if ok, tried = s.opens(r); ok && r.Method == http.MethodGet {
-			h.serve(w, r, s, started)
-			return
-		}
+	token := offer{values: r.Header["Authorization"]}
+	if s != nil && s.opens(r, &token) && r.Method == http.MethodGet {
+		h.serve(w, r, s, started)
+		return
 	}
-	a := profiles.access(r, tried)
+	a := profiles.access(r, &token)
 	about := s
 	if about == nil {
 		about = profiles.paths[identityOf(r)]

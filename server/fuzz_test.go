@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -277,4 +278,37 @@ func onTheWire(t *testing.T, value string) string {
 		t.Fatalf("%q cannot be sent: %v", value, err)
 	}
 	return got.Header.Get("Authorization")
+}
+
+// FuzzProfiles asks for any path of several profiles, with the token of one of them or none. Nobody gets what its own token does
+// not open, and without one that opens something, every path is answered alike.
+func FuzzProfiles(f *testing.F) {
+	for _, path := range []string{
+		"/v1/credentials", "/v1/credentials/writer", "/v1/credentials/default/source", "/v1/credentials/default%2Fsource", "/v1/identity/writer",
+		"/v1/credentials/%77riter", "/v1/credentials//writer", "/v1/credentials/../credentials/writer", "/", "/v1/identity", "/v1/credentials/a.b+c=d,e@f",
+	} {
+		for token := range uint8(4) {
+			f.Add(path, token)
+		}
+	}
+	h := Credentials(several(f))
+	tokens := []string{"", testToken, writerToken, sharedToken}
+	opens := [][]string{nil, {"default"}, {"writer"}, {"a.b+c=d,e@f", "team-a"}}
+	refused := ask(h, request("GET", "/", header("Authorization", ""))).Body.String()
+	f.Fuzz(func(t *testing.T, path string, which uint8) {
+		u, err := url.ParseRequestURI(path)
+		if err != nil || u.Scheme != "" || u.Host != "" {
+			return
+		}
+		mine := opens[which%4]
+		w := ask(h, request("GET", "/", header("Authorization", tokens[which%4]), func(r *http.Request) { r.URL = u }))
+		for _, name := range []string{"default", "writer", "a.b+c=d,e@f", "team-a", "default/source"} {
+			if strings.Contains(w.Body.String(), keyOf(name)) && (!slices.Contains(mine, name) || w.Code != 200) {
+				t.Errorf("GET %q with the token of %q is answered with %d and the credentials of %q", path, mine, w.Code, name)
+			}
+		}
+		if mine == nil && (w.Code != 403 || w.Body.String() != refused) {
+			t.Errorf("GET %q without a token: %d %s", path, w.Code, w.Body)
+		}
+	})
 }

@@ -60,7 +60,7 @@ func (h *credentials) writeProfile(b *strings.Builder, p *slot, a *access, now t
 	s := p.Cache.Status()
 	askers, requests := p.askers.list()
 	askers = askers[:min(len(askers), rowsFor(maxAskers, len(a.opened)))]
-	rows := append(facts(p, s, a.chainOf(p, now), now), askerFacts(askers, requests, now)...)
+	rows := append(facts(p, s, a.chainOf(p), now), askerFacts(askers, requests, now)...)
 	if len(a.opened) > 1 {
 		rows = append(rows, fact{"in the app", "AWS_CONTAINER_CREDENTIALS_FULL_URI=" + h.addressOf(p.name())})
 		if p.Authorization != nil {
@@ -127,7 +127,7 @@ func (h *credentials) writeAdvice(b *strings.Builder, all []*slot, asked bool) {
 }
 
 // chainOf describes the profiles that p is chained to, the next one first.
-func (a *access) chainOf(p *slot, now time.Time) (all []string) {
+func (a *access) chainOf(p *slot) (all []string) {
 	for _, source := range a.profiles.sources(p) {
 		text := source.name()
 		if a.shows(source) {

@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -34,6 +35,9 @@ const (
 	// comparison with ==, many bytes at a time, reveals three to five per cent of what a comparison by bytes does. The
 	// sidecar's differed by less than one per cent, in thirty runs on a machine with five times more work than processors.
 	timedLeak, timedNothing = 0.05, 0.02
+
+	// timedName is timedNothing for a name that exists: to find it in a map takes some nanoseconds more than not to find it.
+	timedName = 0.05
 )
 
 // timedPair is two questions that differ only in what must not be revealed. Both have the same length, because the sender
@@ -92,20 +96,7 @@ func timeTokens(t *testing.T, authorize func(token string) (*server.Authorizatio
 		cells = append(cells, timedCell{timedQuestion: p.near}, timedCell{timedQuestion: p.far},
 			timedCell{timedQuestion: p.near, leaks: true}, timedCell{timedQuestion: p.far, leaks: true})
 	}
-	for range timedLayouts {
-		asks := make([]func(), len(cells))
-		for i, c := range cells {
-			asks[i] = c.asking(t, authorize)
-			asks[i]() // what is done only once
-		}
-		for range timedRounds {
-			for _, i := range luck.Perm(len(cells)) { // in random order, so that other load affects all alike
-				began := time.Now()
-				asks[i]()
-				cells[i].took = append(cells[i].took, float64(time.Since(began)))
-			}
-		}
-	}
+	measure(cells, luck, func(c timedCell) func() { return c.asking(t, authorize) })
 	for i, p := range pairs {
 		near, far, nearLeaks, farLeaks := quick(cells[4*i]), quick(cells[4*i+1]), quick(cells[4*i+2]), quick(cells[4*i+3])
 		ours, leak := near.mean-far.mean, nearLeaks.mean-farLeaks.mean
@@ -117,6 +108,67 @@ func timeTokens(t *testing.T, authorize func(token string) (*server.Authorizatio
 		if math.Abs(ours) > timedNothing*leak {
 			t.Errorf("%s: this can be told by the time, %+.1f ns", p.name, ours)
 		}
+	}
+}
+
+// measure asks the questions of all cells in random order, so that other load affects all alike.
+func measure(cells []timedCell, luck *rand.Rand, asking func(timedCell) (ask func())) {
+	for range timedLayouts {
+		asks := make([]func(), len(cells))
+		for i, c := range cells {
+			asks[i] = asking(c)
+			asks[i]() // what is done only once
+		}
+		for range timedRounds {
+			for _, i := range luck.Perm(len(cells)) {
+				began := time.Now()
+				asks[i]()
+				cells[i].took = append(cells[i].took, float64(time.Since(began)))
+			}
+		}
+	}
+}
+
+// TestTheNamesTimingTellsNothing measures how long a caller with a wrong token waits to be refused, for a profile that exists
+// and for one that does not. Each question is also sent to a handler that hashes the token of the first kind once more.
+func TestTheNamesTimingTellsNothing(t *testing.T) {
+	const exists, missing = "/v1/credentials/writer", "/v1/credentials/reader"
+	wrong := strings.Repeat("x", timedLength)
+	cells := []timedCell{
+		{timedQuestion: timedQuestion{sent: exists}}, {timedQuestion: timedQuestion{sent: missing}},
+		{timedQuestion: timedQuestion{sent: exists}, leaks: true}, {timedQuestion: timedQuestion{sent: missing}, leaks: true},
+	}
+	measure(cells, rand.New(rand.NewPCG(1, 2)), func(c timedCell) func() {
+		var all []server.Profile
+		for _, name := range []string{"default", "writer", "a-third"} {
+			own, err := server.FixedAuthorization("the-token-of-the-profile-" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, server.Profile{RoleARN: world.RoleARN, Cache: cache.New(nil, cache.Options{Profile: name}), Authorization: own})
+		}
+		profiles := server.NewProfiles()
+		profiles.Set(all)
+		h := server.Credentials(server.Options{Profiles: profiles, Default: "default", Address: netip.MustParseAddrPort("127.0.0.1:9911")})
+		r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:9911"+c.sent, nil)
+		r.RemoteAddr = "127.0.0.1:40000"
+		r.Header.Set("Authorization", strings.Clone(wrong))
+		w := &refusalWriter{header: make(http.Header)}
+		return func() {
+			if c.leaks && c.sent == exists {
+				sha256.Sum256([]byte(r.Header.Get("Authorization")))
+			}
+			h.ServeHTTP(w, r)
+		}
+	})
+	near, far, nearLeaks, farLeaks := quick(cells[0]), quick(cells[1]), quick(cells[2]), quick(cells[3])
+	ours, leak := near.mean-far.mean, nearLeaks.mean-farLeaks.mean
+	t.Logf("a profile that exists: %+.1f ns of %.0f, t = %.1f; with one more hash %+.0f ns, t = %.0f", ours, far.mean, welch(near, far), leak, welch(nearLeaks, farLeaks))
+	if leak < timedLeak*farLeaks.mean {
+		t.Error("one more hash is not found out: this test could not fail")
+	}
+	if math.Abs(ours) > timedName*leak {
+		t.Errorf("this can be told by the time, %+.1f ns", ours)
 	}
 }
 
