@@ -150,9 +150,7 @@ func TestTheNamesTimingTellsNothing(t *testing.T) {
 		profiles := server.NewProfiles()
 		profiles.Set(all)
 		h := server.Credentials(server.Options{Profiles: profiles, Default: "default", Address: netip.MustParseAddrPort("127.0.0.1:9911")})
-		r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:9911"+c.sent, nil)
-		r.RemoteAddr = "127.0.0.1:40000"
-		r.Header.Set("Authorization", strings.Clone(wrong))
+		r := wrongToken(t, h, c.sent, wrong)
 		w := &refusalWriter{header: make(http.Header)}
 		return func() {
 			if c.leaks && c.sent == exists {
@@ -172,6 +170,19 @@ func TestTheNamesTimingTellsNothing(t *testing.T) {
 	}
 }
 
+// wrongToken returns a request that h refuses because of its token, and for no other reason.
+func wrongToken(t *testing.T, h http.Handler, path, token string) *http.Request {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodGet, path, nil)
+	r.Host, r.RemoteAddr = "127.0.0.1:9911", "127.0.0.1:40000"
+	r.Header.Set("Authorization", strings.Clone(token))
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), string(server.AuthorizationRejected)) {
+		t.Fatalf("a wrong token is answered with %d %s", w.Code, w.Body)
+	}
+	return r
+}
+
 // asking makes a handler and a question, and returns a function that asks.
 func (c timedCell) asking(t *testing.T, authorize func(token string) (*server.Authorization, error)) func() {
 	t.Helper()
@@ -187,14 +198,8 @@ func (c timedCell) asking(t *testing.T, authorize func(token string) (*server.Au
 		Default:  nobodyComesThisFar.Profile(),
 		Address:  netip.MustParseAddrPort("127.0.0.1:9911"),
 	})
-	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:9911/v1/credentials", nil)
-	r.RemoteAddr = "127.0.0.1:40000"
-	r.Header.Set("Authorization", strings.Clone(c.sent))
+	r := wrongToken(t, h, "/v1/credentials", c.sent)
 	w := &refusalWriter{header: make(http.Header)}
-	h.ServeHTTP(w, r)
-	if w.code != http.StatusForbidden {
-		t.Fatalf("a wrong token is answered with %d", w.code)
-	}
 	if !c.leaks {
 		return func() { h.ServeHTTP(w, r) }
 	}
@@ -208,16 +213,13 @@ func (c timedCell) asking(t *testing.T, authorize func(token string) (*server.Au
 }
 
 // refusalWriter discards the answer; a recorder would cost more than what is measured.
-type refusalWriter struct {
-	header http.Header
-	code   int
-}
+type refusalWriter struct{ header http.Header }
 
 func (w *refusalWriter) Header() http.Header { return w.header }
 
-func (w *refusalWriter) Write(b []byte) (int, error) { return len(b), nil }
+func (*refusalWriter) Write(b []byte) (int, error) { return len(b), nil }
 
-func (w *refusalWriter) WriteHeader(code int) { w.code = code }
+func (*refusalWriter) WriteHeader(int) {}
 
 // equalByBytes is how tokens must not be compared.
 func equalByBytes(a, b string) bool {
