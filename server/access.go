@@ -73,19 +73,21 @@ func (s *slot) refusal(r *http.Request) (Refusal, error) {
 func (t *table) access(r *http.Request, o *offer) (a access) {
 	a.profiles = t
 	accepted := t.accepting(o)
-	var users access // how the users of the profiles refuse the caller
-	asked := false   // for a token
+	var users access             // how the users of the profiles refuse the caller
+	asked, known := false, false // for a token; the token would do, but for the users
 	for _, s := range t.slots {
 		if s.Hidden {
 			continue
 		}
 		refusal, why := s.Users.check(r.Context())
+		token := s.Authorization == nil && len(o.values) <= 1 || slices.Contains(accepted, s.Authorization)
 		switch {
 		case refusal != "":
+			known = known || token
 			if users.refusal != UserUnknown {
 				users.refusal, users.why = refusal, why
 			}
-		case s.Authorization == nil && len(o.values) <= 1, slices.Contains(accepted, s.Authorization):
+		case token:
 			a.opened = append(a.opened, s)
 		default:
 			asked = true
@@ -93,7 +95,7 @@ func (t *table) access(r *http.Request, o *offer) (a access) {
 	}
 	switch {
 	case a.opened != nil:
-	case asked:
+	case asked && !known:
 		a.refusal = cmp.Or(lacksToken(o.values), AuthorizationRejected)
 	default: // nothing, if there are no profiles
 		a.refusal, a.why = users.refusal, users.why

@@ -302,14 +302,23 @@ func TestAProfileIsForItsOwnUsers(t *testing.T) {
 	if w := ask(h, request("GET", "/v1/credentials", header("Authorization", testToken))); w.Code != 200 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	for _, token := range []string{writerToken, testToken} {
-		w := ask(h, request("GET", "/v1/credentials/writer", header("Authorization", token)))
-		want := UserUnknown
-		if token == writerToken { // nothing is open to the caller, and the other profiles' users are all
-			want = AuthorizationRejected
+	for token, row := range map[string]struct {
+		path string
+		want Refusal
+	}{
+		writerToken:       {"/v1/credentials/writer", UserUnknown},
+		writerToken + " ": {"/v1/credentials/writer", AuthorizationRejected}, // nothing is open, and other profiles' users are all
+		testToken:         {"/v1/credentials/writer", UserUnknown},
+		"wrong":           {"/v1/credentials/nobody", AuthorizationRejected},
+	} {
+		w := ask(h, request("GET", row.path, header("Authorization", token)))
+		if w.Code != row.want.Status() || !strings.Contains(w.Body.String(), string(row.want)) {
+			t.Errorf("GET %s with %.10q: %d %s, want %s", row.path, token, w.Code, w.Body, row.want)
 		}
-		if w.Code != want.Status() || !strings.Contains(w.Body.String(), string(want)) {
-			t.Errorf("with %.10q: %d %s, want %s", token, w.Code, w.Body, want)
+	}
+	for _, target := range []string{"/", "/v1/credentials", "/v1/credentials/writer", "/v1/credentials/nobody"} { // the same for all
+		if w := ask(h, request("GET", target, header("Authorization", writerToken))); w.Code != 503 {
+			t.Errorf("GET %s with the token of another user's: %d %s", target, w.Code, w.Body)
 		}
 	}
 	o = edited(o, func(p *Profile) { p.Users = none })

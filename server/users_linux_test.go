@@ -98,6 +98,68 @@ func TestUsersAreToldApart(t *testing.T) {
 	}
 }
 
+// Two profiles are for different users: the kernel says whose program is asking, and a right token does not help the other's.
+func TestEachProfileIsForItsOwnUsers(t *testing.T) {
+	us := uint32(os.Geteuid())
+	allow := func(ids ...uint32) *Users {
+		u, err := NewUsers(ids, netip.MustParseAddr("127.0.0.1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	o := edited(several(t), func(p *Profile) {
+		switch p.Cache.Profile() {
+		case "writer":
+			p.Users = allow(us + 1)
+		case "team-a":
+			p.Users = allow(us)
+		}
+	})
+	address := serveTCP(t, func(at netip.AddrPort) Handler {
+		o.Address = at
+		return Credentials(o)
+	})
+	for _, row := range []struct{ path, token, status, says string }{
+		{"/v1/credentials", testToken, "200 OK", keyOf("default")},
+		{"/v1/credentials/team-a", sharedToken, "200 OK", keyOf("team-a")},
+		{"/v1/credentials/writer", writerToken, "403 Forbidden", fmt.Sprintf("user %d is not allowed", us)},
+		{"/v1/credentials/writer", testToken, "403 Forbidden", fmt.Sprintf("user %d is not allowed", us)},
+		{"/v1/credentials/nobody", writerToken, "403 Forbidden", fmt.Sprintf("user %d is not allowed", us)},
+		{"/v1/credentials/writer", "wrong", "403 Forbidden", "AuthorizationRejected"},
+		{"/v1/credentials/team-a", testToken, "403 Forbidden", "AuthorizationRejected"},
+	} {
+		answer := raw(t, address, "GET "+row.path+" HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close|Authorization: "+row.token)
+		if !strings.HasPrefix(answer, "HTTP/1.1 "+row.status) || !strings.Contains(answer, row.says) || strings.Contains(answer, keyOf("writer")) {
+			t.Errorf("GET %s with %.8q: %s\nwant %s with %q", row.path, row.token, answer, row.status, row.says)
+		}
+	}
+}
+
+// However many profiles have users of their own, they take one file descriptor.
+func TestUsersShareASocket(t *testing.T) {
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skip(err)
+		}
+		return len(entries)
+	}
+	ip := netip.MustParseAddr("127.0.0.1")
+	if _, err := NewUsers([]uint32{1}, ip); err != nil {
+		t.Fatal(err)
+	}
+	before := open()
+	for i := range uint32(50) {
+		if _, err := NewUsers([]uint32{i}, ip); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := open(); after > before+5 { // other tests may have left something behind that ends meanwhile
+		t.Errorf("%d files are open, %d before", after, before)
+	}
+}
+
 func TestAnotherUserIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can become another user; TestUsersAreToldApart has the rest")
