@@ -355,7 +355,7 @@ func (c *campaign) lived(p *world.Process) {
 	c.lives = append(c.lives, p)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.logs = append(c.logs, p.Log)
+	c.logs, c.pid = append(c.logs, p.Log), p.Cmd.Process.Pid
 }
 
 // repeatedly calls a function until the end, with pauses.
@@ -448,7 +448,7 @@ func (c *campaign) step(t *testing.T, kind faultKind) {
 	s := &step{kind: kind, before: c.tallies(), began: time.Now(), lost: c.lost()}
 	kind.play(c, t, func() {
 		time.Sleep(length) // the duration of the fault; nothing is assumed to have happened meanwhile
-		for shows && kind.logged() && !c.shown(t, kind, s.began) && time.Since(s.began) < refreshBy+slack/4 {
+		for shows && kind.logged() && !c.shown(t, kind, s.began) && time.Since(s.began)-(c.lost()-s.lost) < refreshBy+slack {
 			time.Sleep(20 * time.Millisecond)
 		}
 	})
@@ -691,7 +691,11 @@ func (c *campaign) wantFewCalls(t *testing.T, s *step, r *role, now tally, took 
 			failed++
 		}
 	}
-	if most := issued + failed + len(c.lives) + 1; calls > most {
+	most := issued + failed + len(c.lives) + 1
+	if r.source != nil && s.kind.says == clockSkew {
+		most += issued + failed // a signature at the wrong time is corrected, in the same exchange
+	}
+	if calls > most {
 		c.fail(t, "%s: %d calls to STS, want at most %d: they brought %d sessions and %d failures", r.name, calls, most, issued, failed)
 	}
 	soonest := (faultLife - time.Second) * 40 / 100

@@ -47,13 +47,14 @@ type asking struct {
 	skewed    bool          // from the change until credentials from before it are gone
 	sessions  map[string]issued
 	logs      []string // of all sidecars so far
+	pid       int      // of the last one
 	slowest   time.Duration
 	wrong     []string
 	successes int // of attacks
 
 	requests, again, refused, cut, attacks, readiness atomic.Int64
 
-	overslept atomic.Int64 // nanoseconds
+	overslept, kept atomic.Int64 // nanoseconds
 }
 
 // issued is a session with its number, and its end by a correct clock.
@@ -88,21 +89,43 @@ func (c *campaign) excusesNewcomers(since moment) bool {
 	return c.excuses(since) || since.closed%2 == 1 || c.closed.Load() != since.closed
 }
 
-// watchMachine measures for how long this machine keeps programs from running that could. The sidecar is such a program, too,
-// and not slower for that.
+// watchMachine measures for how long this machine keeps this test, and the sidecar, from running when they could.
 func (c *campaign) watchMachine() {
 	const nap, usual = 10 * time.Millisecond, 10 * time.Millisecond
-	for !c.stopped.Load() {
+	waited := make(map[string]int64)
+	for n := 0; !c.stopped.Load(); n++ {
 		before := time.Now()
 		time.Sleep(nap)
 		if late := time.Since(before) - nap; late > usual {
 			c.overslept.Add(int64(late))
 		}
+		if n%5 == 0 {
+			c.kept.Add(int64(c.kernelKept(waited)))
+		}
 	}
 }
 
+// kernelKept returns for how long the sidecar's threads have waited for a CPU since the last call, of which waited is the record:
+// the longest of them.
+func (c *campaign) kernelKept(waited map[string]int64) (most time.Duration) {
+	c.mu.Lock()
+	pid := c.pid
+	c.mu.Unlock()
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid)) // without it, nothing is known
+	for _, path := range threads {
+		text, err := os.ReadFile(path)
+		var ran, delay int64
+		if _, bad := fmt.Sscan(string(text), &ran, &delay); err != nil || bad != nil {
+			continue // the thread has ended
+		}
+		most = max(most, time.Duration(delay-waited[path]))
+		waited[path] = delay
+	}
+	return most
+}
+
 // lost is that time since the campaign began.
-func (c *campaign) lost() time.Duration { return time.Duration(c.overslept.Load()) }
+func (c *campaign) lost() time.Duration { return time.Duration(c.overslept.Load() + c.kept.Load()) }
 
 func (c *campaign) complain(format string, args ...any) {
 	c.mu.Lock()
