@@ -18,6 +18,9 @@ import (
 // of it. A file that is asked for, with SIGHUP or /reload, is taken at once.
 const settling = time.Second
 
+// maxSettling is how often a file that changes all the time is read before the sidecar looks whether something else is to do.
+const maxSettling = 10
+
 // reloadMetrics say what came of changed configuration files.
 type reloadMetrics struct {
 	ok, failed prometheus.Counter
@@ -93,23 +96,31 @@ func (c *sidecar) watch() <-chan struct{} {
 	return w.looks
 }
 
-// look takes the files if they are not those in use, or if those in use could not be taken.
+// look takes the files if they are not those in use, or if a mistake in them is not known to be gone.
 func (c *sidecar) look() {
 	f := readFiles(c.environment)
 	if f.same(c.current.files) && c.fault == "" {
 		return
 	}
-	for {
-		if !c.pause(settling) {
-			return
-		}
-		again := readFiles(c.environment)
-		if again.same(f) {
+	if f, settled := settle(f, func() files { return readFiles(c.environment) }, c.pause); settled {
+		c.take(f, false)
+	}
+}
+
+// settle reads files again until they have stayed the same while pause lasted, and returns them; false if pause is
+// interrupted, or if they change all the time. Then the next change is looked at again, and a signal in between.
+func settle(f files, read func() files, pause func(time.Duration) bool) (files, bool) {
+	for range maxSettling {
+		if !pause(settling) {
 			break
+		}
+		again := read()
+		if again.same(f) {
+			return f, true
 		}
 		f = again
 	}
-	c.take(f, false)
+	return f, false
 }
 
 // reloadAll reads all files again, whether they have changed or not, and has all profiles exchanged. It also makes replaced

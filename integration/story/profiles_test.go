@@ -488,3 +488,63 @@ func TestFiftyProfilesStartWithTenExchangesAtOnce(t *testing.T) {
 		t.Errorf("%d exchanges for %d profiles", calls, profiles)
 	}
 }
+
+// Who may have a profile changes at once, and STS is not asked.
+func TestOnlyWhoMayHaveAProfileChanges(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, ststest.Options{Roles: rolesOf(otherRole)})
+	dir := t.TempDir()
+	file := func(name, token string) string {
+		t.Helper()
+		world.Leaks.Secret("an authorization token", token)
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(token), 0o440); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	const oldToken, newToken, third = "old-token-0123456789", "new-token-0123456789", "other-token-0123456789"
+	profile := func(name, file string) string {
+		return "[profile " + name + "]\nrole_arn = " + otherRole + "\nirsa_sidecar_authorization_token_file = " + file + "\n"
+	}
+	before, after, stays := file("old", oldToken), file("new", newToken), file("third", third)
+	v := newVolume(t, map[string]string{"config": profile("one", before) + profile("two", stays)})
+	s := w.Serve(t, "AWS_CONFIG_FILE="+v.path("config"))
+	ask := func(name, token string) world.Answer {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.BaseURL+"/v1/credentials/"+name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", token)
+		status, body := world.HTTPDo(t, request)
+		a := world.Answer{Status: status}
+		if err := json.Unmarshal(body, &a); err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	var held world.Answer
+	world.Eventually(t, world.Soon, "credentials", func() bool {
+		held = ask("one", oldToken)
+		return held.Valid() && ask("two", third).Valid()
+	})
+	calls := w.STS.Calls()
+
+	v.publish(t, map[string]string{"config": profile("one", after) + profile("two", stays)})
+	world.Eventually(t, world.Soon, "the new token", func() bool { return ask("one", newToken).Valid() })
+	if a := ask("one", newToken); a.AccessKeyID != held.AccessKeyID || w.STS.Calls() != calls {
+		t.Errorf("another session is served, after %d exchanges more", w.STS.Calls()-calls)
+	}
+	for _, wrong := range []string{oldToken, third} {
+		if a := ask("one", wrong); a.Status != http.StatusForbidden {
+			t.Errorf("another token than the profile's is answered %d %s", a.Status, a.Code)
+		}
+	}
+	if a := ask("two", third); !a.Valid() {
+		t.Errorf("the profile that stays: %d %s", a.Status, a.Code)
+	}
+	if line := s.WaitForLog(t, "the configuration has changed"); line["changed"] != "one" || line["added"] != "" || line["removed"] != "" {
+		t.Errorf("the log says %v", line)
+	}
+}
