@@ -64,6 +64,9 @@ const maxListed = 20
 
 // unknownProfile is the error for a name that none of the profiles has.
 func unknownProfile(name string, known []string) error {
+	if name == defaultProfile && len(known) > 0 {
+		return fmt.Errorf("no role is called default; choose a profile with --profile: %s", strings.Join(known[:min(len(known), maxListed)], ", "))
+	}
 	hint := ""
 	if near := nearest.Word(name, known); near != "" {
 		hint = fmt.Sprintf("did you mean %q? ", near)

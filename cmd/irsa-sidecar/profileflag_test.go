@@ -167,6 +167,18 @@ func TestAnUnknownProfile(t *testing.T) {
 	if _, err := called(t, "credentials", "--profile", "audit"); err == nil || errorText(err) != `there is no profile "audit"; the only profile is default` {
 		t.Errorf("without a file: %v", err)
 	}
+	for _, command := range []string{"credentials", "doctor"} {
+		chained(t)
+		t.Setenv("AWS_ROLE_ARN", "")
+		path := filepath.Join(t.TempDir(), "config")
+		if err := os.WriteFile(path, []byte("[profile b]\nrole_arn = "+ownARN+"\n[profile a]\nrole_arn = "+ownARN+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv(configVariable, path)
+		if _, err := called(t, command); err == nil || errorText(err) != "no role is called default; choose a profile with --profile: a, b" || exitCode(err) != 2 {
+			t.Errorf("%s without a default role: %v", command, err)
+		}
+	}
 	many := make([]string, 100)
 	for i := range many {
 		many[i] = "tenant-" + strings.Repeat("x", i%60)

@@ -365,6 +365,9 @@ func TestAHealthyChainIsHealthy(t *testing.T) {
 					t.Errorf("%s: %v %s: %s, fixes %+v", f.Check, f.Status, f.Key, f.Finding, f.Fixes)
 				}
 			}
+			if calls := w.sts.Calls(); len(w.options.Hops) == 2 && calls != 4 { // one for the clock, without a token, and one for each role
+				t.Errorf("STS was asked %d times", calls)
+			}
 			if len(w.options.Hops) > 0 && len(r.Hops) != len(w.options.Hops)+1 {
 				t.Errorf("the chain is %+v", r.Hops)
 			}
