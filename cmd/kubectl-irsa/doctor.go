@@ -84,7 +84,11 @@ func (o *outside) askInside(ctx context.Context, k *kubectl, policy []byte) *doc
 		}
 		return nil
 	}
-	k.say("running the doctor in container %s of %s/%s, which takes up to 15 s", o.Sidecar, o.Namespace, o.Pod)
+	most := 15
+	if o.question.profile != "" { // which may be chained
+		most = 35
+	}
+	k.say("running the doctor in container %s of %s/%s, which takes up to %d s", o.Sidecar, o.Namespace, o.Pod, most)
 	var stdin io.Reader
 	var flags []string
 	if policy != nil {
