@@ -73,7 +73,7 @@ func (p *Provider) Assume(ctx context.Context, s Source) (cache.Credentials, err
 	defer p.transport.CloseIdleConnections()
 
 	signer := &signer{skew: s.Skew}
-	creds, err := p.assume(ctx, s.Credentials, signer)
+	creds, err := p.assume(ctx, s, signer)
 	if err != nil {
 		failure := cache.AsFetchError(err)
 		failure.Message = presentable(signer.mask(p.withoutExternalID(failure.Message), s.Credentials), maxMessage)
@@ -84,7 +84,8 @@ func (p *Provider) Assume(ctx context.Context, s Source) (cache.Credentials, err
 	return creds, nil
 }
 
-func (p *Provider) assume(ctx context.Context, source *cache.Credentials, signer *signer) (cache.Credentials, error) {
+func (p *Provider) assume(ctx context.Context, from Source, signer *signer) (cache.Credentials, error) {
+	source := from.Credentials
 	claims, err := p.firstToken()
 	if err != nil {
 		return cache.Credentials{}, err
@@ -113,7 +114,7 @@ func (p *Provider) assume(ctx context.Context, source *cache.Credentials, signer
 		input.DurationSeconds = duration
 		if at := signer.now(); !at.Before(source.Expiration) {
 			return answer{}, &cache.FetchError{Reason: cache.ExpiredToken,
-				Message: "the credentials of the source profile expired at " + source.Expiration.UTC().Format(time.RFC3339)}
+				Message: fmt.Sprintf("the credentials of the source profile %q expired at %s", from.Profile, source.Expiration.UTC().Format(time.RFC3339))}
 		}
 		got, clock, err := call(ctx, host, signedCodes, send)
 		// The clock was set, or the node suspended, since the source's skew was measured.

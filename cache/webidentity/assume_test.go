@@ -195,7 +195,7 @@ func TestNothingIsSignedAfterTheEnd(t *testing.T) {
 			if sent := c.sts.Calls() > 1; sent != row.signs {
 				t.Errorf("sent a request: %t", sent)
 			}
-			if !row.signs && (failure == nil || failure.Reason != cache.ExpiredToken || failure.Reason.Class() != cache.Transient) {
+			if !row.signs && (failure == nil || !strings.HasPrefix(failure.Error(), `ExpiredToken: the credentials of the source profile "default" expired at 20`) || failure.Reason.Class() != cache.Transient) {
 				t.Errorf("failed with %v", failure)
 			}
 		})
@@ -350,6 +350,28 @@ func TestNothingOfTheSourceIsShown(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Each exchange is one request on one connection, however STS answers, and reads no more of the answer than it must.
+func TestAssumeIsOneRequest(t *testing.T) {
+	t.Setenv("AWS_MAX_ATTEMPTS", "5")
+	t.Setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+	for name, fault := range map[string]ststest.Fault{
+		"success": {}, "500": ststest.InternalFailure, "503 page": ststest.HTMLPage(503), "throttling": ststest.Throttling,
+		"denied": ststest.AccessDenied, "clock": {Status: 400, Code: "ExpiredToken", Message: "a"}, "dropped": ststest.Drop, "empty": ststest.EmptyOK,
+		"endless": {Status: 403, Body: strings.Repeat("a", 1<<20)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := stageChained(t, tweak{})
+			c.sts.Break(fault)
+			if _, failure := c.assume(t.Context()); failure != nil && len(failure.Message) > maxMessage {
+				t.Errorf("a message of %d bytes", len(failure.Message))
+			}
+			if n := c.sts.Calls() - 1; n != 1 {
+				t.Errorf("%d requests, want 1", n)
+			}
+		})
 	}
 }
 
