@@ -24,12 +24,13 @@ else
 	go test $(GOTESTFLAGS) ./...
 endif
 
-integration: ## Real SDKs and tools, MinIO, Helm, kustomize, promtool, shells, Chromium, and faults, some at random; CLIENT=botocore for one client
+integration: ## Real SDKs and tools, MinIO, moto, Helm, kustomize, promtool, shells, Chromium, and faults, some at random; CLIENT=botocore for one client
 ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v ./integration/minio
 	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) ./integration/manifests
 	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish || :; go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/commands
+	go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/moto
 	go test -tags faults -count=1 -v -timeout 8m ./integration/faults
 	go test -tags faults -count=1 -v -timeout 10m ./integration/campaign
 	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) ./integration/browser

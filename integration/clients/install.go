@@ -124,23 +124,32 @@ func (in *Installer) fromNPM(ctx context.Context, c Client) (Command, error) {
 }
 
 func (in *Installer) fromPyPI(ctx context.Context, c Client) (Command, error) {
-	// Wheels are specific to a version of Python.
-	found, err := output(ctx, "python3", "-c", "import sys; print(sys.implementation.cache_tag, sys.executable)")
+	python, path, err := in.Python(ctx, c.Package+"-"+c.Version, c.Package+"=="+c.Version)
 	if err != nil {
 		return Command{}, err
 	}
-	tag, python, _ := strings.Cut(found, " ")
 	args, err := in.interpreted(c, map[string]string{".py": python})
 	if err != nil {
 		return Command{}, err
 	}
-	path := filepath.Join(in.Cache, fmt.Sprintf("pypi-%s-%s-%s", c.Package, c.Version, tag))
-	err = in.whole(path, func(dir string) error {
-		return runSilently(ctx, "", python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-			"--only-binary", ":all:", "--target", dir, c.Package+"=="+c.Version)
-	})
 	// Only Python's own directories, and the one that it starts in, without the machine's packages.
-	return Command{Args: slices.Insert(args, 1, "-S"), Dir: path, Version: c.Version}, err
+	return Command{Args: slices.Insert(args, 1, "-S"), Dir: path, Version: c.Version}, nil
+}
+
+// Python installs packages with pip, whose arguments they are, in a directory that is named for them, and returns Python's own
+// path and the directory's.
+func (in *Installer) Python(ctx context.Context, name string, packages ...string) (python, path string, err error) {
+	// Wheels are specific to a version of Python.
+	found, err := output(ctx, "python3", "-c", "import sys; print(sys.implementation.cache_tag, sys.executable)")
+	if err != nil {
+		return "", "", err
+	}
+	tag, python, _ := strings.Cut(found, " ")
+	path = filepath.Join(in.Cache, fmt.Sprintf("pypi-%s-%s", name, tag))
+	return python, path, in.whole(path, func(dir string) error {
+		return runSilently(ctx, "", python, append([]string{"-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+			"--only-binary", ":all:", "--target", dir}, packages...)...)
+	})
 }
 
 // inRoot runs a program with another root directory, with this machine's devices, processes, network
