@@ -96,9 +96,9 @@ func (ch *chain) set(change func()) {
 
 // watch looks at every hop once a second for a while. It reports how long each had no valid credentials, and the least that
 // was left of those that it had.
-func (ch *chain) watch(for_ time.Duration) (without, least [3]time.Duration) {
-	least = [3]time.Duration{for_, for_, for_}
-	for end := time.Now().Add(for_); time.Now().Before(end); time.Sleep(time.Second) {
+func (ch *chain) watch(period time.Duration) (without, least [3]time.Duration) {
+	least = [3]time.Duration{period, period, period}
+	for end := time.Now().Add(period); time.Now().Before(end); time.Sleep(time.Second) {
 		for i, c := range ch.caches {
 			s := c.Status()
 			if s.Credentials == nil {
