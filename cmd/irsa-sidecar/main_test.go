@@ -72,7 +72,7 @@ func TestWhatIsSaidOnTheOpsPortIsShownOnOneLine(t *testing.T) {
 		for _, variable := range []string{opsVariable, adminVariable} {
 			t.Setenv(variable, answering(t, answer))
 		}
-		for _, args := range [][]string{{"healthcheck"}, {"healthcheck", "livez"}, {"shutdown"}, {"reload"}, {"wait", "--timeout", "50ms"}} {
+		for _, args := range [][]string{{"healthcheck"}, {"healthcheck", "livez"}, {"shutdown"}, {"reload"}, {"wait", "--timeout", "400ms"}} {
 			err := run(t.Context(), args, strings.NewReader(""), io.Discard, &output{to: io.Discard})
 			if err == nil {
 				t.Errorf("%s, %s: no error", name, args)
@@ -87,7 +87,7 @@ func TestWhatIsSaidOnTheOpsPortIsShownOnOneLine(t *testing.T) {
 func TestAnotherProgramIsNotHealthy(t *testing.T) {
 	for _, body := range []string{"hello", "ok\n", "", "default: ready, for another 59m0s\n", "default: started\n"} {
 		t.Setenv(opsVariable, answering(t, "HTTP/1.1 200 OK\r\nServer: SimpleHTTP/0.6 Python/3.13\r\n\r\n"+body))
-		for _, args := range [][]string{{"healthcheck", "livez"}, {"healthcheck", "readyz"}, {"healthcheck", "startupz"}, {"wait", "--timeout", "50ms"}} {
+		for _, args := range [][]string{{"healthcheck", "livez"}, {"healthcheck", "readyz"}, {"healthcheck", "startupz"}, {"wait", "--timeout", "400ms"}} {
 			err := run(t.Context(), args, strings.NewReader(""), io.Discard, &output{to: io.Discard})
 			if exitCode(err) != 1 || !strings.Contains(err.Error(), "(IRSA_SIDECAR_OPS_LISTEN) is not this sidecar: it answered 200 OK to /") {
 				t.Errorf("%q, answered with %q: %v", args, body, err)
