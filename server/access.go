@@ -126,5 +126,22 @@ func withAccess(r *http.Request, a access) *http.Request {
 // accessOf returns what the caller of a request may have.
 func accessOf(r *http.Request) access { return r.Context().Value(accessKey{}).(access) }
 
+// withheldFault stands for a fault that may name a profile that the caller may not have.
+const withheldFault = "the sidecar's log says what it is"
+
+// fault is what is wrong with a configuration that was not taken. Its text names profiles, roles and token files, so it is only
+// for a caller that may have all profiles.
+func (a *access) fault() string {
+	if a.profiles.fault == "" {
+		return ""
+	}
+	for _, s := range a.profiles.slots {
+		if !s.Hidden && !slices.Contains(a.opened, s) {
+			return withheldFault
+		}
+	}
+	return a.profiles.fault
+}
+
 // shows reports whether a profile that another one is chained to may be described: a hidden one is only its source.
 func (a *access) shows(source *slot) bool { return source.Hidden || slices.Contains(a.opened, source) }

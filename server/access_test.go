@@ -233,8 +233,8 @@ func TestACallerIsToldWhatItMayHave(t *testing.T) {
 		code                int
 		refusal             Refusal
 	}{
-		{"/v1/credentials/nobody", sharedToken, "there is no such profile: open to this caller are a.b+c=d,e@f, team-a", 400, UnknownProfile},
-		{"/v1/identity/nobody", writerToken, "there is no such profile: open to this caller are writer", 400, UnknownProfile},
+		{"/v1/credentials/nobody", sharedToken, "there is no such profile: this caller may have a.b+c=d,e@f, team-a", 400, UnknownProfile},
+		{"/v1/identity/nobody", writerToken, "there is no such profile: this caller may have writer", 400, UnknownProfile},
 		{"/v1/credentials/nobody", testToken, "there is no such profile", 400, UnknownProfile},
 		{"/v1/credentials/default%2Fsource", testToken, "there is no such profile", 400, UnknownProfile},
 		{"/v1/credentials/writer", testToken, AuthorizationRejected.Message(), 403, AuthorizationRejected},

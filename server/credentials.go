@@ -165,7 +165,7 @@ func (h *credentials) unknownProfile(w http.ResponseWriter, r *http.Request) {
 		if more := len(names) - most; more > 0 {
 			text += fmt.Sprintf(" and %d more", more)
 		}
-		why = errors.New("open to this caller are " + text)
+		why = errors.New("this caller may have " + text)
 	}
 	h.refuse(w, r, UnknownProfile, why)
 }

@@ -123,7 +123,7 @@ func TestARequestThatNamesNoProfileIsRefusedWhereNoneIsTheDefault(t *testing.T) 
 	o.Default = ""
 	h := Credentials(o)
 	for _, target := range []string{"/v1/credentials", "/v1/credentials/"} {
-		mustDocument(t, ask(h, request("GET", target)), 400, string(UnknownProfile), UnknownProfile.Message()+": open to this caller are "+testProfile, UnknownProfile.Hint())
+		mustDocument(t, ask(h, request("GET", target)), 400, string(UnknownProfile), UnknownProfile.Message()+": this caller may have "+testProfile, UnknownProfile.Hint())
 	}
 	for _, target := range []string{"/v1/credentials/" + testProfile, "/v1/identity/" + testProfile, "/v1/identity", "/v1/identity/"} {
 		if w := ask(h, request("GET", target)); w.Code != 200 {

@@ -47,7 +47,7 @@ var refusals = map[Refusal]struct {
 	AuthorizationRepeated: {403, "the request has more than one Authorization header", "send one"},
 	AuthorizationRequired: {403, "the request has no Authorization header", "set AWS_CONTAINER_AUTHORIZATION_TOKEN or AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE in the program's environment to what the sidecar expects"},
 	AuthorizationRejected: {403, "the Authorization header is not the expected one", "AWS_CONTAINER_AUTHORIZATION_TOKEN in the program must equal IRSA_SIDECAR_AUTHORIZATION_TOKEN in the sidecar, or both must name the same token file; a profile with irsa_sidecar_authorization_token_file accepts only the token in that file"},
-	UnknownProfile:        {400, "there is no such profile", "ask for /v1/credentials; GET / lists the profiles"},
+	UnknownProfile:        {400, "there is no such profile", "ask for one that GET / lists; /v1/credentials is the profile default"},
 	UnknownPath:           {404, "there is nothing at this path", "credentials are at /v1/credentials, a summary for people is at /"},
 	MethodNotAllowed:      {405, "only GET is answered", "send a plain GET"},
 	MalformedRequest:      {400, "the request is not valid HTTP/1.1, or its headers exceed 8 KiB", "send a plain GET with one Host header, and headers of at most 8 KiB"},

@@ -84,7 +84,7 @@ func (h *credentials) identity(w http.ResponseWriter, r *http.Request) {
 		answer.profile = open[i].name()
 	}
 	d := a.identityOf(open[i], maxAskers)
-	d.ConfigurationFault = a.profiles.fault
+	d.ConfigurationFault = a.fault()
 	if !list || len(open) == 1 {
 		writeJSON(w, http.StatusOK, d)
 		return

@@ -26,8 +26,8 @@ func (h *credentials) page(w http.ResponseWriter, r *http.Request) {
 	all := listed(a.opened, h.Default)
 	var b strings.Builder
 	fmt.Fprintf(&b, "irsa-sidecar %s: AWS credentials for this Pod\n\n", h.Version)
-	if a.profiles.fault != "" {
-		fmt.Fprintf(&b, "%s\n\n", faultText(a.profiles.fault))
+	if fault := a.fault(); fault != "" {
+		fmt.Fprintf(&b, "%s\n\n", faultText(fault))
 	}
 	many := len(all) > 1
 	if many {

@@ -86,6 +86,34 @@ func TestPagesOfSeveralProfiles(t *testing.T) {
 	})
 }
 
+// A mistake in a configuration may name profiles, roles and token files that are not for everybody: its text is for a caller
+// that may have all profiles, and on the admin listener.
+func TestAFaultIsToldInFullOnlyToACallerThatMayHaveAllProfiles(t *testing.T) {
+	const text = "AWS_CONFIG_FILE: /etc/aws/config, line 12, [profile payroll]: role_arn is wrong"
+	check := func(who string, h http.Handler, token string, full bool) {
+		for _, path := range []string{"/", "/v1/identity", "/v1/identity/" + testProfile, "/v1/identity/writer"} {
+			w := ask(h, request("GET", path, header("Authorization", token)))
+			if w.Code != http.StatusOK {
+				continue
+			}
+			body := w.Body.String()
+			if strings.Contains(body, "payroll") != full || !full && !strings.Contains(body, withheldFault) {
+				t.Errorf("%s: GET %s: the text is told: %t, want %t\n%s", who, path, !full, full, body)
+			}
+		}
+	}
+	one, two := several(t), edited(several(t), func(p *Profile) { p.Authorization = fixed(t, testToken) })
+	for _, o := range []Options{one, two} {
+		o.Profiles.SetFault(text)
+	}
+	check("the default's", Credentials(one), testToken, false)
+	check("the writer's", Credentials(one), writerToken, false)
+	check("all", Credentials(two), testToken, true)
+	if body := ask(NewAdmin(one, nil, nil), request("GET", "/")).Body.String(); !strings.Contains(body, "payroll") {
+		t.Errorf("the admin's page lacks the mistake:\n%s", body)
+	}
+}
+
 // What a token does not open is not on its page, except as the name of a source.
 func TestAPageShowsOnlyWhatTheTokenOpens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
