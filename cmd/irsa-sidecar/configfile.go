@@ -328,7 +328,11 @@ func (p *parser) roleOfFile() string {
 	case lines > 1:
 		p.reject(roleFileVariable, "%s has %d lines; expected one, with the role's ARN", f.path, lines)
 	default:
-		if err := names.CheckRoleARN(role); err != nil {
+		switch err := names.CheckRoleARN(role); {
+		case err == nil:
+		case names.RoleARNMeant(role) == "" && !strings.HasPrefix(strings.ToLower(role), "arn:"): // perhaps a token
+			p.reject(roleFileVariable, "%s has no ARN of a role; expected one, such as arn:aws:iam::111122223333:role/app", f.path)
+		default:
 			p.reject(roleFileVariable, "%s: %v", f.path, err)
 		}
 		return role
