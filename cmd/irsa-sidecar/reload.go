@@ -148,6 +148,9 @@ func (c *sidecar) reloadAll() {
 func (c *sidecar) take(f files, all bool) bool {
 	next, invalid := parse(c.environment, f)
 	if len(invalid) == 0 {
+		invalid = f.config.cutOff(c.current.files.config)
+	}
+	if len(invalid) == 0 {
 		invalid = next.load()
 	}
 	if len(invalid) == 0 {
@@ -168,6 +171,17 @@ func (c *sidecar) take(f files, all bool) bool {
 	}
 	c.apply(next, all)
 	return true
+}
+
+// cutOff reports a file that is the one before up to the middle of a line: whoever wrote it did not write all of it. What is
+// left may be correct, and would remove profiles, or open one to other callers.
+func (f file) cutOff(before file) problems {
+	n := len(f.text)
+	if n == 0 || n >= len(before.text) || !bytes.HasPrefix(before.text, f.text) || f.text[n-1] == '\n' || bytes.IndexByte([]byte("\r\n"), before.text[n]) >= 0 {
+		return nil
+	}
+	return problems{{configVariable, fmt.Sprintf("%s, line %d: ends in the middle of a line of the configuration in use, as if it had not been written to its end; write all of it, with a line feed at the end",
+		f.path, bytes.Count(f.text, []byte("\n"))+1)}}
 }
 
 // refuse says what is wrong with a configuration, once.

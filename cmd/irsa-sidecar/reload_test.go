@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,5 +68,23 @@ func TestListsInTheLogAreBounded(t *testing.T) {
 	}
 	if got, want := listed(names), listed(names[:maxNamed])+" and 2 more"; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// A file that is cut off in a line is a mistake, even if what is left is correct.
+func TestAFileThatIsCutOff(t *testing.T) {
+	const before = "[profile a]\nrole_arn = arn\nexternal_id = shop-42\r\n\n[profile b]\nregion = x"
+	cut := func(after string) string { return before[:strings.Index(before, after)] }
+	for text, line := range map[string]int{
+		cut("-42"): 3, cut("\nrole"): 0, cut("role"): 0, cut("\r"): 0, cut("\n\n["): 0, cut("region"): 0, cut("]\nregion"): 5, cut(" = x"): 6, before[:1]: 1,
+		"": 0, before: 0, before + "y": 0, before + "\n": 0, "[profile a]\nrole_arn = ar": 2, "[profile a]\nrole_arn = ar\n": 0, "[profile z": 0,
+	} {
+		var want problems
+		if line > 0 {
+			want = problems{{configVariable, fmt.Sprintf("/config, line %d: ends in the middle of a line of the configuration in use, as if it had not been written to its end; write all of it, with a line feed at the end", line)}}
+		}
+		if got := (file{path: "/config", text: []byte(text)}).cutOff(file{path: "/config", text: []byte(before)}); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
 	}
 }

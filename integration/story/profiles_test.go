@@ -243,6 +243,12 @@ func TestAMistakeInTheConfigurationChangesNothing(t *testing.T) {
 		return metric(t, s, `irsa_sidecar_configuration_reloads_total{result="failed"}`) == 2
 	})
 
+	part := good["config"][:len(good["config"])-4] // of a role's name: what is left is correct
+	v.publish(t, map[string]string{"config": part})
+	world.Eventually(t, world.Soon, "a file that is cut off is refused", func() bool {
+		return metric(t, s, `irsa_sidecar_configuration_reloads_total{result="failed"}`) == 3
+	})
+
 	v.publish(t, good)
 	world.Eventually(t, world.Soon, "the mistake is gone", func() bool { return metric(t, s, `irsa_sidecar_configuration_last_reload_failed`) == 0 })
 	if _, text := s.OpenPage(t, s.BaseURL+"/"); strings.Contains(text, "profile three") {
