@@ -74,14 +74,17 @@ func several(t testing.TB) Options {
 
 func TestThePathSelectsAProfileAndItsOwnTokenOpensIt(t *testing.T) {
 	h := Credentials(several(t))
-	opens := map[string][]string{
-		testToken:   {"default"},
-		writerToken: {"writer"},
-		sharedToken: {"a.b+c=d,e@f", "team-a"},
-		"":          nil, "wrong": nil, "Bearer ": nil,
-		testToken + writerToken: nil,
-	}
-	for token, mine := range opens {
+	for _, row := range []struct {
+		token string
+		mine  []string
+	}{
+		{testToken, []string{"default"}},
+		{writerToken, []string{"writer"}},
+		{sharedToken, []string{"a.b+c=d,e@f", "team-a"}},
+		{"", nil}, {"wrong", nil}, {"Bearer ", nil},
+		{testToken + writerToken, nil},
+	} {
+		token, mine := row.token, row.mine
 		for _, profile := range []string{"default", "writer", "a.b+c=d,e@f", "team-a", "nobody"} {
 			for _, path := range []string{"/v1/credentials/", "/v1/identity/"} {
 				for _, spelled := range []string{token, "Bearer " + token} {

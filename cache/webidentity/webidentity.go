@@ -82,7 +82,8 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Provider gets credentials for one role: by Fetch, which is a [cache.Fetch], or by Assume if Options.Assume is set. A Provider may be used by many goroutines at once.
+// Provider gets credentials for one role: by Fetch, which is a [cache.Fetch], or by Assume if Options.Assume is set. A Provider
+// may be used by many goroutines at once.
 type Provider struct {
 	options   Options
 	client    *http.Client

@@ -337,20 +337,22 @@ func TestWarningsOfAFile(t *testing.T) {
 
 func TestTheRoleFromAFile(t *testing.T) {
 	const noRole = "/role has no ARN of a role; expected one, such as arn:aws:iam::111122223333:role/app" // and none of the text, which may be a token
-	for text, want := range map[string]string{
-		otherRole: "", " " + otherRole + " \r\n\n": "",
-		"":                           "/role is empty; if it comes from an annotation, the Pod does not have that annotation",
-		"\n\n":                       "/role is empty; if it comes from an annotation, the Pod does not have that annotation",
-		otherRole + "\n" + otherRole: "/role has 2 lines; expected one, with the role's ARN",
-		`role="` + otherRole + `"`:   "/role has all annotations or labels of the Pod; project the one with the ARN: fieldPath: metadata.annotations['<name>']",
-		`"` + otherRole + `"`:        `/role: "\"` + otherRole + `\"" is in quotes; use ` + otherRole,
-		otherRole + "\x00":           `/role: "` + otherRole + `\x00" contains the invisible character U+0000; use ` + otherRole,
-		"app":                        noRole,
-		"kq3x8Zb0tPpR2mVfLwYh7uJc1NsD9aGe5iXoQrTz4vU=": noRole,
-		strings.Repeat("a", 2049):                      noRole,
-		"arn:" + strings.Repeat("a", 2045):             `/role: is longer than the 2048 characters that STS accepts`,
-		"arn:aws:iam::1111:role/half":                  `/role: "arn:aws:iam::1111:role/half" has an account of 4 digits; expected 12`,
+	for _, row := range []struct{ text, want string }{
+		{otherRole, ""},
+		{" " + otherRole + " \r\n\n", ""},
+		{"", "/role is empty; if it comes from an annotation, the Pod does not have that annotation"},
+		{"\n\n", "/role is empty; if it comes from an annotation, the Pod does not have that annotation"},
+		{otherRole + "\n" + otherRole, "/role has 2 lines; expected one, with the role's ARN"},
+		{`role="` + otherRole + `"`, "/role has all annotations or labels of the Pod; project the one with the ARN: fieldPath: metadata.annotations['<name>']"},
+		{`"` + otherRole + `"`, `/role: "\"` + otherRole + `\"" is in quotes; use ` + otherRole},
+		{otherRole + "\x00", `/role: "` + otherRole + `\x00" contains the invisible character U+0000; use ` + otherRole},
+		{"app", noRole},
+		{"kq3x8Zb0tPpR2mVfLwYh7uJc1NsD9aGe5iXoQrTz4vU=", noRole},
+		{strings.Repeat("a", 2049), noRole},
+		{"arn:" + strings.Repeat("a", 2045), `/role: is longer than the 2048 characters that STS accepts`},
+		{"arn:aws:iam::1111:role/half", `/role: "arn:aws:iam::1111:role/half" has an account of 4 digits; expected 12`},
 	} {
+		text, want := row.text, row.want
 		s, invalid := parse(environmentOf(append([]string{"IRSA_SIDECAR_ROLE_ARN_FILE=/role"}, good...)...), files{roleARN: file{path: "/role", text: []byte(text)}})
 		var expected problems
 		if want != "" {

@@ -75,7 +75,8 @@ const (
 	maxPolicyARNs = 10
 )
 
-// checkPolicies checks the session policies, and the tags with which they share their space. AWS measures them in packed form; this STS measures them as they are.
+// checkPolicies checks the session policies, and the tags with which they share their space. AWS measures them in packed form;
+// this STS measures them as they are.
 func checkPolicies(form url.Values) *Fault {
 	policy := form.Get("Policy")
 	size, n := len(policy), 0
