@@ -322,6 +322,9 @@ func CheckTags(tags map[string]string, transitive []string) error {
 		}
 		keys[low] = key
 	}
+	if len(transitive) > maxTags {
+		return fmt.Errorf("has %d transitive tags, and STS accepts %d", len(transitive), maxTags)
+	}
 	for _, key := range transitive {
 		if _, exists := keys[strings.ToLower(key)]; !exists {
 			return fmt.Errorf("has the transitive tag %q, which is not one of the tags", key)

@@ -461,6 +461,8 @@ func TestWhatSTSAcceptsInAssumeRole(t *testing.T) {
 		"51 tags":                      {CheckTags(many, nil), "has 51 tags, and STS accepts 50"},
 		"two cases":                    {CheckTags(map[string]string{"a": "", "A": ""}, nil), `has the keys "A" and "a"; STS ignores the case of a key`},
 		"a transitive tag in caps":     {CheckTags(map[string]string{"a": ""}, []string{"A"}), ""},
+		"the most transitive tags":     {CheckTags(map[string]string{"a": ""}, slices.Repeat([]string{"a"}, 50)), ""},
+		"too many transitive tags":     {CheckTags(map[string]string{"a": ""}, slices.Repeat([]string{"a"}, 51)), "has 51 transitive tags, and STS accepts 50"},
 		"a transitive tag alone":       {CheckTags(nil, []string{"a"}), `has the transitive tag "a", which is not one of the tags`},
 	} {
 		got := ""

@@ -222,6 +222,8 @@ func TestMistakesInAFile(t *testing.T) {
 		{"", chained + "irsa_sidecar_tags = a=b, a=c", `, line 4, [profile b]: irsa_sidecar_tags has the key "a" twice`},
 		{"", chained + "irsa_sidecar_tags = a", `, line 4, [profile b]: irsa_sidecar_tags has an entry without =; write key=value, separated by commas`},
 		{"", chained + "irsa_sidecar_tags = a=b\nirsa_sidecar_transitive_tags = c", `, line 5, [profile b]: irsa_sidecar_transitive_tags has the transitive tag "c", which is not one of the tags`},
+		{"", chained + "irsa_sidecar_tags = a=b\nirsa_sidecar_transitive_tags = " + strings.Repeat("a,", 51), `, line 5, [profile b]: irsa_sidecar_transitive_tags has 51 transitive tags, and STS accepts 50`},
+		{"", chained + "irsa_sidecar_tags = k0=b\nirsa_sidecar_transitive_tags = k0\n[profile c]\nrole_arn = " + otherRole + "\nsource_profile = b\nirsa_sidecar_tags = " + tags(51), `, line 9, [profile c]: irsa_sidecar_tags has 51 tags, and STS accepts 50`},
 		{"", chained + "irsa_sidecar_tags = a=b\nirsa_sidecar_transitive_tags = a\n[profile c]\nrole_arn = " + otherRole + "\nsource_profile = b\nirsa_sidecar_tags = A=c", `, line 9, [profile c]: irsa_sidecar_tags has "A", which profile b passes on; remove it here, or from the transitive tags there`},
 		{"", chained + "irsa_sidecar_source_identity = me\n[profile c]\nrole_arn = " + otherRole + "\nsource_profile = b\nirsa_sidecar_source_identity = you", `, line 8, [profile c]: irsa_sidecar_source_identity is "you", but profile b sets "me", which stays in the sessions that follow; remove one of them`},
 		{"", b + "irsa_sidecar_policy_arns = ReadOnlyAccess", `, line 3, [profile b]: irsa_sidecar_policy_arns "ReadOnlyAccess" is not a policy ARN, such as arn:aws:iam::aws:policy/ReadOnlyAccess`},

@@ -288,8 +288,10 @@ func (p *parser) assume(s *profileSection) *webidentity.Assume {
 	}
 	if err := webidentity.CheckTags(a.Tags, nil); err != nil {
 		p.rejectAt(p.at(s, tagsKey), "%v", err)
+		a.Tags, a.TransitiveTags = nil, nil // however many there are, [parser.inherited] compares each with each
 	} else if err := webidentity.CheckTags(a.Tags, a.TransitiveTags); err != nil {
 		p.rejectAt(p.at(s, transitiveKey), "%v", err)
+		a.TransitiveTags = nil
 	}
 	return a
 }
