@@ -327,8 +327,11 @@ func TestWarningsOfAFile(t *testing.T) {
 			"AWS_CONFIG_FILE /config, line 3, [profile a]: role_session_name is not a session name that STS accepts, which has 2 to 64 letters, digits and _+=,.@-; using a-b"}},
 		"one that everybody gets": {"AWS_ROLE_ARN=" + podRole + "\nAWS_WEB_IDENTITY_TOKEN_FILE=/token", "[profile a]\nrole_arn = " + otherRole + "\nirsa_sidecar_allowed_uids = 1", []string{
 			"every program in the Pod can get the credentials of the profile default; to restrict it, set irsa_sidecar_authorization_token_file or irsa_sidecar_allowed_uids in the file"}},
-		"one alone": {"AWS_WEB_IDENTITY_TOKEN_FILE=/token", "[profile a]\nrole_arn = " + otherRole, nil},
-		"a target":  {"AWS_ROLE_ARN=" + podRole + "\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\nIRSA_SIDECAR_TARGET_ROLE_ARN=" + otherRole, "[default]\nregion = eu-west-1", nil},
+		"a profile in a variable": {env + "\nAWS_PROFILE=a", "[profile a]\nrole_arn = " + otherRole, []string{
+			"AWS_PROFILE is ignored: programs choose a profile by the path, /v1/credentials/NAME, and commands take --profile"}},
+		"the default in a variable": {env + "\nAWS_PROFILE=default", "[profile a]\nrole_arn = " + otherRole, nil},
+		"one alone":                 {"AWS_WEB_IDENTITY_TOKEN_FILE=/token", "[profile a]\nrole_arn = " + otherRole, nil},
+		"a target":                  {"AWS_ROLE_ARN=" + podRole + "\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\nIRSA_SIDECAR_TARGET_ROLE_ARN=" + otherRole, "[default]\nregion = eu-west-1", nil},
 	} {
 		s, invalid := parseFile(row.env, row.config)
 		if len(invalid) > 0 || !slices.Equal(s.warnings, row.want) {

@@ -21,6 +21,8 @@ const (
 	ownRoleVariable  = "AWS_ROLE_ARN"
 	externalVariable = "IRSA_SIDECAR_EXTERNAL_ID"
 	readyVariable    = "IRSA_SIDECAR_READY_PROFILES"
+
+	selectionVariable = "AWS_PROFILE" // chooses a profile for SDKs
 )
 
 // profiles returns all profiles, each after its source. There is at least one, whatever is wrong.
@@ -41,6 +43,9 @@ func (p *parser) profiles() []*profile {
 		needed = needed || l.exchange.TokenFile == ""
 	}
 	p.environmentTokenFile(needed)
+	if name := p.value(selectionVariable); name != "" && name != defaultProfile && p.files.config.path != "" {
+		p.warn(where{variable: selectionVariable}, "is ignored: programs choose a profile by the path, /v1/credentials/NAME, and commands take --%s", profileFlag)
+	}
 	p.ready(all)
 	p.unrestricted(all)
 	return all

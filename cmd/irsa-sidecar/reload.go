@@ -160,6 +160,9 @@ func (c *sidecar) take(f files, all bool) bool {
 		c.refuse(invalid, all)
 		return false
 	}
+	if c.fault != "" {
+		c.logger.Info("the configuration files have no mistake any more")
+	}
 	c.configuration.ok.Inc()
 	c.configuration.faulty.Set(0)
 	c.served.SetFault("")

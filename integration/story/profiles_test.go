@@ -251,6 +251,7 @@ func TestAMistakeInTheConfigurationChangesNothing(t *testing.T) {
 
 	v.publish(t, good)
 	world.Eventually(t, world.Soon, "the mistake is gone", func() bool { return metric(t, s, `irsa_sidecar_configuration_last_reload_failed`) == 0 })
+	s.WaitForLog(t, "the configuration files have no mistake any more")
 	if _, text := s.OpenPage(t, s.BaseURL+"/"); strings.Contains(text, "profile three") {
 		t.Errorf("the page still has the mistake:\n%s", text)
 	}
