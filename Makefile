@@ -32,8 +32,8 @@ ifeq ($(CLIENT),)
 	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) ./integration/manifests
 	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish || :; go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/commands
 	go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/moto
-	go test -tags faults -count=1 -v -timeout 8m ./integration/faults
-	go test -tags faults -count=1 -v -timeout 10m ./integration/campaign
+	go test -tags faults -count=1 -v -timeout 15m ./integration/faults
+	go test -tags faults -count=1 -v -timeout 20m ./integration/campaign
 	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) ./integration/browser
 endif
 	IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 $(GOTESTFLAGS) -timeout 15m -parallel 4 ./integration/clients
