@@ -296,7 +296,11 @@ func nextTry(s cache.Status, now time.Time) string {
 		return "next try: under way"
 	}
 	text := "next try: in " + rounded(max(0, s.NextTry.Sub(now)))
-	if s.Watching {
+	switch {
+	case !s.Watching:
+	case s.Failure.Profile != "":
+		text += ", or when its source profile has credentials"
+	default:
 		text += ", or when the token file changes"
 	}
 	return text

@@ -52,6 +52,26 @@ func chained(t *testing.T) Options {
 	}
 }
 
+func TestTheNextTrySaysWhatItWaitsFor(t *testing.T) {
+	now := time.Now()
+	own, source := &cache.FetchError{}, (&cache.FetchError{}).Via("base")
+	for _, row := range []struct {
+		status cache.Status
+		want   string
+	}{
+		{cache.Status{}, "under way"},
+		{cache.Status{NextTry: now.Add(-time.Second)}, "in 0s"},
+		{cache.Status{NextTry: now.Add(time.Minute), Failure: own}, "in 1m0s"},
+		{cache.Status{NextTry: now.Add(time.Minute), Failure: own, Watching: true}, "in 1m0s, or when the token file changes"},
+		{cache.Status{NextTry: now.Add(time.Minute), Failure: source}, "in 1m0s"},
+		{cache.Status{NextTry: now.Add(time.Minute), Failure: source, Watching: true}, "in 1m0s, or when its source profile has credentials"},
+	} {
+		if got := nextTry(row.status, now); got != "next try: "+row.want {
+			t.Errorf("%+v: %q, want %q", row.status, got, row.want)
+		}
+	}
+}
+
 // The pages with several profiles, to each caller what it may see.
 func TestPagesOfSeveralProfiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
