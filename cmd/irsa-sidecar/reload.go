@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -232,36 +231,35 @@ func (s *settings) accesses() (all []*access) {
 // apply makes the profiles those of next. What is held of a profile whose role has changed is served until there is
 // something new, or until it ends.
 func (c *sidecar) apply(next *settings, all bool) {
-	var added, changed, removed []*source
-	running := maps.Clone(c.sources.byName)
-	refresh := make(map[*source]bool) // with whether something else is asked for
-	for name, e := range next.exchangers(c.logger) {
-		s := running[name]
+	var added, stayed, changed, removed []*source
+	exchangers, running := next.exchangers(c.logger), make(map[string]*source)
+	for name, e := range exchangers {
+		s := c.sources.byName[name]
 		if s == nil {
 			s = c.sources.newSource(e, c.sources.entry(e), nil)
-			running[name] = s
 			added = append(added, s)
-			continue
+		} else {
+			stayed = append(stayed, s)
 		}
-		differs, news := s.become(e, all)
-		if all || differs {
-			refresh[s] = differs
-		}
-		if news {
-			changed = append(changed, s)
-		}
+		running[name] = s
 	}
-	for name, s := range running {
-		if next.profile(name) == nil {
-			delete(running, name)
+	for name, s := range c.sources.byName {
+		if exchangers[name] == nil {
 			removed = append(removed, s)
 		}
 	}
 	if !c.use(next, running, added) {
 		return
 	}
-	for s, differs := range refresh {
-		s.cache.Refresh(differs)
+	// Not before: credentials of another role are only for the callers that next lets through.
+	for _, s := range stayed {
+		differs, news := s.become(exchangers[s.name], all)
+		if all || differs {
+			s.cache.Refresh(differs)
+		}
+		if news {
+			changed = append(changed, s)
+		}
 	}
 	c.sources.drop(removed)
 	if len(added)+len(changed)+len(removed) > 0 {

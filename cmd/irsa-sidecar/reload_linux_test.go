@@ -123,6 +123,33 @@ func TestReloadingAThousandTimesLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// The credentials of another role are only for the callers that the new configuration lets through: nothing asks for them
+// before it decides who these are.
+func TestAnotherRoleIsAskedForOnlyOnceItsCallersAreKnown(t *testing.T) {
+	config := "[profile a]\nrole_arn = %s\nirsa_sidecar_authorization_token_file = %s\n"
+	c, file := reloaded(t, "# none\n")
+	reload := func(role, token string) {
+		t.Helper()
+		if err := os.WriteFile(file, fmt.Appendf(nil, config, role, filepath.Join(filepath.Dir(file), token)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if !c.take(readFiles(c.environment), false) {
+			t.Fatal(c.fault)
+		}
+	}
+	reload(podRole, "a")
+	a := c.sources.get("a")
+	reload(otherRole, "b")
+	if got := a.current.Load().exchange.RoleARN; got != otherRole || c.sources.get("a") != a {
+		t.Fatalf("the profile asks for %s", got)
+	}
+	c.refreshing.stop() // from now on nobody is served by what files say
+	reload(podRole, "c")
+	if got := a.current.Load().exchange.RoleARN; got != otherRole || c.current.profile("a").exchange.RoleARN != otherRole {
+		t.Errorf("a profile asks for %s, and is served by the rules for another role", got)
+	}
+}
+
 func openDescriptors(t *testing.T) int {
 	t.Helper()
 	all, err := os.ReadDir("/proc/self/fd")
