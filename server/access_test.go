@@ -1,7 +1,10 @@
 package server
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -267,6 +270,22 @@ func TestACallerIsToldWhatItMayHave(t *testing.T) {
 	mustRefuse(t, w, AuthorizationRequired)
 	mustRefuse(t, ask(h, request("GET", "/v1/credentials/writer", header("Authorization", "wrong"))), AuthorizationRejected)
 	mustRefuse(t, ask(h, request("GET", "/v1/credentials/nobody")), UnknownProfile)
+}
+
+// The log says which profile a refused caller asked for, if there is one of that name.
+func TestTheLogNamesTheProfileThatWasAskedFor(t *testing.T) {
+	for target, want := range map[string]string{
+		"/v1/credentials/writer": "writer", "/v1/identity/writer/": "writer", "/v1/credentials/a.b+c=d,e@f": "a.b+c=d,e@f",
+		"/v1/credentials": "", "/": "", "/v1/credentials/nobody": "", "/v1/credentials/default%2Fsource": "", "/v1/credentials/default/source": "",
+	} {
+		o, log := several(t), &bytes.Buffer{}
+		o.Callers, o.Logger = new(Callers), slog.New(slog.NewJSONHandler(log, nil))
+		ask(Credentials(o), request("GET", target, header("Authorization", "wrong")))
+		var line struct{ Msg, Profile string }
+		if err := json.Unmarshal(log.Bytes(), &line); err != nil || line.Msg != "request refused" || line.Profile != want {
+			t.Errorf("%s: the profile %q, want %q\n%s", target, line.Profile, want, log)
+		}
+	}
 }
 
 // A program may send the token of any profile in another header, on any listener.

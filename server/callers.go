@@ -110,6 +110,9 @@ func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, tokens *
 	if r.refusal != MalformedRequest { // its headers are not known
 		attrs = append(attrs, "user_agent", userAgent(request, tokens))
 	}
+	if name := tokens.named(request); name != "" {
+		attrs = append(attrs, "profile", name)
+	}
 	attrs = append(attrs, "count", max(1, int64(total-r.told.Swap(total))))
 	if why != nil {
 		attrs = append(attrs, "why", why.Error())
@@ -118,6 +121,18 @@ func (r *refusalTally) warn(logger *slog.Logger, request *http.Request, tokens *
 		attrs = append(attrs, "hint", hint)
 	}
 	logger.Warn("request refused", attrs...)
+}
+
+// named is the profile that the path of a request names; empty if there is no such profile, or the path names none.
+func (p *Profiles) named(r *http.Request) string {
+	if p == nil || r.URL == nil || r.URL.RawPath != "" {
+		return ""
+	}
+	path := cmp.Or(identityOf(r), trimSlash(r.URL.Path))
+	if s := p.now().paths[path]; s != nil {
+		return s.name()
+	}
+	return ""
 }
 
 // tally counts requests by User-Agent and user. For a known caller it takes no lock and allocates nothing.
