@@ -270,7 +270,7 @@ func (e *examination) aboutProfile(ctx context.Context, uri *url.URL, token appT
 	if wrong {
 		f.Finding += fmt.Sprintf(", and not %s: it is another profile's", profile)
 	}
-	fix := e.fixURIOf(opened[0])
+	fix := e.fixURIAt(uri.Host, opened[0]) // which has answered; the doctor may not know its variables
 	if fix.What = "ask for the profile that the token opens"; len(opened) > 1 {
 		fix.What = "ask for a profile that the token opens, such as this one"
 	}

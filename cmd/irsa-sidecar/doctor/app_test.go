@@ -275,6 +275,12 @@ var apps = []struct {
 		w.serveTwo()
 		w.env[sources.FullURI] += "/audti"
 	}, "UnknownProfile", fixed},
+	{"unknown-profile-at-another-port", func(w *world) { // than the doctor's variables say
+		w.serveTwo()
+		served := w.options.Listen
+		w.env[sources.FullURI], w.shown = "http://"+served.String()+"/v1/credentials/audti", []string{fmt.Sprint(":", served.Port()), ":9910"}
+		w.options.Listen = silentAddress(w.t)
+	}, "UnknownProfile", fixed},
 	{"sidecars-config-file", func(w *world) {
 		w.env["AWS_CONFIG_FILE"] = w.put("sidecar-config", "[default]\nrole_arn = "+roleARN+"\n[profile audit]\nrole_arn = "+auditARN+"\nsource_profile = default\n")
 	}, SharedFile, fixed},

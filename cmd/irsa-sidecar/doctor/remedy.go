@@ -175,13 +175,18 @@ func (e *examination) fixURI() Fix {
 
 // fixURIOf has the app ask for a profile.
 func (e *examination) fixURIOf(profile string) Fix {
-	path := "/v1/credentials"
-	if profile != DefaultProfile && presentable(profile) {
-		path += "/" + url.PathEscape(profile)
-	}
 	listen := "ADDRESS:PORT"
 	if e.Listen.IsValid() {
 		listen = e.Listen.String()
+	}
+	return e.fixURIAt(listen, profile)
+}
+
+// fixURIAt has the app ask the sidecar at an address for a profile.
+func (e *examination) fixURIAt(listen, profile string) Fix {
+	path := "/v1/credentials"
+	if profile != DefaultProfile && presentable(profile) {
+		path += "/" + url.PathEscape(profile)
 	}
 	return e.setEnv("use the sidecar's address", appContainer, "AWS_CONTAINER_CREDENTIALS_FULL_URI="+shellQuote("http://"+listen+path))
 }
