@@ -143,5 +143,10 @@ func (a *access) fault() string {
 	return a.profiles.fault
 }
 
-// shows reports whether a profile that another one is chained to may be described: a hidden one is only its source.
-func (a *access) shows(source *slot) bool { return source.Hidden || slices.Contains(a.opened, source) }
+// shows reports whether a profile that another one is chained to may be described: one that is open to the caller, or the hidden
+// source of one that is.
+func (a *access) shows(source *slot) bool {
+	return slices.ContainsFunc(a.opened, func(s *slot) bool {
+		return s.name() == source.name() || source.Hidden && s.Source == source.name()
+	})
+}

@@ -140,13 +140,13 @@ func TestAPageShowsOnlyWhatTheTokenOpens(t *testing.T) {
 		h := Credentials(chained(t))
 		for _, path := range []string{"/", "/v1/identity", "/v1/identity/writer"} {
 			body := ask(h, request("GET", path, header("Authorization", writerToken))).Body.String()
-			for _, word := range []string{"audit", "legacy", roleOf("default") + ":", roleOf("default") + `"`, roleOf("before"), roleOf("audit"), "AccessDenied"} {
+			for _, word := range []string{"audit", "legacy", roleOf("default") + ":", roleOf("default") + `"`, roleOf("default/source"), roleOf("before"), roleOf("audit"), "AccessDenied"} {
 				if strings.Contains(body, word) {
 					t.Errorf("GET %s tells the writer of %q:\n%s", path, word, body)
 				}
 			}
-			if !strings.Contains(body, roleOf("writer")) || !strings.Contains(body, roleOf("default/source")) {
-				t.Errorf("GET %s lacks a role:\n%s", path, body)
+			if !strings.Contains(body, roleOf("writer")) || !strings.Contains(body, "default/source") {
+				t.Errorf("GET %s lacks the role, or the name of a source:\n%s", path, body)
 			}
 		}
 		for _, path := range []string{"/", "/v1/identity"} {
