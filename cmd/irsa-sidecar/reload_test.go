@@ -74,7 +74,7 @@ func TestListsInTheLogAreBounded(t *testing.T) {
 // A file that is cut off in a line is a mistake, even if what is left is correct.
 func TestAFileThatIsCutOff(t *testing.T) {
 	const before = "[profile a]\nrole_arn = arn\nexternal_id = shop-42\r\n\n[profile b]\nregion = x"
-	cut := func(after string) string { return before[:strings.Index(before, after)] }
+	cut := func(at string) string { text, _, _ := strings.Cut(before, at); return text }
 	for text, line := range map[string]int{
 		cut("-42"): 3, cut("\nrole"): 0, cut("role"): 0, cut("\r"): 0, cut("\n\n["): 0, cut("region"): 0, cut("]\nregion"): 5, cut(" = x"): 6, before[:1]: 1,
 		"": 0, before: 0, before + "y": 0, before + "\n": 0, "[profile a]\nrole_arn = ar": 2, "[profile a]\nrole_arn = ar\n": 0, "[profile z": 0,
