@@ -277,9 +277,9 @@ func CheckExternalID(id string) error {
 	return onlyHas(id, "ASCII letters, digits and _+=,.@:/-", func(r rune) bool { return word(r) || strings.ContainsRune("+=,.@:/-", r) })
 }
 
-// CheckTag returns what is wrong with a session tag, or nil.
-func CheckTag(key, value string) error {
-	if err := CheckTagKey(key); err != nil {
+// checkTag returns what is wrong with a session tag, or nil.
+func checkTag(key, value string) error {
+	if err := checkTagKey(key); err != nil {
 		return err
 	}
 	if n := utf8.RuneCountInString(value); n > maxTagValue {
@@ -291,8 +291,8 @@ func CheckTag(key, value string) error {
 	return nil
 }
 
-// CheckTagKey returns what is wrong with the key of a session tag, or nil.
-func CheckTagKey(key string) error {
+// checkTagKey returns what is wrong with the key of a session tag, or nil.
+func checkTagKey(key string) error {
 	if n := utf8.RuneCountInString(key); n < 1 || n > maxTagKey {
 		return fmt.Errorf("has a key of %d characters; keys have 1 to %d", n, maxTagKey)
 	}
@@ -313,7 +313,7 @@ func CheckTags(tags map[string]string, transitive []string) error {
 	}
 	keys := make(map[string]string, len(tags)) // as STS compares them
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
-		if err := CheckTag(key, tags[key]); err != nil {
+		if err := checkTag(key, tags[key]); err != nil {
 			return err
 		}
 		low := strings.ToLower(key)
