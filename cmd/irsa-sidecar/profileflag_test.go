@@ -25,29 +25,15 @@ const (
 func chained(t *testing.T) (sts *ststest.Server, dir string) {
 	t.Helper()
 	unset(t)
-	issuer, err := ststest.NewIssuer("https://issuer.example")
-	if err != nil {
-		t.Fatal(err)
-	}
-	sts = ststest.New(ststest.Options{Issuer: issuer, Roles: map[string]ststest.Role{
+	sts, url, token := startSTS(t, map[string]ststest.Role{
 		ownARN: {Trusted: []string{ststest.Tokens}}, hubARN: {Trusted: []string{ownARN}}, auditARN: {Trusted: []string{hubARN}, ExternalID: "shop-4711"},
-	}})
-	url, err := sts.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sts.Close() })
-	dir = t.TempDir()
-	token, err := issuer.Token(ststest.Claims{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	})
+	dir = filepath.Dir(token)
 	write := func(name, content string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write("token", token)
 	write("audit-token", "the token of audit alone")
 	write("config", `[profile hub]
 role_arn = `+hubARN+`
@@ -62,7 +48,7 @@ irsa_sidecar_tags = team=shop
 irsa_sidecar_authorization_token_file = `+filepath.Join(dir, "audit-token")+`
 `)
 	for name, value := range map[string]string{
-		"AWS_ROLE_ARN": ownARN, "AWS_WEB_IDENTITY_TOKEN_FILE": filepath.Join(dir, "token"), "AWS_ENDPOINT_URL_STS": url, "AWS_REGION": "eu-west-1",
+		"AWS_ROLE_ARN": ownARN, "AWS_WEB_IDENTITY_TOKEN_FILE": token, "AWS_ENDPOINT_URL_STS": url, "AWS_REGION": "eu-west-1",
 		configVariable: filepath.Join(dir, "config"), listenVariable: "127.0.0.1:1", "IRSA_SIDECAR_LOG_LEVEL": "error",
 	} {
 		t.Setenv(name, value)

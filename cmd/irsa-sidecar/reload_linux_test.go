@@ -19,33 +19,14 @@ import (
 
 // reloaded starts a sidecar whose profiles a test reloads itself, and returns it with its environment's configuration file.
 func reloaded(t *testing.T, config string) (c *sidecar, file string) {
-	issuer, err := ststest.NewIssuer("https://issuer.example")
-	if err != nil {
-		t.Fatal(err)
-	}
-	sts := ststest.New(ststest.Options{Issuer: issuer, Roles: map[string]ststest.Role{podRole: {}, otherRole: {}}})
-	url, err := sts.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sts.Close() })
-	tokens, err := ststest.NewTokenFile(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := issuer.Token(ststest.Claims{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := tokens.Write(token); err != nil {
-		t.Fatal(err)
-	}
+	t.Helper()
+	_, url, token := startSTS(t, map[string]ststest.Role{podRole: {}, otherRole: {}})
 	dir := t.TempDir()
 	file = filepath.Join(dir, "config")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e := environmentOf("AWS_ROLE_ARN="+podRole, "AWS_WEB_IDENTITY_TOKEN_FILE="+tokens.Path(), "AWS_ENDPOINT_URL_STS="+url, "AWS_REGION=eu-west-1",
+	e := environmentOf("AWS_ROLE_ARN="+podRole, "AWS_WEB_IDENTITY_TOKEN_FILE="+token, "AWS_ENDPOINT_URL_STS="+url, "AWS_REGION=eu-west-1",
 		"AWS_CONFIG_FILE="+file, "IRSA_SIDECAR_STATE_FILE="+filepath.Join(dir, "state"), "IRSA_SIDECAR_STATE_FILE_ON_DISK=true",
 		"IRSA_SIDECAR_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_OPS_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0")
 	s, invalid := parse(e, readFiles(e))
@@ -54,7 +35,7 @@ func reloaded(t *testing.T, config string) (c *sidecar, file string) {
 	}
 	limit := debug.SetMemoryLimit(-1)
 	t.Cleanup(func() { debug.SetMemoryLimit(limit) }) // start lowers it
-	c, err = start(s, slog.New(slog.DiscardHandler), &output{to: io.Discard})
+	c, err := start(s, slog.New(slog.DiscardHandler), &output{to: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}

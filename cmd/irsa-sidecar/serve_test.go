@@ -83,29 +83,8 @@ func (l *lines) wait(t *testing.T, message string) (line map[string]any) {
 // Each profile has its own role, its own cache and its own state file; a profile that fails leaves the others alone.
 func TestEveryProfileIsServed(t *testing.T) {
 	const role, gone = "arn:aws:iam::123456789012:role/app", "arn:aws:iam::123456789012:role/gone"
-	issuer, err := ststest.NewIssuer("https://issuer.example")
-	if err != nil {
-		t.Fatal(err)
-	}
-	sts := ststest.New(ststest.Options{Issuer: issuer, RoleARN: role})
-	url, err := sts.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sts.Close() })
-	file, err := ststest.NewTokenFile(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := issuer.Token(ststest.Claims{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := file.Write(token); err != nil {
-		t.Fatal(err)
-	}
-
-	s, invalid := parse(environmentOf("AWS_ROLE_ARN="+role, "AWS_WEB_IDENTITY_TOKEN_FILE="+file.Path(), "AWS_ENDPOINT_URL_STS="+url,
+	_, url, token := startSTS(t, map[string]ststest.Role{role: {}})
+	s, invalid := parse(environmentOf("AWS_ROLE_ARN="+role, "AWS_WEB_IDENTITY_TOKEN_FILE="+token, "AWS_ENDPOINT_URL_STS="+url,
 		"IRSA_SIDECAR_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_OPS_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0",
 		"IRSA_SIDECAR_QUITQUITQUIT=true", "IRSA_SIDECAR_SHUTDOWN_DELAY=1h"), files{})
 	if len(invalid) > 0 {
