@@ -508,3 +508,28 @@ func FuzzConfigFile(f *testing.F) {
 		}
 	})
 }
+
+// A file of a hundred profiles may name a hundred files that do not exist.
+func TestMistakesInTheFilesThatAFileNamesAreLimited(t *testing.T) {
+	for key, want := range map[string]string{policyFileKey: "/config, line 3, [profile p0]: irsa_sidecar_policy_file ", authorizationKey: "/config, line 3, [profile p0]: irsa_sidecar_authorization_token_file "} {
+		for profiles, problems := range map[int]int{1: 1, maxAlike: maxAlike, maxAlike + 1: maxAlike + 1, maxProfiles: maxAlike + 1} {
+			var config strings.Builder
+			for i := range profiles {
+				fmt.Fprintf(&config, "[profile p%d]\nrole_arn = %s\n%s = /proc/none/%d\n", i, otherRole, key, i)
+			}
+			s, invalid := parseFile("AWS_WEB_IDENTITY_TOKEN_FILE=/token", config.String())
+			if len(invalid) > 0 {
+				t.Fatal(invalid)
+			}
+			if invalid = s.load(); len(invalid) == 0 {
+				invalid = s.open(nil)
+			}
+			if len(invalid) != problems || !strings.HasPrefix(invalid[0].text, want) {
+				t.Errorf("%s: %d problems of %d profiles, want %d: %v", key, len(invalid), profiles, problems, invalid)
+			}
+			if last := invalid[len(invalid)-1]; profiles > maxAlike && last != (problem{configVariable, fmt.Sprintf("has %d more mistakes", profiles-maxAlike)}) {
+				t.Errorf("%s: %v", key, last)
+			}
+		}
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -31,6 +32,22 @@ func (p problems) Error() string {
 		b.WriteString("\n  " + one.line())
 	}
 	return b.String()
+}
+
+// limited returns at most maxAlike problems of each variable, and how many more it has: a file may name many others.
+func (p problems) limited() (all problems) {
+	count := make(map[string]int)
+	for _, one := range p {
+		if count[one.variable]++; count[one.variable] <= maxAlike {
+			all = append(all, one)
+		}
+	}
+	for _, variable := range slices.Sorted(maps.Keys(count)) {
+		if more := count[variable] - maxAlike; more > 0 {
+			all = append(all, problem{variable, fmt.Sprintf("has %d more mistakes", more)})
+		}
+	}
+	return all
 }
 
 // concerning returns the problems of these variables, and unknown names, each of which may be one of these, misspelt.

@@ -67,7 +67,7 @@ func (s *settings) load() (all problems) {
 		}
 		p.exchange.Roots = roots
 	}
-	return all
+	return all.limited()
 }
 
 // maxPolicyFile leaves room for white space around what STS takes.
@@ -131,7 +131,7 @@ func (s *settings) open(before *settings) (all problems) {
 		}
 		p.access = opened[p.access]
 	}
-	return all
+	return all.limited()
 }
 
 // same reports whether the same callers are let through, in the same way.
