@@ -320,7 +320,7 @@ func (b *bench) requests(ctx context.Context, o options) ([]*step, error) {
 		steps = append(steps, &step{
 			name: "requests, " + s.name, least: o.rounds, most: o.most,
 			measures: []measure{
-				{name: "requests/s, " + s.String(), kind: relative, more: true, limit: 0.9, margin: 0.10},
+				{name: "requests/s, " + s.String(), kind: relative, more: true, limit: 0.9, margin: 0.15},
 				{name: "p99 in µs, " + s.String(), kind: relative, limit: 1.3, margin: 0.30},
 			},
 			round: func(_ context.Context, round int) ([]pair[float64], error) {
