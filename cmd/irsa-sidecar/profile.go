@@ -139,7 +139,7 @@ func (a *access) same(other *access) bool {
 	return a.key() == other.key() && (a.uids == nil) == (other.uids == nil) && slices.Equal(a.uids, other.uids)
 }
 
-// An opener opens each token file once, whoever names it.
+// An opener opens each token file once, however many profiles name it.
 type opener struct {
 	listen         netip.Addr
 	network        network

@@ -175,7 +175,7 @@ func (c *sidecar) take(f files, all bool) bool {
 	return true
 }
 
-// cutOff reports a file that is the one before up to the middle of a line: whoever wrote it did not write all of it. What is
+// cutOff reports a file that is the one before up to the middle of a line: its writer did not write all of it. What is
 // left may be correct, and would remove profiles, or open one to other callers.
 func (f file) cutOff(before file) problems {
 	n := len(f.text)

@@ -33,6 +33,7 @@ func TestFilesSettle(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				began, next := time.Now(), 1
 				read := func() files { next++; return row.reads[next-1] }
+				// It sleeps by the bubble's clock.
 				f, settled := settle(row.reads[0], read, func(d time.Duration) bool { time.Sleep(d); return true })
 				if took := time.Since(began); settled != row.settled || took != row.took || next != len(row.reads) {
 					t.Errorf("settled %v after %v and %d reads, want %v after %v", settled, took, next, row.settled, row.took)

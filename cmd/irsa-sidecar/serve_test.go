@@ -26,7 +26,7 @@ func TestTheEndWaitsNoLongerThanItSays(t *testing.T) {
 			t.Errorf("waited %v for what never ends", time.Since(began))
 		}
 		close(stuck)
-		if !within(endWait, func() { time.Sleep(endWait - 1) }) {
+		if !within(endWait, func() { time.Sleep(endWait - 1) }) { // of the bubble's clock
 			t.Error("did not wait for what ends in time")
 		}
 	})

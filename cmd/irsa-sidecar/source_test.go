@@ -64,7 +64,7 @@ func TestAnExchangeWaitsForASlotAsLongAsItMay(t *testing.T) {
 		all := newSourceSet(statePlace{}, nil, nil)
 		for range maxExchanges {
 			go all.exchange(t.Context(), func(context.Context) (cache.Credentials, error) {
-				time.Sleep(7 * time.Second)
+				time.Sleep(7 * time.Second) // of the bubble's clock
 				return cache.Credentials{}, nil
 			})
 		}

@@ -676,11 +676,11 @@ func TestADiskThatIsStuckAtTheStartIsNoStateFile(t *testing.T) {
 		s.keep(testKept(time.Hour))
 		clock, released := s.clock, make(chan struct{})
 		for takes, want := range map[time.Duration]time.Duration{startWait - 1: time.Hour, startWait + 1: 0} {
-			s.clock = func() (string, time.Duration, error) { time.Sleep(takes); return clock() }
+			s.clock = func() (string, time.Duration, error) { time.Sleep(takes); return clock() } // of the bubble's clock
 			if left := s.restoredFor(); left != want {
 				t.Errorf("when it takes %v, %v are left, want %v", takes, left, want)
 			}
-			time.Sleep(time.Second) // until the one that was late has ended
+			time.Sleep(time.Second) // of the bubble's clock, until the one that was late has ended
 			synctest.Wait()
 		}
 		s.clock = func() (string, time.Duration, error) { <-released; return clock() }
@@ -699,7 +699,7 @@ func TestAWriteThatFailsLateIsALineInTheLog(t *testing.T) {
 		s := newTestState(t, &log)
 		s.write = (&stuckDisk{takes: time.Minute, failsWhenReleased: syscall.EIO}).write
 		s.keep(testKept(time.Minute))
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) // of the bubble's clock
 		synctest.Wait()
 		if !strings.Contains(log.String(), "cannot write the state file") || !strings.Contains(log.String(), syscall.EIO.Error()) {
 			t.Errorf("the log says %s", &log)
@@ -726,7 +726,7 @@ func TestAStuckDiskKeepsNoCredentialsFromCallersAndNobodyFromShutdown(t *testing
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { c.Run(ctx); close(ended) }()
-		time.Sleep(10 * time.Hour)
+		time.Sleep(10 * time.Hour) // of the bubble's clock
 		synctest.Wait()
 		if exchanges < 5 {
 			t.Errorf("%d exchanges in ten hours", exchanges)

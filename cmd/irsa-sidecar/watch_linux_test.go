@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -224,17 +225,17 @@ func TestNoWatchIsLeft(t *testing.T) {
 			syscall.Close(fd)
 		}
 	}()
-	for range 4096 {
+	config := filepath.Join(t.TempDir(), "config")
+	for { // the kernel's limit ends it, or that of descriptors, with the same error
 		fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC)
 		if err != nil {
-			w := startWatch(t, 10*time.Millisecond, filepath.Join(t.TempDir(), "config"))
+			w := startWatch(t, 10*time.Millisecond, config)
 			w.want(t, "an interval")
 			w.wantWarning(t, "looking at them every minute")
 			return
 		}
 		taken = append(taken, fd)
 	}
-	t.Skip("this machine has more than 4096 watches")
 }
 
 func TestWhatTheKernelTellsIsUnderstood(t *testing.T) {
@@ -243,13 +244,10 @@ func TestWhatTheKernelTellsIsUnderstood(t *testing.T) {
 		padded := (len(name) + 16) / 16 * 16
 		b := make([]byte, syscall.SizeofInotifyEvent+padded)
 		for i, v := range []uint32{uint32(descriptor), mask, 0, uint32(padded)} {
-			b[4*i], b[4*i+1], b[4*i+2], b[4*i+3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24)
+			binary.NativeEndian.PutUint32(b[4*i:], v)
 		}
 		copy(b[syscall.SizeofInotifyEvent:], name)
 		return b
-	}
-	if event(0x01020304, 0, "")[0] != 4 {
-		t.Skip("written for little-endian machines")
 	}
 	for name, row := range map[string]struct {
 		events         []byte

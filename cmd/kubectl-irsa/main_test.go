@@ -364,7 +364,7 @@ func TestTheIdentityIsInTheReport(t *testing.T) {
 	}
 }
 
-// Whoever is called at night sees all of it at once. The report of the doctor in the Pod is a real one.
+// A person who is called at night sees all of it at once. The report of the doctor in the Pod is a real one.
 func TestAPlainAccessDeniedFitsAScreen(t *testing.T) {
 	w := newWorld(t)
 	raw, err := os.ReadFile("testdata/access-denied.json")

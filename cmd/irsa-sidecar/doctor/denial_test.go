@@ -47,7 +47,7 @@ func TestWhoRefusedIsReadFromTheWords(t *testing.T) {
 	}
 }
 
-// Whoever is called at night sees all of it at once.
+// A person who is called at night sees all of it at once.
 func TestAPlainAccessDeniedFitsAScreen(t *testing.T) {
 	w := newWorld(t)
 	w.trust("shop:cart", "shop:web")
