@@ -4,7 +4,6 @@ package faults
 
 import (
 	"crypto/sha256"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -62,8 +62,12 @@ func TestTheTokensTimingTellsNothing(t *testing.T) {
 	t.Run("a token in a variable", func(t *testing.T) { timeTokens(t, server.FixedAuthorization) })
 	t.Run("a token in a file", func(t *testing.T) {
 		dir := t.TempDir()
+		// The kernel's objects for a file have places in memory too, so each layout has files of its own. Their paths have the
+		// same length, which takes time too.
+		made := 10_000
 		timeTokens(t, func(token string) (*server.Authorization, error) {
-			path := filepath.Join(dir, fmt.Sprintf("%04d", len(token))) // two files, with names of the same length, which takes time too
+			made++
+			path := filepath.Join(dir, strconv.Itoa(made))
 			if err := os.WriteFile(path, []byte(token), 0o600); err != nil {
 				return nil, err
 			}
@@ -91,24 +95,57 @@ func timeTokens(t *testing.T, authorize func(token string) (*server.Authorizatio
 		{"too long, and else right or not", timedQuestion{right, right + "."}, timedQuestion{right, wrong(0, right+".")}},
 		{"as long as the right one, or longer", timedQuestion{right, wrong(last, right)}, timedQuestion{right[:server.MinAuthorization], wrong(last, right)}},
 	}
-	cells := make([]timedCell, 0, 4*len(pairs)) // for each pair: near and far, and near and far with a leak
-	for _, p := range pairs {
-		cells = append(cells, timedCell{timedQuestion: p.near}, timedCell{timedQuestion: p.far},
-			timedCell{timedQuestion: p.near, leaks: true}, timedCell{timedQuestion: p.far, leaks: true})
-	}
-	measure(cells, luck, func(c timedCell) func() { return c.asking(t, authorize) })
-	for i, p := range pairs {
-		near, far, nearLeaks, farLeaks := quick(cells[4*i]), quick(cells[4*i+1]), quick(cells[4*i+2]), quick(cells[4*i+3])
-		ours, leak := near.mean-far.mean, nearLeaks.mean-farLeaks.mean
-		t.Logf("%s: %+.1f ns of %.0f, t = %.1f; with a comparison by bytes %+.0f ns, t = %.0f",
-			p.name, ours, far.mean, welch(near, far), leak, welch(nearLeaks, farLeaks))
-		if leak < timedLeak*farLeaks.mean {
-			t.Errorf("%s: a comparison by bytes is not found out: this test could not fail", p.name)
+	measured := func(seed uint64) (signs []float64) {
+		luck := rand.New(rand.NewPCG(seed, 2))
+		cells := make([]timedCell, 0, 4*len(pairs)) // for each pair: near and far, and near and far with a leak
+		for _, p := range pairs {
+			cells = append(cells, timedCell{timedQuestion: p.near}, timedCell{timedQuestion: p.far},
+				timedCell{timedQuestion: p.near, leaks: true}, timedCell{timedQuestion: p.far, leaks: true})
 		}
-		if math.Abs(ours) > timedNothing*leak {
-			t.Errorf("%s: this can be told by the time, %+.1f ns", p.name, ours)
+		measure(cells, luck, func(c timedCell) func() { return c.asking(t, authorize) })
+		for i, p := range pairs {
+			signs = append(signs, tells(t, p.name, "a comparison by bytes", cells[4*i:4*i+4], timedNothing))
+		}
+		return signs
+	}
+	for i, told := range again(measured) {
+		if told {
+			t.Errorf("%s: this can be told by the time, each time that it is measured", pairs[i].name)
 		}
 	}
+}
+
+// again reports what a measurement finds each time that it is made: a difference of luck is gone, or turns round, the next
+// time, and one of the code stays. measure returns, for each thing, the sign of its difference, or zero where there is none.
+func again(measure func(luck uint64) []float64) []bool {
+	const times = 3
+	first := measure(1)
+	found := make([]bool, len(first))
+	for i, sign := range first {
+		found[i] = sign != 0
+	}
+	for n := uint64(2); n <= times && slices.Contains(found, true); n++ {
+		for i, sign := range measure(n) {
+			found[i] = found[i] && sign == first[i]
+		}
+	}
+	return found
+}
+
+// tells returns the sign of the difference between two questions if it is more than a part of what a leak makes, or else
+// zero. The cells are near and far, and near and far with that leak.
+func tells(t *testing.T, name, leaking string, cells []timedCell, part float64) float64 {
+	near, far, nearLeaks, farLeaks := quick(cells[0]), quick(cells[1]), quick(cells[2]), quick(cells[3])
+	ours, leak := near.mean-far.mean, nearLeaks.mean-farLeaks.mean
+	t.Logf("%s: %+.1f ns of %.0f, t = %.1f; with %s %+.0f ns, t = %.0f",
+		name, ours, far.mean, welch(near, far), leaking, leak, welch(nearLeaks, farLeaks))
+	if leak < timedLeak*farLeaks.mean {
+		t.Errorf("%s: %s is not found out: this test could not fail", name, leaking)
+	}
+	if math.Abs(ours) > part*leak {
+		return math.Copysign(1, ours)
+	}
+	return 0
 }
 
 // measure asks the questions of all cells in random order, so that other load affects all alike.
@@ -134,11 +171,7 @@ func measure(cells []timedCell, luck *rand.Rand, asking func(timedCell) (ask fun
 func TestTheNamesTimingTellsNothing(t *testing.T) {
 	const exists, missing = "/v1/credentials/writer", "/v1/credentials/reader"
 	wrong := strings.Repeat("x", timedLength)
-	cells := []timedCell{
-		{timedQuestion: timedQuestion{sent: exists}}, {timedQuestion: timedQuestion{sent: missing}},
-		{timedQuestion: timedQuestion{sent: exists}, leaks: true}, {timedQuestion: timedQuestion{sent: missing}, leaks: true},
-	}
-	measure(cells, rand.New(rand.NewPCG(1, 2)), func(c timedCell) func() {
+	asking := func(c timedCell) func() {
 		var all []server.Profile
 		for _, name := range []string{"default", "writer", "a-third"} {
 			own, err := server.FixedAuthorization("the-token-of-the-profile-" + name)
@@ -158,15 +191,17 @@ func TestTheNamesTimingTellsNothing(t *testing.T) {
 			}
 			h.ServeHTTP(w, r)
 		}
-	})
-	near, far, nearLeaks, farLeaks := quick(cells[0]), quick(cells[1]), quick(cells[2]), quick(cells[3])
-	ours, leak := near.mean-far.mean, nearLeaks.mean-farLeaks.mean
-	t.Logf("a profile that exists: %+.1f ns of %.0f, t = %.1f; with one more hash %+.0f ns, t = %.0f", ours, far.mean, welch(near, far), leak, welch(nearLeaks, farLeaks))
-	if leak < timedLeak*farLeaks.mean {
-		t.Error("one more hash is not found out: this test could not fail")
 	}
-	if math.Abs(ours) > timedName*leak {
-		t.Errorf("this can be told by the time, %+.1f ns", ours)
+	told := again(func(luck uint64) []float64 {
+		cells := []timedCell{
+			{timedQuestion: timedQuestion{sent: exists}}, {timedQuestion: timedQuestion{sent: missing}},
+			{timedQuestion: timedQuestion{sent: exists}, leaks: true}, {timedQuestion: timedQuestion{sent: missing}, leaks: true},
+		}
+		measure(cells, rand.New(rand.NewPCG(luck, 2)), asking)
+		return []float64{tells(t, "a profile that exists", "one more hash", cells, timedName)}
+	})
+	if told[0] {
+		t.Error("this can be told by the time, each time that it is measured")
 	}
 }
 
