@@ -36,12 +36,15 @@ const NoCredentials = "not ready: there are no valid credentials"
 // NotCounted ends what /readyz and /startupz say of a profile that is not required.
 const NotCounted = " (not counted)"
 
-// OpsMark is the value of [Mark] in answers of [Ops].
-const OpsMark = "ops"
+// The values of [Mark] in answers of [Ops] and of [Credentials].
+const (
+	OpsMark         = "ops"
+	CredentialsMark = credentialsName
+)
 
 var (
 	opsMark         = []string{OpsMark}
-	credentialsMark = []string{credentialsName}
+	credentialsMark = []string{CredentialsMark}
 )
 
 // NewOps returns the handler.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -40,7 +41,7 @@ func (p peer) String() string {
 type reply struct {
 	code         int
 	status, body string
-	marked       bool // as answers of the ops listener are
+	mark         string // the listener, where the answer says that it is a sidecar's
 }
 
 // text is the body on one line.
@@ -54,25 +55,39 @@ func (r *reply) text() string {
 	return shown(strings.Join(lines, "; "), maxReason)
 }
 
-// ask sends one request.
+// An absentError says that nothing listens where a sidecar would.
+type absentError struct{ error }
+
+// isAbsent reports whether nothing listens at a loopback address. One that this machine does not have, such as ::1 without
+// IPv6, has no listener either.
+func isAbsent(err error) bool {
+	return slices.ContainsFunc([]error{syscall.ECONNREFUSED, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT, syscall.ENETUNREACH}, func(one error) bool { return errors.Is(err, one) })
+}
+
+// ask sends one request. The error is an [absentError] if nothing listens at any of the addresses.
 func (p peer) ask(ctx context.Context, method, path, authorization string) (*reply, error) {
-	var first error
+	var shownError error
 	for _, address := range p.addresses {
 		r, err := ask(ctx, method, "http://"+address+path, authorization)
-		switch {
-		case err == nil:
+		if err == nil {
 			return r, nil
-		case first == nil:
-			first = err
 		}
-		if !errors.Is(err, syscall.ECONNREFUSED) {
+		absent := isAbsent(err)
+		if shownError == nil || !absent {
+			shownError = err
+		}
+		if !absent {
 			break
 		}
 	}
-	if errors.Is(first, context.DeadlineExceeded) {
+	if errors.Is(shownError, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("no sidecar answers at %s in time", p)
 	}
-	return nil, fmt.Errorf("no sidecar answers at %s: %s", p, shown(maskToken(cache.Innermost(first).Error(), authorization), maxReason))
+	err := fmt.Errorf("no sidecar answers at %s: %s", p, shown(maskToken(cache.Innermost(shownError).Error(), authorization), maxReason))
+	if isAbsent(shownError) {
+		return nil, absentError{err}
+	}
+	return nil, err
 }
 
 func ask(ctx context.Context, method, url, authorization string) (*reply, error) {
@@ -103,7 +118,7 @@ func ask(ctx context.Context, method, url, authorization string) (*reply, error)
 		code:   response.StatusCode,
 		status: maskToken(response.Status, authorization),
 		body:   maskToken(string(body), authorization),
-		marked: response.Header.Get(server.Mark) == server.OpsMark,
+		mark:   response.Header.Get(server.Mark),
 	}, nil
 }
 
@@ -117,7 +132,7 @@ func (p peer) notSidecar(r *reply, path string) error {
 	case r.code != http.StatusNotFound:
 	case r.body == server.AdminNotFound:
 		other = adminListener
-	case r.marked:
+	case r.mark == server.OpsMark:
 		other = opsListener
 	}
 	if other != "" {
@@ -196,7 +211,7 @@ func checkHealth(ctx context.Context, ops peer, path string) error {
 		return err
 	}
 	switch text := r.text(); {
-	case r.code == http.StatusOK && r.marked:
+	case r.code == http.StatusOK && r.mark == server.OpsMark:
 		return nil
 	case text != "" && (r.code == http.StatusServiceUnavailable || r.code == http.StatusForbidden):
 		return errors.New(text)

@@ -84,11 +84,8 @@ func unknownProfile(name string, known []string) error {
 
 // asking are the settings of a command that asks the running sidecar. A mistake in a configuration file does not stop it: the
 // sidecar keeps what it has, and the file that an app's variable names may be the app's own.
-func (c *call) asking() (*settings, error) {
+func (c *call) asking() (*settings, problems) {
 	s, invalid := c.settings()
-	invalid = slices.DeleteFunc(invalid, func(one problem) bool { return one.variable == configVariable })
-	if len(invalid) > 0 {
-		return nil, usageError{invalid}
-	}
-	return s, nil
+	invalid = invalid.concerning(askingVariables()...)
+	return s, slices.DeleteFunc(invalid, func(one problem) bool { return one.variable == configVariable })
 }

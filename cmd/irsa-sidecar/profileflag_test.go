@@ -113,7 +113,7 @@ func TestCredentialsOfAChainThatFails(t *testing.T) {
 			role.Trusted = []string{}
 			o.Roles[row.arn] = role
 		})
-		args := []string{"credentials", "--format", "env"}
+		args := []string{"credentials", "--from", "exchange", "--format", "env"}
 		if row.profile != "" {
 			args = append(args, "--profile", row.profile)
 		}
@@ -133,7 +133,7 @@ func TestCredentialsOfAChainThatFails(t *testing.T) {
 
 func TestAnUnknownProfile(t *testing.T) {
 	for _, row := range []struct{ args, want string }{
-		{"credentials --profile audti", `there is no profile "audti"; did you mean "audit"? the profiles are default, audit, hub`},
+		{"credentials --from exchange --profile audti", `there is no profile "audti"; did you mean "audit"? the profiles are default, audit, hub`},
 		{"doctor --profile nothing", `there is no profile "nothing"; the profiles are default, audit, hub`},
 		{"credentials --profile a/b", `--profile takes the name of a profile, 1 to 64 letters, digits and _+=,.@- that do not begin with a dot or a hyphen, not "a/b"`},
 		{"doctor --profile .x", `--profile takes the name of a profile, 1 to 64 letters, digits and _+=,.@- that do not begin with a dot or a hyphen, not ".x"`},
@@ -150,10 +150,10 @@ func TestAnUnknownProfile(t *testing.T) {
 	unset(t)
 	t.Setenv("AWS_ROLE_ARN", ownARN)
 	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/token")
-	if _, err := called(t, "credentials", "--profile", "audit"); err == nil || errorText(err) != `there is no profile "audit"; the only profile is default` {
+	if _, err := called(t, "credentials", "--from", "exchange", "--profile", "audit"); err == nil || errorText(err) != `there is no profile "audit"; the only profile is default` {
 		t.Errorf("without a file: %v", err)
 	}
-	for _, command := range []string{"credentials", "doctor"} {
+	for _, command := range []string{"credentials --from exchange", "doctor"} {
 		chained(t)
 		t.Setenv("AWS_ROLE_ARN", "")
 		path := filepath.Join(t.TempDir(), "config")
@@ -161,7 +161,7 @@ func TestAnUnknownProfile(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Setenv(configVariable, path)
-		if _, err := called(t, command); err == nil || errorText(err) != "no role is called default; choose a profile with --profile: a, b" || exitCode(err) != 2 {
+		if _, err := called(t, strings.Fields(command)...); err == nil || errorText(err) != "no role is called default; choose a profile with --profile: a, b" || exitCode(err) != 2 {
 			t.Errorf("%s without a default role: %v", command, err)
 		}
 	}

@@ -98,13 +98,14 @@ func (p *parser) reject(variable, format string, args ...any) {
 	}
 }
 
+const tokenFileVariable = "AWS_WEB_IDENTITY_TOKEN_FILE"
+
 // environmentTokenFile checks the token file of all profiles that do not have their own.
 func (p *parser) environmentTokenFile(needed bool) {
-	const variable = "AWS_WEB_IDENTITY_TOKEN_FILE"
 	if p.TokenFile != "" {
-		p.checkTokenFile(where{variable: variable}, p.TokenFile)
+		p.checkTokenFile(where{variable: tokenFileVariable}, p.TokenFile)
 	} else if needed {
-		p.missing(variable, "set it to the path of the projected service account token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token")
+		p.missing(tokenFileVariable, "set it to the path of the projected service account token, such as /var/run/secrets/eks.amazonaws.com/serviceaccount/token")
 	}
 }
 

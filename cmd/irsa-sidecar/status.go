@@ -47,34 +47,18 @@ func statusCommand() command {
 		example: `kubectl exec deploy/app -c irsa-sidecar -- /irsa-sidecar status
 irsa-sidecar status --json
 irsa-sidecar status --profile audit`,
-		variables: []string{listenVariable, configVariable, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", appURI, appTokenFile, appToken},
+		variables: askingVariables(),
 		run:       runStatus,
 	}
 }
 
 // runStatus prints what GET / of the credentials listener says. It fails if there are no valid credentials.
 func runStatus(ctx context.Context, c *call) error {
-	config, err := c.asking()
-	if err != nil {
-		return err
-	}
-	at, profile, invalid := config.credentialsPeer()
-	name, named := c.profile()
-	if named {
-		profile = url.PathEscape(name)
-	}
-	token, from, invalidToken := config.tokenFor(name, named)
-	if invalid = append(invalid, invalidToken...); len(invalid) > 0 {
+	q, invalid := c.question()
+	if invalid = append(invalid, q.mistakes...); len(invalid) > 0 {
 		return usageError{invalid}
 	}
-	get := func(path string) (*reply, error) {
-		r, err := at.ask(ctx, http.MethodGet, path, token)
-		if err == nil && r.code != http.StatusOK {
-			err = refusedStatus(at, path, r, from)
-		}
-		return r, err
-	}
-	identity, err := get(strings.TrimSuffix("/v1/identity/"+profile, "/"))
+	identity, err := q.get(ctx, strings.TrimSuffix("/v1/identity/"+q.profile, "/"))
 	if err != nil {
 		return err
 	}
@@ -84,16 +68,16 @@ func runStatus(ctx context.Context, c *call) error {
 		LastError *struct{ Code, Message, Hint string }
 	}
 	if json.Unmarshal([]byte(identity.body), &found) != nil || found.Profile == "" {
-		return at.notSidecar(identity, "/v1/identity")
+		return q.to.notSidecar(identity, "/v1/identity")
 	}
 	text := identity.body
 	if !c.on("json") {
-		page, err := get("/")
+		page, err := q.get(ctx, "/")
 		if err != nil {
 			return err
 		}
 		var lines strings.Builder
-		for line := range strings.Lines(onlyProfile(page.body, found.Profile, named)) {
+		for line := range strings.Lines(onlyProfile(page.body, found.Profile, c.given[profileFlag] != "")) {
 			lines.WriteString(shown(strings.TrimSuffix(line, "\n"), maxReason) + "\n")
 		}
 		text = lines.String()
@@ -109,6 +93,44 @@ func runStatus(ctx context.Context, c *call) error {
 	default:
 		return fmt.Errorf("the sidecar has no valid credentials: %s: %s; hint: %s", e.Code, e.Message, e.Hint)
 	}
+}
+
+// askingVariables are those by which a command finds the credentials listener, and the authorization token.
+func askingVariables() []string {
+	return []string{listenVariable, configVariable, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", appURI, appTokenFile, appToken}
+}
+
+// A question is what a command asks the credentials listener of the running sidecar.
+type question struct {
+	to      peer
+	profile string // as it is in a path; empty is the default one
+
+	token, from string   // the authorization token, and the variable that it is from
+	mistakes    problems // for which there is none
+}
+
+// question finds out where to ask, and with which authorization token.
+func (c *call) question() (q question, invalid problems) {
+	config, invalid := c.asking()
+	if len(invalid) > 0 {
+		return q, invalid
+	}
+	q.to, q.profile, invalid = config.credentialsPeer()
+	name, named := c.profile()
+	if named {
+		q.profile = url.PathEscape(name)
+	}
+	q.token, q.from, q.mistakes = config.tokenFor(name, named)
+	return q, invalid
+}
+
+// get returns an answer with status 200. The reply is there with the error if it was another one.
+func (q *question) get(ctx context.Context, path string) (*reply, error) {
+	r, err := q.to.ask(ctx, http.MethodGet, path, q.token)
+	if err == nil && r.code != http.StatusOK {
+		err = refusedStatus(q.to, path, r, q.from)
+	}
+	return r, err
 }
 
 // credentialsPeer is the credentials listener, and the profile whose credentials an app with this environment gets;
@@ -217,7 +239,7 @@ func findToken() (token, from string, invalid problems) {
 // refusedStatus is the error for an answer other than 200.
 func refusedStatus(at peer, path string, r *reply, from string) error {
 	var document struct{ Code, Message, Hint string }
-	if json.Unmarshal([]byte(r.body), &document) != nil || document.Code == "" || document.Message == "" {
+	if r.mark != server.CredentialsMark || json.Unmarshal([]byte(r.body), &document) != nil || document.Code == "" || document.Message == "" {
 		return at.notSidecar(r, path)
 	}
 	sent := "" // says nothing about other refusals

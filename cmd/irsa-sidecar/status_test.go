@@ -121,7 +121,7 @@ func TestStatusOfSomethingElse(t *testing.T) {
 		"a page":              "HTTP/1.1 200 OK\r\n\r\n<html>" + hostile,
 		"JSON":                "HTTP/1.1 200 OK\r\n\r\n{}",
 		"a refusal":           "HTTP/1.1 403 Forbidden\r\n\r\n" + hostile,
-		"a refusal in JSON":   "HTTP/1.1 403 Forbidden\r\n\r\n{\"message\": \"no\"}",
+		"a refusal in JSON":   "HTTP/1.1 403 Forbidden\r\n\r\n{\"code\": \"AuthorizationRequired\", \"message\": \"no\", \"hint\": \"ask\"}",
 		"a redirect":          "HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\n\r\n",
 		"no HTTP":             hostile,
 		"nothing":             "",
@@ -148,7 +148,7 @@ func TestStatusSaysWhatItSentIfTheTokenWasRefused(t *testing.T) {
 		server.AuthorizationRequired: true, server.AuthorizationRejected: true, server.AuthorizationRepeated: true, server.UserNotAllowed: false,
 	} {
 		unset(t)
-		t.Setenv(appURI, "http://"+answering(t, `HTTP/1.1 403 Forbidden`+"\r\n\r\n"+`{"code":"`+string(code)+`","message":"no","hint":"ask"}`))
+		t.Setenv(appURI, "http://"+answering(t, "HTTP/1.1 403 Forbidden\r\n"+server.Mark+": "+server.CredentialsMark+"\r\n\r\n"+`{"code":"`+string(code)+`","message":"no","hint":"ask"}`))
 		want := string(code) + ": no; hint: ask"
 		if sent {
 			want = string(code) + ": no (sent without a token: none is set in " + either(tokenVariables) + "); hint: ask"

@@ -54,12 +54,12 @@ func runWait(ctx context.Context, c *call) error {
 		return err
 	}
 	ops := config.opsPeer()
-	w := waiter{
-		timeout: c.duration("timeout"),
-		ready:   func(ctx context.Context) error { return checkReady(ctx, ops, c.given[profileFlag]) },
-		report:  c.stderr,
-		first:   waitReport,
-	}
+	return c.wait(ctx, func(ctx context.Context) error { return checkReady(ctx, ops, c.given[profileFlag]) })
+}
+
+// wait waits until ready returns nil, for --timeout at most.
+func (c *call) wait(ctx context.Context, ready func(context.Context) error) error {
+	w := waiter{timeout: c.duration("timeout"), ready: ready, report: c.stderr, first: waitReport}
 	if doctor.IsTerminal(c.stderr.to) {
 		w.first = 0
 	}
@@ -103,7 +103,7 @@ func checkReady(ctx context.Context, ops peer, name string) error {
 	all := readReadiness(r.body)
 	first, _, _ := strings.Cut(r.body, "\n")
 	switch {
-	case !r.marked || r.code != http.StatusOK && r.code != http.StatusServiceUnavailable:
+	case r.mark != server.OpsMark || r.code != http.StatusOK && r.code != http.StatusServiceUnavailable:
 		return ops.notSidecar(r, path)
 	case first == shuttingDown:
 		return errors.New(first)

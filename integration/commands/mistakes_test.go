@@ -197,7 +197,7 @@ func TestATokenThatMayNotBeRead(t *testing.T) {
 	if err := os.WriteFile(file, []byte(world.NewToken(t, ststest.Claims{})), 0); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), world.Program(t), "credentials")
+	cmd := exec.CommandContext(t.Context(), world.Program(t), "credentials", "--from", "exchange")
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 49911, Gid: 49911}}
 	}
@@ -262,7 +262,7 @@ func TestEmptyVariablesHaveTheirDefaults(t *testing.T) {
 		}
 	}
 	// It does not listen, so the default ports may be in use.
-	r := world.RunCommand(t, w.EnvWith(empty...), "credentials")
+	r := world.RunCommand(t, w.EnvWith(empty...), "credentials", "--from", "exchange")
 	world.WantExitCode(t, r, 0)
 	if r.Stderr != "" {
 		t.Errorf("printed %s", r.Stderr)
