@@ -18,10 +18,19 @@ type access struct {
 // offer is the Authorization header of a request. The token is hashed only once, and compared only once with each Authorization,
 // so that a profile whose name is right takes no longer to refuse than one that does not exist.
 type offer struct {
-	values []string
-	hashed bool
-	token  sentToken
-	tried  *Authorization // has been compared in vain
+	values    []string
+	tokenless bool // the listener's clients cannot send a token
+	hashed    bool
+	token     sentToken
+	tried     *Authorization // has been compared in vain
+}
+
+// asks returns what a caller must send, or nil.
+func (s *slot) asks(o *offer) *Authorization {
+	if o.tokenless && s.TokenOptional {
+		return nil
+	}
+	return s.Authorization
 }
 
 // opens reports whether the caller may have the credentials of s. It allocates nothing.
@@ -29,15 +38,16 @@ func (s *slot) opens(r *http.Request, o *offer) bool {
 	if refusal, _ := s.Users.check(r.Context()); refusal != "" {
 		return false
 	}
+	asked := s.asks(o)
 	switch {
-	case s.Authorization == nil:
+	case asked == nil:
 		return len(o.values) <= 1
 	case lacksToken(o.values) != "":
 		return false
-	case o.matches(s.Authorization):
+	case o.matches(asked):
 		return true
 	}
-	o.tried = s.Authorization
+	o.tried = asked
 	return false
 }
 
@@ -80,7 +90,10 @@ func (t *table) access(r *http.Request, o *offer) (a access) {
 			continue
 		}
 		refusal, why := s.Users.check(r.Context())
-		token := s.Authorization == nil && len(o.values) <= 1 || slices.Contains(accepted, s.Authorization)
+		token := slices.Contains(accepted, s.Authorization)
+		if s.asks(o) == nil {
+			token = len(o.values) <= 1
+		}
 		switch {
 		case refusal != "":
 			known = known || token

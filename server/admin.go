@@ -26,7 +26,7 @@ type Admin struct {
 func NewAdmin(o Options, reload, quit func()) *Admin {
 	o = o.withDefaults()
 	h := &Admin{Options: o, router: chi.NewMux()}
-	h.listener = newListener("admin", &o, h.refusal, []guard{onThisMachine(0), directOrOwnPage}, MalformedRequest)
+	h.listener = newListener("admin", &o, h.refusal, []guard{fromHere(), directOrOwnPage}, MalformedRequest)
 	h.listener.hint = adminHint
 	h.router.Get("/", h.page)
 	for path, do := range map[string]func(){"/reload": reload, "/quitquitquit": quit} {

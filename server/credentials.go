@@ -59,9 +59,11 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// hint says what to do about a refusal, with the actual address.
-func (o *Options) hint(r Refusal) string {
-	return strings.NewReplacer("127.0.0.1:9911", o.Address.String(), "127.0.0.1", o.Address.Addr().String()).Replace(r.Hint())
+// hint says what to do about a refusal by the credentials listener, with the actual address.
+func (o *Options) hint(r Refusal) string { return hintAt(o.Address, r) }
+
+func hintAt(address netip.AddrPort, r Refusal) string {
+	return strings.NewReplacer("127.0.0.1:9911", address.String(), "127.0.0.1", address.Addr().String()).Replace(r.Hint())
 }
 
 // statuses of the error document. A failure that may clear by itself is 503, because the SDKs then retry; one that needs a
@@ -99,18 +101,26 @@ var statuses = map[cache.Reason]int{
 	cache.CredentialsUninitialized: 503,
 }
 
-// credentialsName is the name of the credentials listener in metrics and logs.
-const credentialsName = "credentials"
+// The names of the listeners that serve credentials, in metrics and logs.
+const (
+	credentialsName = "credentials"
+	relativeName    = "ecs"
+)
 
-// credentialsPath is where credentials are served, before the name of a profile.
-const credentialsPath = "/v1/credentials/"
+// credentialsPath is where credentials are served, before the name of a profile; credentialsRoute is the same without one.
+const (
+	credentialsRoute = "/v1/credentials"
+	credentialsPath  = credentialsRoute + "/"
+)
 
-// credentials is the handler of the credentials listener.
+// credentials is the handler of a listener that serves credentials to SDKs.
 type credentials struct {
 	Options
 	listener
 	defaultPath string // of the profile for requests that name none
 	router      *chi.Mux
+	place       int  // of the listener in record.warm
+	tokenless   bool // clients cannot send a token, and there are no pages
 }
 
 type rendered struct {
@@ -129,17 +139,40 @@ var (
 // Credentials returns the handler of the credentials listener.
 func Credentials(o Options) Handler {
 	o = o.withDefaults()
-	h := &credentials{Options: o, defaultPath: credentialsPath + o.Default, router: chi.NewMux()}
-	h.listener = newListener(credentialsName, &o, h.refusal, []guard{onThisMachine(o.Address.Port()), direct, withoutBody},
+	return newCredentials(o, credentialsName, false, o.hint, fromHere(o.Address))
+}
+
+// Relative returns the handler of a listener at these addresses, of which there must be one, for clients of
+// AWS_CONTAINER_CREDENTIALS_RELATIVE_URI. It serves the same credentials at the same paths as [Credentials], and nothing else.
+// Most of these clients cannot send a token, so [Profile.TokenOptional] counts.
+// https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
+func Relative(o Options, addresses ...netip.AddrPort) Handler {
+	o = o.withDefaults()
+	return newCredentials(o, relativeName, true, func(r Refusal) string {
+		switch r {
+		case UnknownPath:
+			return "credentials are at " + credentialsRoute + ", and nothing else is here; set AWS_CONTAINER_CREDENTIALS_RELATIVE_URI to that path"
+		case UnknownProfile:
+			return "ask for one that http://" + o.Address.String() + "/ lists; " + credentialsRoute + " is the profile " + o.Default
+		}
+		return hintAt(unmapped(addresses[0]), r)
+	}, fromHere(addresses...))
+}
+
+func newCredentials(o Options, name string, tokenless bool, hint func(Refusal) string, guards ...guard) Handler {
+	h := &credentials{Options: o, defaultPath: credentialsPath + o.Default, router: chi.NewMux(), tokenless: tokenless}
+	h.listener = newListener(name, &o, h.refusal, append(guards, direct, withoutBody),
 		UserNotAllowed, UserUnknown, AuthorizationRepeated, AuthorizationRequired, AuthorizationRejected,
 		UnknownProfile, UnknownPath, MethodNotAllowed, MalformedRequest)
-	h.listener.hint = o.hint
-	o.Profiles.report(o.Metrics, o.Logger)
-	h.router.Get("/", h.page)
-	h.router.Get("/v1/identity", h.identity)
-	h.router.Get("/v1/identity/{profile}", h.identity)
-	h.router.Get("/v1/credentials", h.unknownProfile)
-	h.router.Get("/v1/credentials/{profile}", h.unknownProfile)
+	h.listener.hint = hint
+	h.place = o.Profiles.report(name, o.Metrics, o.Logger)
+	if !tokenless {
+		h.router.Get("/", h.page)
+		h.router.Get("/v1/identity", h.identity)
+		h.router.Get("/v1/identity/{profile}", h.identity)
+	}
+	h.router.Get(credentialsRoute, h.unknownProfile)
+	h.router.Get(credentialsPath+"{profile}", h.unknownProfile)
 	h.router.NotFound(h.refusing(UnknownPath))
 	h.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", http.MethodGet)
@@ -182,14 +215,14 @@ func (h *credentials) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *credentials) answer(w http.ResponseWriter, r *http.Request, started time.Time) {
 	profiles := h.Profiles.now()
 	s := profiles.paths[h.credentialsOf(r)]
-	token := offer{values: r.Header["Authorization"]}
+	token := offer{values: r.Header["Authorization"], tokenless: h.tokenless}
 	if s != nil && s.opens(r, &token) && r.Method == http.MethodGet {
 		h.serve(w, r, s, started)
 		return
 	}
 	a := profiles.access(r, &token)
 	about := s
-	if about == nil {
+	if about == nil && !h.tokenless {
 		about = profiles.paths[identityOf(r)]
 	}
 	switch {
@@ -213,7 +246,7 @@ func (h *credentials) credentialsOf(r *http.Request) string {
 	switch {
 	case r.URL.RawPath != "":
 		return ""
-	case path == "/v1/credentials":
+	case path == credentialsRoute:
 		return h.defaultPath
 	}
 	return path
@@ -235,21 +268,20 @@ func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot, sta
 		h.answer(w, r, started)
 		return
 	}
-	const route = "/v1/credentials"
 	user := noUser
 	if s.Users != nil {
 		user = knownUser(r)
 	}
 	s.askers.note(r, h.tokens, user, started)
 	if err != nil {
-		h.account(r, s.name(), route, failure(w, err), started, "", nil)
+		h.account(r, s.name(), credentialsRoute, failure(w, err), started, "", nil)
 		return
 	}
 	h.write(w, s, creds)
 	if h.metrics != nil {
-		s.warm.Load().ok(started)
+		s.warm[h.place].Load().ok(started)
 	}
-	h.log(r, route, http.StatusOK, started, "", nil)
+	h.log(r, credentialsRoute, http.StatusOK, started, "", nil)
 }
 
 // write writes credentials of s as they were rendered for the first request.
@@ -307,7 +339,7 @@ func (h *credentials) refusal(w http.ResponseWriter, r Refusal, why error) int {
 	if why != nil {
 		message += ": " + why.Error()
 	}
-	return document(w, row.status, string(r), message, h.Options.hint(r))
+	return document(w, row.status, string(r), message, h.listener.hint(r))
 }
 
 func (h *credentials) malformed() (contentType string, body []byte) {

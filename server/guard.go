@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -70,23 +72,51 @@ type guard struct {
 	check func(r *http.Request) (Refusal, error)
 }
 
-// onThisMachine accepts requests that come from this machine and name it in Host. With DNS rebinding, Host has another name.
+// fromHere accepts requests that come from this machine and name it in Host. With DNS rebinding, Host has another name.
 // The peer's address is not enough: a mesh or a proxy on this machine forwards requests from outside. IMDSv2 has similar
 // defences:
 // https://aws.amazon.com/blogs/security/defense-in-depth-open-firewalls-reverse-proxies-ssrf-vulnerabilities-ec2-instance-metadata-service/
 //
-// If port is not zero, Host may name only that one; kubectl port-forward has its own. CRT and Envoy name none.
-func onThisMachine(port uint16) guard {
-	return guard{[]Refusal{PeerNotAllowed, HostNotAllowed}, func(r *http.Request) (Refusal, error) {
-		if !loopbackPeer(r) {
-			return PeerNotAllowed, nil
+// The addresses are those of the listener. Where one is not a loopback address, its clients have that very address too: the
+// kernel gives it to a connection to an address of this machine, and [ListenLocal] makes sure that no other machine can use it.
+// Host may then be that address.
+//
+// Host may name only the port of an address; CRT and Envoy name none. Without addresses it may name any: kubectl port-forward
+// has its own.
+func fromHere(addresses ...netip.AddrPort) guard {
+	var own []netip.AddrPort // that are not loopback
+	for _, a := range addresses {
+		if a = unmapped(a); !a.Addr().IsLoopback() {
+			own = append(own, a)
 		}
-		if named, ok := loopbackHost(r.Host); !ok || named != "" && port != 0 && parsePort(named) != int(port) {
+	}
+	named := func(host string) bool {
+		if port, ok := loopbackHost(host); ok {
+			return port == "" || len(addresses) == 0 ||
+				slices.ContainsFunc(addresses, func(a netip.AddrPort) bool { return parsePort(port) == int(a.Port()) })
+		}
+		return slices.ContainsFunc(own, func(a netip.AddrPort) bool { return host == hostOf(a.Addr()) || host == a.String() })
+	}
+	return guard{[]Refusal{PeerNotAllowed, HostNotAllowed}, func(r *http.Request) (Refusal, error) {
+		switch {
+		case !loopbackPeer(r) && !ownPeer(r, own):
+			return PeerNotAllowed, nil
+		case !named(r.Host):
 			return HostNotAllowed, nil
 		}
 		return "", nil
 	}}
 }
+
+// hostOf is an address as it is in a URL without a port.
+func hostOf(a netip.Addr) string {
+	if a.Is6() {
+		return "[" + a.String() + "]"
+	}
+	return a.String()
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 // direct refuses requests from proxies and from web pages. No SDK sends requests like those.
 var direct = guard{[]Refusal{ForwardedRequest, BrowserRequest}, func(r *http.Request) (Refusal, error) {
@@ -231,6 +261,20 @@ func loopbackPeer(r *http.Request) bool {
 	}
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	return err == nil && peer.Addr().Unmap().IsLoopback()
+}
+
+// ownPeer reports whether the client has the address that it is connected to, and that is one of these.
+func ownPeer(r *http.Request, own []netip.AddrPort) bool {
+	if len(own) == 0 {
+		return false
+	}
+	at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	here := unmapped(at.AddrPort())
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && peer.Addr().Unmap() == here.Addr() && slices.Contains(own, here)
 }
 
 // loopbackHost returns the port of a Host header that is localhost or a loopback address; "" if it has none.

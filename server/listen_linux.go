@@ -1,19 +1,27 @@
 package server
 
 import (
+	"fmt"
 	"net"
 	"syscall"
 	"unsafe"
 )
 
-// boundBuffers limits the buffers of a listening socket, which every accepted connection inherits: socket(7). A sandbox may
-// not support that; then there is no limit.
-func boundBuffers(sendBuffer int) func(network, address string, c syscall.RawConn) error {
-	return func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) {
+// prepare limits the buffers of a listening socket, which every accepted connection inherits: socket(7). A sandbox may not
+// support that; then there is no limit. If local is true, it binds the socket to the loopback interface, or fails.
+func prepare(sendBuffer int, local bool) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) (err error) {
+		failed := c.Control(func(fd uintptr) {
 			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, receiveBuffer)
 			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
+			if local { // a socket that is bound to no interface yet may be without CAP_NET_RAW, since Linux 5.7
+				err = syscall.BindToDevice(int(fd), "lo")
+			}
 		})
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrNotLocal, err)
+		}
+		return failed
 	}
 }
 

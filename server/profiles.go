@@ -25,6 +25,10 @@ type Profile struct {
 	// Authorization that callers must send. Nil requires none. Profiles that share one share the object.
 	Authorization *Authorization
 
+	// TokenOptional makes Authorization count only where callers can send one. Listeners whose clients cannot, such as that of
+	// [Relative], serve the profile without it.
+	TokenOptional bool
+
 	// Users whose programs are answered. Nil answers all. This works only for connections that [Serve] has accepted.
 	Users *Users
 
@@ -39,9 +43,10 @@ type Profile struct {
 type Profiles struct {
 	current atomic.Pointer[table]
 
-	mu      sync.Mutex // of replacing the table, and of what follows
-	metrics *Metrics
-	logger  *slog.Logger
+	mu        sync.Mutex // of replacing the table, and of what follows
+	metrics   *Metrics
+	logger    *slog.Logger
+	listeners []string // that serve credentials; each has its place in record.warm
 }
 
 // table is all profiles at one moment. It is never changed.
@@ -61,10 +66,13 @@ type slot struct {
 // record stays as long as the profile's Cache does.
 type record struct {
 	askers   tally
-	warm     atomic.Pointer[routeMetrics]
+	warm     [maxListeners]atomic.Pointer[routeMetrics]
 	rendered [2]atomic.Pointer[rendered] // without and with the account
 	gone     atomic.Bool                 // the Cache is not served any more; the next table is current already
 }
+
+// maxListeners is how many listeners of a sidecar may serve credentials.
+const maxListeners = 4
 
 // NewProfiles returns Profiles that have none.
 func NewProfiles() *Profiles {
@@ -117,8 +125,9 @@ func (p *Profiles) SetFault(text string) {
 	p.publish(&next)
 }
 
-// report makes metrics count the requests for the profiles, and logger get what is wrong with their token files. Either may be nil.
-func (p *Profiles) report(metrics *Metrics, logger *slog.Logger) {
+// report makes metrics count the requests to a listener for the profiles, and logger get what is wrong with their token files.
+// Either may be nil. It returns the listener's place in record.warm.
+func (p *Profiles) report(listener string, metrics *Metrics, logger *slog.Logger) (place int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if metrics != nil {
@@ -127,7 +136,12 @@ func (p *Profiles) report(metrics *Metrics, logger *slog.Logger) {
 	if logger != nil {
 		p.logger = logger
 	}
+	if place = slices.Index(p.listeners, listener); place < 0 {
+		place = len(p.listeners)
+		p.listeners = append(p.listeners, listener)
+	}
 	p.publish(p.now())
+	return place
 }
 
 // publish makes t the current table. What counts requests and logs faults knows of a profile before it is served.
@@ -138,8 +152,10 @@ func (p *Profiles) publish(t *table) {
 	}
 	p.metrics.keep(names)
 	for _, s := range t.slots {
-		if !s.Hidden && s.warm.Load() == nil {
-			s.warm.Store(p.metrics.route(credentialsName, s.name(), "/v1/credentials"))
+		for i, listener := range p.listeners {
+			if !s.Hidden && s.warm[i].Load() == nil {
+				s.warm[i].Store(p.metrics.route(listener, s.name(), credentialsRoute))
+			}
 		}
 	}
 	if p.logger != nil {

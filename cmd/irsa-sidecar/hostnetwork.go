@@ -51,6 +51,9 @@ func (n network) mustAuthorize() error {
 	return errMaybeHost
 }
 
+// errOutputOnHost is for a listener whose clients cannot send an authorization token.
+const errOutputOnHost = "is set, and this Pod uses the node's network, where every program on the node could get the credentials without an authorization token; unset it, or remove hostNetwork (if the Pod has its own network, set IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP)"
+
 var (
 	errHostNetwork = errors.New("is not set, nor is IRSA_SIDECAR_AUTHORIZATION_TOKEN, and this Pod uses the node's network, where every program on the node can reach the credentials; set one of them (the Pod's metadata.uid will do as a token), or remove hostNetwork")
 	errMaybeHost   = errors.New(errHostNetwork.Error() + "; if it does not use the node's network, set IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP")

@@ -7,19 +7,23 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
-// A listener is an address where something is served.
+// A listener is an address where something is served. Those with the same name serve the same.
 type listener struct {
 	name     string // in logs and in the code
 	variable string // that sets the address
 	address  string // empty if the variable is wrong
 	set      bool   // by the variable, not by default
 	buffer   int    // bytes of an answer that the kernel may buffer
+
+	tokenless bool   // its clients cannot send an authorization token
+	portHint  string // for a port that is not permitted
 }
 
 // The names of the listeners.
@@ -27,6 +31,7 @@ const (
 	credentialsListener = "credentials"
 	opsListener         = "ops"
 	adminListener       = "admin"
+	ecsListener         = "ecs"
 )
 
 // The variables that set their addresses.
@@ -34,6 +39,7 @@ const (
 	listenVariable = "IRSA_SIDECAR_LISTEN"
 	opsVariable    = "IRSA_SIDECAR_OPS_LISTEN"
 	adminVariable  = "IRSA_SIDECAR_ADMIN_LISTEN"
+	ecsVariable    = "IRSA_SIDECAR_ECS_LISTEN"
 )
 
 // The default ports of the credentials and the admin listener.
@@ -69,24 +75,97 @@ func (p *parser) listeners() []listener {
 	for i := range all {
 		all[i].set = p.value(all[i].variable) != ""
 	}
+	all = append(all, p.outputs(ecsListener, ecsVariable, p.ECSListen, "give programs that know AWS_CONTAINER_CREDENTIALS_FULL_URI that variable instead")...)
 	p.ports(all)
 	return all
 }
 
-// ports checks that each listener has its own port, unless the kernel chooses it.
-func (p *parser) ports(listeners []listener) {
-	taken := make(map[string]string)
-	for _, l := range listeners {
-		_, port, _ := net.SplitHostPort(l.address)
-		if n, err := strconv.Atoi(port); err != nil || n == 0 {
+// outputs are the listeners at the addresses in a list, for programs that cannot send an authorization token. An empty list has none.
+func (p *parser) outputs(name, variable, list, portHint string) (all []listener) {
+	for entry := range strings.SplitSeq(list, ",") {
+		if entry = strings.TrimSpace(entry); entry == "" {
 			continue
 		}
-		if other := taken[port]; other != "" {
-			p.reject(l.variable, "%q uses the same port as %s; each listener needs its own", l.address, other)
+		if !isInside(entry) {
+			p.reject(variable, "%q is not an address that only this Pod has, and a port, such as 169.254.170.2:80; the address must be in 169.254.0.0/16 or fd00:ec2::/32, or be a loopback address", entryToShow(list, entry))
 			continue
 		}
-		taken[port] = l.variable
+		all = append(all, listener{name: name, variable: variable, address: entry, set: true, buffer: server.CredentialsBuffer, tokenless: true, portHint: portHint})
 	}
+	if list != "" && strings.Trim(list, ", ") == "" {
+		p.reject(variable, "has no address; list addresses with a port, separated by commas, or unset it")
+	}
+	return all
+}
+
+// tokenless warns of credentials that a listener serves without the token that others ask for.
+func (p *parser) tokenless(listeners []listener, profiles []*profile) {
+	var open []string
+	for _, one := range profiles {
+		if !one.hidden && one.tokenOptional() {
+			open = append(open, one.name)
+		}
+	}
+	if open == nil {
+		return
+	}
+	what := "profile"
+	if len(open) > 1 {
+		what = "profiles"
+	}
+	warned := ""
+	for _, l := range listeners {
+		if l.tokenless && l.variable != warned {
+			warned = l.variable
+			p.warn(where{variable: l.variable}, "serves the credentials of the %s %s without the authorization token, which programs there cannot send; IRSA_SIDECAR_ALLOWED_UIDS restricts it", what, andMore(open))
+		}
+	}
+}
+
+// ports checks that no two listeners have the same address, or the same port if one listens on all addresses, unless the
+// kernel chooses the port.
+func (p *parser) ports(listeners []listener) {
+	var taken []listener
+	for _, l := range listeners {
+		i := slices.IndexFunc(taken, l.collides)
+		switch {
+		case i < 0:
+			taken = append(taken, l)
+		case taken[i].variable == l.variable:
+			p.reject(l.variable, "has %q twice", l.address)
+		default:
+			p.reject(l.variable, "%q uses the same port as %s; each listener needs its own", l.address, taken[i].variable)
+		}
+	}
+}
+
+func (l listener) collides(other listener) bool {
+	host, port := l.parts()
+	otherHost, otherPort := other.parts()
+	return port != 0 && port == otherPort && (host == otherHost || host.IsUnspecified() || otherHost.IsUnspecified())
+}
+
+// parts are the address and the port; zero if the variable is wrong.
+func (l *listener) parts() (host netip.Addr, port int) {
+	h, p, _ := net.SplitHostPort(l.address)
+	port, _ = strconv.Atoi(p)
+	host, err := netip.ParseAddr(h)
+	if err != nil {
+		host = netip.IPv6Unspecified()
+	}
+	return host.Unmap(), port
+}
+
+// isInside reports whether an address, with a port, is one that only this Pod can have: loopback, or what AWS's clients use for
+// services of the machine that they run on, which nothing routes to other machines.
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html
+func isInside(address string) bool {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return false
+	}
+	ip := a.Addr().Unmap()
+	return ip.IsLoopback() || ip.Is4() && ip.IsLinkLocalUnicast() || netip.MustParsePrefix("fd00:ec2::/32").Contains(ip)
 }
 
 func isLoopback(address string) bool {
@@ -104,6 +183,16 @@ func (s *settings) listener(name string) *listener {
 	return &s.listeners[slices.IndexFunc(s.listeners, func(l listener) bool { return l.name == name })]
 }
 
+// outputs are the names of the listeners that serve credentials.
+func (s *settings) outputs() (names []string) {
+	for _, l := range s.listeners {
+		if l.name != opsListener && l.name != adminListener && !slices.Contains(names, l.name) {
+			names = append(names, l.name)
+		}
+	}
+	return names
+}
+
 // credentialsAddress is where credentials are served; the zero value if the variable is wrong.
 func (s *settings) credentialsAddress() netip.AddrPort {
 	address, _ := netip.ParseAddrPort(s.listener(credentialsListener).address)
@@ -112,40 +201,57 @@ func (s *settings) credentialsAddress() netip.AddrPort {
 
 // listenAll binds all listeners, or none, so that a port in use is an error at the start and not a line in a log.
 // It returns them by name.
-func listenAll(listeners []listener) (map[string]net.Listener, error) {
-	bound := make(map[string]net.Listener)
+func listenAll(listeners []listener) (map[string][]net.Listener, error) {
+	bound := make(map[string][]net.Listener)
 	for i := range listeners {
 		b, err := listeners[i].listen()
 		if err != nil {
-			for _, b := range bound {
-				b.Close()
+			for _, all := range bound {
+				for _, b := range all {
+					b.Close()
+				}
 			}
 			return nil, err
 		}
-		bound[listeners[i].name] = b
+		name := listeners[i].name
+		bound[name] = append(bound[name], b)
 	}
 	return bound, nil
 }
 
 func (l *listener) listen() (net.Listener, error) {
-	bound, err := bind(l.address, l.buffer)
-	if errors.Is(err, syscall.EADDRINUSE) {
+	bound, err := l.bind()
+	switch host, _ := l.parts(); {
+	case err == nil:
+		return bound, nil
+	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s: %s is in use by another program in this Pod, or by another irsa-sidecar; stop it, or choose another port", l.variable, l.address)
-	}
-	if err != nil {
+	case errors.Is(err, syscall.EADDRNOTAVAIL) && l.tokenless && !host.IsLoopback():
+		return nil, fmt.Errorf("%s: this Pod does not have the address %s; run irsa-sidecar claim-addresses before, in an init container", l.variable, host)
+	case errors.Is(err, syscall.EACCES) && l.portHint != "":
+		return nil, fmt.Errorf("%s: the sidecar may not listen on port %s; set the sysctl net.ipv4.ip_unprivileged_port_start=0 in the Pod's securityContext (one of the safe ones, and containerd 2's default), or %s", l.variable, portOf(l.address), l.portHint)
+	default:
 		return nil, fmt.Errorf("%s: cannot listen on %s: %w%s", l.variable, l.address, cache.Innermost(err), otherLoopback(l.address, err))
 	}
-	return bound, nil
+}
+
+func portOf(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
 }
 
 // bind listens with IPv6 if a Pod has no 127.0.0.1. net.Listen checks with that address whether one socket can serve both
 // kinds; without it, it would use IPv4, which does not exist there, for all addresses.
-func bind(address string, sendBuffer int) (net.Listener, error) {
+func (l *listener) bind() (net.Listener, error) {
 	network := "tcp"
-	if host, _, _ := net.SplitHostPort(address); (host == "" || host == "::") && loopback() == "::1" {
+	host, _, _ := net.SplitHostPort(l.address)
+	if (host == "" || host == "::") && loopback() == "::1" {
 		network = "tcp6"
 	}
-	return server.Listen(network, address, sendBuffer)
+	if l.tokenless && !isLoopback(l.address) {
+		return server.ListenLocal(network, l.address, l.buffer)
+	}
+	return server.Listen(network, l.address, l.buffer)
 }
 
 // otherLoopback is a hint for a Pod that lacks the requested kind of loopback address.

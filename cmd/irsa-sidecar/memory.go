@@ -25,13 +25,14 @@ const (
 	ownDescriptors = 20
 )
 
-// places are how many connections each listener may have open at once.
-type places struct{ credentials, ops, admin int }
+// places are how many connections the listeners of each name may have open at once.
+type places map[string]int
 
 // budget divides what a memory limit in bytes leaves for connections, so that even if all listeners are full at once,
 // they stay below two thirds of the limit and within the number of file descriptors. Zero is no limit, and counts as that
-// of the manifests. If the limit leaves too little, the result is the least that a Pod can work with.
-func budget(limit int64, descriptors uint64) places {
+// of the manifests. If the limit leaves too little, the result is the least that a Pod can work with. The outputs are the names of
+// the listeners with credentials, which get equal parts.
+func budget(limit int64, descriptors uint64, outputs []string) places {
 	if limit == 0 {
 		limit = manifestLimit
 	}
@@ -39,8 +40,11 @@ func budget(limit int64, descriptors uint64) places {
 	all = max(all, 48)
 	all = max(min(all, int(min(descriptors, 1<<20))-ownDescriptors), 6)
 	// Health and metrics have a handful of clients, and the status page one.
-	p := places{ops: min(all/4, 24), admin: min(all/8+1, 8)}
-	p.credentials = min(all-p.ops-p.admin, server.MaxConnections)
+	p := places{opsListener: min(all/4, 24), adminListener: min(all/8+1, 8)}
+	each := (all - p[opsListener] - p[adminListener]) / len(outputs)
+	for _, name := range outputs {
+		p[name] = min(max(each, 1), server.MaxConnections)
+	}
 	return p
 }
 
@@ -58,12 +62,12 @@ func boundHeap(limit int64) {
 // trimAfter is how long there must have been no request for credentials.
 const trimAfter = 5 * time.Second
 
-// trimmed returns h, and gives memory back to the system once h has been idle for a while, until ctx ends.
+// trimmed returns the handlers, and gives memory back to the system once all have been idle for a while, until ctx ends.
 //
 // An exchange and a burst of requests leave several megabytes of garbage, above all from TLS, and then nothing happens
 // for half an hour. The runtime gives them back by itself, but only after some six minutes. The collector's own settings
 // (GOGC, a memory limit) save less, and make requests slower. The little that probes leave is left to the runtime.
-func trimmed(ctx context.Context, h server.Handler) server.Handler {
+func trimmed(ctx context.Context, handlers map[string]server.Handler) map[string]server.Handler {
 	var worked atomic.Bool
 	wake := make(chan struct{}, 1)
 	work := func() { // nearly always no more than a read
@@ -98,7 +102,11 @@ func trimmed(ctx context.Context, h server.Handler) server.Handler {
 			debug.FreeOSMemory()
 		}
 	}()
-	return trimming{h, work}
+	all := make(map[string]server.Handler)
+	for name, h := range handlers {
+		all[name] = trimming{h, work}
+	}
+	return all
 }
 
 // trimming is a handler that reports each request to work first.

@@ -26,6 +26,7 @@ type profile struct {
 	source   string  // the profile whose credentials sign the request; empty: the web identity token is exchanged
 	access   *access // the same for all profiles that have the environment's
 	hidden   bool    // refreshed, but not served
+	ownToken bool    // access asks for a token of its own, not for the environment's
 	required bool    // readiness counts it
 
 	policyFile, caBundle string // whose content load adds to exchange
@@ -48,6 +49,11 @@ func (s *settings) hops(name string) (all []*profile) {
 	}
 	slices.Reverse(all)
 	return all
+}
+
+// tokenOptional reports whether listeners whose clients cannot send an authorization token serve the profile without it.
+func (p *profile) tokenOptional() bool {
+	return !p.ownToken && (p.access.token != "" || p.access.file != "")
 }
 
 // load reads the files of all profiles. It is not part of parse because most commands need none of them.
@@ -118,6 +124,9 @@ func (s *settings) open(before *settings) (all problems) {
 			o.authorizations[a.key()] = a.authorization
 		}
 	}
+	if before == nil {
+		all = s.isolated()
+	}
 	opened := make(map[*access]*access)
 	for _, p := range s.profiles {
 		if opened[p.access] == nil {
@@ -132,6 +141,19 @@ func (s *settings) open(before *settings) (all problems) {
 		p.access = opened[p.access]
 	}
 	return all.limited()
+}
+
+// isolated reports the listeners without an authorization token if all programs of the node could reach them.
+func (s *settings) isolated() (all problems) {
+	for _, l := range s.listeners {
+		if l.tokenless && s.network.isHosts() {
+			one := problem{l.variable, errOutputOnHost}
+			if !slices.Contains(all, one) {
+				all = append(all, one)
+			}
+		}
+	}
+	return all
 }
 
 // same reports whether the same callers are let through, in the same way.

@@ -191,7 +191,7 @@ func (p *parser) target(base, own *link) *link {
 	l.exchange.RoleARN, l.roleAt, l.role = p.TargetRoleARN, where{variable: targetVariable}, targetVariable
 	l.exchange.TokenFile = own.exchange.TokenFile
 	l.exchange.Assume = &webidentity.Assume{ExternalID: p.ExternalID}
-	l.access = own.access
+	l.access, l.ownToken = own.access, own.ownToken
 	p.checkRole(l)
 	if p.ExternalID != "" {
 		if err := webidentity.CheckExternalID(p.ExternalID); err != nil {
@@ -246,7 +246,7 @@ func (p *parser) fill(l *link, s *profileSection) {
 		o.Assume = nil
 	}
 	l.tagsAt, l.identityAt = p.at(s, tagsKey), p.at(s, identityKey)
-	l.access = p.sectionAccess(s)
+	l.access, l.ownToken = p.sectionAccess(s), s.value(authorizationKey) != ""
 }
 
 // sectionDuration is a number of seconds, as SDKs have it.

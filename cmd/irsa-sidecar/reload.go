@@ -277,7 +277,7 @@ func (s *source) become(e *exchanger, forget bool) (differs, news bool) {
 	}
 	s.current.Store(e)
 	s.cache.SetTimeout(e.timeout())
-	return differs, differs || e.access != before.access || e.required != before.required || e.hidden != before.hidden
+	return differs, differs || e.access != before.access || e.ownToken != before.ownToken || e.required != before.required || e.hidden != before.hidden
 }
 
 // maxNamed is how many profiles a line of the log names.

@@ -6,10 +6,12 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -88,7 +90,7 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 	}
 	memory, descriptors := limits()
 	boundHeap(memory)
-	places := budget(memory, descriptors)
+	places := budget(memory, descriptors, s.outputs())
 	registry := newRegistry(stderr)
 	c := &sidecar{
 		settings:      s,
@@ -103,10 +105,9 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 	}
 	all := c.sources.restored(s.exchangers(logger))
 	c.use(s, all, slices.Collect(maps.Values(all)))
-	outlets := c.outlets(bound[credentialsListener].Addr(), places, registry)
-	for name, one := range outlets {
+	for name, handler := range c.handlers(bound, registry) {
 		c.serving.Go(func() {
-			c.failures <- server.Serve(c.serving.ctx, bound[name], one.handler, one.places, s.grace, logger)
+			c.failures <- server.Serve(c.serving.ctx, server.Join(bound[name]...), handler, places[name], s.grace, logger)
 		})
 	}
 	c.logStart(bound, memory, places)
@@ -114,9 +115,13 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 }
 
 // logStart logs what is served, and where.
-func (c *sidecar) logStart(bound map[string]net.Listener, memory int64, p places) {
-	attrs := []any{"version", version, "credentials", "http://" + bound[credentialsListener].Addr().String() + "/v1/credentials",
-		"ops", bound[opsListener].Addr().String(), "admin", bound[adminListener].Addr().String()}
+func (c *sidecar) logStart(bound map[string][]net.Listener, memory int64, p places) {
+	attrs := []any{"version", version, "credentials", "http://" + bound[credentialsListener][0].Addr().String() + "/v1/credentials"}
+	for _, name := range []string{ecsListener, opsListener, adminListener} {
+		if all := addressesOf(bound[name]); all != nil {
+			attrs = append(attrs, name, strings.Join(all, " "))
+		}
+	}
 	var names []string
 	for _, one := range c.profiles {
 		names = append(names, one.name)
@@ -125,7 +130,7 @@ func (c *sidecar) logStart(bound map[string]net.Listener, memory int64, p places
 	if one := c.profile(defaultProfile); one != nil {
 		attrs = append(attrs, "role", one.exchange.RoleARN, "authorization", one.access.authorization != nil)
 	}
-	attrs = append(attrs, "profiles", listed(names), "memory_limit", formatLimit(memory), "connections", p.credentials)
+	attrs = append(attrs, "profiles", listed(names), "memory_limit", formatLimit(memory), "connections", p[credentialsListener])
 	c.logger.Info("serving", attrs...)
 }
 
@@ -148,25 +153,35 @@ func (c *sidecar) use(s *settings, all map[string]*source, added []*source) bool
 	for _, p := range s.profiles {
 		served = append(served, server.Profile{
 			RoleARN: p.exchange.RoleARN, Source: p.source, Cache: all[p.name].cache,
-			Authorization: p.access.authorization, Users: p.access.users, Hidden: p.hidden, Required: p.required,
+			Authorization: p.access.authorization, TokenOptional: p.tokenOptional(), Users: p.access.users, Hidden: p.hidden, Required: p.required,
 		})
 	}
 	c.served.Set(served)
 	return true
 }
 
-// An outlet is what a listener serves, and to how many connections at once.
-type outlet struct {
-	handler server.Handler
-	places  int
+// addressesOf lists the addresses of listeners; nil if there are none.
+func addressesOf(all []net.Listener) (addresses []string) {
+	for _, l := range all {
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses
 }
 
-// outlets returns what is served, by the listener's name.
-func (c *sidecar) outlets(address net.Addr, p places, registry *prometheus.Registry) map[string]outlet {
+// ports are the addresses of TCP listeners.
+func ports(all []net.Listener) (addresses []netip.AddrPort) {
+	for _, l := range all {
+		addresses = append(addresses, l.Addr().(*net.TCPAddr).AddrPort())
+	}
+	return addresses
+}
+
+// handlers returns what is served, by the listener's name.
+func (c *sidecar) handlers(bound map[string][]net.Listener, registry *prometheus.Registry) map[string]server.Handler {
 	o := server.Options{
 		Profiles:  c.served,
 		Default:   defaultProfile,
-		Address:   address.(*net.TCPAddr).AddrPort(),
+		Address:   ports(bound[credentialsListener])[0],
 		AccountID: c.accountID,
 		Logger:    c.logger,
 		Callers:   new(server.Callers),
@@ -178,11 +193,14 @@ func (c *sidecar) outlets(address net.Addr, p places, registry *prometheus.Regis
 		quit = sync.OnceFunc(func() { close(c.quit) })
 	}
 	c.ops = server.NewOps(o, registry)
-	return map[string]outlet{
-		credentialsListener: {trimmed(c.serving.ctx, server.Credentials(o)), p.credentials},
-		opsListener:         {c.ops, p.ops},
-		adminListener:       {server.NewAdmin(o, c.requestReload, quit), p.admin},
+	outputs := map[string]server.Handler{credentialsListener: server.Credentials(o)}
+	if all := ports(bound[ecsListener]); all != nil {
+		outputs[ecsListener] = server.Relative(o, all...)
 	}
+	all := trimmed(c.serving.ctx, outputs)
+	all[opsListener] = c.ops
+	all[adminListener] = server.NewAdmin(o, c.requestReload, quit)
+	return all
 }
 
 // wait returns when the sidecar has to stop, after it has served for the delay; the error is a listener's.

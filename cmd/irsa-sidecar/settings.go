@@ -46,6 +46,7 @@ func parse(e *environment, f files) (*settings, problems) {
 	s := settings{environment: e, files: f}
 	s.profiles = p.profiles()
 	s.listeners = p.listeners()
+	p.tokenless(s.listeners, s.profiles)
 	s.state = p.state()
 	s.network = p.network()
 	s.accountID = p.flag("IRSA_SIDECAR_ACCOUNT_ID", p.AccountID)

@@ -36,7 +36,8 @@ func FuzzEnvironment(f *testing.F) {
 		"AWS_CA_BUNDLE={dir}/words", "HTTPS_PROXY=http://me:" + password + "@proxy:3128\x00NO_PROXY=*",
 		"HTTPS_PROXY=ftp://me:" + password + "@proxy", "https_proxy=proxy:" + password,
 		"IRSA_SIDECAR_LISTEN=[::1]:9911\x00IRSA_SIDECAR_OPS_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_LISTEN=0.0.0.0:9911",
-		"IRSA_SIDECAR_LISTEN=127.9.9.9:9912", "IRSA_SIDECAR_LISTEN=[::ffff:127.0.0.1]:65535",
+		"IRSA_SIDECAR_LISTEN=127.9.9.9:9912", "IRSA_SIDECAR_ECS_LISTEN=169.254.170.2:80,[fd00:ec2::23]:80", "IRSA_SIDECAR_ECS_LISTEN=,169.254.170.2,[fe80::1%eth0]:80",
+		"IRSA_SIDECAR_LISTEN=[::ffff:127.0.0.1]:65535",
 		"IRSA_SIDECAR_OPS_LISTEN=localhost:9912", "IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + password,
 		"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + password,
 		"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + password + "\x00IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE={dir}/" + password,
@@ -247,15 +248,23 @@ func TestParse(t *testing.T) {
 		}},
 		"the listeners": {nil, func(s *settings) bool {
 			return reflect.DeepEqual(s.listeners, []listener{
-				{"credentials", "IRSA_SIDECAR_LISTEN", "127.0.0.1:9911", false, server.CredentialsBuffer},
-				{"ops", "IRSA_SIDECAR_OPS_LISTEN", ":9912", false, server.PagesBuffer},
-				{"admin", "IRSA_SIDECAR_ADMIN_LISTEN", "127.0.0.1:9913", false, server.PagesBuffer},
+				{name: "credentials", variable: "IRSA_SIDECAR_LISTEN", address: "127.0.0.1:9911", buffer: server.CredentialsBuffer},
+				{name: "ops", variable: "IRSA_SIDECAR_OPS_LISTEN", address: ":9912", buffer: server.PagesBuffer},
+				{name: "admin", variable: "IRSA_SIDECAR_ADMIN_LISTEN", address: "127.0.0.1:9913", buffer: server.PagesBuffer},
 			})
 		}},
 		"another address": {[]string{"IRSA_SIDECAR_LISTEN=[::1]:1"}, func(s *settings) bool {
 			return s.listener("credentials").set && s.listener("admin").address == "[::1]:9913"
 		}},
-		"all listeners on any port":        {[]string{"IRSA_SIDECAR_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_OPS_LISTEN=:0", "IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0"}, func(s *settings) bool { return s.listener("admin").set }},
+		"all listeners on any port": {[]string{"IRSA_SIDECAR_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_OPS_LISTEN=:0", "IRSA_SIDECAR_ADMIN_LISTEN=127.0.0.1:0"}, func(s *settings) bool { return s.listener("admin").set }},
+		"a listener at two addresses": {[]string{"IRSA_SIDECAR_ECS_LISTEN=169.254.170.2:80, [fd00:ec2::23]:80"}, func(s *settings) bool {
+			return len(s.listeners) == 5 && s.listeners[3].address == "169.254.170.2:80" && s.listeners[4].address == "[fd00:ec2::23]:80" &&
+				slices.Equal(s.outputs(), []string{"credentials", "ecs"}) && s.warnings == nil
+		}},
+		"one port at different addresses": {[]string{"IRSA_SIDECAR_ECS_LISTEN=169.254.170.2:9911,127.0.0.2:9911,[::1]:9911"}, func(s *settings) bool { return len(s.listeners) == 6 }},
+		"an output without the token": {[]string{"IRSA_SIDECAR_ECS_LISTEN=127.0.0.1:0,127.0.0.1:0", "IRSA_SIDECAR_AUTHORIZATION_TOKEN=0123456789abcdef"}, func(s *settings) bool {
+			return len(s.warnings) == 1 && strings.HasPrefix(s.warnings[0], "IRSA_SIDECAR_ECS_LISTEN serves the credentials of the profile default without the authorization token")
+		}},
 		"the first region":                 {[]string{"AWS_DEFAULT_REGION=eu-west-1", "AWS_REGION=eu-west-2"}, func(s *settings) bool { return s.profiles[0].exchange.Region == "eu-west-2" }},
 		"the other region":                 {[]string{"AWS_DEFAULT_REGION=eu-west-1", "AWS_REGION="}, func(s *settings) bool { return s.profiles[0].exchange.Region == "eu-west-1" }},
 		"STS's own endpoint":               {[]string{"AWS_ENDPOINT_URL=https://all.example", "AWS_ENDPOINT_URL_STS=https://sts.example"}, func(s *settings) bool { return s.profiles[0].exchange.Endpoint == "https://sts.example" }},
@@ -302,7 +311,7 @@ func TestParseRejects(t *testing.T) {
 		{"AWS_STS_REGIONAL_ENDPOINTS=regionl", problems{{"AWS_STS_REGIONAL_ENDPOINTS", `"regionl" is not supported; use regional, or unset it; did you mean "regional"?`}}},
 		{"AWS_USE_FIPS_ENDPOINT=yes", problems{{"AWS_USE_FIPS_ENDPOINT", `"yes" is not a boolean; use true or false`}}},
 		{"IRSA_SIDECAR_LOG_LEVEL=INFO+1", problems{{"IRSA_SIDECAR_LOG_LEVEL", `"INFO+1" is not a log level; use debug, info, warn or error; did you mean "info"?`}}},
-		{"IRSA_SIDECAR_OPS_LISTEN=[::1]:9911", problems{{"IRSA_SIDECAR_OPS_LISTEN", `"[::1]:9911" uses the same port as IRSA_SIDECAR_LISTEN; each listener needs its own`}}},
+		{"IRSA_SIDECAR_OPS_LISTEN=[::]:9911", problems{{"IRSA_SIDECAR_OPS_LISTEN", `"[::]:9911" uses the same port as IRSA_SIDECAR_LISTEN; each listener needs its own`}}},
 		{"IRSA_SIDECAR_LISTEN=127.0.0.1:9913", problems{{"IRSA_SIDECAR_ADMIN_LISTEN", `"127.0.0.1:9913" uses the same port as IRSA_SIDECAR_LISTEN; each listener needs its own`}}},
 		{"IRSA_SIDECAR_ALLOWED_UIDS=4294967295,-1", problems{
 			{"IRSA_SIDECAR_ALLOWED_UIDS", `contains "4294967295", which is not a user ID; list numbers such as 1000, separated by commas (id -u prints yours)`},
