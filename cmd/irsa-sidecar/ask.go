@@ -236,7 +236,7 @@ func reloadCommand() command {
 func shutdownCommand() command {
 	return command{
 		name:      "shutdown",
-		line:      "shut down the running sidecar, for example at the end of a Job",
+		line:      "shut down the running sidecar, such as at the end of a Job",
 		text:      "Asks the sidecar in the same Pod to shut down. The sidecar refuses unless it was started with IRSA_SIDECAR_QUITQUITQUIT=true.",
 		example:   `trap "irsa-sidecar shutdown" EXIT`,
 		variables: []string{adminVariable, listenVariable},

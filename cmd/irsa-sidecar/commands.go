@@ -20,6 +20,7 @@ func commands() []command {
 		reloadCommand(),
 		shutdownCommand(),
 		installCommand(),
+		claimCommand(),
 		doctorCommand(),
 		credentialsCommand(),
 		completionCommand(),

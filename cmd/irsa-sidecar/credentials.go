@@ -41,7 +41,7 @@ func credentialsCommand() command {
 			},
 			profileOption("get the credentials of this profile; in an exchange, if it is chained, assume one role after the other"),
 		},
-		line: "print credentials, from the running sidecar or by one exchange",
+		line: "print credentials from the running sidecar or one exchange",
 		text: "Asks the sidecar in the same Pod, where an app would, and sends the authorization token from the app's variables or, without one, from the sidecar's. It waits for a sidecar that has no credentials yet. If none listens there, it exchanges the token once, and prints what STS returns. Any other failure to get credentials from the sidecar is final: a refusal, such as 403, never leads to an exchange, and neither does a sidecar that does not answer in time or another program at its address. If it fails, --format env prints a line that unsets the variables and makes eval fail, so that set -e stops the script.\n\nIt reads the variables below and the files that they name. Profiles are those of the sidecar or, for an exchange, of the file in AWS_CONFIG_FILE, never those of ~/.aws/config; but there, a profile can have this command as its credential_process.",
 		example: `eval "$(irsa-sidecar credentials --format env)"
 irsa-sidecar credentials --profile audit

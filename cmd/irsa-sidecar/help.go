@@ -53,9 +53,8 @@ const programUsage = "irsa-sidecar [COMMAND]"
 // overview is the help for the whole program.
 func overview() string {
 	var b strings.Builder
-	b.WriteString(`irsa-sidecar serves AWS credentials to the programs in a Kubernetes Pod. It
-exchanges the Pod's web identity token at AWS STS, keeps the result fresh, and
-serves it on localhost to AWS SDKs, the AWS CLI and curl.
+	b.WriteString(`irsa-sidecar exchanges a Kubernetes Pod's web identity token at AWS STS, keeps
+the credentials fresh, and serves them to the programs in the Pod.
 
 Usage: ` + programUsage + `
 
@@ -70,7 +69,6 @@ Usage: ` + programUsage + `
 	b.WriteString(`
 irsa-sidecar help COMMAND prints its flags, an example, and the environment
 variables that it reads; irsa-sidecar help serve prints all variables.
-
 Exit codes: 0 done; 1 failed, and the reason is the last line on stderr;
 2 wrong usage or configuration.
 `)

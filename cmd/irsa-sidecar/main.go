@@ -58,7 +58,7 @@ const (
 // that are the container's main program, perhaps in a shell. Other commands run in a container that continues.
 func endsContainer(args []string) bool {
 	name, _ := split(args)
-	return os.Getpid() == 1 || slices.Contains([]string{"serve", "wait", "install"}, name)
+	return os.Getpid() == 1 || slices.Contains([]string{"serve", "wait", "install", "claim-addresses"}, name)
 }
 
 // leaveMessage replaces the content of the file at path, if it exists and may be written. It does not wait for a slow disk.

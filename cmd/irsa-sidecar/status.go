@@ -42,7 +42,7 @@ func statusCommand() command {
 			{name: "json", text: "print JSON, as GET /v1/identity returns it; it does not list which programs were refused"},
 			profileOption("show this profile alone; it sends the profile's own authorization token if the file in AWS_CONFIG_FILE names one"),
 		},
-		line: "show the credentials, their expiry, the last error, and who asks",
+		line: "show the credentials, their expiry, errors, and who asks",
 		text: "Prints the status page of the sidecar in the same Pod (GET /): the role, when the credentials expire, the last error and what to do, and which programs asked for credentials or were refused. It sends the authorization token from the app's variables or, without one, from the sidecar's. It fails if there are no valid credentials.",
 		example: `kubectl exec deploy/app -c irsa-sidecar -- /irsa-sidecar status
 irsa-sidecar status --json

@@ -80,6 +80,8 @@ var completions = []struct {
 	want  []string
 }{
 	{"irsa-sidecar wa", []string{"wait"}},
+	{"irsa-sidecar cl", []string{"claim-addresses"}},
+	{"irsa-sidecar claim-addresses ", nil},
 	{"irsa-sidecar he", []string{"healthcheck", "help"}},
 	{"irsa-sidecar wait --t", []string{"--timeout"}},
 	{"irsa-sidecar wait --timeout ", nil},
