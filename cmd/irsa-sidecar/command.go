@@ -24,13 +24,15 @@ type command struct {
 	variables []string // those it reads; mistakes in others do not stop it
 	run       func(context.Context, *call) error
 
-	implied bool // serve, where the command line names no command
+	implied bool     // serve, where the command line names no command
+	program []string // the command line of the program that exec runs
 }
 
 // An argument stands alone on the command line.
 type argument struct {
 	value
 	required bool
+	rest     bool // the first of any number that another program reads; what follows it is no flag of ours
 }
 
 // An option is a flag. Without a value it is a switch.
@@ -65,8 +67,9 @@ func (c *call) duration(flag string) time.Duration {
 }
 
 // settings are what the environment means, with the mistakes in the variables that the command reads.
-func (c *call) settings() (*settings, problems) {
-	e := readEnvironment()
+func (c *call) settings() (*settings, problems) { return c.settingsOf(readEnvironment()) }
+
+func (c *call) settingsOf(e *environment) (*settings, problems) {
 	var f files
 	if slices.Contains(c.variables, configVariable) {
 		f = readFiles(e)
@@ -117,6 +120,10 @@ func (c *command) parse(args []string) (map[string]string, error) {
 	for _, o := range c.flags {
 		given[o.name] = o.initial
 	}
+	args, c.program = c.cut(args)
+	if c.program != nil {
+		given[""] = c.program[0]
+	}
 	taken, onlyArguments := false, false
 	for len(args) > 0 {
 		arg := args[0]
@@ -144,6 +151,32 @@ func (c *command) parse(args []string) (map[string]string, error) {
 		return nil, usagef("missing argument; usage: %s", c.usage())
 	}
 	return given, nil
+}
+
+// cut splits the arguments of a command that runs a program into its own, and those that are the program's command line: what
+// follows a --, or begins with the first word that is no flag. There is no program if nothing is left for it.
+func (c *command) cut(args []string) (own, program []string) {
+	if c.argument == nil || !c.argument.rest {
+		return args, nil
+	}
+	own = args
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		if arg == "--" || !strings.HasPrefix(arg, "-") {
+			own, program = args[:i], args[i:]
+			break
+		}
+		if o := c.option(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-")); o != nil && !o.isSwitch() {
+			i++ // its value; with an equals sign, it is not the name of an option
+		}
+	}
+	if len(program) > 0 && program[0] == "--" {
+		program = program[1:]
+	}
+	if len(program) == 0 {
+		program = nil
+	}
+	return own, program
 }
 
 // flag reads one flag, and its value from what follows where it takes one.
@@ -305,6 +338,8 @@ func (c *command) usage() string {
 	}
 	switch {
 	case c.argument == nil:
+	case c.argument.rest:
+		usage += " -- " + c.argument.shown() + " [ARG]..."
 	case c.argument.required:
 		usage += " " + c.argument.shown()
 	default:

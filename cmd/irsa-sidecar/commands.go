@@ -15,6 +15,7 @@ func commands() []command {
 	return []command{
 		serveCommand(),
 		statusCommand(),
+		execCommand(),
 		waitCommand(),
 		healthcheckCommand(),
 		reloadCommand(),
@@ -44,7 +45,7 @@ func runCommand(ctx context.Context, line []string, stdin io.Reader, stdout io.W
 	if c == nil {
 		return unknownCommand(name)
 	}
-	if slices.ContainsFunc(args, isHelp) {
+	if own, _ := c.cut(args); slices.ContainsFunc(own, isHelp) {
 		return emit(stdout, c.help())
 	}
 	c.implied = len(line) > 0 && strings.HasPrefix(line[0], "-")

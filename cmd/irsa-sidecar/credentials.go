@@ -260,8 +260,12 @@ const failingLine = "unset " + keyVariable + " " + secretVariable + " " + sessio
 // isForShell reports whether a shell may evaluate what these arguments make the program print. It may if the value of
 // --format is wrong, and if env is given in another way to credentials or to a misspelt command.
 func isForShell(args []string) bool {
-	command, rest := split(args)
-	toCredentials := command == "credentials" || find(command) == nil
+	name, rest := split(args)
+	c := find(name)
+	toCredentials := name == "credentials" || c == nil
+	if c != nil {
+		args, _ = c.cut(rest) // the rest is what another program prints something for
+	}
 	for i, arg := range args {
 		name, format, given := strings.Cut(arg, "=")
 		if name != "--format" && name != "-format" {

@@ -57,7 +57,8 @@ type environment struct {
 	ShutdownGrace     string `envconfig:"IRSA_SIDECAR_SHUTDOWN_GRACE" default:"5s" desc:"how long requests in progress may then take"`
 	QuitQuitQuit      string `envconfig:"IRSA_SIDECAR_QUITQUITQUIT" default:"false" desc:"true: allow the shutdown command to stop the sidecar"`
 
-	all []string // every variable, also those of other programs, as os.Environ returns them
+	all       []string // every variable, also those of other programs, as os.Environ returns them
+	ofProgram bool     // it is for exec: what the program does not need is off unless its variable is set
 }
 
 func readEnvironment() *environment {

@@ -2,6 +2,9 @@ package main
 
 import "syscall"
 
+// coreLimit is the limit of core dumps with which this process was started; nil if it could not be read.
+var coreLimit *syscall.Rlimit
+
 // harden protects the memory, environment and files of this process from other processes of its user, and keeps secrets out of
 // core dumps: proc(5), PR_SET_DUMPABLE in prctl(2). If the kernel refuses, as old ones and sandboxes may, the sidecar works
 // without this protection.
@@ -11,5 +14,20 @@ import "syscall"
 func harden() {
 	const setDumpable = 4 // PR_SET_DUMPABLE
 	syscall.RawSyscall(syscall.SYS_PRCTL, setDumpable, 0, 0)
-	syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	found := new(syscall.Rlimit)
+	if syscall.Getrlimit(syscall.RLIMIT_CORE, found) == nil {
+		coreLimit = found
+		syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{Max: found.Max}) // the hard limit could not be raised again
+	}
+}
+
+// withFoundLimits calls do with the limits that this process was started with, for a child. This process still dumps no core:
+// it is not dumpable. A child becomes so when it runs its program. The limit of open files, which the Go runtime has raised, it
+// lowers itself in children.
+func withFoundLimits(do func()) {
+	if coreLimit != nil {
+		syscall.Setrlimit(syscall.RLIMIT_CORE, coreLimit)
+		defer syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{Max: coreLimit.Max})
+	}
+	do()
 }

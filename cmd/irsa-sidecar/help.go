@@ -67,8 +67,7 @@ Usage: ` + programUsage + `
 		fmt.Fprintf(&b, "  %-*s  %s\n", width, c.name, c.line)
 	}
 	b.WriteString(`
-irsa-sidecar help COMMAND prints its flags, an example, and the environment
-variables that it reads; irsa-sidecar help serve prints all variables.
+irsa-sidecar help COMMAND prints its flags, an example and its variables.
 Exit codes: 0 done; 1 failed, and the reason is the last line on stderr;
 2 wrong usage or configuration.
 `)
@@ -96,7 +95,7 @@ func (c *command) help() string {
 	b.WriteString("\nExample:\n" + indent(c.example, "  "))
 	known := knownVariables()
 	ofSidecar, ofApp := "Environment variables, as set for the sidecar", "Environment variables, as set for the app"
-	if c.name == "serve" {
+	if c.name == "serve" || c.name == "exec" {
 		ofSidecar = "Environment variables"
 	}
 	last := ""

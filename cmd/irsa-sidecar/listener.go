@@ -75,6 +75,9 @@ func (p *parser) listeners() []listener {
 	for i := range all {
 		all[i].set = p.value(all[i].variable) != ""
 	}
+	if p.ofProgram {
+		all = slices.DeleteFunc(all, func(l listener) bool { return !l.set && l.name != credentialsListener })
+	}
 	all = append(all, p.outputs(ecsListener, ecsVariable, p.ECSListen, "give programs that know AWS_CONTAINER_CREDENTIALS_FULL_URI that variable instead")...)
 	p.ports(all)
 	return all

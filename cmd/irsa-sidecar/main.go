@@ -25,7 +25,8 @@ func main() {
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt) // for good: later signals must not change the exit code
 	stderr := &output{to: os.Stderr}
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, stderr)
-	if err != nil {
+	ended, isExit := errors.AsType[exit](err)
+	if err != nil && (!isExit || ended.error != nil) {
 		text := "irsa-sidecar: " + errorText(err) + "\n"
 		stderr.Write([]byte(text))
 		if endsContainer(os.Args[1:]) {
@@ -33,12 +34,18 @@ func main() {
 		}
 	}
 	stderr.flush()
+	if isExit {
+		endBy(ended.by)
+	}
 	os.Exit(exitCode(err))
 }
 
 func exitCode(err error) int {
 	if _, ok := errors.AsType[usageError](err); ok {
 		return 2
+	}
+	if e, ok := errors.AsType[exit](err); ok {
+		return e.code
 	}
 	if err != nil {
 		return 1
@@ -58,7 +65,7 @@ const (
 // that are the container's main program, perhaps in a shell. Other commands run in a container that continues.
 func endsContainer(args []string) bool {
 	name, _ := split(args)
-	return os.Getpid() == 1 || slices.Contains([]string{"serve", "wait", "install", "claim-addresses"}, name)
+	return os.Getpid() == 1 || slices.Contains([]string{"serve", "exec", "wait", "install", "claim-addresses"}, name)
 }
 
 // leaveMessage replaces the content of the file at path, if it exists and may be written. It does not wait for a slow disk.

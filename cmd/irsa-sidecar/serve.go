@@ -25,15 +25,10 @@ import (
 
 // serve runs the sidecar until ctx ends. A signal among hangups makes it reload.
 func serve(ctx context.Context, s *settings, logger *slog.Logger, stderr *output, hangups <-chan os.Signal) error {
-	stderr.reportDrops(s.logging)
-	for _, w := range s.warnings {
-		logger.Warn(w)
-	}
-	running, err := start(s, logger, stderr)
+	running, err := launch(s, logger, stderr, hangups)
 	if err != nil {
 		return err
 	}
-	go running.reload(hangups) // nothing waits for it: a file may be on a disk that is stuck
 	err = running.wait(ctx)
 	running.stop()
 	if err != nil {
@@ -41,6 +36,19 @@ func serve(ctx context.Context, s *settings, logger *slog.Logger, stderr *output
 	}
 	logger.Info("stopped")
 	return nil
+}
+
+// launch returns a sidecar that also reloads.
+func launch(s *settings, logger *slog.Logger, stderr *output, hangups <-chan os.Signal) (*sidecar, error) {
+	stderr.reportDrops(s.logging)
+	for _, w := range s.warnings {
+		logger.Warn(w)
+	}
+	running, err := start(s, logger, stderr)
+	if err == nil {
+		go running.reload(hangups) // nothing waits for it: a file may be on a disk that is stuck
+	}
+	return running, err
 }
 
 // A sidecar is what runs: token file → webidentity → cache for each profile, and the listeners that serve them all.
@@ -51,6 +59,7 @@ type sidecar struct {
 	sources   *sourceSet
 	served    *server.Profiles
 	ops       *server.Ops
+	url       string        // of the default profile's credentials
 	reloads   chan struct{} // requested by /reload
 	quit      chan struct{} // closed by /quitquitquit
 	failures  chan error    // of listeners
@@ -105,7 +114,11 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 	}
 	all := c.sources.restored(s.exchangers(logger))
 	c.use(s, all, slices.Collect(maps.Values(all)))
+	c.url = "http://" + bound[credentialsListener][0].Addr().String() + "/v1/credentials"
 	for name, handler := range c.handlers(bound, registry) {
+		if bound[name] == nil {
+			continue
+		}
 		c.serving.Go(func() {
 			c.failures <- server.Serve(c.serving.ctx, server.Join(bound[name]...), handler, places[name], s.grace, logger)
 		})
@@ -116,7 +129,7 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 
 // logStart logs what is served, and where.
 func (c *sidecar) logStart(bound map[string][]net.Listener, memory int64, p places) {
-	attrs := []any{"version", version, "credentials", "http://" + bound[credentialsListener][0].Addr().String() + "/v1/credentials"}
+	attrs := []any{"version", version, "credentials", c.url}
 	for _, name := range []string{ecsListener, opsListener, adminListener} {
 		if all := addressesOf(bound[name]); all != nil {
 			attrs = append(attrs, name, strings.Join(all, " "))

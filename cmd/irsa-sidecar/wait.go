@@ -33,11 +33,7 @@ func waitCommand() command {
 	return command{
 		name: "wait",
 		flags: []option{
-			{
-				name:  "timeout",
-				value: value{name: "DURATION", initial: "30s", check: checkTimeout},
-				text:  "how long to wait; a number without a unit means seconds",
-			},
+			timeoutOption(),
 			profileOption("wait for this profile alone, whether readiness counts it or not"),
 		},
 		line:      "wait until the running sidecar has credentials",
@@ -45,6 +41,15 @@ func waitCommand() command {
 		example:   "irsa-sidecar wait --timeout 2m && exec app\nirsa-sidecar wait --profile audit",
 		variables: []string{opsVariable},
 		run:       runWait,
+	}
+}
+
+// timeoutOption is the flag of the commands that wait for credentials.
+func timeoutOption() option {
+	return option{
+		name:  "timeout",
+		value: value{name: "DURATION", initial: "30s", check: checkTimeout},
+		text:  "how long to wait for credentials; a number without a unit means seconds",
 	}
 }
 
