@@ -3,8 +3,11 @@
 package faults
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
@@ -34,7 +38,10 @@ var claimEnv = []string{"IRSA_SIDECAR_HOST_IP=" + claimsNodeIP, "IRSA_SIDECAR_PO
 
 // claimPod is the network of a Pod, in which the test runs, with a node behind its default route. The node answers at all
 // addresses that a Pod may claim, and counts the requests.
-type claimPod struct{ asked atomic.Int64 }
+type claimPod struct {
+	asked atomic.Int64
+	node  func(do func()) // does something in the node's network
+}
 
 // newClaimPod returns nil outside of the Pod's network: there the test ends.
 func newClaimPod(t *testing.T) *claimPod {
@@ -61,19 +68,19 @@ func newClaimPod(t *testing.T) *claimPod {
 	if err := <-ready; err != nil {
 		t.Fatal(err)
 	}
-	inNode := func(do func()) {
+	p.node = func(do func()) {
 		done := make(chan struct{})
 		work <- func() { defer close(done); do() }
 		<-done
 	}
 	var node int
-	inNode(func() { node = syscall.Gettid() })
+	p.node(func() { node = syscall.Gettid() })
 	ip(t, "link add eth0 type veth peer name pod0 netns %d", node)
 	ip(t, "addr add %s/24 dev eth0", claimsPodIP)
 	ip(t, "-6 addr add fd00:90::2/64 dev eth0 nodad")
 	ip(t, "link set eth0 addrgenmode none") // an address that comes later would be a change
 	ip(t, "link set eth0 up")
-	inNode(func() {
+	p.node(func() {
 		ip(t, "addr add %s/24 dev pod0", claimsNodeIP)
 		ip(t, "-6 addr add fd00:90::1/64 dev pod0 nodad")
 		ip(t, "link set pod0 up")
@@ -215,6 +222,88 @@ func TestClaimedAddressesNeverReachTheNode(t *testing.T) {
 	}
 }
 
+// TestTheSidecarServesAtAClaimedAddress runs the sidecar as its manifests do, as a user without capabilities, in a network where
+// every user may listen on port 80.
+func TestTheSidecarServesAtAClaimedAddress(t *testing.T) {
+	p := newClaimPod(t)
+	if p == nil {
+		return
+	}
+	if r := claim(t); r.Code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	w := world.New(t, ststest.Options{})
+	if mapsUsers(t) { // then the file is the sidecar's, as the kubelet makes it
+		w.Start = func(cmd *exec.Cmd) (err error) {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65532, Gid: 65532}}
+			return cmd.Start()
+		}
+		open(t, filepath.Dir(w.Token.Path()), 65532)
+	}
+	s := w.Serve(t, "IRSA_SIDECAR_ECS_LISTEN=169.254.170.2:80", "IRSA_SIDECAR_AUTHORIZATION_TOKEN=a-token-that-no-sdk-sends-here")
+	var status int
+	var body []byte
+	world.Eventually(t, world.Soon, "credentials", func() bool {
+		status, body = world.HTTPGet(t, "http://169.254.170.2/v1/credentials")
+		return status == http.StatusOK
+	})
+	var a world.Answer
+	if err := json.Unmarshal(body, &a); err != nil || a.AccessKeyID != w.STS.Issued()[0].AccessKeyID || a.RoleARN != world.RoleARN {
+		t.Errorf("answered %d, for the role %s: %v", status, a.RoleARN, err)
+	}
+	if got := s.Ask(t); got.Status != http.StatusForbidden {
+		t.Errorf("the other listener answers %d without the token", got.Status)
+	}
+	// What is not served there is not the node's business.
+	for _, path := range []string{"/latest/meta-data/", "/v2/credentials", "/"} {
+		if status, _ := world.HTTPGet(t, "http://169.254.170.2"+path); status != http.StatusNotFound {
+			t.Errorf("%s is answered with %d", path, status)
+		}
+	}
+	// A neighbour that sends to the address through the Pod's own reaches a listener on all interfaces, but not the sidecar.
+	listenAt(t, "169.254.170.2:81", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+	p.node(func() {
+		ip(t, "addr del 169.254.170.2/32 dev lo")
+		ip(t, "route add 169.254.170.2/32 via %s dev pod0 src %s", claimsPodIP, claimsNodeIP)
+		for port, reached := range map[string]bool{"81": true, "80": false} {
+			conn, err := net.DialTimeout("tcp", "169.254.170.2:"+port, 2*time.Second)
+			if err == nil {
+				conn.Close()
+			}
+			if (err == nil) != reached {
+				t.Errorf("a neighbour reaches port %s: %v", port, err)
+			}
+		}
+	})
+	if n := p.asked.Load(); n != 0 {
+		t.Errorf("the node was asked %d times", n)
+	}
+}
+
+// mapsUsers reports whether another user can be had here: there is only one if the test was not started by root.
+func mapsUsers(t *testing.T) bool {
+	t.Helper()
+	users := string(world.ReadFile(t, "/proc/self/uid_map"))
+	return strings.Count(users, "\n") != 1 || !strings.HasSuffix(users, " 1\n")
+}
+
+// open gives a directory and what is in it to a user, and lets it into the directories above.
+func open(t *testing.T, dir string, uid int) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, uid, uid))
+	})
+	for above := filepath.Dir(dir); err == nil && strings.HasPrefix(above, os.TempDir()+"/"); above = filepath.Dir(above) {
+		err = os.Chmod(above, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestAddressesAreClaimedOnce(t *testing.T) {
 	if newClaimPod(t) == nil {
 		return
@@ -321,7 +410,7 @@ func TestWhatMayNotBeClaimedStaysAsItIs(t *testing.T) {
 			stdout: "169.254.169.254 claimed\n169.254.170.2 claimed\nfd00:ec2::254 skipped: IPv6 is off here (net.ipv6.conf.lo.disable_ipv6, or the node's kernel)\n"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			if users := string(world.ReadFile(t, "/proc/self/uid_map")); row.uid != 0 && len(strings.Fields(users)) == 3 && strings.HasSuffix(users, " 1\n") {
+			if row.uid != 0 && !mapsUsers(t) {
 				t.Skip("only root can become another user")
 			}
 			if row.before != nil {

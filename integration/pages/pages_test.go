@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -224,6 +225,10 @@ func TestSidecarsInDocsAreThatOfDeploy(t *testing.T) {
 			}
 			n++
 			initial, apps := containersOf(t, []byte(block))
+			if initial[0]["name"] == "claim-addresses" {
+				checkClaim(t, page.Path, initial[0], deployed[0])
+				initial = initial[1:]
+			}
 			for key, want := range deployed[0] {
 				if key != "env" && key != "volumeMounts" && !reflect.DeepEqual(initial[0][key], want) {
 					t.Errorf("%s: the sidecar's %s is\n%v\nwant\n%v in\n%s", page.Path, key, initial[0][key], want, block)
@@ -239,6 +244,31 @@ func TestSidecarsInDocsAreThatOfDeploy(t *testing.T) {
 	}
 }
 
+// checkClaim checks that claim-addresses has one capability and root's ID more than the sidecar, and is told what it needs.
+func checkClaim(t *testing.T, page string, claim, sidecar map[string]any) {
+	t.Helper()
+	want := maps.Clone(sidecar["securityContext"].(map[string]any))
+	want["runAsUser"], want["runAsNonRoot"], want["capabilities"] = 0, false, map[string]any{"drop": []any{"ALL"}, "add": []any{"NET_ADMIN"}}
+	if !reflect.DeepEqual(claim["securityContext"], want) {
+		t.Errorf("%s: the securityContext of claim-addresses is\n%v\nwant\n%v", page, claim["securityContext"], want)
+	}
+	for _, key := range []string{"image", "resources", "terminationMessagePolicy"} {
+		if !reflect.DeepEqual(claim[key], sidecar[key]) {
+			t.Errorf("%s: the %s of claim-addresses is %v, want %v", page, key, claim[key], sidecar[key])
+		}
+	}
+	for _, pair := range []string{"IRSA_SIDECAR_HOST_IP status.hostIP", "IRSA_SIDECAR_POD_IP status.podIP"} {
+		name, field, _ := strings.Cut(pair, " ")
+		variable := map[string]any{"name": name, "valueFrom": map[string]any{"fieldRef": map[string]any{"fieldPath": field}}}
+		if !slices.ContainsFunc(claim["env"].([]any), func(have any) bool { return reflect.DeepEqual(have, variable) }) {
+			t.Errorf("%s: the environment of claim-addresses does not have %s: %v", page, name, claim["env"])
+		}
+	}
+	if !reflect.DeepEqual(claim["args"], []any{"claim-addresses"}) {
+		t.Errorf("%s: the args of claim-addresses are %v", page, claim["args"])
+	}
+}
+
 func checkApp(t *testing.T, page string, app map[string]any) {
 	t.Helper()
 	env := make(map[any]any)
@@ -248,6 +278,9 @@ func checkApp(t *testing.T, page string, app map[string]any) {
 	}
 	_, emptied := env["AWS_WEB_IDENTITY_TOKEN_FILE"]
 	uri, _ := env["AWS_CONTAINER_CREDENTIALS_FULL_URI"].(string)
+	if env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] == "/v1/credentials" && uri == "" {
+		uri = "http://127.0.0.1:9911/v1/credentials" // at another listener
+	}
 	if !emptied || env["AWS_EC2_METADATA_DISABLED"] != "true" || !strings.HasPrefix(uri, "http://127.0.0.1:9911/v1/credentials") {
 		t.Errorf("%s: the environment of %v is %v", page, app["name"], env)
 	}
