@@ -165,7 +165,7 @@ func newCredentials(o Options, name string, tokenless bool, hint func(Refusal) s
 		UserNotAllowed, UserUnknown, AuthorizationRepeated, AuthorizationRequired, AuthorizationRejected,
 		UnknownProfile, UnknownPath, MethodNotAllowed, MalformedRequest)
 	h.listener.hint = hint
-	h.place = o.Profiles.report(name, o.Metrics, o.Logger)
+	h.place = o.Profiles.report(name, credentialsRoute, o.Metrics, o.Logger)
 	if !tokenless {
 		h.router.Get("/", h.page)
 		h.router.Get("/v1/identity", h.identity)
@@ -268,37 +268,43 @@ func (h *credentials) serve(w http.ResponseWriter, r *http.Request, s *slot, sta
 		h.answer(w, r, started)
 		return
 	}
-	user := noUser
-	if s.Users != nil {
-		user = knownUser(r)
-	}
-	s.askers.note(r, h.tokens, user, started)
+	s.noteAsker(r, h.tokens, started)
 	if err != nil {
 		h.account(r, s.name(), credentialsRoute, failure(w, err), started, "", nil)
 		return
 	}
-	h.write(w, s, creds)
+	keep := containerDocumentPlace
+	if h.AccountID {
+		keep = accountDocumentPlace
+	}
+	s.write(w, keep, typeJSON, creds, func() []byte { return ContainerCredentials(creds, h.AccountID) })
 	if h.metrics != nil {
 		s.warm[h.place].Load().ok(started)
 	}
 	h.log(r, credentialsRoute, http.StatusOK, started, "", nil)
 }
 
-// write writes credentials of s as they were rendered for the first request.
-func (h *credentials) write(w http.ResponseWriter, s *slot, creds *cache.Credentials) {
-	keep := &s.rendered[0]
-	if h.AccountID {
-		keep = &s.rendered[1]
+// noteAsker counts a request for the credentials of s.
+func (s *slot) noteAsker(r *http.Request, tokens *Profiles, started time.Time) {
+	user := noUser
+	if s.Users != nil {
+		user = knownUser(r)
 	}
+	s.askers.note(r, tokens, user, started)
+}
+
+// write writes credentials of s as they were rendered for the first request. The place in record.rendered is that of the kind of
+// document that render makes.
+func (s *slot) write(w http.ResponseWriter, place int, contentType []string, creds *cache.Credentials, render func() []byte) {
 	// Two requests may both render new credentials, with the same result.
-	body := keep.Load()
+	body := s.rendered[place].Load()
 	if body == nil || body.creds != creds {
-		b := ContainerCredentials(creds, h.AccountID)
+		b := render()
 		body = &rendered{creds, b, []string{strconv.Itoa(len(b))}}
-		keep.Store(body)
+		s.rendered[place].Store(body)
 	}
 	header := w.Header()
-	header["Content-Type"] = typeJSON
+	header["Content-Type"] = contentType
 	header["Content-Length"] = body.length
 	header["Cache-Control"] = noStore
 	header["X-Content-Type-Options"] = noSniff
@@ -316,20 +322,28 @@ type errorDocument struct {
 
 // failure answers with why there are no credentials.
 func failure(w http.ResponseWriter, err error) int {
+	fe, status := failureOf(err)
+	return document(w, status, string(fe.Reason), messageOf(fe), fe.Advice())
+}
+
+// failureOf returns why there are no credentials, and the status for it.
+func failureOf(err error) (fe *cache.FetchError, status int) {
 	fe, ok := errors.AsType[*cache.FetchError](err)
 	if !ok {
 		fe = &cache.FetchError{Reason: cache.UnknownError, Message: "the reason is in the sidecar's log"}
 	}
-	status, ok := statuses[fe.Reason]
-	if !ok {
+	if status, ok = statuses[fe.Reason]; !ok {
 		status = http.StatusServiceUnavailable
 	}
-	// SDKs show no fields that they do not know, so the message includes a short form of the hint.
-	message := fe.Message
+	return fe, status
+}
+
+// messageOf returns the message of a failure with a short form of the hint: SDKs show no fields that they do not know.
+func messageOf(fe *cache.FetchError) string {
 	if short := fe.ShortAdvice(); short != "" {
-		message = strings.TrimSuffix(message, ".") + "; " + short
+		return strings.TrimSuffix(fe.Message, ".") + "; " + short
 	}
-	return document(w, status, string(fe.Reason), message, fe.Advice())
+	return fe.Message
 }
 
 // refusal answers a refused request.

@@ -256,7 +256,7 @@ func mustDocument(t *testing.T, w *httptest.ResponseRecorder, status int, code, 
 func TestEveryRefusalHasAStatusAMessageAndAHint(t *testing.T) {
 	for _, r := range Refusals() {
 		row := refusals[r]
-		if known := []int{400, 403, 404, 405, 503}; !slices.Contains(known, row.status) || r.Message() == "" || r.Hint() == "" {
+		if known := []int{400, 401, 403, 404, 405, 503}; !slices.Contains(known, row.status) || r.Message() == "" || r.Hint() == "" {
 			t.Errorf("%s: %+v", r, row)
 		}
 	}

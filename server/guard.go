@@ -15,7 +15,8 @@ import (
 // is a code of the error document and a row in docs/troubleshooting.md.
 type Refusal string
 
-// The refusals. Those of guards are 403, and never 401 or 404, because some SDKs then drop the message. UserUnknown is 503,
+// The refusals. Those of guards are 403, and never 401 or 404, because some SDKs then drop the message; 401 is only for IMDSv2, where
+// it makes SDKs get a new token. UserUnknown is 503,
 // because it may clear by itself, and the SDKs then retry.
 const (
 	PeerNotAllowed        Refusal = "PeerNotAllowed"
@@ -32,6 +33,9 @@ const (
 	UnknownPath           Refusal = "UnknownPath"
 	MethodNotAllowed      Refusal = "MethodNotAllowed"
 	MalformedRequest      Refusal = "MalformedRequest"
+	MetadataTokenRequired Refusal = "MetadataTokenRequired"
+	MetadataTokenRejected Refusal = "MetadataTokenRejected"
+	MetadataTTLInvalid    Refusal = "MetadataTTLInvalid"
 )
 
 // refusals is the one table of refusals. In an answer, the actual address replaces 127.0.0.1:9911 and 127.0.0.1.
@@ -52,6 +56,9 @@ var refusals = map[Refusal]struct {
 	UnknownProfile:        {400, "there is no such profile", "ask for one that GET / lists; /v1/credentials is the profile default"},
 	UnknownPath:           {404, "there is nothing at this path", "credentials are at /v1/credentials, a summary for people is at /"},
 	MethodNotAllowed:      {405, "only GET is answered", "send a plain GET"},
+	MetadataTokenRequired: {401, "the request has no X-aws-ec2-metadata-token header", "get a token with a PUT to /latest/api/token; for a program that only speaks IMDSv1, set IRSA_SIDECAR_IMDS_V1=true"},
+	MetadataTokenRejected: {401, "the X-aws-ec2-metadata-token header is not a valid token", "get a new one with a PUT to /latest/api/token; a token ends after the time that was requested, or when the sidecar stops"},
+	MetadataTTLInvalid:    {400, "the request for a token does not say how long it must be valid", "send the header X-aws-ec2-metadata-token-ttl-seconds with a number from 1 to 21600"},
 	MalformedRequest:      {400, "the request is not valid HTTP/1.1, or its headers exceed 8 KiB", "send a plain GET with one Host header, and headers of at most 8 KiB"},
 }
 

@@ -46,7 +46,7 @@ type Profiles struct {
 	mu        sync.Mutex // of replacing the table, and of what follows
 	metrics   *Metrics
 	logger    *slog.Logger
-	listeners []string // that serve credentials; each has its place in record.warm
+	listeners []namedRoute // that serve credentials; each has its place in record.warm
 }
 
 // table is all profiles at one moment. It is never changed.
@@ -67,9 +67,16 @@ type slot struct {
 type record struct {
 	askers   tally
 	warm     [maxListeners]atomic.Pointer[routeMetrics]
-	rendered [2]atomic.Pointer[rendered] // without and with the account
+	rendered [3]atomic.Pointer[rendered] // the document of each kind
 	gone     atomic.Bool                 // the Cache is not served any more; the next table is current already
 }
+
+// The places of documents in record.rendered.
+const (
+	containerDocumentPlace = iota
+	accountDocumentPlace   // the same with the account
+	imdsDocumentPlace
+)
 
 // maxListeners is how many listeners of a sidecar may serve credentials.
 const maxListeners = 4
@@ -125,9 +132,12 @@ func (p *Profiles) SetFault(text string) {
 	p.publish(&next)
 }
 
-// report makes metrics count the requests to a listener for the profiles, and logger get what is wrong with their token files.
+// namedRoute is the route of credentials on a listener, by its name.
+type namedRoute struct{ listener, route string }
+
+// report makes metrics count the requests to a listener for the profiles, by this route, and logger get what is wrong with their token files.
 // Either may be nil. It returns the listener's place in record.warm.
-func (p *Profiles) report(listener string, metrics *Metrics, logger *slog.Logger) (place int) {
+func (p *Profiles) report(listener, route string, metrics *Metrics, logger *slog.Logger) (place int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if metrics != nil {
@@ -136,9 +146,9 @@ func (p *Profiles) report(listener string, metrics *Metrics, logger *slog.Logger
 	if logger != nil {
 		p.logger = logger
 	}
-	if place = slices.Index(p.listeners, listener); place < 0 {
+	if place = slices.Index(p.listeners, namedRoute{listener, route}); place < 0 {
 		place = len(p.listeners)
-		p.listeners = append(p.listeners, listener)
+		p.listeners = append(p.listeners, namedRoute{listener, route})
 	}
 	p.publish(p.now())
 	return place
@@ -152,9 +162,9 @@ func (p *Profiles) publish(t *table) {
 	}
 	p.metrics.keep(names)
 	for _, s := range t.slots {
-		for i, listener := range p.listeners {
+		for i, l := range p.listeners {
 			if !s.Hidden && s.warm[i].Load() == nil {
-				s.warm[i].Store(p.metrics.route(listener, s.name(), credentialsRoute))
+				s.warm[i].Store(p.metrics.route(l.listener, s.name(), l.route))
 			}
 		}
 	}

@@ -3,6 +3,9 @@ package server
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 )
@@ -34,6 +37,38 @@ func ContainerCredentials(c *cache.Credentials, accountID bool) []byte {
 		d.AccountId = c.AccountID
 	}
 	return encode(d)
+}
+
+// IMDSCredentials renders credentials as an EC2 instance metadata service does. updated is when they were issued, for those whose
+// STS does not say.
+func IMDSCredentials(c *cache.Credentials, updated time.Time) []byte {
+	if !c.ServerTime.IsZero() {
+		updated = c.ServerTime
+	}
+	return []byte(ec2Layout([][2]string{
+		{"Code", "Success"},
+		{"LastUpdated", stamp(updated)},
+		{"Type", "AWS-HMAC"},
+		{"AccessKeyId", c.AccessKeyID},
+		{"SecretAccessKey", c.SecretAccessKey.Reveal()},
+		{"Token", c.SessionToken.Reveal()},
+		{"Expiration", c.Expiration.UTC().Format(cache.ExpirationLayout)},
+	}))
+}
+
+// ec2Layout writes JSON with the white space of EC2, because programs without a parser search for names with it. Empty values
+// are left out.
+func ec2Layout(fields [][2]string) string {
+	var b strings.Builder
+	separator := "{\n"
+	for _, f := range fields {
+		if f[1] != "" {
+			fmt.Fprintf(&b, "%s  %s : %s", separator, encode(f[0]), encode(f[1]))
+			separator = ",\n"
+		}
+	}
+	b.WriteString("\n}")
+	return b.String()
 }
 
 // encode writes JSON on one line and without escapes for HTML: Fluent Bit and s3fs take the bytes between the quotes
