@@ -193,6 +193,35 @@ func TestCABundleIsAddedToTheSystemsRoots(t *testing.T) {
 	}
 }
 
+func TestKnownRegion(t *testing.T) {
+	dir := t.TempDir()
+	token := func(name, issuer string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(handMade(fmt.Sprintf(`{"iss":%q,"sub":"s","aud":"a","exp":4102444800}`, issuer))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	eks, other := token("eks", "https://oidc.eks.ap-east-1.amazonaws.com/id/X"), token("other", "https://issuer.example")
+	for _, test := range []struct {
+		name    string
+		options Options
+		want    string
+	}{
+		{"its own", Options{Region: "eu-west-1", TokenFile: eks}, "eu-west-1"},
+		{"its own, without a token", Options{Region: "eu-west-1", TokenFile: filepath.Join(dir, "missing")}, "eu-west-1"},
+		{"the issuer's", Options{TokenFile: eks}, "ap-east-1"},
+		{"the issuer's, with the global endpoint", Options{Region: "aws-global", TokenFile: eks}, "ap-east-1"},
+		{"another issuer", Options{TokenFile: other}, ""},
+		{"another issuer, and an endpoint", Options{TokenFile: other, Endpoint: "https://sts.example"}, ""},
+		{"no token yet", Options{TokenFile: filepath.Join(dir, "missing")}, ""},
+	} {
+		if got := test.options.KnownRegion(); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
 func TestEndpointURL(t *testing.T) {
 	const eks = "https://oidc.eks.ap-east-1.amazonaws.com/id/X"
 	for _, test := range []struct {

@@ -309,6 +309,19 @@ func (o *Options) region(issuer string) (string, error) {
 		Message: fmt.Sprintf("AWS_REGION and AWS_DEFAULT_REGION are not set, and the token's issuer %q is not an EKS cluster's", redact.Scrub(issuer))}
 }
 
+// KnownRegion returns the region that an exchange is made in: Region, or that of the token's issuer. It is empty if neither names
+// one, or while there is no token.
+func (o *Options) KnownRegion() string {
+	if o.Region != "" && o.Region != "aws-global" {
+		return o.Region
+	}
+	_, claims, err := ReadToken(o.TokenFile)
+	if err != nil {
+		return ""
+	}
+	return names.RegionOfIssuer(claims.Issuer)
+}
+
 // EndpointURL returns the URL to which a Provider with these options sends an issuer's tokens. The error is a
 // [*cache.FetchError] with the reason RegionUnknown, or comes from [url.Parse] or the SDK.
 func (o *Options) EndpointURL(ctx context.Context, issuer string) (*url.URL, error) {

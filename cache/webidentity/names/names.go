@@ -34,9 +34,11 @@ var (
 	}
 )
 
-// These are compiled at each use: few starts need one. Local zones have the name of a city after the region.
+// These are compiled at each use: few starts need one. Local zones have the name of a city after the region, and Wavelength
+// Zones that of a carrier's network.
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-regions-availability-zones.html
 func zoneShape() *regexp.Regexp {
-	return regexp.MustCompile(`^(` + region + `)(?:[a-z]|-[a-z]{3}-\d[a-z])$`)
+	return regexp.MustCompile(`^(` + region + `)(?:[a-z]|-[a-z]{3}-\d[a-z]|-[a-z]+\d*-[a-z]{3}-wlz-\d)$`)
 }
 func issuerRegion() *regexp.Regexp {
 	return regexp.MustCompile(`^https://oidc(?:-fips)?[.-]eks\.([a-z0-9-]+)\.`)
@@ -76,6 +78,14 @@ func regionMeant(region string) (meant, why string) {
 		return "", ""
 	}
 	return bare, strings.Join(whys, " and ") + "; use"
+}
+
+// ZoneRegion returns the region that an availability zone is in, or "" for what is not the name of a zone, such as its ID.
+func ZoneRegion(zone string) string {
+	if m := zoneShape().FindStringSubmatch(zone); m != nil {
+		return m[1]
+	}
+	return ""
 }
 
 // Partition returns the partition of a region: aws, aws-cn, aws-us-gov and so on.
