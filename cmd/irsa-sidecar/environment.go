@@ -36,6 +36,10 @@ type environment struct {
 	OpsListen         string `envconfig:"IRSA_SIDECAR_OPS_LISTEN" default:":9912" desc:"where to serve health and metrics"`
 	AdminListen       string `envconfig:"IRSA_SIDECAR_ADMIN_LISTEN" desc:"where to serve the status page, reload and shutdown: a loopback address and a port; otherwise port 9913 of the address in IRSA_SIDECAR_LISTEN"`
 	ECSListen         string `envconfig:"IRSA_SIDECAR_ECS_LISTEN" desc:"where to serve credentials for AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, without an authorization token: 169.254.170.2:80, or a list separated by commas; otherwise off"`
+	IMDSListen        string `envconfig:"IRSA_SIDECAR_IMDS_LISTEN" desc:"where to serve credentials as an EC2 instance metadata service does (IMDSv2), without an authorization token: 169.254.169.254:80, or a list separated by commas; otherwise off"`
+	IMDSV1            string `envconfig:"IRSA_SIDECAR_IMDS_V1" default:"false" desc:"true: answer IMDSv1 requests too, which any program can be tricked into sending"`
+	IMDSProfile       string `envconfig:"IRSA_SIDECAR_IMDS_PROFILE" desc:"profile whose credentials the instance metadata service has; otherwise default"`
+	Zone              string `envconfig:"IRSA_SIDECAR_AVAILABILITY_ZONE" desc:"availability zone that the instance metadata service names; otherwise it names none"`
 	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header; at least 16 characters"`
 	AuthorizationFile string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE" desc:"the same, in a file; a missing file is created with a random token"`
 	AllowedUIDs       string `envconfig:"IRSA_SIDECAR_ALLOWED_UIDS" desc:"user IDs that may get credentials, separated by commas; otherwise all"`

@@ -32,6 +32,7 @@ const (
 	opsListener         = "ops"
 	adminListener       = "admin"
 	ecsListener         = "ecs"
+	imdsListener        = "imds"
 )
 
 // The variables that set their addresses.
@@ -40,6 +41,7 @@ const (
 	opsVariable    = "IRSA_SIDECAR_OPS_LISTEN"
 	adminVariable  = "IRSA_SIDECAR_ADMIN_LISTEN"
 	ecsVariable    = "IRSA_SIDECAR_ECS_LISTEN"
+	imdsVariable   = "IRSA_SIDECAR_IMDS_LISTEN"
 )
 
 // The default ports of the credentials and the admin listener.
@@ -78,19 +80,20 @@ func (p *parser) listeners() []listener {
 	if p.ofProgram {
 		all = slices.DeleteFunc(all, func(l listener) bool { return !l.set && l.name != credentialsListener })
 	}
-	all = append(all, p.outputs(ecsListener, ecsVariable, p.ECSListen, "give programs that know AWS_CONTAINER_CREDENTIALS_FULL_URI that variable instead")...)
+	all = append(all, p.outputs(ecsListener, ecsVariable, "169.254.170.2:80", p.ECSListen, "give programs that know AWS_CONTAINER_CREDENTIALS_FULL_URI that variable instead")...)
+	all = append(all, p.outputs(imdsListener, imdsVariable, "169.254.169.254:80", p.IMDSListen, "give programs that know AWS_EC2_METADATA_SERVICE_ENDPOINT another port in that variable")...)
 	p.ports(all)
 	return all
 }
 
 // outputs are the listeners at the addresses in a list, for programs that cannot send an authorization token. An empty list has none.
-func (p *parser) outputs(name, variable, list, portHint string) (all []listener) {
+func (p *parser) outputs(name, variable, example, list, portHint string) (all []listener) {
 	for entry := range strings.SplitSeq(list, ",") {
 		if entry = strings.TrimSpace(entry); entry == "" {
 			continue
 		}
 		if !isInside(entry) {
-			p.reject(variable, "%q is not an address that only this Pod has, and a port, such as 169.254.170.2:80; the address must be in 169.254.0.0/16 or fd00:ec2::/32, or be a loopback address", entryToShow(list, entry))
+			p.reject(variable, "%q is not an address that only this Pod has, and a port, such as %s; the address must be in 169.254.0.0/16 or fd00:ec2::/32, or be a loopback address", entryToShow(list, entry), example)
 			continue
 		}
 		all = append(all, listener{name: name, variable: variable, address: entry, set: true, buffer: server.CredentialsBuffer, tokenless: true, portHint: portHint})
@@ -102,26 +105,27 @@ func (p *parser) outputs(name, variable, list, portHint string) (all []listener)
 }
 
 // tokenless warns of credentials that a listener serves without the token that others ask for.
-func (p *parser) tokenless(listeners []listener, profiles []*profile) {
-	var open []string
-	for _, one := range profiles {
-		if !one.hidden && one.tokenOptional() {
-			open = append(open, one.name)
-		}
-	}
-	if open == nil {
-		return
-	}
-	what := "profile"
-	if len(open) > 1 {
-		what = "profiles"
-	}
+func (p *parser) tokenless(s *settings) {
 	warned := ""
-	for _, l := range listeners {
-		if l.tokenless && l.variable != warned {
-			warned = l.variable
-			p.warn(where{variable: l.variable}, "serves the credentials of the %s %s without the authorization token, which programs there cannot send; IRSA_SIDECAR_ALLOWED_UIDS restricts it", what, andMore(open))
+	for _, l := range s.listeners {
+		if !l.tokenless || l.variable == warned {
+			continue
 		}
+		warned = l.variable
+		var open []string
+		for _, one := range s.profiles {
+			if !one.hidden && one.tokenOptional() && (l.name != imdsListener || one.name == s.imds.profile) {
+				open = append(open, one.name)
+			}
+		}
+		if open == nil {
+			continue
+		}
+		what := "profile"
+		if len(open) > 1 {
+			what = "profiles"
+		}
+		p.warn(where{variable: l.variable}, "serves the credentials of the %s %s without the authorization token, which programs there cannot send; IRSA_SIDECAR_ALLOWED_UIDS restricts it", what, andMore(open))
 	}
 }
 

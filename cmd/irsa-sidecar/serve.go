@@ -130,7 +130,7 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 // logStart logs what is served, and where.
 func (c *sidecar) logStart(bound map[string][]net.Listener, memory int64, p places) {
 	attrs := []any{"version", version, "credentials", c.url}
-	for _, name := range []string{ecsListener, opsListener, adminListener} {
+	for _, name := range []string{ecsListener, imdsListener, opsListener, adminListener} {
 		if all := addressesOf(bound[name]); all != nil {
 			attrs = append(attrs, name, strings.Join(all, " "))
 		}
@@ -207,6 +207,9 @@ func (c *sidecar) handlers(bound map[string][]net.Listener, registry *prometheus
 	}
 	c.ops = server.NewOps(o, registry)
 	outputs := map[string]server.Handler{credentialsListener: server.Credentials(o)}
+	if all := ports(bound[imdsListener]); all != nil {
+		outputs[imdsListener] = c.imds.handler(o, all)
+	}
 	if all := ports(bound[ecsListener]); all != nil {
 		outputs[ecsListener] = server.Relative(o, all...)
 	}

@@ -24,6 +24,7 @@ type settings struct {
 	profiles  []*profile // each after its source
 	state     statePlace
 	listeners []listener
+	imds      imdsSettings
 	network   network
 	logging   logging
 	warnings  []string
@@ -46,7 +47,8 @@ func parse(e *environment, f files) (*settings, problems) {
 	s := settings{environment: e, files: f}
 	s.profiles = p.profiles()
 	s.listeners = p.listeners()
-	p.tokenless(s.listeners, s.profiles)
+	s.imds = p.imds(s.profiles)
+	p.tokenless(&s)
 	s.state = p.state()
 	s.network = p.network()
 	s.accountID = p.flag("IRSA_SIDECAR_ACCOUNT_ID", p.AccountID)

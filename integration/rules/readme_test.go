@@ -192,19 +192,23 @@ func TestContributingKnowsEveryPackage(t *testing.T) {
 
 // The paths in docs/reference.md exist.
 func TestEndpointsInReferenceAreThere(t *testing.T) {
-	s := world.New(t, ststest.Options{}).Serve(t, "IRSA_SIDECAR_QUITQUITQUIT=true")
+	imds := world.FreeAddress(t)
+	s := world.New(t, ststest.Options{}).Serve(t, "IRSA_SIDECAR_QUITQUITQUIT=true",
+		"IRSA_SIDECAR_IMDS_LISTEN="+imds, "IRSA_SIDECAR_IMDS_V1=true", "IRSA_SIDECAR_AVAILABILITY_ZONE="+world.Region+"a")
+	role := world.RoleARN[strings.LastIndex(world.RoleARN, "/")+1:]
 	s.AskUntilValid(t)
 	_, page, _ := strings.Cut(string(world.RepoFile(t, "docs/reference.md")), "## Endpoints\n")
 	page, _, _ = strings.Cut(page, "\n## ")
 	n := 0
 	for _, section := range strings.Split(page, "\n### ")[1:] {
-		base := map[string]string{"Credentials": s.BaseURL, "Health": "http://" + s.OpsAddress, "Status": "http://" + s.AdminAddress}[strings.Trim(strings.Fields(section)[0], ",")]
-		for _, m := range regexp.MustCompile("`(GET|POST) (/[^`]*)`").FindAllStringSubmatch(section, -1) {
+		base := map[string]string{"Credentials": s.BaseURL, "Health": "http://" + s.OpsAddress, "Status": "http://" + s.AdminAddress, "Instance": "http://" + imds}[strings.Trim(strings.Fields(section)[0], ",")]
+		for _, m := range regexp.MustCompile("`(GET|POST|PUT) (/[^`]*)`").FindAllStringSubmatch(section, -1) {
 			n++
-			request, err := http.NewRequestWithContext(t.Context(), m[1], base+m[2], nil)
+			request, err := http.NewRequestWithContext(t.Context(), m[1], base+strings.ReplaceAll(m[2], "ROLE", role), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
+			request.Header.Set("X-aws-ec2-metadata-token-ttl-seconds", "60") // of a PUT
 			if status, _ := world.HTTPDo(t, request); status != http.StatusOK {
 				t.Errorf("%s %s: %d", m[1], base+m[2], status)
 			}
