@@ -32,6 +32,8 @@ ifeq ($(CLIENT),)
 	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) ./integration/manifests
 	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish || :; go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/commands
 	go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/moto
+	mock=$$(bash integration/imds/build.sh) && \
+	IRSA_TEST_EC2_MOCK=$$mock go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/imds
 	bash integration/install.sh ip=iproute2 || :; go test -tags faults -count=1 -v -timeout 15m ./integration/faults
 	go test -tags faults -count=1 -v -timeout 20m ./integration/campaign
 	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) ./integration/browser
