@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Refusal says in one word why a request was refused before the credentials were looked up. The list is closed: each word
@@ -152,6 +153,28 @@ var withoutBody = guard{[]Refusal{BodyNotAllowed}, func(r *http.Request) (Refusa
 	}
 	return "", nil
 }}
+
+// bodyPatience is how long a client may take to say that its body is empty. Meanwhile it occupies a connection.
+const bodyPatience = 250 * time.Millisecond
+
+// withEmptyBody is withoutBody, but accepts a PUT whose body turns out to be empty: s3fs-fuse does not say its length before.
+var withEmptyBody = guard{withoutBody.refusals, func(r *http.Request) (Refusal, error) {
+	if hasBody(r) && (r.Method != http.MethodPut || r.ContentLength > 0 || !endsAtOnce(r)) {
+		return BodyNotAllowed, nil
+	}
+	return "", nil
+}}
+
+// endsAtOnce reads what there is of the body.
+func endsAtOnce(r *http.Request) bool {
+	if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
+		conn.SetReadDeadline(time.Now().Add(bodyPatience))
+		defer conn.SetReadDeadline(time.Now().Add(readTimeout))
+	}
+	var one [1]byte
+	_, err := io.ReadFull(r.Body, one[:])
+	return err == io.EOF
+}
 
 // sender reports, from the target and the headers, whether a proxy or a web page has sent a request.
 func sender(r *http.Request) (proxy, page bool) {

@@ -94,7 +94,7 @@ type imds struct {
 func NewIMDS(o Options, i IMDS) Handler {
 	o = o.withDefaults()
 	h := &imds{Options: o, IMDS: i, path: credentialsPath + i.Profile, proofs: newMetadataTokens()}
-	h.listener = newListener(imdsName, &o, h.refusal, []guard{fromHere(i.Addresses...), direct, withoutBody},
+	h.listener = newListener(imdsName, &o, h.refusal, []guard{fromHere(i.Addresses...), direct, withEmptyBody},
 		UserNotAllowed, UserUnknown, UnknownProfile, MethodNotAllowed, MetadataTokenRequired, MetadataTokenRejected, MetadataTTLInvalid,
 		MalformedRequest)
 	h.listener.hint = func(r Refusal) string {

@@ -509,14 +509,63 @@ func TestIMDSIsCountedAsImds(t *testing.T) {
 	}
 }
 
-// What net/http cannot read is answered as EC2 would, too.
-func TestIMDSAnswersWhatIsNotHTTP(t *testing.T) {
+// serveIMDS serves on a real socket.
+func serveIMDS(t *testing.T) (address string) {
+	t.Helper()
 	o := warmIMDS(t)
-	address := serveTCP(t, func(at netip.AddrPort) Handler {
+	return serveTCP(t, func(at netip.AddrPort) Handler {
 		i := testIMDS
 		i.Addresses = []netip.AddrPort{at}
 		return NewIMDS(o, i)
 	})
+}
+
+// s3fs-fuse 1.90 sends the token's request as an upload of unknown length.
+func TestIMDSTakesAPutWithAnEmptyBody(t *testing.T) {
+	address := serveIMDS(t)
+	const put = "PUT /latest/api/token HTTP/1.1|Host: 127.0.0.1:PORT|X-aws-ec2-metadata-token-ttl-seconds: 60|"
+	for _, c := range []struct {
+		name, head, body string
+		want             int
+	}{
+		{"no body", put + "Accept: */*", "", 200},
+		{"a length of zero", put + "Content-Length: 0", "", 200},
+		{"an empty upload", put + "Transfer-Encoding: chunked", "0\r\n\r\n", 200},
+		{"an empty upload of s3fs-fuse", put + "Transfer-Encoding: chunked|Expect: 100-continue", "0\r\n\r\n", 200},
+		{"an upload", put + "Transfer-Encoding: chunked", "1\r\nx\r\n0\r\n\r\n", 403},
+		{"an upload that does not come", put + "Transfer-Encoding: chunked", "", 403},
+		{"a body", put + "Content-Length: 1", "x", 403},
+		{"a body that does not come", put + "Content-Length: 1", "", 403},
+		{"a GET with an empty upload", "GET / HTTP/1.1|Host: 127.0.0.1:PORT|Transfer-Encoding: chunked", "0\r\n\r\n", 403},
+	} {
+		conn := dial(t, address)
+		send(t, conn, address, c.head)
+		answers := bufio.NewReader(conn)
+		if strings.Contains(c.head, "Expect") {
+			if response, err := http.ReadResponse(answers, nil); err != nil || response.StatusCode != 100 {
+				t.Fatalf("%s: %v %v, want 100", c.name, response, err)
+			}
+		}
+		if _, err := conn.Write([]byte(c.body)); err != nil {
+			t.Fatal(err)
+		}
+		response, body := receive(t, answers)
+		if response.StatusCode != c.want || (c.want == 200) != (len(body) == 56) {
+			t.Errorf("%s: %d %s, want %d", c.name, response.StatusCode, body, c.want)
+		}
+		if c.want != 200 {
+			continue
+		}
+		send(t, conn, address, "GET /latest/meta-data/iam/security-credentials/reader HTTP/1.1|Host: 127.0.0.1:PORT|X-aws-ec2-metadata-token: "+body)
+		if response, body := receive(t, answers); response.StatusCode != 200 || body != wantIMDSDocument {
+			t.Errorf("%s: the next request on the connection: %d %s", c.name, response.StatusCode, body)
+		}
+	}
+}
+
+// What net/http cannot read is answered as EC2 would, too.
+func TestIMDSAnswersWhatIsNotHTTP(t *testing.T) {
+	address := serveIMDS(t)
 	got := raw(t, address, "PUT /latest/api/token HTTP/1.1|Host: 127.0.0.1|Host: 127.0.0.1|Connection: close")
 	response, err := http.ReadResponse(bufio.NewReader(strings.NewReader(got)), nil)
 	if err != nil || response.StatusCode != 400 || response.Header.Get("Content-Type") != "text/html" || !strings.Contains(got, "MalformedRequest") {
