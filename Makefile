@@ -30,7 +30,7 @@ ifeq ($(CLIENT),)
 	minio=$$(bash integration/minio/build.sh) && \
 	IRSA_TEST_MINIO=$$minio go test -tags minio -count=1 -timeout 5m -v ./integration/minio
 	tools=$$(bash integration/tools/build.sh) && PATH="$$tools:$$PATH" go test -tags tools -count=1 $(GOTESTFLAGS) ./integration/manifests
-	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish || :; go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/commands
+	bash integration/install.sh dash=dash bash=bash zsh=zsh fish=fish || :; go test -count=1 $(GOTESTFLAGS) -run Shells ./cmd/irsa-sidecar && go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/commands
 	go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/moto
 	mock=$$(bash integration/imds/build.sh) && \
 	IRSA_TEST_EC2_MOCK=$$mock go test -tags clients -count=1 $(GOTESTFLAGS) ./integration/imds

@@ -51,7 +51,7 @@ var usageErrors = []struct {
 	{[]string{"wait", "--frob=secret"}, `unknown flag --frob; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
 	{[]string{"wait", "---timeout", "1s"}, `unknown flag ---timeout; did you mean --timeout?`},
 	{[]string{"wait", "-5"}, `unknown flag -5; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
-	{[]string{"credentials", "--trust-policy"}, `--trust-policy belongs to doctor; usage: irsa-sidecar credentials [--format process|env] [--from sidecar|exchange] [--timeout 10s] [--profile PROFILE]`},
+	{[]string{"credentials", "--trust-policy"}, `--trust-policy belongs to doctor; usage: irsa-sidecar credentials [--format process|env|fish|powershell] [--from sidecar|exchange] [--timeout 10s] [--profile PROFILE]`},
 	{[]string{"--timeout", "5s", "wait"}, `--timeout belongs to exec and wait and credentials; usage: irsa-sidecar [COMMAND]; irsa-sidecar help lists the commands`},
 	{[]string{"--log-level", "debug"}, `unknown flag --log-level; did you mean the environment variable IRSA_SIDECAR_LOG_LEVEL?`},
 	{[]string{"serve", "--x"}, `unknown flag --x; usage: irsa-sidecar serve`},
@@ -75,8 +75,8 @@ var usageErrors = []struct {
 	{[]string{"wait", "--timeout", "0"}, `--timeout must be more than 0s, not "0"`},
 	{[]string{"wait", "-timeout=-1s"}, `-timeout must be more than 0s, not "-1s"`},
 	{[]string{"wait", "--timeout", "-1s"}, `--timeout must be more than 0s, not "-1s"`},
-	{[]string{"credentials", "--format", "prosess"}, `--format takes process or env, not "prosess"; did you mean "process"?`},
-	{[]string{"credentials", "--format", "yaml"}, `--format takes process or env, not "yaml"`},
+	{[]string{"credentials", "--format", "prosess"}, `--format takes process, env, fish or powershell, not "prosess"; did you mean "process"?`},
+	{[]string{"credentials", "--format", "yaml"}, `--format takes process, env, fish or powershell, not "yaml"`},
 	{[]string{"doctor", "--json=perhaps"}, `--json takes true or false, not "perhaps"`},
 
 	// Arguments.
@@ -88,7 +88,7 @@ var usageErrors = []struct {
 	{[]string{"wait", "wait"}, `unexpected argument "wait"; usage: irsa-sidecar wait [--timeout 30s] [--profile PROFILE]`},
 	{[]string{"doctor", "json"}, `unexpected argument "json"; did you mean --json? usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE] [--profile PROFILE]`},
 	{[]string{"doctor", "trust.json"}, `unexpected argument "trust.json"; did you mean --trust-policy trust.json? usage: irsa-sidecar doctor [--json] [--app] [--app-env FILE] [--trust-policy FILE] [--profile PROFILE]`},
-	{[]string{"credentials", "env"}, `unexpected argument "env"; did you mean --format env? usage: irsa-sidecar credentials [--format process|env] [--from sidecar|exchange] [--timeout 10s] [--profile PROFILE]`},
+	{[]string{"credentials", "env"}, `unexpected argument "env"; did you mean --format env? usage: irsa-sidecar credentials [--format process|env|fish|powershell] [--from sidecar|exchange] [--timeout 10s] [--profile PROFILE]`},
 	{[]string{"exec"}, `missing argument; usage: irsa-sidecar exec [--timeout 30s] [--profile PROFILE] -- PROGRAM [ARG]...`},
 	{[]string{"exec", "--"}, `missing argument; usage: irsa-sidecar exec [--timeout 30s] [--profile PROFILE] -- PROGRAM [ARG]...`},
 	{[]string{"exec", "--", ""}, `missing argument; usage: irsa-sidecar exec [--timeout 30s] [--profile PROFILE] -- PROGRAM [ARG]...`},
@@ -117,7 +117,7 @@ var usageErrors = []struct {
 func TestUsageErrorsSayWhatWouldBeRight(t *testing.T) {
 	for _, row := range usageErrors {
 		stdout, err := called(t, row.args...)
-		if exitCode(err) != 2 || stdout != "" && !isForShell(row.args) {
+		if exitCode(err) != 2 || stdout != failingLine(row.args) {
 			t.Errorf("%q: exit code %d, and on stdout %q", row.args, exitCode(err), stdout)
 		}
 		if err != nil && errorText(err) != row.want {

@@ -33,8 +33,8 @@ func commands() []command {
 // run is the program. The error it returns is printed by main; everything else it prints itself.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer, stderr *output) error {
 	err := runCommand(ctx, args, stdin, stdout, stderr)
-	if err != nil && isForShell(args) {
-		emit(stdout, failingLine)
+	if err != nil {
+		emit(stdout, failingLine(args))
 	}
 	return err
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
-	"github.com/irsa-sidecar/irsa-sidecar/cache/nearest"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
@@ -26,8 +24,8 @@ func credentialsCommand() command {
 		flags: []option{
 			{
 				name:  "format",
-				value: value{words: []string{"process", "env"}, initial: "process"},
-				text:  "process: JSON for credential_process; env: export lines for a shell",
+				value: value{words: []string{"process", "env", "fish", "powershell"}, initial: "process"},
+				text:  "process: JSON for credential_process; env: export lines for a shell; fish: lines for fish; powershell: one line for PowerShell",
 			},
 			{
 				name:  "from",
@@ -42,8 +40,10 @@ func credentialsCommand() command {
 			profileOption("get the credentials of this profile; in an exchange, if it is chained, assume one role after the other"),
 		},
 		line: "print credentials from the running sidecar or one exchange",
-		text: "Asks the sidecar in the same Pod, where an app would, and sends the authorization token from the app's variables or, without one, from the sidecar's. It waits for a sidecar that has no credentials yet. If none listens there, it exchanges the token once, and prints what STS returns. Any other failure to get credentials from the sidecar is final: a refusal, such as 403, never leads to an exchange, and neither does a sidecar that does not answer in time or another program at its address. If it fails, --format env prints a line that unsets the variables and makes eval fail, so that set -e stops the script.\n\nIt reads the variables below and the files that they name. Profiles are those of the sidecar or, for an exchange, of the file in AWS_CONFIG_FILE, never those of ~/.aws/config; but there, a profile can have this command as its credential_process.",
+		text: "Asks the sidecar in the same Pod, where an app would, and sends the authorization token from the app's variables or, without one, from the sidecar's. It waits for a sidecar that has no credentials yet. If none listens there, it exchanges the token once, and prints what STS returns. Any other failure to get credentials from the sidecar is final: a refusal, such as 403, never leads to an exchange, and neither does a sidecar that does not answer in time or another program at its address. If it fails, each format for a shell prints a line that removes the variables and fails, so that set -e stops the script.\n\nIt reads the variables below and the files that they name. Profiles are those of the sidecar or, for an exchange, of the file in AWS_CONFIG_FILE, never those of ~/.aws/config; but there, a profile can have this command as its credential_process.",
 		example: `eval "$(irsa-sidecar credentials --format env)"
+irsa-sidecar credentials --format fish | source; or exit
+irsa-sidecar credentials --format powershell | Invoke-Expression
 irsa-sidecar credentials --profile audit
 irsa-sidecar credentials --from exchange`,
 		variables: credentialsVariables(),
@@ -73,8 +73,8 @@ func runCredentials(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.given["format"] == "env" {
-		return emit(c.stdout, exportLines(&creds))
+	if shell := shells[c.given["format"]]; shell != nil {
+		return emit(c.stdout, shell.lines(&creds))
 	}
 	return writeProcess(c.stdout, &creds)
 }
@@ -215,77 +215,6 @@ func fetchChain(ctx context.Context, hops []*profile, logger *slog.Logger) (cred
 		}
 	}
 	return creds, nil
-}
-
-// writeProcess prints credentials as a credential_process does.
-// https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
-func writeProcess(w io.Writer, c *cache.Credentials) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false) // some readers take the bytes between the quotes literally
-	return e.Encode(struct {
-		Version         int
-		AccessKeyId     string
-		SecretAccessKey string
-		SessionToken    string
-		Expiration      string
-	}{1, c.AccessKeyID, c.SecretAccessKey.Reveal(), c.SessionToken.Reveal(), c.Expiration.UTC().Format(cache.ExpirationLayout)})
-}
-
-// The variables for a shell.
-const (
-	keyVariable     = "AWS_ACCESS_KEY_ID"
-	secretVariable  = "AWS_SECRET_ACCESS_KEY"
-	sessionVariable = "AWS_SESSION_TOKEN"
-	expiryVariable  = "AWS_CREDENTIAL_EXPIRATION"
-)
-
-// exportLines are credentials as lines for a shell's eval.
-func exportLines(c *cache.Credentials) string {
-	var b strings.Builder
-	for _, v := range []struct{ name, value string }{
-		{keyVariable, c.AccessKeyID},
-		{secretVariable, c.SecretAccessKey.Reveal()},
-		{sessionVariable, c.SessionToken.Reveal()},
-		{expiryVariable, c.Expiration.UTC().Format(cache.ExpirationLayout)},
-	} {
-		fmt.Fprintf(&b, "export %s='%s'\n", v.name, strings.ReplaceAll(v.value, "'", `'\''`))
-	}
-	return b.String()
-}
-
-// failingLine makes a shell's eval fail, which would succeed on empty output. It also unsets the variables; otherwise a
-// script that continues would use older credentials, perhaps of another role.
-const failingLine = "unset " + keyVariable + " " + secretVariable + " " + sessionVariable + " " + expiryVariable + "; false\n"
-
-// isForShell reports whether a shell may evaluate what these arguments make the program print. It may if the value of
-// --format is wrong, and if env is given in another way to credentials or to a misspelt command.
-func isForShell(args []string) bool {
-	name, rest := split(args)
-	c := find(name)
-	toCredentials := name == "credentials" || c == nil
-	if c != nil {
-		args, _ = c.cut(rest) // the rest is what another program prints something for
-	}
-	for i, arg := range args {
-		name, format, given := strings.Cut(arg, "=")
-		if name != "--format" && name != "-format" {
-			continue
-		}
-		if !given && i+1 < len(args) {
-			format = args[i+1]
-		}
-		if format != "process" {
-			return true
-		}
-	}
-	return toCredentials && slices.ContainsFunc(rest, mentionsEnv)
-}
-
-// mentionsEnv reports whether an argument has the word env in it, perhaps misspelt.
-func mentionsEnv(arg string) bool {
-	_, value, _ := strings.Cut(arg, "=")
-	env := []string{"env"}
-	return strings.Contains(strings.ToLower(arg), "env") || nearest.Word(arg, env) != "" || nearest.Word(value, env) != ""
 }
 
 // withHint adds what to do, on the same line: the last line on stderr is what a Pod's status shows.

@@ -5,12 +5,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
@@ -28,14 +30,69 @@ func TestCredentialProcessAndShellForms(t *testing.T) {
 		t.Errorf("credential_process: %q, want %q", process.String(), want)
 	}
 
-	c.SessionToken = cache.NewSecret(`it's`)
-	want = `export AWS_ACCESS_KEY_ID='ASIAEXAMPLE'
+	// Characters that no key has, but that no shell may take for its own.
+	c.SessionToken = cache.NewSecret("it's \\' \u2018\u2019\u201a\u201b $x `y`\nz")
+	for format, want := range map[string]string{
+		"env": `export AWS_ACCESS_KEY_ID='ASIAEXAMPLE'
 export AWS_SECRET_ACCESS_KEY='secret+/<&>'
-export AWS_SESSION_TOKEN='it'\''s'
+export AWS_SESSION_TOKEN='it'\''s \'\'' ‘’‚‛ $x ` + "`y`" + `
+z'
 export AWS_CREDENTIAL_EXPIRATION='2030-01-01T22:04:05Z'
-`
-	if got := exportLines(&c); got != want {
-		t.Errorf("shell: %s, want %s", got, want)
+`,
+		"fish": `set -gx AWS_ACCESS_KEY_ID 'ASIAEXAMPLE';
+set -gx AWS_SECRET_ACCESS_KEY 'secret+/<&>';
+set -gx AWS_SESSION_TOKEN 'it\'s \\\' ‘’‚‛ $x ` + "`y`" + `
+z';
+set -gx AWS_CREDENTIAL_EXPIRATION '2030-01-01T22:04:05Z';
+`,
+		"powershell": `$Env:AWS_ACCESS_KEY_ID = 'ASIAEXAMPLE'; $Env:AWS_SECRET_ACCESS_KEY = 'secret+/<&>'; $Env:AWS_SESSION_TOKEN = 'it''s \'' ‘‘’’‚‚‛‛ $x ` + "`y`" + `
+z'; $Env:AWS_CREDENTIAL_EXPIRATION = '2030-01-01T22:04:05Z';
+`,
+	} {
+		if got := shells[format].lines(&c); got != want {
+			t.Errorf("%s: %s, want %s", format, got, want)
+		}
+	}
+}
+
+// The shells themselves read back what was quoted, and fail by the line for failures.
+func TestShellsReadWhatIsQuoted(t *testing.T) {
+	c := cache.Credentials{
+		AccessKeyID: "ASIA$HOME`id`\\'\"", SecretAccessKey: cache.NewSecret("it's \\ \\' \u2018\u2019\u201a\u201b $(id) (id) {a,b} * ~ !! #;&|<>"),
+		SessionToken: cache.NewSecret("two\nlines\\"), Expiration: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
+	}
+	want := c.AccessKeyID + "\n" + c.SecretAccessKey.Reveal() + "\n" + c.SessionToken.Reveal() + "\n2030-01-02T03:04:05Z\n"
+	const posix = `eval "$(cat)"; code=$?; printf '%s\n' "${AWS_ACCESS_KEY_ID-}" "${AWS_SECRET_ACCESS_KEY-}" "${AWS_SESSION_TOKEN-}" "${AWS_CREDENTIAL_EXPIRATION-}"; exit $code`
+	const fish = `; set code $status; printf '%s\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" "$AWS_SESSION_TOKEN" "$AWS_CREDENTIAL_EXPIRATION"; exit $code`
+	const powershell = `; $Env:AWS_ACCESS_KEY_ID, $Env:AWS_SECRET_ACCESS_KEY, $Env:AWS_SESSION_TOKEN, $Env:AWS_CREDENTIAL_EXPIRATION`
+	for _, row := range []struct{ shell, format, script string }{
+		{"dash", "env", posix},
+		{"bash", "env", posix},
+		{"zsh", "env", posix},
+		{"fish", "fish", "source" + fish},
+		{"fish", "fish", "eval (cat | string collect)" + fish},
+		{"pwsh", "powershell", "$input | Invoke-Expression" + powershell},
+		{"pwsh", "powershell", "Invoke-Expression $input" + powershell},
+	} {
+		t.Run(row.shell, func(t *testing.T) {
+			path := world.Shell(t, row.shell)
+			for _, failed := range []bool{false, true} {
+				input, output := shells[row.format].lines(&c), want
+				if failed {
+					input, output = shells[row.format].failing, "\n\n\n\n"
+				}
+				cmd := exec.CommandContext(t.Context(), path, "-c", row.script)
+				cmd.Stdin = strings.NewReader(input)
+				cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=/usr/bin:/bin", "AWS_ACCESS_KEY_ID=old", "AWS_SECRET_ACCESS_KEY=old", "AWS_SESSION_TOKEN=old", "AWS_CREDENTIAL_EXPIRATION=old"}
+				stdout, err := cmd.Output()
+				if row.shell == "pwsh" && failed {
+					output = "" // a script ends there
+				}
+				if string(stdout) != output || (err != nil) != failed {
+					t.Errorf("%s: %v, %q, want %q", row.script, err, stdout, output)
+				}
+			}
+		})
 	}
 }
 
@@ -43,39 +100,56 @@ export AWS_CREDENTIAL_EXPIRATION='2030-01-01T22:04:05Z'
 func TestAFailurePrintsALineThatFailsInAShell(t *testing.T) {
 	t.Setenv("AWS_ROLE_ARN", "")
 	for _, row := range []struct {
-		args string
-		line bool
+		args  string
+		shell string // whose line is printed
 	}{
-		{"credentials", false},
-		{"credentials --format process", false},
-		{"credentials --frob", false},
-		{"credentials --format env", true},
-		{"credentials -format=env", true},
-		{"credentials --format env now", true},
-		{"credentials --format", true},
-		{"credentials --format=", true},
-		{"credentials --format evn", true},
-		{"credentials --frob --format env", true},
-		{"credential --format env", true},
-		{"--format env", true},
-		{"credentials env", true},
-		{"credentials evn", true},
-		{"credentials ENV", true},
-		{"credentials --formt env", true},
-		{"credentials --formt=evn", true},
-		{"credentials -f env", true},
-		{"credentials --env", true},
-		{"credential env", true},
-		{"help env", false},
-		{"wait env", false},
-		{"credentials process", false},
-		{"credentials --formt process", false},
+		{"credentials", ""},
+		{"credentials --format process", ""},
+		{"credentials --frob", ""},
+		{"credentials --format env", "env"},
+		{"credentials -format=env", "env"},
+		{"credentials --format env now", "env"},
+		{"credentials --format", "env"},
+		{"credentials --format=", "env"},
+		{"credentials --format evn", "env"},
+		{"credentials --frob --format env", "env"},
+		{"credential --format env", "env"},
+		{"--format env", "env"},
+		{"credentials env", "env"},
+		{"credentials evn", "env"},
+		{"credentials ENV", "env"},
+		{"credentials --formt env", "env"},
+		{"credentials --formt=evn", "env"},
+		{"credentials -f env", "env"},
+		{"credentials --env", "env"},
+		{"credential env", "env"},
+		{"help env", ""},
+		{"wait env", ""},
+		{"credentials process", ""},
+		{"credentials --formt process", ""},
+		{"credentials --format fish", "fish"},
+		{"credentials --format=powershell", "powershell"},
+		{"credentials -format fsh", "fish"},
+		{"credentials --format PowerShell", "powershell"},
+		{"credentials --formt fish", "fish"},
+		{"credential --format powershel", "powershell"},
+		{"credentials fish", "fish"},
+		{"credentials --powershell", "powershell"},
+		{"credentials --format bash", "env"},
+		{"credentials --format fish --frob", "fish"},
+		{"credentials --from exchange", ""},
+		{"credentials --from fish", "fish"},
+		{"completion fish x", ""},
 	} {
 		stdout, err := called(t, strings.Fields(row.args)...)
 		if err == nil {
 			t.Errorf("%s: no error", row.args)
 		}
-		if want := map[bool]string{true: failingLine}[row.line]; stdout != want {
+		want := ""
+		if row.shell != "" {
+			want = shells[row.shell].failing
+		}
+		if stdout != want {
 			t.Errorf("%s: printed %q, want %q", row.args, stdout, want)
 		}
 	}

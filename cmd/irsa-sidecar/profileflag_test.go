@@ -125,7 +125,7 @@ func TestCredentialsOfAChainThatFails(t *testing.T) {
 			}
 		case err == nil || !strings.HasPrefix(errorText(err), row.want) || !strings.Contains(errorText(err), "; hint: "):
 			t.Errorf("%s: %v, want %s", name, err, row.want)
-		case stdout != failingLine:
+		case stdout != shells["env"].failing:
 			t.Errorf("%s: a shell evaluates %q", name, stdout)
 		}
 	}

@@ -9,24 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
-
-// shell finds a shell. The test fails if a required one is missing.
-func shell(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	if world.Required("debian") {
-		t.Fatalf("%v: apt-get install %s", err, name)
-	}
-	t.Skip(err)
-	return ""
-}
 
 // A shell that evaluates the output of credentials notices whether there are any.
 func TestAShellNoticesThatThereAreNoCredentials(t *testing.T) {
@@ -37,7 +24,7 @@ func TestAShellNoticesThatThereAreNoCredentials(t *testing.T) {
 	for _, name := range []string{"dash", "bash", "zsh"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := shell(t, name)
+			path := world.Shell(t, name)
 			w := world.New(t, ststest.Options{})
 			w.STS.Break(ststest.AccessDenied)
 			old := []string{"AWS_ACCESS_KEY_ID=old", "AWS_SECRET_ACCESS_KEY=old", "AWS_SESSION_TOKEN=old", "AWS_CREDENTIAL_EXPIRATION=2020-01-01T00:00:00Z"}
@@ -74,6 +61,48 @@ func TestAShellNoticesThatThereAreNoCredentials(t *testing.T) {
 	}
 }
 
+// fish has no set -e: a script asks.
+func TestFishNoticesThatThereAreNoCredentials(t *testing.T) {
+	t.Parallel()
+	path := world.Shell(t, "fish")
+	w := world.New(t, ststest.Options{})
+	const evaluate = "irsa-sidecar credentials --format fish 2>/dev/null | source"
+	const show = `; echo "status $status"; for name in AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_CREDENTIAL_EXPIRATION; set -q $name; and echo $name $$name; end; true`
+	run := func(script string) world.Result {
+		cmd := exec.CommandContext(t.Context(), path, "--no-config", "-c", script, "credentials") // which it may print
+		env := append(w.Env, "PATH="+filepath.Dir(world.Program(t))+":/usr/bin:/bin", "HOME="+t.TempDir(), "TERM=dumb")
+		return world.RunToEnd(t, cmd, append(env, "AWS_ACCESS_KEY_ID=old", "AWS_SECRET_ACCESS_KEY=old", "AWS_SESSION_TOKEN=old", "AWS_CREDENTIAL_EXPIRATION=2020-01-01T00:00:00Z"))
+	}
+	for i, script := range []string{evaluate, "eval (irsa-sidecar credentials --format fish)"} {
+		r := run(script + show)
+		session := w.STS.Issued()[i]
+		want := "status 0\nAWS_ACCESS_KEY_ID " + session.AccessKeyID + "\nAWS_SECRET_ACCESS_KEY " + session.SecretAccessKey + "\nAWS_SESSION_TOKEN " + session.SessionToken +
+			"\nAWS_CREDENTIAL_EXPIRATION " + session.Expiration.Format(time.RFC3339) + "\n"
+		if r.Stdout != want || r.Code != 0 {
+			t.Errorf("%s: exit code %d, and not what STS issued\n%s", script, r.Code, r.Stderr)
+		}
+	}
+	w.STS.Break(ststest.AccessDenied)
+	for _, test := range []struct {
+		what, script, stdout string
+		code                 int
+	}{
+		{"a script goes on, without old credentials", evaluate + show, "status 1\n", 0},
+		{"eval", "eval (irsa-sidecar credentials --format fish 2>/dev/null)" + show, "status 1\n", 0},
+		{"the end of a script", evaluate, "", 1},
+		{"a script that asks", evaluate + "; or exit 3" + show, "", 3},
+		{"a wrong flag", strings.Replace(evaluate, "--format", "--frob --format", 1) + "; or exit 3", "", 3},
+		{"a misspelt flag", strings.Replace(evaluate, "--format", "--formt", 1) + show, "status 1\n", 0},
+		{"a misspelt format", strings.Replace(evaluate, "fish", "fisch", 1) + show, "status 1\n", 0},
+		{"no flag", strings.Replace(evaluate, "--format fish", "fish", 1) + show, "status 1\n", 0},
+		{"a wrong command", strings.Replace(evaluate, "credentials", "credential", 1) + "; or exit 3", "", 3},
+	} {
+		if r := run(test.script); r.Stdout != test.stdout || r.Code != test.code {
+			t.Errorf("%s: printed %q and ended with %d, want %q and %d\n%s", test.what, r.Stdout, r.Code, test.stdout, test.code, r.Stderr)
+		}
+	}
+}
+
 // completions are what is typed, and the possible completions.
 var completions = []struct {
 	typed string
@@ -92,9 +121,11 @@ var completions = []struct {
 	{"irsa-sidecar status --profile x", nil},
 	{"irsa-sidecar healthcheck ", []string{"livez", "readyz", "startupz"}},
 	{"irsa-sidecar healthcheck s", []string{"startupz"}},
-	{"irsa-sidecar credentials --format ", []string{"env", "process"}},
-	{"irsa-sidecar credentials --format p", []string{"process"}},
-	{"irsa-sidecar credentials --format=p", []string{"process"}},
+	{"irsa-sidecar credentials --format ", []string{"env", "fish", "powershell", "process"}},
+	{"irsa-sidecar credentials --format po", []string{"powershell"}},
+	{"irsa-sidecar credentials --format=pr", []string{"process"}},
+	{"irsa-sidecar credentials --from ", []string{"exchange", "sidecar"}},
+	{"irsa-sidecar credentials --from s", []string{"sidecar"}},
 	{"irsa-sidecar doctor --trust-policy tru", []string{"trust.json"}},
 	{"irsa-sidecar doctor --j", []string{"--json"}},
 	{"irsa-sidecar install tar", []string{"target"}},
@@ -113,7 +144,7 @@ var completions = []struct {
 // completing returns a shell's path, a directory with files and a directory to complete, and the script for that shell.
 func completing(t *testing.T, name string) (path, dir, script string) {
 	t.Helper()
-	path, dir = shell(t, name), t.TempDir()
+	path, dir = world.Shell(t, name), t.TempDir()
 	for _, file := range []string{"trust.json", "tar.gz"} {
 		if err := os.WriteFile(filepath.Join(dir, file), nil, 0o600); err != nil {
 			t.Fatal(err)

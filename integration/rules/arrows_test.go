@@ -276,7 +276,7 @@ func TestDirectRequirementsAreTheKnownOnes(t *testing.T) {
 // To look for a leak, one reads the places where a secret becomes a string.
 var revealing = map[string]string{
 	"cache/credentials.go":            "it defines Reveal",
-	"cmd/irsa-sidecar/credentials.go": "the command credentials prints them",
+	"cmd/irsa-sidecar/formats.go":     "the command credentials prints them",
 	"cmd/irsa-sidecar/stateformat.go": "a state file keeps them",
 	"server/render.go":                "the credentials listener serves them",
 	"cache/webidentity/assume.go":     "AssumeRole is signed with them",

@@ -3,6 +3,7 @@ package world
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +23,20 @@ func NotRun(t *testing.T, lacking, why string) {
 	fmt.Fprintf(os.Stderr, "%s is NOT RUN: %s\n", t.Name(), why)
 	whySkipped = why
 	t.Skip(why)
+}
+
+// Shell finds a shell. The test fails if it is one of Debian's and required.
+func Shell(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path
+	}
+	if Required("debian") && name != "pwsh" {
+		t.Fatalf("%v: apt-get install %s", err, name)
+	}
+	t.Skip(err)
+	return ""
 }
 
 // WantNoTrace fails the test if a text contains what no user should ever see.
