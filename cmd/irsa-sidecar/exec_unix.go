@@ -123,12 +123,17 @@ func (p *program) watch() {
 
 // runProgram runs a program to its end.
 func (c *sidecar) runProgram(path string, line, env []string, signals <-chan os.Signal) error {
-	jobControl := make(chan os.Signal, 10)
-	signal.Notify(jobControl, syscall.SIGTSTP, syscall.SIGCONT)
+	continued := make(chan os.Signal, 10)
+	signal.Notify(continued, syscall.SIGCONT)
+	// This process stops if its program does, and only then. What is caught is not inherited as ignored; to be caught for longer
+	// would make it write to the terminal again and again if that asks programs in the background to stop.
+	stops := []os.Signal{syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU}
+	signal.Notify(make(chan os.Signal, 1), stops...)
 	p, err := startProgram(path, line, env)
 	if err != nil {
 		return notStarted(path, err)
 	}
+	signal.Ignore(stops...)
 	quit := c.quit
 	for {
 		select {
@@ -146,8 +151,8 @@ func (c *sidecar) runProgram(path string, line, env []string, signals <-chan os.
 			return nil
 		case s := <-signals:
 			c.pass(p, s.(syscall.Signal))
-		case s := <-jobControl:
-			if s == syscall.SIGCONT && p.stopped {
+		case <-continued:
+			if p.stopped {
 				p.stopped = false
 				c.send(p, syscall.SIGCONT)
 			}
