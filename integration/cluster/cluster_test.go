@@ -73,6 +73,7 @@ func TestCluster(t *testing.T) {
 		{"two containers have two roles, and each is refused the other's", (*cluster).servesTwoRoles},
 		{"with shared processes, users keep two containers apart", (*cluster).sharesProcesses},
 		{"a role changes without a restart", (*cluster).changesRoles},
+		{"a Pod claims the metadata addresses, and never asks the node", (*cluster).claimsAddresses},
 		{"a sidecar that is killed while STS is away serves what it has kept", (*cluster).keepsState},
 		{"starved of CPU and memory it answers within a second", (*cluster).answersStarved},
 		{"on the host's network it asks for a token", (*cluster).guardsHostNetwork},

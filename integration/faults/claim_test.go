@@ -243,7 +243,7 @@ func TestTheSidecarServesAtAClaimedAddress(t *testing.T) {
 		}
 		open(t, filepath.Dir(w.Token.Path()), 65532)
 	}
-	s := w.Serve(t, "IRSA_SIDECAR_ECS_LISTEN=169.254.170.2:80", "IRSA_SIDECAR_AUTHORIZATION_TOKEN=a-token-that-no-sdk-sends-here")
+	s := w.Serve(t, "IRSA_SIDECAR_ECS_LISTEN=169.254.170.2:80", "IRSA_SIDECAR_IMDS_LISTEN=169.254.169.254:80,[fd00:ec2::254]:80", "IRSA_SIDECAR_AUTHORIZATION_TOKEN=a-token-that-no-sdk-sends-here")
 	var status int
 	var body []byte
 	world.Eventually(t, world.Soon, "credentials", func() bool {
@@ -256,6 +256,26 @@ func TestTheSidecarServesAtAClaimedAddress(t *testing.T) {
 	}
 	if got := s.Ask(t); got.Status != http.StatusForbidden {
 		t.Errorf("the other listener answers %d without the token", got.Status)
+	}
+	for _, metadata := range []string{"http://169.254.169.254/latest/", "http://[fd00:ec2::254]/latest/"} {
+		request := func(method, path, header, value string) string {
+			r, err := http.NewRequestWithContext(t.Context(), method, metadata+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set(header, value)
+			status, body := world.HTTPDo(t, r)
+			if status != http.StatusOK {
+				t.Errorf("%s %s%s is answered with %d", method, metadata, path, status)
+			}
+			return string(body)
+		}
+		const header, roles = "X-Aws-Ec2-Metadata-Token", "meta-data/iam/security-credentials/"
+		token := request(http.MethodPut, "api/token", header+"-Ttl-Seconds", "60")
+		role := request(http.MethodGet, roles, header, token)
+		if got := request(http.MethodGet, roles+role, header, token); !strings.Contains(got, w.STS.Issued()[0].AccessKeyID) {
+			t.Errorf("%s has other credentials for the role %q", metadata, role)
+		}
 	}
 	// What is not served there is not the node's business.
 	for _, path := range []string{"/latest/meta-data/", "/v2/credentials", "/"} {
