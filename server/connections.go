@@ -60,6 +60,8 @@ type connections struct {
 	lastEvicted time.Time
 
 	lingering *list.List // of *clientConn, whose clients may still read; the longest closed first
+
+	unread unreadAnswers
 }
 
 type silentConn struct {
@@ -291,6 +293,12 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	for l.connections.unread.refuses(conn, UnreadPerConnection*l.connections.limit) {
+		conn.Close()
+		if conn, err = l.Listener.Accept(); err != nil {
+			return nil, err
+		}
+	}
 	l.connections.admit(l.done)
 	return &clientConn{Conn: conn, connections: l.connections, made: time.Now()}, nil
 }
@@ -349,8 +357,16 @@ func (c *clientConn) Close() error {
 
 // abort closes the connection at once, and discards what the client has not read.
 func (c *clientConn) abort() error {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok && hasUntaken(tcp) {
-		tcp.SetLinger(0)
+	switch socket := c.Conn.(type) {
+	case *net.TCPConn:
+		if hasUntaken(socket) {
+			socket.SetLinger(0)
+		}
+	case *net.UnixConn:
+		if c.connections != nil && hasUntaken(socket) {
+			c.connections.unread.keep(socket)
+			return nil
+		}
 	}
 	return c.Conn.Close()
 }

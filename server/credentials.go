@@ -105,6 +105,7 @@ var statuses = map[cache.Reason]int{
 const (
 	credentialsName = "credentials"
 	relativeName    = "ecs"
+	socketName      = "socket"
 )
 
 // credentialsPath is where credentials are served, before the name of a profile; credentialsRoute is the same without one.
@@ -157,6 +158,18 @@ func Relative(o Options, addresses ...netip.AddrPort) Handler {
 		}
 		return hintAt(unmapped(addresses[0]), r)
 	}, fromHere(addresses...))
+}
+
+// Socket returns the handler of a Unix socket. It serves what [Credentials] serves. Where a client comes from, and the Host that it
+// names, are not checked: no other machine and no web page reaches a file.
+func Socket(o Options) Handler {
+	o = o.withDefaults()
+	return newCredentials(o, socketName, false, func(r Refusal) string {
+		if r == ForwardedRequest {
+			return "connect to the socket without a proxy, and point no reverse proxy here"
+		}
+		return o.hint(r)
+	})
 }
 
 func newCredentials(o Options, name string, tokenless bool, hint func(Refusal) string, guards ...guard) Handler {

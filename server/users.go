@@ -121,6 +121,11 @@ func (o *owner) find(conn net.Conn, owners *socketOwners) (uid uint32, err error
 	if o.known {
 		return o.uid, nil
 	}
+	if socket, ok := conn.(*net.UnixConn); ok {
+		o.uid, err = peerUser(socket)
+		o.known = err == nil
+		return o.uid, err
+	}
 	peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil {
 		return 0, err

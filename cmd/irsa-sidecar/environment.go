@@ -40,6 +40,7 @@ type environment struct {
 	IMDSV1            string `envconfig:"IRSA_SIDECAR_IMDS_V1" default:"false" desc:"true: answer IMDSv1 requests too, which any program can be tricked into sending"`
 	IMDSProfile       string `envconfig:"IRSA_SIDECAR_IMDS_PROFILE" desc:"profile whose credentials the instance metadata service has; otherwise default"`
 	Zone              string `envconfig:"IRSA_SIDECAR_AVAILABILITY_ZONE" desc:"availability zone that the instance metadata service names; otherwise it names none"`
+	Socket            string `envconfig:"IRSA_SIDECAR_SOCKET" desc:"path of a Unix socket where to serve the same, for programs in another network namespace; otherwise off"`
 	Authorization     string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN" desc:"what callers must send in the Authorization header; at least 16 characters"`
 	AuthorizationFile string `envconfig:"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE" desc:"the same, in a file; a missing file is created with a random token"`
 	AllowedUIDs       string `envconfig:"IRSA_SIDECAR_ALLOWED_UIDS" desc:"user IDs that may get credentials, separated by commas; otherwise all"`

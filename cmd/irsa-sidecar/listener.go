@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +34,7 @@ const (
 	adminListener       = "admin"
 	ecsListener         = "ecs"
 	imdsListener        = "imds"
+	socketListener      = "socket"
 )
 
 // The variables that set their addresses.
@@ -42,6 +44,7 @@ const (
 	adminVariable  = "IRSA_SIDECAR_ADMIN_LISTEN"
 	ecsVariable    = "IRSA_SIDECAR_ECS_LISTEN"
 	imdsVariable   = "IRSA_SIDECAR_IMDS_LISTEN"
+	socketVariable = "IRSA_SIDECAR_SOCKET"
 )
 
 // The default ports of the credentials and the admin listener.
@@ -83,7 +86,7 @@ func (p *parser) listeners() []listener {
 	all = append(all, p.outputs(ecsListener, ecsVariable, "169.254.170.2:80", p.ECSListen, "give programs that know AWS_CONTAINER_CREDENTIALS_FULL_URI that variable instead")...)
 	all = append(all, p.outputs(imdsListener, imdsVariable, "169.254.169.254:80", p.IMDSListen, "give programs that know AWS_EC2_METADATA_SERVICE_ENDPOINT another port in that variable")...)
 	p.ports(all)
-	return all
+	return append(all, p.socket()...)
 }
 
 // outputs are the listeners at the addresses in a list, for programs that cannot send an authorization token. An empty list has none.
@@ -102,6 +105,25 @@ func (p *parser) outputs(name, variable, example, list, portHint string) (all []
 		p.reject(variable, "has no address; list addresses with a port, separated by commas, or unset it")
 	}
 	return all
+}
+
+// maxSocketPath is how long the path of a Unix socket may be, in bytes: unix(7).
+const maxSocketPath = 107
+
+// socket is the listener at a path in the file system, if one is set.
+func (p *parser) socket() []listener {
+	path := p.Socket
+	switch {
+	case path == "":
+		return nil
+	case !filepath.IsAbs(path):
+		p.reject(socketVariable, "%q is not an absolute path, such as /run/irsa-sidecar/socket", path)
+		return nil
+	case len(path) > maxSocketPath:
+		p.reject(socketVariable, "%q has %d bytes; the path of a socket has at most %d", path, len(path), maxSocketPath)
+		return nil
+	}
+	return []listener{{name: socketListener, variable: socketVariable, address: path, set: true, buffer: server.CredentialsBuffer}}
 }
 
 // tokenless warns of credentials that a listener serves without the token that others ask for.
@@ -227,6 +249,13 @@ func listenAll(listeners []listener) (map[string][]net.Listener, error) {
 }
 
 func (l *listener) listen() (net.Listener, error) {
+	if l.name == socketListener {
+		bound, err := server.ListenUnix(l.address, l.buffer)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", l.variable, err)
+		}
+		return bound, nil
+	}
 	bound, err := l.bind()
 	switch host, _ := l.parts(); {
 	case err == nil:

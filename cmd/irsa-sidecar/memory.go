@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -38,7 +39,11 @@ func budget(limit int64, descriptors uint64, outputs []string) places {
 	}
 	all := int(min((limit/3*2-restingCost)/server.ConnectionCost, 1<<20))
 	all = max(all, 48)
-	all = max(min(all, int(min(descriptors, 1<<20))-ownDescriptors), 6)
+	files := int(min(descriptors, 1<<20)) - ownDescriptors
+	if slices.Contains(outputs, socketListener) {
+		files /= 1 + server.UnreadPerConnection
+	}
+	all = max(min(all, files), 6)
 	// Health and metrics have a handful of clients, and the status page one.
 	p := places{opsListener: min(all/4, 24), adminListener: min(all/8+1, 8)}
 	each := (all - p[opsListener] - p[adminListener]) / len(outputs)

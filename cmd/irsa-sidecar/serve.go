@@ -130,7 +130,7 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 // logStart logs what is served, and where.
 func (c *sidecar) logStart(bound map[string][]net.Listener, memory int64, p places) {
 	attrs := []any{"version", version, "credentials", c.url}
-	for _, name := range []string{ecsListener, imdsListener, opsListener, adminListener} {
+	for _, name := range []string{ecsListener, imdsListener, socketListener, opsListener, adminListener} {
 		if all := addressesOf(bound[name]); all != nil {
 			attrs = append(attrs, name, strings.Join(all, " "))
 		}
@@ -212,6 +212,9 @@ func (c *sidecar) handlers(bound map[string][]net.Listener, registry *prometheus
 	}
 	if all := ports(bound[ecsListener]); all != nil {
 		outputs[ecsListener] = server.Relative(o, all...)
+	}
+	if bound[socketListener] != nil {
+		outputs[socketListener] = server.Socket(o)
 	}
 	all := trimmed(c.serving.ctx, outputs)
 	all[opsListener] = c.ops

@@ -37,6 +37,7 @@ func FuzzEnvironment(f *testing.F) {
 		"HTTPS_PROXY=ftp://me:" + password + "@proxy", "https_proxy=proxy:" + password,
 		"IRSA_SIDECAR_LISTEN=[::1]:9911\x00IRSA_SIDECAR_OPS_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_LISTEN=0.0.0.0:9911",
 		"IRSA_SIDECAR_LISTEN=127.9.9.9:9912", "IRSA_SIDECAR_ECS_LISTEN=169.254.170.2:80,[fd00:ec2::23]:80", "IRSA_SIDECAR_ECS_LISTEN=,169.254.170.2,[fe80::1%eth0]:80",
+		"IRSA_SIDECAR_SOCKET={dir}/socket", "IRSA_SIDECAR_SOCKET=socket",
 		"IRSA_SIDECAR_LISTEN=[::ffff:127.0.0.1]:65535",
 		"IRSA_SIDECAR_OPS_LISTEN=localhost:9912", "IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + password,
 		"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=" + password,
@@ -181,7 +182,7 @@ func mustBeUsable(t *testing.T, e *environment, s *settings) {
 		t.Errorf("credentials are served on %s", address)
 	}
 	for _, l := range s.listeners {
-		if _, _, err := net.SplitHostPort(l.address); err != nil {
+		if _, _, err := net.SplitHostPort(l.address); err != nil && !(l.name == socketListener && filepath.IsAbs(l.address)) {
 			t.Errorf("%s is served on %q", l.name, l.address)
 		}
 	}

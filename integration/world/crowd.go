@@ -31,6 +31,8 @@ var (
 	CredentialsOf = func(s *Sidecar) string { return strings.TrimPrefix(s.BaseURL, "http://") }
 	OpsOf         = func(s *Sidecar) string { return s.OpsAddress }
 	AdminOf       = func(s *Sidecar) string { return s.AdminAddress }
+	ECSOf         = func(s *Sidecar) string { return s.ECSAddress }
+	SocketOf      = func(s *Sidecar) string { return s.Socket }
 
 	RightToken = "Authorization: " + CrowdToken + "\r\n"
 	WrongToken = "Authorization: not-the-authorization-token\r\n"
@@ -40,16 +42,19 @@ var (
 // Visit connects again and again until ctx ends.
 func (f Crowd) Visit(ctx context.Context, address string) {
 	var dialer net.Dialer
-	kept := 0
+	network, kept := "tcp", 0
+	if strings.HasPrefix(address, "/") {
+		network = "unix"
+	}
 	for ctx.Err() == nil {
-		conn, err := dialer.DialContext(ctx, "tcp", address)
+		conn, err := dialer.DialContext(ctx, network, address)
 		if err != nil {
 			Pause(ctx, 100*time.Millisecond)
 			continue
 		}
 		stop := context.AfterFunc(ctx, func() { conn.Close() })
-		if !f.Read {
-			conn.(*net.TCPConn).SetReadBuffer(2 << 10)
+		if tcp, ok := conn.(*net.TCPConn); ok && !f.Read {
+			tcp.SetReadBuffer(2 << 10)
 		}
 		if f.Seen != nil {
 			f.Seen.Add(1)

@@ -33,6 +33,8 @@ type Sidecar struct {
 	BaseURL      string // URL of the credentials listener
 	OpsAddress   string // address of the ops listener
 	AdminAddress string // address of the admin listener
+	ECSAddress   string // address of the listener for relative URIs; empty if it is off
+	Socket       string // path of the Unix socket; empty if it is off
 
 	Traced bool // it was told to print its goroutines
 }
@@ -49,6 +51,8 @@ func (w *World) Serve(t *testing.T, changes ...string) *Sidecar {
 	line := s.WaitForLog(t, "serving")
 	s.BaseURL, _ = strings.CutSuffix(line["credentials"].(string), "/v1/credentials")
 	s.OpsAddress, s.AdminAddress = line["ops"].(string), line["admin"].(string)
+	s.ECSAddress, _ = line["ecs"].(string)
+	s.Socket, _ = line["socket"].(string)
 	return s
 }
 

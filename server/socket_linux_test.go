@@ -1,0 +1,324 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// socketPath is in a directory whose path is short enough for a socket, and that other users can reach.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "socket")
+}
+
+// serveSocket serves o at a Unix socket, to so many connections at once.
+func serveSocket(t *testing.T, o Options, connections int) (path string) {
+	t.Helper()
+	path = socketPath(t)
+	l, err := ListenUnix(path, CredentialsBuffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Serve(ctx, l, Socket(o), connections, time.Second, slog.New(slog.DiscardHandler))
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Lstat(path); err == nil {
+			t.Error("the socket is still there")
+		}
+	})
+	return path
+}
+
+// askSocket sends the head of a request, and reads everything.
+func askSocket(t *testing.T, path, head string) string {
+	t.Helper()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	io.WriteString(conn, strings.ReplaceAll(head, "|", "\r\n")+"\r\nConnection: close\r\n\r\n")
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		t.Errorf("%q: %v", head, err)
+	}
+	return string(answer)
+}
+
+func TestASocketServesTheSameWithoutHost(t *testing.T) {
+	path := serveSocket(t, withToken(t, warm(t)), MaxConnections)
+	const token = "|Authorization: " + testToken
+	for head, want := range map[string]string{
+		"GET /v1/credentials HTTP/1.1|Host: docker" + token:                         "200 OK",
+		"GET /v1/credentials HTTP/1.1|Host:" + token:                                "200 OK",
+		"GET /v1/credentials/default HTTP/1.1|Host: 10.0.0.7" + token:               "200 OK",
+		"GET / HTTP/1.1|Host: x" + token:                                            "200 OK",
+		"GET /v1/identity HTTP/1.1|Host: x" + token:                                 "200 OK",
+		"GET /v1/credentials HTTP/1.1|Host: x":                                      "403 Forbidden: AuthorizationRequired",
+		"GET /v1/credentials HTTP/1.1|Host: x|Authorization: wrong":                 "403 Forbidden: AuthorizationRejected",
+		"GET /v1/credentials HTTP/1.1|Host: x|X-Forwarded-For: 10.0.0.7" + token:    "403 Forbidden: ForwardedRequest",
+		"GET http://x/v1/credentials HTTP/1.1|Host: x" + token:                      "403 Forbidden: ForwardedRequest",
+		"GET /v1/credentials HTTP/1.1|Host: x|Origin: http://x" + token:             "403 Forbidden: BrowserRequest",
+		"GET /v1/credentials HTTP/1.1|Host: x|Content-Length: 1" + token:            "403 Forbidden: BodyNotAllowed",
+		"GET /v1/credentials HTTP/1.1|Host: x|Transfer-Encoding: chunked, identity": "400 Bad Request: MalformedRequest",
+	} {
+		status, refusal, _ := strings.Cut(want, ": ")
+		if got := askSocket(t, path, head); !strings.HasPrefix(got, "HTTP/1.1 "+status) || !strings.Contains(got, refusal) {
+			t.Errorf("%q: %s, want %s", head, got, want)
+		}
+	}
+}
+
+func TestTheUsersOfASocketAreToldApart(t *testing.T) {
+	us := uint32(os.Geteuid())
+	for name, row := range map[string]struct {
+		users []uint32
+		as    int
+		want  string
+	}{
+		"we are named":           {[]uint32{us}, int(us), "200 OK"},
+		"another is":             {[]uint32{us + 1}, int(us), fmt.Sprintf("403 Forbidden user %d is not allowed", us)},
+		"another asks":           {[]uint32{us}, 1234, "403 Forbidden user 1234 is not allowed"},
+		"another may ask":        {[]uint32{1234}, 1234, "200 OK"},
+		"nobody is, and all may": {nil, 1234, "200 OK"},
+	} {
+		if row.as != int(us) && us != 0 {
+			continue // only root can become another user
+		}
+		o := warm(t)
+		if row.users != nil {
+			o = edited(o, func(p *Profile) { p.Users = &Users{ids: row.users} })
+		}
+		path := serveSocket(t, o, MaxConnections)
+		var got string
+		if row.as == int(us) {
+			got = askSocket(t, path, "GET /v1/credentials HTTP/1.1|Host: x")
+		} else {
+			as(row.as, func() { got = askSocket(t, path, "GET /v1/credentials HTTP/1.1|Host: x") })
+		}
+		status, says := row.want, ""
+		if rest, refused := strings.CutPrefix(row.want, "403 Forbidden "); refused {
+			status, says = "403 Forbidden", rest
+		}
+		if !strings.HasPrefix(got, "HTTP/1.1 "+status) || !strings.Contains(got, says) {
+			t.Errorf("%s: %s, want %s", name, got, row.want)
+		}
+	}
+}
+
+func TestWhatIsAtASocketsPath(t *testing.T) {
+	listen := func(path string) (net.Listener, error) { return ListenUnix(path, CredentialsBuffer) }
+	stale := func(t *testing.T, path string) {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false)
+		l.Close()
+	}
+	for name, row := range map[string]struct {
+		there func(t *testing.T, path string) // nil: nothing
+		at    string                          // after the path; empty: the path itself
+		want  string                          // of the error; PATH and DIR are replaced
+		keeps bool                            // what is there
+	}{
+		"nothing":                {},
+		"a stale socket":         {there: stale},
+		"a file":                 {there: func(t *testing.T, path string) { mustWrite(t, path) }, want: "PATH exists and is not a socket, so it is kept; choose another path, or remove it", keeps: true},
+		"a directory":            {there: func(t *testing.T, path string) { os.Mkdir(path, 0o755) }, want: "PATH exists and is not a socket, so it is kept; choose another path, or remove it", keeps: true},
+		"a link to a file":       {there: func(t *testing.T, path string) { mustWrite(t, path+"2"); os.Symlink(path+"2", path) }, want: "PATH exists and is not a socket, so it is kept; choose another path, or remove it", keeps: true},
+		"a link to a socket":     {there: func(t *testing.T, path string) { stale(t, path+"2"); os.Symlink(path+"2", path) }, want: "PATH exists and is not a socket, so it is kept; choose another path, or remove it", keeps: true},
+		"a link to nothing":      {there: func(t *testing.T, path string) { os.Symlink(path+"2", path) }, want: "PATH exists and is not a socket, so it is kept; choose another path, or remove it", keeps: true},
+		"no directory":           {at: "/no/socket", want: "the directory PATH/no does not exist; mount a volume there, such as an emptyDir"},
+		"a file for a directory": {there: func(t *testing.T, path string) { mustWrite(t, path) }, at: "/socket", want: "PATH is not a directory", keeps: true},
+		"a live server": {there: func(t *testing.T, path string) {
+			l, err := listen(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+		}, want: "PATH is in use by another program, or by another irsa-sidecar; stop it, or choose another path", keeps: true},
+		"a live server of datagrams": {there: func(t *testing.T, path string) {
+			l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+		}, want: "PATH is in use by another program, or by another irsa-sidecar; stop it, or choose another path", keeps: true},
+		"a stale socket of another user": {there: func(t *testing.T, path string) {
+			stale(t, path)
+			if err := os.Lchown(path, 1234, -1); err != nil {
+				t.Skip("only root can give files away")
+			}
+		}, want: fmt.Sprintf("PATH is a socket of user 1234, and this is user %d; choose another path, or remove it", os.Geteuid()), keeps: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := socketPath(t)
+			if row.there != nil {
+				row.there(t, path)
+			}
+			before, _ := os.Lstat(path)
+			umask := syscall.Umask(0o022)
+			syscall.Umask(umask)
+			l, err := listen(path + row.at)
+			if again := syscall.Umask(umask); again != umask {
+				t.Errorf("the umask is %o, and was %o", again, umask)
+			}
+			if row.want != "" {
+				want := strings.NewReplacer("PATH", path).Replace(row.want)
+				if err == nil || err.Error() != want {
+					t.Errorf("%v, want %s", err, want)
+				}
+				if now, err := os.Lstat(path); row.keeps && (err != nil || !os.SameFile(before, now)) {
+					t.Errorf("what was there is gone: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			made, err := os.Lstat(path)
+			if err != nil || made.Mode() != os.ModeSocket|0o666 {
+				t.Errorf("%v, %v, want a socket of mode 0666", made.Mode(), err)
+			}
+			l.Close()
+			if _, err := os.Lstat(path); err == nil {
+				t.Error("it is still there after Close")
+			}
+		})
+	}
+}
+
+func mustWrite(t *testing.T, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Another program's socket, or file, that has taken the path stays.
+func TestASocketThatIsNotOursAnyMoreIsKept(t *testing.T) {
+	path := socketPath(t)
+	l, err := ListenUnix(path, CredentialsBuffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(path)
+	mustWrite(t, path)
+	l.Close()
+	if text, err := os.ReadFile(path); err != nil || string(text) != "mine" {
+		t.Errorf("what has taken its place: %q, %v", text, err)
+	}
+}
+
+func TestADirectoryWhereNoSocketCanBe(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	path := socketPath(t) // root's
+	as(1234, func() {
+		// os.Geteuid asks for the process, so the text has root's ID.
+		if _, err := ListenUnix(path, CredentialsBuffer); err == nil || !strings.Contains(err.Error(), "may not write to the directory "+filepath.Dir(path)) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// What a client of a Unix socket does not read stays in the memory of the sidecar's container until the client closes, so such a
+// client gets no more of it. Others are answered.
+func TestWhoLeavesAnswersOfASocketUnreadGetsNoMore(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	const connections = 2
+	path := serveSocket(t, warm(t), connections)
+	var unread []net.Conn
+	leave := func() {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unread = append(unread, conn)
+		io.WriteString(conn, "GET /v1/credentials HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	}
+	defer func() {
+		for _, conn := range unread {
+			conn.Close()
+		}
+	}()
+	answered := func(as int) string {
+		var answer []byte
+		runAs(as, func() {
+			conn, err := net.Dial("unix", path)
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(5 * time.Second))
+			io.WriteString(conn, "GET /v1/credentials HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+			answer, _ = io.ReadAll(conn)
+		})
+		status, _, _ := strings.Cut(string(answer), "\r\n")
+		return status
+	}
+	for range 4 * UnreadPerConnection * connections {
+		leave()
+	}
+	const ok = "HTTP/1.1 200 OK"
+	eventually(t, "the user is refused", func() bool { return answered(0) == "" })
+	if got := answered(1234); got != ok {
+		t.Errorf("another user: %q", got)
+	}
+	// What was answered is still there, as after a close.
+	got, err := io.ReadAll(unread[0])
+	if err != nil || !strings.HasPrefix(string(got), ok) || !strings.Contains(string(got), testKey) {
+		t.Errorf("read late: %s, %v", got, err)
+	}
+	for _, conn := range unread {
+		conn.Close()
+	}
+	eventually(t, "the user is answered again", func() bool { return answered(0) == ok })
+}
+
+func runAs(uid int, f func()) {
+	if uid == os.Geteuid() {
+		f()
+		return
+	}
+	as(uid, f)
+}
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
