@@ -87,6 +87,7 @@ func (h *Admin) page(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, b.String())
 		b.Reset()
 	}
+	writeOutputs(&b, h.Outputs)
 	h.writeRefusals(&b, now)
 	fmt.Fprintf(w, "%s"+tail, &b, refetch)
 }
@@ -133,6 +134,17 @@ func writeFault(b *strings.Builder, fault string) {
 	if fault != "" {
 		fmt.Fprintf(b, "<section>\n<p class=\"none\">%s</p>\n</section>\n", html.EscapeString(faultText(fault)))
 	}
+}
+
+func writeOutputs(b *strings.Builder, all []Output) {
+	if all == nil {
+		return
+	}
+	b.WriteString("<section>\n<h2>Served also at</h2>\n<dl>\n")
+	for _, o := range all {
+		fmt.Fprintf(b, "<dt>%s</dt><dd>%s</dd>\n", html.EscapeString(o.Listener), html.EscapeString(o.Address))
+	}
+	b.WriteString("</dl>\n</section>\n")
 }
 
 // writeOverview lists the cards if there are several.

@@ -28,6 +28,9 @@ type Options struct {
 	// Address of the credentials listener, for the pages. Requests to that listener may name only this port in Host.
 	Address netip.AddrPort
 
+	// Outputs are where the same credentials are served besides Address, for the pages.
+	Outputs []Output
+
 	// AccountID adds AccountId to what is served.
 	AccountID bool
 
@@ -44,6 +47,9 @@ type Options struct {
 	// Version of the program, for the pages.
 	Version string
 }
+
+// Output is a listener besides the credentials listener, by its name in metrics and its address or path.
+type Output struct{ Listener, Address string }
 
 func (o Options) withDefaults() Options {
 	if o.Logger == nil {

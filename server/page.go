@@ -41,6 +41,7 @@ func (h *credentials) page(w http.ResponseWriter, r *http.Request) {
 			b.Reset()
 		}
 	}
+	h.writeOutputs(&b)
 	h.writeRefusals(&b, now)
 	h.writeAdvice(&b, all, asked)
 	if many {
@@ -75,6 +76,19 @@ func (h *credentials) writeProfile(b *strings.Builder, p *slot, a *access, now t
 	t.Flush()
 	fmt.Fprintln(b)
 	return requests > 0
+}
+
+func (h *credentials) writeOutputs(b *strings.Builder) {
+	if h.Outputs == nil {
+		return
+	}
+	fmt.Fprintf(b, "served also at\n")
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	for _, o := range h.Outputs {
+		fmt.Fprintf(t, "  %s\t%s\n", o.Listener, o.Address)
+	}
+	t.Flush()
+	fmt.Fprintln(b)
 }
 
 // rowsFor is how many of the rows of a list are shown for each of several profiles.

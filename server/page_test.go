@@ -76,6 +76,7 @@ func TestTheNextTrySaysWhatItWaitsFor(t *testing.T) {
 func TestPagesOfSeveralProfiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := chained(t)
+		o.Outputs = []Output{{"ecs", "169.254.170.2:80"}, {"socket", "/run/irsa-sidecar/<socket>"}}
 		h, ops := Credentials(o), NewOps(o, prometheus.NewRegistry())
 		time.Sleep(5 * time.Minute)
 		for range 3 {

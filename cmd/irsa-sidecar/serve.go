@@ -201,6 +201,13 @@ func (c *sidecar) handlers(bound map[string][]net.Listener, registry *prometheus
 		Metrics:   server.NewMetrics(registry),
 		Version:   version,
 	}
+	for _, name := range c.outputs() {
+		for _, address := range addressesOf(bound[name]) {
+			if name != credentialsListener {
+				o.Outputs = append(o.Outputs, server.Output{Listener: name, Address: address})
+			}
+		}
+	}
 	var quit func()
 	if c.shutdown {
 		quit = sync.OnceFunc(func() { close(c.quit) })
