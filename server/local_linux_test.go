@@ -71,6 +71,20 @@ func TestALinkLocalListenerAnswersThisMachine(t *testing.T) {
 			t.Error(err)
 			return
 		}
+		var device [syscall.IFNAMSIZ]byte
+		socket, err := l.(*net.TCPListener).SyscallConn()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		socket.Control(func(fd uintptr) {
+			length := uint32(len(device))
+			syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.SOL_SOCKET, syscall.SO_BINDTODEVICE,
+				uintptr(unsafe.Pointer(&device)), uintptr(unsafe.Pointer(&length)), 0)
+		})
+		if got := strings.TrimRight(string(device[:]), "\x00"); got != "lo" {
+			t.Errorf("bound to the interface %q", got) // the kernel would accept connections from every other one, too
+		}
 		owners, err := openSocketOwners() // in this network
 		if err != nil {
 			t.Error(err)
