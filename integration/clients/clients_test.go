@@ -145,7 +145,7 @@ func (r *report) fill(t *testing.T) {
 	case r.NotRun != "":
 		return
 	case r.noNode == nil:
-		r.node = newEC2(t)
+		r.node = newEC2(t, world.NewNetwork(t, world.MetadataAddress.Addr().As4()))
 	case r.KeptBy == clients.Nothing || r.FileNeeded:
 		r.NotRun = fmt.Sprintf("it would take the role of the machine that it runs on: %v", r.noNode)
 		return

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -19,13 +18,13 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// ec2 is the node of a client's Pods: a separate network, and a metadata service at 169.254.169.254 like EC2's, which gives the
-// node's own role to every caller. It accepts requests of both versions, as nodes do by default.
+// ec2 is the node of a client's Pods: a network, and in it a metadata service at 169.254.169.254 like EC2's, which gives the node's
+// own role to every caller. It accepts requests of both versions, as nodes do by default.
 type ec2 struct {
 	role ststest.Session
 
-	work  chan func() // executed by the one thread in that network
-	token string
+	network *world.Network
+	token   string
 
 	// hidden: it answers as to a Pod, one hop away, if tokens may not leave the node and requests of the first version are
 	// refused.
@@ -36,50 +35,18 @@ type ec2 struct {
 	questions []string
 }
 
-func newEC2(t *testing.T) *ec2 {
+func newEC2(t *testing.T, network *world.Network) *ec2 {
 	t.Helper()
 	n := &ec2{
-		role:  ststest.Session{AccessKeyID: "ASIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14], SessionToken: strings.Repeat(rand.Text(), 10)},
-		work:  make(chan func()),
-		token: rand.Text(),
+		role:    ststest.Session{AccessKeyID: "ASIA" + rand.Text()[:16], SecretAccessKey: rand.Text() + rand.Text()[:14], SessionToken: strings.Repeat(rand.Text(), 10)},
+		network: network, token: rand.Text(),
 	}
 	world.Leaks.Secret("a secret access key of the node", n.role.SecretAccessKey)
 	world.Leaks.Secret("a session token of the node", n.role.SessionToken)
-	ready, gone := make(chan error), make(chan struct{})
-	go func() {
-		defer close(gone)
-		world.InNetwork(ready, n.work)
-	}()
-	t.Cleanup(func() {
-		close(n.work)
-		<-gone
-	})
-	if err := <-ready; err != nil {
-		t.Fatalf("a network for a node: %v", err)
-	}
-	s := &httptest.Server{Listener: n.listen(t, "169.254.169.254:80"), Config: &http.Server{Handler: n}}
+	s := &httptest.Server{Listener: n.network.Listen(t, world.MetadataAddress.String()), Config: &http.Server{Handler: n}}
 	s.Start()
 	t.Cleanup(s.Close)
 	return n
-}
-
-// inside calls a function in the node's network, where the sockets and processes that it creates remain.
-func (n *ec2) inside(do func() error) error {
-	done := make(chan error)
-	n.work <- func() { done <- do() }
-	return <-done
-}
-
-func (n *ec2) listen(t *testing.T, address string) (l net.Listener) {
-	t.Helper()
-	err := n.inside(func() (err error) {
-		l, err = net.Listen("tcp", address)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
 }
 
 // taken returns the requests since the last call.

@@ -74,7 +74,7 @@ func (p *pod) inside(do func() error) error {
 	if p.node == nil {
 		return do()
 	}
-	return p.node.inside(do)
+	return p.node.network.Inside(do)
 }
 
 // ask uses the credentials once.

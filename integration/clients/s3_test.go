@@ -50,7 +50,7 @@ func newS3(p *pod) *s3 {
 	}))
 	if p.node != nil {
 		server.Listener.Close()
-		server.Listener = p.node.listen(p.T, "127.0.0.1:0")
+		server.Listener = p.node.network.Listen(p.T, "127.0.0.1:0")
 	}
 	server.Start()
 	p.Cleanup(server.Close)

@@ -55,7 +55,7 @@ func newTape(t *testing.T, node *ec2) *tape {
 	if node != nil {
 		reserved := l
 		t.Cleanup(func() { reserved.Close() })
-		l = node.listen(t, l.Addr().String())
+		l = node.network.Listen(t, l.Addr().String())
 	}
 	r := &tape{listener: l, upstream: net.JoinHostPort("127.0.0.2", port)}
 	var open sync.WaitGroup

@@ -112,36 +112,18 @@ func OnThread(do func()) {
 	<-done
 }
 
-// InNetwork does the work on a thread in its own network, whose loopback also has the address of EC2's metadata service.
-// First it reports whether that is possible.
-func InNetwork(ready chan<- error, work <-chan func()) {
-	OnThread(func() {
-		err := syscall.Unshare(syscall.CLONE_NEWNET)
-		if err == nil {
-			err = LoopbackUp()
-		}
-		if err == nil {
-			second := Loopback
-			copy(second[:], "lo:1")
-			err = SetIPv4(second, [4]byte{169, 254, 169, 254})
-		}
-		ready <- err
-		for do := range work {
-			do()
-		}
-	})
-}
-
 // Loopback is the name of the loopback interface, in the form of netdevice(7).
 var Loopback = [syscall.IFNAMSIZ]byte{'l', 'o'}
 
 // LoopbackUp brings up the loopback of a new network, with its addresses.
-func LoopbackUp() error {
+func LoopbackUp() error { return setUp(Loopback) }
+
+func setUp(name [syscall.IFNAMSIZ]byte) error {
 	request := struct {
 		name  [syscall.IFNAMSIZ]byte
 		flags uint16
 		_     [22]byte
-	}{name: Loopback, flags: syscall.IFF_UP}
+	}{name: name, flags: syscall.IFF_UP}
 	return Ioctl(syscall.AF_INET, syscall.SIOCSIFFLAGS, unsafe.Pointer(&request))
 }
 

@@ -14,3 +14,17 @@ func Reexec(*testing.T, uintptr) (inside bool, err error) { return false, errNoN
 
 // InNetwork says that there are no namespaces here.
 func InNetwork(ready chan<- error, _ <-chan func()) { ready <- errNoNamespaces }
+
+// NewNetwork says that there are no namespaces here.
+func NewNetwork(t *testing.T, _ ...[4]byte) *Network {
+	t.Helper()
+	t.Fatal(errNoNamespaces)
+	return nil
+}
+
+// NewPodNetwork says that there are no namespaces here.
+func NewPodNetwork(t *testing.T) (pod, node *Network) {
+	t.Helper()
+	t.Fatal(errNoNamespaces)
+	return nil, nil
+}
