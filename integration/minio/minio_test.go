@@ -6,10 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,14 +16,12 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
 const (
-	audience   = "sts.amazonaws.com"
 	objectPath = "/demo/object.bin"
 
 	// tokenLife is the lifetime of the tokens and of the sessions, which at MinIO end with their token. The AWS CLI must be
@@ -165,7 +160,7 @@ func (s *stage) sidecarStops(t *testing.T) {
 // stage is what is set up once, and what one act passes to the next.
 type stage struct {
 	world   *world.World
-	minio   *world.Process
+	minio   *world.MinIO
 	sidecar *world.Sidecar
 
 	object []byte
@@ -174,10 +169,6 @@ type stage struct {
 }
 
 func newStage(t *testing.T) *stage {
-	minio := os.Getenv("IRSA_TEST_MINIO")
-	if minio == "" {
-		t.Fatal("IRSA_TEST_MINIO does not name the MinIO binary: run `make integration`, which builds it, or set it to what integration/minio/build.sh prints")
-	}
 	s := &stage{object: make([]byte, 1<<20)}
 	rand.Read(s.object)
 	world.Program(t) // built before any token is issued
@@ -191,60 +182,12 @@ func newStage(t *testing.T) *stage {
 	}
 	t.Cleanup(func() { issuer.Close() })
 
-	address := world.FreeAddress(t) // MinIO does not report which port it got
-	s.world = world.NewWithSTS(t, issuer, "http://"+address)
-	s.startMinIO(t, minio, address)
-	s.seed(t)
+	s.minio = world.StartMinIO(t, issuer)
+	s.world = world.NewWithSTS(t, issuer, s.minio.URL)
+	s.minio.Put(t, objectPath, s.object)
 	s.rotate(t, tokenLife)
 	s.startSidecar(t)
 	return s
-}
-
-// startMinIO starts MinIO as STS and S3. The issuer must be up: MinIO reads its configuration once.
-//
-// With a CLAIM_NAME, MinIO accepts any role ARN and looks for a policy with the name of the claim's value. Without one, it
-// would accept only its own ARN, and the test needs one like AWS's.
-func (s *stage) startMinIO(t *testing.T, program, address string) {
-	home := t.TempDir()
-	s.minio = world.StartProgram(t, program, []string{
-		"HOME=" + home,
-		"MINIO_ROOT_USER=" + root.AccessKeyID,
-		"MINIO_ROOT_PASSWORD=" + root.SecretAccessKey,
-		"MINIO_BROWSER=off",
-		"MINIO_UPDATE=off",
-		"MINIO_CI_CD=1",
-		"MINIO_IDENTITY_OPENID_CONFIG_URL=" + s.world.Issuer.URL() + "/.well-known/openid-configuration",
-		"MINIO_IDENTITY_OPENID_CLIENT_ID=" + audience,
-		"MINIO_IDENTITY_OPENID_CLAIM_NAME=sub",
-	}, "server", "--address", address, "--certs-dir", filepath.Join(home, "certs"), filepath.Join(home, "data"))
-
-	world.Eventually(t, world.Soon, "MinIO is ready", func() bool {
-		s.minio.WantRunning(t)
-		response, err := world.HTTPClient.Get(s.world.STSURL + "/minio/health/cluster")
-		if err != nil {
-			return false
-		}
-		response.Body.Close()
-		return response.StatusCode == http.StatusOK
-	})
-}
-
-// seed makes the bucket, the object, and the policy that allows the service account to read it.
-func (s *stage) seed(t *testing.T) {
-	const subject = "system:serviceaccount:default:app"
-	policy := `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject"],"Resource":["arn:aws:s3:::demo/*"]}]}`
-	for _, put := range []struct {
-		path string
-		body []byte
-	}{
-		{"/demo", nil},
-		{objectPath, s.object},
-		{"/minio/admin/v3/add-canned-policy?name=" + url.QueryEscape(subject), []byte(policy)},
-	} {
-		if status, body := s.s3(t, root, http.MethodPut, put.path, put.body); status != http.StatusOK {
-			t.Fatalf("PUT %s: %d %s", put.path, status, body)
-		}
-	}
 }
 
 // startSidecar starts the sidecar, and waits for it with the command wait.
@@ -314,35 +257,13 @@ func (s *stage) poll(t *testing.T, patience time.Duration, what string, done fun
 	return a
 }
 
-// root is MinIO's own user.
-var root = aws.Credentials{AccessKeyID: "minio-root", SecretAccessKey: "minio-root-password"}
-
 // readObject reads the object with the credentials of a, and returns MinIO's error.
 func (s *stage) readObject(t *testing.T, a world.Answer) (status int) {
 	t.Helper()
-	status, _ = s.s3(t, aws.Credentials{
+	status, _ = s.minio.S3(t, aws.Credentials{
 		AccessKeyID:     a.AccessKeyID,
 		SecretAccessKey: a.SecretAccessKey,
 		SessionToken:    a.SessionToken,
 	}, http.MethodGet, objectPath, nil)
 	return status
-}
-
-// s3 makes a signed request to MinIO's S3, or to its admin API, which is signed the same way.
-func (s *stage) s3(t *testing.T, credentials aws.Credentials, method, path string, body []byte) (status int, answer []byte) {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, s.world.STSURL+path, bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(body)
-	hash := hex.EncodeToString(sum[:])
-	request.Header.Set("X-Amz-Content-Sha256", hash)
-	err = v4.NewSigner().SignHTTP(t.Context(), credentials, request, hash, "s3", world.Region, time.Now(), func(o *v4.SignerOptions) {
-		o.DisableURIPathEscaping = true // only S3 signs the path unescaped
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return world.HTTPDo(t, request)
 }
