@@ -38,7 +38,8 @@ ifeq ($(CLIENT),)
 	go test -tags faults -count=1 -v -timeout 20m ./integration/campaign
 	bash integration/install.sh chromium=chromium && go test -tags browser -count=1 $(GOTESTFLAGS) ./integration/browser
 endif
-	IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 $(GOTESTFLAGS) -timeout 15m -parallel 4 ./integration/clients
+	minio=$$(bash integration/minio/build.sh) && \
+	IRSA_TEST_MINIO=$$minio IRSA_TEST_CLIENT="$$CLIENT" go test -tags clients -count=1 $(GOTESTFLAGS) -timeout 15m -parallel 4 ./integration/clients
 
 cluster: ## The Pod's life on a one-node Kubernetes, built through Go modules, as root; KEEP=1 keeps it running until Ctrl-C
 	kubernetes=$$(bash integration/cluster/build.sh) && tools=$$(bash integration/tools/build.sh) && \

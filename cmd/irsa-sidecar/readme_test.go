@@ -148,6 +148,7 @@ func generatedTexts(t *testing.T) map[string]string {
 		"order":           orderTable(),
 		"clients":         tested.Markdown(),
 		"clients not run": tested.KnownMarkdown(),
+		"outputs":         tested.OutputsMarkdown(),
 	}
 }
 

@@ -35,19 +35,7 @@ func TestClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chosen := table.Clients
-	if only := strings.ToLower(os.Getenv("IRSA_TEST_CLIENT")); only != "" {
-		chosen = slices.DeleteFunc(slices.Clone(chosen), func(c clients.Client) bool {
-			return !strings.Contains(strings.ToLower(c.ID()), only)
-		})
-	}
-	if len(chosen) == 0 {
-		var names []string
-		for _, c := range table.Clients {
-			names = append(names, c.ID())
-		}
-		t.Fatalf("no client is called %q; there are\n  %s", os.Getenv("IRSA_TEST_CLIENT"), strings.Join(names, "\n  "))
-	}
+	chosen := choose(t, table)
 	installed := install(t, table, chosen)
 	inside, noNode := world.Reexec(t, 0)
 	if noNode == nil && !inside {
@@ -71,6 +59,25 @@ func TestClients(t *testing.T) {
 	if !slices.ContainsFunc(reports, func(r *report) bool { return r.NotRun == "" }) {
 		t.Error("no client at all could be run")
 	}
+}
+
+// choose returns the clients with IRSA_TEST_CLIENT in their names, or all.
+func choose(t *testing.T, table clients.Table) []clients.Client {
+	t.Helper()
+	chosen := slices.Clone(table.Clients)
+	if only := strings.ToLower(os.Getenv("IRSA_TEST_CLIENT")); only != "" {
+		chosen = slices.DeleteFunc(chosen, func(c clients.Client) bool {
+			return !strings.Contains(strings.ToLower(c.ID()), only)
+		})
+	}
+	if len(chosen) == 0 {
+		var names []string
+		for _, c := range table.Clients {
+			names = append(names, c.ID())
+		}
+		t.Fatalf("no client is called %q; there are\n  %s", os.Getenv("IRSA_TEST_CLIENT"), strings.Join(names, "\n  "))
+	}
+	return chosen
 }
 
 // installation says how to start a client, or why that is impossible.

@@ -180,7 +180,7 @@ func (in *Installer) fromDebian(ctx context.Context, c Client) (Command, error) 
 	if os.Getuid() != 0 {
 		enter = slices.Insert(enter, 1, "--map-root-user")
 	}
-	interpreters := map[string]string{".py": "/usr/bin/python3", ".rb": "/usr/bin/ruby"}
+	interpreters := map[string]string{".py": "/usr/bin/python3", ".rb": "/usr/bin/ruby", ".sh": "/bin/sh"}
 	// Debian's php gets its name when the package is configured, which is not done here.
 	if found, _ := filepath.Glob(filepath.Join(root, "usr/bin/php[0-9]*")); len(found) > 0 {
 		interpreters[".php"] = strings.TrimPrefix(found[0], root)
@@ -197,6 +197,9 @@ func (in *Installer) fromDebian(ctx context.Context, c Client) (Command, error) 
 	}
 	return Command{Args: append(enter, args...), Version: versions[c.Package]}, nil
 }
+
+// everyDebianHas are packages that no other one names as what it depends on: credential_process and the drivers use them.
+var everyDebianHas = []string{"coreutils", "dash", "grep", "mount", "sed"}
 
 // debianRoot makes a directory with all packages of a release and their dependencies, as files: nothing is configured, and the
 // machine's own packages do not change.
@@ -216,6 +219,7 @@ func (in *Installer) debianRoot(ctx context.Context, release string) (string, er
 			packages = append(packages, c.Package)
 		}
 	}
+	packages = append(packages, everyDebianHas...)
 	slices.Sort(packages)
 	packages = slices.Compact(packages)
 	path := filepath.Join(in.Cache, fmt.Sprintf("debian-%s-%s", release, digest([]byte(strings.Join(packages, " ")+os.TempDir()))))
@@ -281,7 +285,7 @@ APT::Architecture %[6]q; APT::Install-Recommends "false"; APT::Sandbox::User "";
 			versions[parts[0]] = strings.ReplaceAll(parts[1], "%3a", ":")
 		}
 	}
-	if err := trustCertificates(root); err != nil {
+	if err := errors.Join(trustCertificates(root), nameAlternatives(root)); err != nil {
 		return err
 	}
 	list, err := json.Marshal(versions)
@@ -310,6 +314,28 @@ func trustCertificates(root string) error {
 	return errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "ca-certificates.crt"), bundle, 0o644))
 }
 
+// nameAlternatives does what configuring dash, libblas3 and liblapack3 would do.
+func nameAlternatives(root string) error {
+	var all error
+	link := func(target, name string) {
+		if err := os.Symlink(target, name); !errors.Is(err, os.ErrExist) {
+			all = errors.Join(all, err)
+		}
+	}
+	link("dash", filepath.Join(root, "usr/bin/sh"))
+	for _, name := range []string{"blas", "lapack"} {
+		found, err := filepath.Glob(filepath.Join(root, "usr/lib/*", name, "lib"+name+".so.3"))
+		if err != nil {
+			return err
+		}
+		for _, library := range found {
+			dir := filepath.Dir(library)
+			link(filepath.Join(name, filepath.Base(library)), filepath.Join(filepath.Dir(dir), filepath.Base(library)))
+		}
+	}
+	return all
+}
+
 // debianMirror returns where this machine gets Debian's packages from.
 func debianMirror(ctx context.Context) (string, error) {
 	targets, err := output(ctx, "apt-get", "indextargets", "--format", "$(CREATED_BY) $(COMPONENT) $(REPO_URI)")
@@ -328,7 +354,7 @@ func debianMirror(ctx context.Context) (string, error) {
 // interpreted returns the command of a driver in an interpreter's language, or nil. Interpreters are by the
 // driver's suffix.
 func (in *Installer) interpreted(c Client, interpreters map[string]string) ([]string, error) {
-	for suffix, option := range map[string]string{".py": "-c", ".rb": "-e", ".php": "-r"} {
+	for suffix, option := range map[string]string{".py": "-c", ".rb": "-e", ".php": "-r", ".sh": "-c"} {
 		source, err := os.ReadFile(filepath.Join(in.Drivers, c.Driver+suffix))
 		if err == nil {
 			if interpreters[suffix] == "" {

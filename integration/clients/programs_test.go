@@ -7,29 +7,83 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os/exec"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/irsa-sidecar/irsa-sidecar/integration/clients"
 )
 
 // outcome is the result of one use of the credentials by a client.
 type outcome struct {
 	key, secret, token string // empty where it has none
+	object             string // what it has read, if it reads for itself
 	printed            string // its own words, where it has none
 }
 
 // user is a running client.
 type user struct {
 	*pod
-	env []string
-	s3  *s3 // for those that show no credentials
+	*driver // if it is one
+	env     []string
+	s3      *s3 // for those that show no credentials
+}
 
-	// Of a driver, which keeps running between uses:
-	to   io.Writer
+// driver is a running program of drivers. It keeps running between uses.
+type driver struct {
+	to   io.WriteCloser
 	from *bufio.Scanner
-	log  bytes.Buffer // complete when it has ended
+
+	cmd *exec.Cmd
+	log bytes.Buffer // complete when it has ended
+}
+
+// startDriver starts a driver through inside, which may call a function in another network. It must be ended.
+func startDriver(c clients.Command, env []string, inside func(func() error) error) (*driver, error) {
+	d := &driver{cmd: exec.Command(c.Args[0], c.Args[1:]...)}
+	d.cmd.Dir, d.cmd.Env, d.cmd.Stderr = c.Dir, env, &d.log
+	to, err := d.cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	from, err := d.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := inside(d.cmd.Start); err != nil {
+		return nil, err
+	}
+	d.to, d.from = to, bufio.NewScanner(from)
+	return d, nil
+}
+
+// say sends a command, and returns the answer.
+func (d *driver) say(command string) (outcome, error) {
+	var o outcome
+	kill := time.AfterFunc(time.Minute, func() { d.cmd.Process.Kill() })
+	defer kill.Stop()
+	if _, err := io.WriteString(d.to, command+"\n"); err != nil {
+		return o, fmt.Errorf("the client has gone: %w", err)
+	}
+	if !d.from.Scan() {
+		return o, fmt.Errorf("the client has gone without an answer: %v", d.from.Err())
+	}
+	var answer struct{ AccessKeyId, SecretAccessKey, SessionToken, Object, Error string }
+	if err := json.Unmarshal(d.from.Bytes(), &answer); err != nil {
+		return o, fmt.Errorf("the client printed no JSON: %w", err)
+	}
+	return outcome{answer.AccessKeyId, answer.SecretAccessKey, answer.SessionToken, answer.Object, answer.Error}, nil
+}
+
+// end ends it, by force if it must.
+func (d *driver) end() (forced bool) {
+	d.to.Close() // which ends it
+	kill := time.AfterFunc(time.Minute, func() { d.cmd.Process.Kill() })
+	d.cmd.Wait()
+	return !kill.Stop()
 }
 
 // start starts a client, if it keeps running. A tool is started for each use.
@@ -40,30 +94,17 @@ func (p *pod) start(env []string) *user {
 	if p.Tool() {
 		return u
 	}
-	cmd := exec.Command(p.Command.Args[0], p.Command.Args[1:]...)
-	cmd.Dir, cmd.Env = p.Command.Dir, u.env
-	cmd.Stderr = &u.log
-	to, err := cmd.StdinPipe()
+	d, err := startDriver(p.Command, u.env, p.inside)
 	if err != nil {
 		p.Fatal(err)
 	}
-	from, err := cmd.StdoutPipe()
-	if err != nil {
-		p.Fatal(err)
-	}
-	if err := p.inside(cmd.Start); err != nil {
-		p.Fatal(err)
-	}
-	u.to, u.from = to, bufio.NewScanner(from)
-	kill := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+	u.driver = d
 	p.Cleanup(func() {
-		to.Close() // which ends it
-		ended := cmd.Wait()
-		if !kill.Stop() {
+		if d.end() {
 			p.Error("the client had to be killed")
 		}
 		if p.Failed() {
-			p.Logf("the client ended with %v and printed:\n%s", ended, &u.log)
+			p.Logf("the client ended with %v and printed:\n%s", d.cmd.ProcessState, &d.log)
 		}
 	})
 	return u
@@ -97,25 +138,14 @@ func (u *user) use(command string) outcome {
 		host := strings.TrimPrefix(u.s3.url, "http://")
 		return u.signs([]string{"--host", host, "--host-bucket", host, "--no-ssl", "ls"})
 	}
-	if _, err := io.WriteString(u.to, command+"\n"); err != nil {
-		u.Fatalf("the client has gone: %v", err)
-	}
-	if !u.from.Scan() {
-		u.Fatalf("the client has gone without an answer: %v", u.from.Err())
-	}
-	return u.decode(u.from.Bytes())
-}
-
-func (u *user) decode(document []byte) outcome {
-	u.Helper()
-	var d struct{ AccessKeyId, SecretAccessKey, SessionToken, Error string }
-	if err := json.Unmarshal(document, &d); err != nil {
-		u.Fatalf("the client printed no JSON: %v", err)
+	got, err := u.say(command)
+	if err != nil {
+		u.Fatal(err)
 	}
 	if signed := u.s3.taken(); signed.key != "" {
 		return signed
 	}
-	return outcome{d.AccessKeyId, d.SecretAccessKey, d.SessionToken, d.Error}
+	return got
 }
 
 // signs runs a tool once that uses credentials without showing them.

@@ -109,5 +109,5 @@ func (p *pod) signer(r *http.Request) outcome {
 	if err != nil || signature(again.Header.Get("Authorization")) != signature(r.Header.Get("Authorization")) {
 		return outcome{printed: "a signature that is not of " + found[1]}
 	}
-	return outcome{session.AccessKeyID, session.SecretAccessKey, r.Header.Get("X-Amz-Security-Token"), ""}
+	return outcome{key: session.AccessKeyID, secret: session.SecretAccessKey, token: r.Header.Get("X-Amz-Security-Token")}
 }

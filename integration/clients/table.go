@@ -65,6 +65,19 @@ type Client struct {
 	// KeptBy is what keeps it from the node's role, which the EC2 metadata service gives, if it gets nothing from the sidecar.
 	KeptBy Keeper `json:"keptBy"`
 
+	// Outputs of the sidecar that it can use, the best first: the first is what docs/programs.md recommends. Those of a client
+	// with Endpoint do not name that one; it comes before them, except where FileOnly makes it one more.
+	Outputs []Output `json:"outputs"`
+
+	// Once are those of Outputs that a running process reads only once: it fails when the session has ended.
+	Once []Output `json:"once"`
+
+	// MetadataVariable names another address of the metadata service. Empty if it has the address built in.
+	MetadataVariable string `json:"metadataVariable"`
+
+	// Options are its own settings that it needs for an output.
+	Options map[Output]string `json:"options"`
+
 	// Since and TokenFileSince are the first versions with Endpoint and TokenFile; empty if another row has them, or none.
 	Since          string `json:"since"`
 	TokenFileSince string `json:"tokenFileSince"`
@@ -81,6 +94,18 @@ const (
 	Disabled  Keeper = "AWS_EC2_METADATA_DISABLED"
 	EmptyFile Keeper = "AWS_WEB_IDENTITY_TOKEN_FILE"
 	Nothing   Keeper = "nothing"
+)
+
+// Output is a way in which the sidecar gives credentials.
+type Output string
+
+// The outputs. IMDS1 is for programs that do not know IMDSv2.
+const (
+	Endpoint Output = "endpoint" // AWS_CONTAINER_CREDENTIALS_FULL_URI
+	ECS      Output = "ecs"      // AWS_CONTAINER_CREDENTIALS_RELATIVE_URI
+	IMDS1    Output = "imds1"
+	IMDS2    Output = "imds2"
+	Process  Output = "process" // a profile's credential_process
 )
 
 // Known is what the source of a client says, for one that is not run.
@@ -185,6 +210,91 @@ func (t Table) Markdown() string {
 			tested = "whatever is installed"
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", c.Name, tested, endpoint, variable, file, message, trap, c.withoutSidecar())
+	}
+	return b.String()
+}
+
+// recommended are the outputs that a client can use, the best first.
+func (c Client) recommended() []Output {
+	if c.Endpoint && !slices.Contains(c.Outputs, Endpoint) {
+		return slices.Concat([]Output{Endpoint}, c.Outputs)
+	}
+	return c.Outputs
+}
+
+// Renews reports whether a running process gets new credentials from an output. A tool runs once for each use.
+func (c Client) Renews(o Output) bool { return c.Tool() || !slices.Contains(c.Once, o) }
+
+// named is an output in docs/programs.md.
+func (o Output) named() string {
+	return map[Output]string{
+		Endpoint: "[container endpoint](#container-endpoint)", ECS: "[relative URI](#relative-uri)", IMDS1: "[IMDSv1](#instance-metadata)",
+		IMDS2: "[IMDSv2](#instance-metadata)", Process: "[`credential_process`](#a-process)",
+	}[o]
+}
+
+// settings say what the container of a client needs for an output.
+func (c Client) settings(o Output) string {
+	text := ""
+	switch o {
+	case Endpoint:
+		text = "`AWS_CONTAINER_CREDENTIALS_FULL_URI`"
+		if c.FileOnly {
+			text += ", `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`"
+		}
+	case ECS:
+		text = "`AWS_CONTAINER_CREDENTIALS_RELATIVE_URI`; the address 169.254.170.2"
+	case IMDS1, IMDS2:
+		text = "the address 169.254.169.254"
+		if c.MetadataVariable != "" {
+			text += ", or `" + c.MetadataVariable + "`"
+		}
+	case Process:
+		text = "`~/.aws/config`"
+	}
+	if option := c.Options[o]; option != "" {
+		text += "; `" + option + "`"
+	}
+	return strings.TrimPrefix(text, "; ")
+}
+
+// OutputsMarkdown returns the table in docs/programs.md of the output that each client needs. It begins with those that cannot use the
+// container endpoint.
+func (t Table) OutputsMarkdown() string {
+	var b strings.Builder
+	b.WriteString("| program | version | output | set | running processes get new credentials | it can also use |\n|---|---|---|---|---|---|\n")
+	sorted := slices.Clone(t.Clients)
+	slices.SortStableFunc(sorted, func(a, b Client) int {
+		endpoint := func(c Client) int { return slices.Index(c.recommended(), Endpoint) }
+		return endpoint(a) - endpoint(b) // -1 or 0
+	})
+	for _, c := range sorted {
+		all := c.recommended()
+		renews := func(o Output) string {
+			switch {
+			case c.Tool():
+				return "each run does"
+			case c.Renews(o):
+				return "yes"
+			}
+			return "no, restart it"
+		}
+		var others []string
+		for _, o := range all[1:] {
+			text := o.named()
+			if !c.Renews(o) {
+				text += ", which it reads once"
+			}
+			if (o == IMDS1 || o == IMDS2) && c.MetadataVariable != "" {
+				text += " (`" + c.MetadataVariable + "`)"
+			}
+			others = append(others, text)
+		}
+		version := c.label()
+		if c.From == "machine" {
+			version = "whatever is installed"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", c.Name, version, all[0].named(), c.settings(all[0]), renews(all[0]), strings.Join(others, "; "))
 	}
 	return b.String()
 }

@@ -43,6 +43,22 @@ func TestTheTableCanBeRun(t *testing.T) {
 			if !slices.Contains([]Keeper{Itself, Disabled, EmptyFile, Nothing}, c.KeptBy) {
 				t.Errorf("kept from the node's role by %q", c.KeptBy)
 			}
+			if len(c.recommended()) == 0 {
+				t.Error("it can use no output")
+			}
+			for _, o := range c.Outputs {
+				if o.named() == "" {
+					t.Errorf("output %q", o)
+				}
+			}
+			for _, o := range c.Once {
+				if !slices.Contains(c.Outputs, o) {
+					t.Errorf("it reads %q once, and cannot use it", o)
+				}
+			}
+			if c.MetadataVariable != "" && !slices.Contains(c.Outputs, IMDS2) {
+				t.Error("it has a variable for what it cannot use")
+			}
 			if c.FileNeeded && !c.FileOnly || c.FileOnly && !c.TokenFile {
 				t.Error("it needs what it does not know")
 			}

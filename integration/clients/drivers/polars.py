@@ -12,11 +12,11 @@ for line in iter(sys.stdin.readline, ""):
     if line.strip() == "new":
         stores += 1
     try:
-        polars.scan_csv(
+        table = polars.scan_csv(
             f"s3://bucket{stores}/key.csv",
             storage_options={"aws_endpoint_url": os.environ["S3_URL"], "aws_allow_http": "true"},
         ).collect()
-        answer = {}
+        answer = {"Object": table.write_csv()}
     except Exception as err:
         answer = {"Error": str(err)}
     print(json.dumps(answer), flush=True)
