@@ -30,7 +30,7 @@ func execCommand() command {
 
 The exit code is the program's. Without credentials within the timeout, the program is not started, and the exit code is 1; it is 127 if there is no such program, and 126 if it cannot be run. Signals are passed on to the program. If a signal ends it, the same signal ends irsa-sidecar; as process 1, it exits with 128 and the number of the signal.
 
-The program does not get the variables that configure the sidecar, nor those that make SDKs look elsewhere: access keys, AWS_PROFILE, AWS_WEB_IDENTITY_TOKEN_FILE and their like. It gets AWS_EC2_METADATA_DISABLED=true unless that is set.
+The program does not get the variables that configure the sidecar, nor those that make SDKs look elsewhere: access keys, AWS_PROFILE, AWS_WEB_IDENTITY_TOKEN_FILE and their like. It gets AWS_EC2_METADATA_DISABLED=true unless that or IRSA_SIDECAR_IMDS_LISTEN is set.
 
 The variables are those of serve, with other defaults: IRSA_SIDECAR_LISTEN is a random port, IRSA_SIDECAR_OPS_LISTEN and IRSA_SIDECAR_ADMIN_LISTEN are off, IRSA_SIDECAR_LOG_LEVEL is warn, and IRSA_SIDECAR_LOG_FORMAT is text.`,
 		example:   "irsa-sidecar exec -- aws s3 ls\nirsa-sidecar exec --timeout 2m --profile audit -- ./report --month 11",
@@ -224,7 +224,7 @@ func (e *environment) programVariables(s *settings) (env, warnings []string) {
 			env = append(env, entry)
 		}
 	}
-	if e.value(metadataVariable) == "" {
+	if e.value(metadataVariable) == "" && !s.listens(imdsListener) {
 		env = append(env, metadataVariable+"=true") // without credentials, fail rather than run as the node
 	}
 	file := filepath.Join(e.value("HOME"), sources.Files[0])
@@ -236,10 +236,18 @@ func (e *environment) programVariables(s *settings) (env, warnings []string) {
 
 const sharedVariable = "AWS_SHARED_CREDENTIALS_FILE"
 
-// keep reports whether a variable names a file in which no client finds credentials.
+// listens reports whether a listener of this name is on.
+func (s *settings) listens(name string) bool {
+	return slices.ContainsFunc(s.listeners, func(l listener) bool { return l.name == name })
+}
+
+// keep reports whether a variable leads to no other credentials.
 func keep(name, value string, s *settings) bool {
-	if name == configVariable {
+	switch name {
+	case configVariable:
 		return !bytes.Contains(s.files.config.text, []byte(roleKey))
+	case sources.RelativeURI: // which leads to the sidecar
+		return s.listens(ecsListener)
 	}
 	v, _ := sources.Find(name)
 	return v.Kind == sources.Profile && value == os.DevNull

@@ -127,6 +127,11 @@ func TestTheProgramsEnvironment(t *testing.T) {
 		maps.Copy(all, changes)
 		return all
 	}
+	without := func(all map[string]string, name string) map[string]string {
+		all = maps.Clone(all)
+		delete(all, name)
+		return all
+	}
 	for _, row := range []struct {
 		args     []string
 		env      []string
@@ -137,6 +142,10 @@ func TestTheProgramsEnvironment(t *testing.T) {
 		{nil, []string{"HOME=/nowhere", "HTTP_PROXY=http://127.0.0.1:1", "AWS_SESSION_TOKEN=", "EMPTY="}, with(map[string]string{"HOME": "/nowhere", "HTTP_PROXY": "http://127.0.0.1:1", "EMPTY": ""}), nil},
 		{nil, []string{"AWS_EC2_METADATA_DISABLED=false"}, with(map[string]string{"AWS_EC2_METADATA_DISABLED": "false"}), nil},
 		{nil, []string{"AWS_EC2_METADATA_DISABLED="}, common, nil},
+		{nil, []string{"IRSA_SIDECAR_ECS_LISTEN=127.0.0.1:0", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v1/credentials", "IRSA_SIDECAR_LOG_LEVEL=error"},
+			with(map[string]string{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v1/credentials"}), nil},
+		{nil, []string{"IRSA_SIDECAR_IMDS_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_LOG_LEVEL=error", "AWS_EC2_METADATA_DISABLED=false"}, with(map[string]string{"AWS_EC2_METADATA_DISABLED": "false"}), nil},
+		{nil, []string{"IRSA_SIDECAR_IMDS_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_LOG_LEVEL=error"}, without(common, "AWS_EC2_METADATA_DISABLED"), nil},
 		{nil, []string{"IRSA_SIDECAR_SERVICE_HOST=10.0.0.1"}, with(map[string]string{"IRSA_SIDECAR_SERVICE_HOST": "10.0.0.1"}), nil},
 		{nil, []string{"IRSA_SIDECAR_DURATION=1h", "AWS_ROLE_SESSION_NAME=of-a-job", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/x",
 			"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=/x", "AWS_CONTAINER_AUTHORIZATION_TOKEN=x", "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://x"}, common, nil},
