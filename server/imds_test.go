@@ -257,7 +257,7 @@ func TestIMDSRefusesRequestsWithoutAValidToken(t *testing.T) {
 		"long":               {strings.Repeat("A", 5000)},
 	}
 	for i := range token {
-		for _, b := range []byte{'A', 'z', '0', '-', '='} {
+		for _, b := range []byte("ABQRghwxz-_=") {
 			if token[i] != b {
 				wrong[fmt.Sprintf("%c at %d", b, i)] = []string{token[:i] + string(b) + token[i+1:]}
 			}
@@ -378,6 +378,15 @@ func TestIMDSServesOneProfileAndOnlyWithoutATokenOfItsOwn(t *testing.T) {
 	}
 	i.Profile = "gone"
 	mustPage(t, ask(NewIMDS(o, i), request("PUT", "/latest/api/token", header(metadataTokenTTL, "60"))), 400, "UnknownProfile")
+}
+
+// Without a connection, the kernel cannot say whose program asks.
+func TestIMDSIsForItsUsers(t *testing.T) {
+	h := NewIMDS(edited(warmIMDS(t), func(p *Profile) { p.Users = &Users{ids: []uint32{1000}} }), testIMDS)
+	mustPage(t, ask(h, request("PUT", "/latest/api/token", header(metadataTokenTTL, "60"))), 503, "UserUnknown")
+	for _, path := range []string{testRolePath, "/latest/meta-data/iam/security-credentials/", "/"} {
+		mustPage(t, ask(h, request("GET", path, header(metadataToken, h.(*imds).proofs.issue(time.Minute)))), 503, "UserUnknown")
+	}
 }
 
 // While the next role's credentials are on their way, those of the last one are served, under its name.
