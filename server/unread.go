@@ -18,27 +18,30 @@ const unreadCheck = 100 * time.Millisecond
 // closes its end. They stay open here, shut down, because only so the kernel says when that has happened.
 type unreadAnswers struct {
 	mu      sync.Mutex
-	conns   map[*net.UnixConn]uint32 // with the users
-	users   map[uint32]int           // how many each of them has
-	looking bool                     // a goroutine looks whether they have been read
+	users   map[uint32]map[*net.UnixConn]bool // who have left them
+	total   int
+	looking bool // a goroutine looks whether they have been read
 }
 
 // keep ends a connection, for both sides. It may be called several times.
 func (u *unreadAnswers) keep(conn *net.UnixConn) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if _, kept := u.conns[conn]; kept {
+	user, _ := peerUser(conn)
+	if u.users[user][conn] {
 		return
 	}
 	conn.SetDeadline(time.Now()) // ends a pending Read or Write
 	conn.CloseRead()
 	conn.CloseWrite()
-	user, _ := peerUser(conn)
-	if u.conns == nil {
-		u.conns, u.users = make(map[*net.UnixConn]uint32), make(map[uint32]int)
+	if u.users == nil {
+		u.users = make(map[uint32]map[*net.UnixConn]bool)
 	}
-	u.conns[conn] = user
-	u.users[user]++
+	if u.users[user] == nil {
+		u.users[user] = make(map[*net.UnixConn]bool)
+	}
+	u.users[user][conn] = true
+	u.total++
 	if !u.looking {
 		u.looking = true
 		go func() {
@@ -53,20 +56,30 @@ func (u *unreadAnswers) keep(conn *net.UnixConn) {
 func (u *unreadAnswers) look() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for conn, user := range u.conns {
-		if !hasUntaken(conn) {
-			conn.Close()
-			delete(u.conns, conn)
-			if u.users[user]--; u.users[user] == 0 {
-				delete(u.users, user)
-			}
+	for user, conns := range u.users {
+		for conn := range conns {
+			u.drop(user, conn)
 		}
 	}
-	u.looking = len(u.conns) > 0
+	u.looking = u.total > 0
 	return u.looking
 }
 
-// refuses reports whether there are so many unread answers that a user who has left one gets no more of them. Other users do.
+// drop closes a connection, unless something is unread. It reports whether it did.
+func (u *unreadAnswers) drop(user uint32, conn *net.UnixConn) bool {
+	if hasUntaken(conn) {
+		return false
+	}
+	conn.Close()
+	u.total--
+	if delete(u.users[user], conn); len(u.users[user]) == 0 {
+		delete(u.users, user)
+	}
+	return true
+}
+
+// refuses reports whether there are so many unread answers that a user who has left one gets no more of them. Other users do, and
+// an answer that has been read since does not count.
 func (u *unreadAnswers) refuses(conn net.Conn, most int) bool {
 	socket, ok := conn.(*net.UnixConn)
 	if !ok {
@@ -74,9 +87,14 @@ func (u *unreadAnswers) refuses(conn net.Conn, most int) bool {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.conns) < most {
+	if u.total < most {
 		return false
 	}
 	user, err := peerUser(socket)
-	return err != nil || u.users[user] > 0
+	for kept := range u.users[user] {
+		if !u.drop(user, kept) { // of a user who does not read, it is nearly always the first one
+			return true
+		}
+	}
+	return err != nil
 }
