@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -29,8 +30,8 @@ const (
 
 // A peer is a listener of the sidecar in the same Pod. The addresses are tried until one accepts the connection.
 type peer struct {
-	variable  string // that sets the address
-	addresses []string
+	variable  string   // that sets the address
+	addresses []string // or the path of a Unix socket
 }
 
 func (p peer) String() string {
@@ -58,17 +59,17 @@ func (r *reply) text() string {
 // An absentError says that nothing listens where a sidecar would.
 type absentError struct{ error }
 
-// isAbsent reports whether nothing listens at a loopback address. One that this machine does not have, such as ::1 without
-// IPv6, has no listener either.
+// isAbsent reports whether nothing listens at a loopback address or at a path. An address that this machine does not have, such
+// as ::1 without IPv6, has no listener either.
 func isAbsent(err error) bool {
-	return slices.ContainsFunc([]error{syscall.ECONNREFUSED, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT, syscall.ENETUNREACH}, func(one error) bool { return errors.Is(err, one) })
+	return slices.ContainsFunc([]error{syscall.ECONNREFUSED, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT, syscall.ENETUNREACH, syscall.ENOENT}, func(one error) bool { return errors.Is(err, one) })
 }
 
 // ask sends one request. The error is an [absentError] if nothing listens at any of the addresses.
 func (p peer) ask(ctx context.Context, method, path, authorization string) (*reply, error) {
 	var shownError error
 	for _, address := range p.addresses {
-		r, err := ask(ctx, method, "http://"+address+path, authorization)
+		r, err := ask(ctx, method, address, path, authorization)
 		if err == nil {
 			return r, nil
 		}
@@ -90,10 +91,17 @@ func (p peer) ask(ctx context.Context, method, path, authorization string) (*rep
 	return nil, err
 }
 
-func ask(ctx context.Context, method, url, authorization string) (*reply, error) {
+func ask(ctx context.Context, method, address, path, authorization string) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, url, nil)
+	transport := &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10} // without a proxy
+	if socket := address; filepath.IsAbs(socket) {
+		address = "localhost"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +110,7 @@ func ask(ctx context.Context, method, url, authorization string) (*reply, error)
 		request.Header.Set("Authorization", authorization)
 	}
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 16 << 10}, // without a proxy
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	response, err := client.Do(request)

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
@@ -26,7 +27,7 @@ const (
 
 // appVariables describes them.
 var appVariables = []variable{
-	{appURI, "", "where an app finds the credentials; used if IRSA_SIDECAR_LISTEN is not set"},
+	{appURI, "", "where an app finds the credentials; used if neither IRSA_SIDECAR_SOCKET nor IRSA_SIDECAR_LISTEN is set"},
 	{appTokenFile, "", "file with what an app sends in the Authorization header"},
 	{appToken, "", "the same, in a variable; used if " + appTokenFile + " is not set"},
 }
@@ -97,7 +98,7 @@ func runStatus(ctx context.Context, c *call) error {
 
 // askingVariables are those by which a command finds the credentials listener, and the authorization token.
 func askingVariables() []string {
-	return []string{listenVariable, configVariable, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", appURI, appTokenFile, appToken}
+	return []string{listenVariable, socketVariable, configVariable, "IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", appURI, appTokenFile, appToken}
 }
 
 // A question is what a command asks the credentials listener of the running sidecar.
@@ -136,6 +137,9 @@ func (q *question) get(ctx context.Context, path string) (*reply, error) {
 // credentialsPeer is the credentials listener, and the profile whose credentials an app with this environment gets;
 // empty is the default one.
 func (s *settings) credentialsPeer() (at peer, profile string, invalid problems) {
+	if i := slices.IndexFunc(s.listeners, func(l listener) bool { return l.name == socketListener }); i >= 0 {
+		return s.listeners[i].peer(), "", nil
+	}
 	if l := s.listener(credentialsListener); l.set {
 		return l.peer(), "", nil
 	}
