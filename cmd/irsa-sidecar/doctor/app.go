@@ -2,10 +2,13 @@ package doctor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -58,9 +61,9 @@ func IsApp(getenv func(string) string) bool {
 	return asks && (getenv("AWS_ROLE_ARN") == "" || getenv("AWS_WEB_IDENTITY_TOKEN_FILE") == "")
 }
 
-// Profile is the profile whose credentials the app asks for, by its URL.
+// Profile is the profile whose credentials the app asks for, by its URL or its relative URI.
 func (a *App) Profile() string {
-	uri, err := url.Parse(a.Env[sources.FullURI])
+	uri, err := url.Parse(cmp.Or(a.Env[sources.FullURI], a.Env[sources.RelativeURI]))
 	if err != nil {
 		return DefaultProfile
 	}
@@ -89,7 +92,7 @@ func (e *examination) examineApp(ctx context.Context) {
 	e.checkAppKeys()
 	e.checkAppWebIdentity()
 	e.checkAppProfile()
-	uri := e.checkAppEndpoint()
+	uri := e.checkAppEndpoint(ctx)
 	tokens := e.checkAppAuthorization()
 	e.checkAppProxy()
 	e.checkAppMetadata()
@@ -169,9 +172,21 @@ func (e *examination) checkAppWebIdentity() {
 	}
 }
 
+// hasAddress reports whether this network namespace has an address.
+func hasAddress(address netip.Addr) bool {
+	all, _ := net.InterfaceAddrs()
+	return slices.ContainsFunc(all, func(one net.Addr) bool {
+		prefix, err := netip.ParsePrefix(one.String())
+		return err == nil && prefix.Addr().Unmap() == address
+	})
+}
+
 // checkAppEndpoint returns the URL that most clients ask, or nil if that is not one of a sidecar.
-func (e *examination) checkAppEndpoint() *url.URL {
+func (e *examination) checkAppEndpoint(ctx context.Context) *url.URL {
 	full, relative := e.App.Env[sources.FullURI], e.App.has(sources.RelativeURI)
+	if e.relative() {
+		return e.checkRelative(ctx, e.App.Env[sources.RelativeURI])
+	}
 	if _, present := e.App.Env[sources.RelativeURI]; present && !relative && full != "" {
 		e.fail("endpoint", OtherEndpoint, sources.RelativeURI+" is set, to nothing: boto3 and the AWS CLI ask 169.254.170.2 all the same, others ask the sidecar",
 			e.setEnv("remove it", appContainer, sources.RelativeURI+"-"))
@@ -215,6 +230,27 @@ func (e *examination) checkAppEndpoint() *url.URL {
 	default:
 		e.ok("endpoint", "%s", text)
 	}
+	return uri
+}
+
+// relative reports whether clients ask this Pod by a relative URI: it has AWS's address for those.
+func (e *examination) relative() bool {
+	return e.App.Env[sources.RelativeURI] != "" && e.Own(e.Relative.Addr())
+}
+
+// checkRelative returns the URL of a relative URI in this Pod, unless nothing listens there.
+func (e *examination) checkRelative(ctx context.Context, path string) *url.URL {
+	uri := &url.URL{Scheme: "http", Host: strings.TrimSuffix(e.Relative.String(), ":80"), Path: path}
+	text := fmt.Sprintf("%s=%s: clients ask 169.254.170.2, which this Pod has claimed", sources.RelativeURI, path)
+	if _, err := e.ask(ctx, uri.String(), ""); err != nil && refused(err) {
+		e.fail("endpoint", OtherEndpoint, text+", and nothing listens there on port 80",
+			e.setEnv("have the sidecar serve there", ourContainer, "IRSA_SIDECAR_ECS_LISTEN=169.254.170.2:80"), e.setEnv("or remove it, so that clients ask at "+sources.FullURI, appContainer, sources.RelativeURI+"-"))
+		return nil
+	}
+	if first := sources.Those(func(c *sources.Client) bool { return c.FullFirst }); e.App.has(sources.FullURI) {
+		text += "; " + list(first) + " ask at " + sources.FullURI
+	}
+	e.ok("endpoint", "%s", text)
 	return uri
 }
 
@@ -262,6 +298,10 @@ func exempts(noProxy string) (verbatim, covered bool) {
 // checkAppMetadata says who would run as the node if the sidecar gave it nothing.
 func (e *examination) checkAppMetadata() {
 	const variable = "AWS_EC2_METADATA_DISABLED"
+	if e.Own(netip.MustParseAddr("169.254.169.254")) {
+		e.ok("metadata", "this Pod has claimed 169.254.169.254: no client gets the node's role there")
+		return
+	}
 	if e.App.hidden(variable) || strings.EqualFold(e.App.Env[variable], "true") {
 		e.ok("metadata", "%s=true: without credentials, most clients fail", variable)
 		return

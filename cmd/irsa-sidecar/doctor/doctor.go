@@ -68,6 +68,12 @@ type Options struct {
 	// Lookup asks the DNS; net.DefaultResolver if nil.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 
+	// Relative is where clients ask for credentials with AWS_CONTAINER_CREDENTIALS_RELATIVE_URI; 169.254.170.2:80 if not set.
+	Relative netip.AddrPort
+
+	// Own reports whether this Pod has an address; if nil, the kernel says so.
+	Own func(netip.Addr) bool
+
 	// Root is a prefix for the paths of files that Kubernetes and the kernel provide. Empty except in tests.
 	Root string
 }
@@ -117,6 +123,12 @@ func Examine(ctx context.Context, o Options) *Report {
 		o.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		}
+	}
+	if !o.Relative.IsValid() {
+		o.Relative = netip.AddrPortFrom(netip.MustParseAddr("169.254.170.2"), 80)
+	}
+	if o.Own == nil {
+		o.Own = hasAddress
 	}
 	if o.Exchange.Dial == nil {
 		o.Exchange.Dial = (&net.Dialer{Timeout: 2 * time.Second}).DialContext

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/names"
+	"github.com/irsa-sidecar/irsa-sidecar/deploy/sources"
 )
 
 // The kinds of a [Fix]. In all of them, words in capitals are placeholders for what the doctor cannot know.
@@ -187,6 +188,9 @@ func (e *examination) fixURIAt(listen, profile string) Fix {
 	path := "/v1/credentials"
 	if profile != DefaultProfile && presentable(profile) {
 		path += "/" + url.PathEscape(profile)
+	}
+	if e.App != nil && e.relative() {
+		return e.setEnv("use the sidecar's path", appContainer, sources.RelativeURI+"="+shellQuote(path))
 	}
 	return e.setEnv("use the sidecar's address", appContainer, "AWS_CONTAINER_CREDENTIALS_FULL_URI="+shellQuote("http://"+listen+path))
 }

@@ -29,7 +29,9 @@ func TestOnlyASidecarIsTakenForOne(t *testing.T) {
 		handler http.Handler
 		want    string
 	}{
-		"the sidecar's own handler":  {server.Credentials(server.Options{Default: "default"}), "a sidecar listens on ADDRESS but refused the doctor's request: UnknownProfile"},
+		"the sidecar's own handler": {http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			server.Credentials(server.Options{Default: "default", Address: netip.MustParseAddrPort(r.Host)}).ServeHTTP(w, r)
+		}), "a sidecar listens on ADDRESS but refused the doctor's request: UnknownProfile"},
 		"valid credentials":          {answers(200, `{"valid": true, "remainingSeconds": 3000}`, ours, "credentials"), "a sidecar serves on ADDRESS; its credentials are valid for 50m"},
 		"no credentials yet":         {answers(200, `{"profile": "default"}`, ours, "credentials"), "CredentialsUninitialized: a sidecar listens on ADDRESS but has no credentials yet: the first exchange has not finished"},
 		"no credentials":             {answers(200, `{"profile": "default", "lastError": {"code": "AccessDenied"}}`, ours, "credentials"), "CredentialsUninitialized: a sidecar listens on ADDRESS but has no credentials yet: its last error is AccessDenied"},
