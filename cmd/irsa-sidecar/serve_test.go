@@ -91,7 +91,7 @@ func TestEveryProfileIsServed(t *testing.T) {
 		t.Fatal(invalid)
 	}
 	dir := t.TempDir()
-	s.state = statePlace{path: filepath.Join(dir, "state"), onDisk: true}
+	s.state = place{path: filepath.Join(dir, "state"), onDisk: true}
 	for name, arn := range map[string]string{"same": role, "gone": gone} {
 		another := *s.profiles[0]
 		another.name, another.exchange.RoleARN = name, arn

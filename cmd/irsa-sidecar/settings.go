@@ -22,7 +22,7 @@ type settings struct {
 	files       files
 
 	profiles  []*profile // each after its source
-	state     statePlace
+	state     place
 	listeners []listener
 	imds      imdsSettings
 	network   network
@@ -310,13 +310,16 @@ func entryToShow(list, entry string) string {
 	return entry
 }
 
-func (p *parser) state() statePlace {
-	s := statePlace{path: p.StateFile, onDisk: p.flag("IRSA_SIDECAR_STATE_FILE_ON_DISK", p.StateOnDisk)}
-	if s.path != "" && !filepath.IsAbs(s.path) {
-		p.reject(stateVariable, "%q is not an absolute path, such as /run/irsa-sidecar/state", s.path)
-		s.path = ""
+func (p *parser) state() place {
+	const diskVariable = "IRSA_SIDECAR_STATE_FILE_ON_DISK"
+	onDisk := p.flag(diskVariable, p.StateOnDisk)
+	if p.StateFile != "" && !filepath.IsAbs(p.StateFile) {
+		p.reject(stateVariable, "%q is not an absolute path, such as /run/irsa-sidecar/state", p.StateFile)
 	}
-	return s
+	if !filepath.IsAbs(p.StateFile) {
+		return place{}
+	}
+	return place{p.StateFile, onDisk, where{variable: stateVariable}, diskVariable}
 }
 
 func (p *parser) network() network {

@@ -244,7 +244,7 @@ func TestParse(t *testing.T) {
 		"the defaults": {nil, func(s *settings) bool {
 			p := s.profiles[0]
 			return len(s.profiles) == 1 && p.name == "default" && p.exchange.RoleARN == "arn:aws:iam::111122223333:role/app" && p.exchange.TokenFile == "/token" &&
-				p.exchange.Duration == 0 && p.exchange.Endpoint == "" && !p.exchange.FIPS && s.state == statePlace{} && p.access.token+p.access.file == "" && p.access.uids == nil && p.required &&
+				p.exchange.Duration == 0 && p.exchange.Endpoint == "" && !p.exchange.FIPS && s.state == place{} && p.access.token+p.access.file == "" && p.access.uids == nil && p.required &&
 				s.delay == 0 && s.grace == 5*time.Second && !s.accountID && !s.shutdown && s.logging == logging{} && s.warnings == nil
 		}},
 		"the listeners": {nil, func(s *settings) bool {

@@ -27,9 +27,9 @@ type sourceSet struct {
 	byName map[string]*source
 }
 
-func newSourceSet(place statePlace, logger *slog.Logger, metrics *cache.Metrics) *sourceSet {
+func newSourceSet(state place, logger *slog.Logger, metrics *cache.Metrics) *sourceSet {
 	return &sourceSet{
-		logger: logger, metrics: metrics, state: newStateFile(place, logger),
+		logger: logger, metrics: metrics, state: newStateFile(state, logger),
 		slots: make(chan struct{}, maxExchanges), byName: make(map[string]*source),
 	}
 }

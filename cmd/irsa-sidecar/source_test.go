@@ -45,7 +45,7 @@ func TestAChainNeedsOneSlot(t *testing.T) {
 	if len(invalid) > 0 {
 		t.Fatal(invalid)
 	}
-	all := newSourceSet(statePlace{}, slog.New(slog.DiscardHandler), nil)
+	all := newSourceSet(place{}, slog.New(slog.DiscardHandler), nil)
 	all.slots = make(chan struct{}, 1)
 	all.set(all.restored(s.exchangers(all.logger)))
 	b := all.get("b")
@@ -61,7 +61,7 @@ func TestAChainNeedsOneSlot(t *testing.T) {
 
 func TestAnExchangeWaitsForASlotAsLongAsItMay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		all := newSourceSet(statePlace{}, nil, nil)
+		all := newSourceSet(place{}, nil, nil)
 		for range maxExchanges {
 			go all.exchange(t.Context(), func(context.Context) (cache.Credentials, error) {
 				time.Sleep(7 * time.Second) // of the bubble's clock

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,16 +22,14 @@ import (
 // stateFile keeps the last good credentials of all profiles, so that a sidecar that restarts during an STS outage still has
 // them. It contains secrets, so it belongs on a volume in memory.
 type stateFile struct {
-	statePlace
+	place
 	logger *slog.Logger
 	clock  func() (boot string, elapsed time.Duration, err error) // bootClock, except in tests
 	write  func(text []byte) error                                // writeFile, except in tests
 
-	mu      sync.Mutex        // also of all entries
-	lines   map[string][]byte // what the file holds, or is about to hold, by profile
-	writing bool              // a goroutine writes; never more than one
-	next    *stateWrite       // what it has not started with; nil if there is nothing
-	slow    bool              // a write has taken longer than stateWait, and none has ended since
+	mu     sync.Mutex        // also of all entries
+	lines  map[string][]byte // what the file holds, or is about to hold, by profile
+	writer fileWriter
 }
 
 // stateEntry is one profile's part of the file. A nil stateEntry keeps nothing.
@@ -43,72 +40,23 @@ type stateEntry struct {
 	forgotten bool
 }
 
-// stateWrite is one text to be written to the file.
-type stateWrite struct {
-	text []byte
-	done chan struct{}
-}
-
 const (
 	// maxState limits a file, in bytes. An entry has two to eight kilobytes, depending on the session's policies and tags.
 	maxState = 4 << 20
-
-	// stateWait is how long an answer waits for the file. In memory a write takes less than a millisecond.
-	stateWait = 500 * time.Millisecond
 
 	// startWait is how long the start waits for what is in it. That is longer: a container that may use a hundredth
 	// of a core needs a good part of a second for anything, and without the file it may have nothing to serve.
 	startWait = 5 * time.Second
 )
 
-// errOnDisk is the error for a directory that is not in memory.
-var errOnDisk = errors.New("its directory is on a disk: mount an emptyDir with medium: Memory there, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true")
-
 const stateVariable = "IRSA_SIDECAR_STATE_FILE"
 
-// statePlace is where the state file is.
-type statePlace struct {
-	path   string // empty for none
-	onDisk bool   // its directory need not be in memory
-}
-
-// checkState checks the place of the state file.
-func (s *settings) checkState() problems { return s.state.check() }
-
-// check wants a place that no disk, and no backup of one, ever sees. It is not part of parse because it asks a file
-// system, which may not answer: that is only for the commands that use the file.
-func (p statePlace) check() problems {
-	if p.path == "" {
-		return nil
-	}
-	path := filepath.Dir(p.path)
-	reject := func(format string, args ...any) problems {
-		return problems{{stateVariable, fmt.Sprintf(format, args...)}}
-	}
-	var err error
-	inTime := within(startWait, func() {
-		var dir *os.File
-		if dir, err = openStateDir(path, p.onDisk); err == nil {
-			dir.Close()
-		}
-	})
-	switch {
-	case !inTime:
-		return reject("%s: its directory did not respond within %s", p.path, startWait)
-	case errors.Is(err, errOnDisk):
-		return reject("%s would put credentials on a disk; mount an emptyDir with medium: Memory at %s, or set IRSA_SIDECAR_STATE_FILE_ON_DISK=true", p.path, path)
-	case err != nil:
-		return reject("%s: its directory cannot be used: %v", p.path, cache.Innermost(err))
-	}
-	return nil
-}
-
 // newStateFile returns the state file at a place, or nil where there is none.
-func newStateFile(place statePlace, logger *slog.Logger) *stateFile {
-	if place.path == "" {
+func newStateFile(at place, logger *slog.Logger) *stateFile {
+	if at.path == "" {
 		return nil
 	}
-	f := &stateFile{statePlace: place, logger: logger, clock: bootClock, lines: make(map[string][]byte)}
+	f := &stateFile{place: at, logger: logger, clock: bootClock, lines: make(map[string][]byte)}
 	f.write = f.writeFile
 	return f
 }
@@ -141,9 +89,7 @@ func (s *stateEntry) bound() stateBinding {
 	return b
 }
 
-// keep writes credentials to the file, and returns when they are written, or after stateWait: a slow or stuck disk must
-// not keep credentials from callers. Then the write goes on in the background, in one goroutine at most, which continues
-// with the newest credentials that have come meanwhile; a shutdown does not wait for it. A failure is only logged: the
+// keep writes credentials to the file, and returns when they are written, or after writeWait. A failure is only logged: the
 // credentials work without the file.
 func (s *stateEntry) keep(k cache.Kept) {
 	line, err := s.line(k)
@@ -180,53 +126,22 @@ func (f *stateFile) change(do func() bool) {
 		f.mu.Unlock()
 		return
 	}
-	w, slow := f.save(), f.slow
+	text := formatState(f.lines)
+	one := f.writer.begin(func() { f.save(text) })
 	f.mu.Unlock()
-	if !slow {
-		timer := time.NewTimer(stateWait)
-		defer timer.Stop()
-		select {
-		case <-w.done:
-			return
-		case <-timer.C:
-		}
-		f.mu.Lock()
-		f.slow = f.writing
-		f.mu.Unlock()
+	if !f.writer.wait(one) {
+		f.logger.Warn("writing the state file is slow; until it is written, a restart during an STS outage would not have the new credentials", "file", f.path)
 	}
-	f.logger.Warn("writing the state file is slow; until it is written, a restart during an STS outage would not have the new credentials", "file", f.path)
 }
 
-// save has the lines written by a goroutine, which continues with the newest when it is done with those before.
-func (f *stateFile) save() *stateWrite {
-	if f.next == nil {
-		f.next = &stateWrite{done: make(chan struct{})}
-	}
-	w := f.next
-	w.text = formatState(f.lines)
-	if !f.writing {
-		f.writing, f.next = true, nil
-		go f.writeAll(w)
-	}
-	return w
-}
-
-// writeAll writes w, and then what has come meanwhile, until nothing is left.
-func (f *stateFile) writeAll(w *stateWrite) {
-	for w != nil {
-		began := time.Now()
-		err := f.write(w.text)
-		if took := time.Since(began); err != nil {
-			f.failed(err)
-		} else if took >= stateWait {
-			f.logger.Info("the state file has been written", "file", f.path, "took", took.Round(time.Millisecond).String())
-		}
-		f.mu.Lock()
-		next := f.next
-		f.next, f.writing, f.slow = nil, next != nil, false
-		f.mu.Unlock()
-		close(w.done)
-		w = next
+// save writes the file, and logs what is worth it.
+func (f *stateFile) save(text []byte) {
+	began := time.Now()
+	err := f.write(text)
+	if took := time.Since(began); err != nil {
+		f.failed(err)
+	} else if took >= writeWait {
+		f.logger.Info("the state file has been written", "file", f.path, "took", took.Round(time.Millisecond).String())
 	}
 }
 
@@ -243,39 +158,14 @@ func (s *stateEntry) line(k cache.Kept) ([]byte, error) {
 	return formatEntry(stateDocument{s.bound(), boot, now, k.Remaining, k.Skew, storedCredentialsOf(k.Credentials)})
 }
 
-// writeFile replaces the file, in the directory that it has checked: another directory that takes its place meanwhile
-// gets nothing.
+// writeFile replaces the file, in the directory that it has checked.
 func (f *stateFile) writeFile(text []byte) error {
-	dir, err := openStateDir(filepath.Dir(f.path), f.onDisk)
+	dir, err := f.openDir()
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-
-	// The part always has the same name, so that the next write overwrites what a kill leaves.
-	name := filepath.Base(f.path)
-	if err := regular.Replace(filepath.Join(pathOf(dir), name), "."+name+".new", bytes.NewReader(text), 0o600); err != nil {
-		return cache.Innermost(err)
-	}
-	return nil
-}
-
-// openStateDir opens the directory of a state file, wherever links lead, and fails with errOnDisk where that is
-// not in memory, unless it may be on a disk.
-func openStateDir(path string, onDisk bool) (*os.File, error) {
-	dir, err := os.Open(path + "/.") // with that, a pipe is an error and not something to wait for
-	if err != nil || onDisk {
-		return dir, err
-	}
-	memory, err := inMemory(dir)
-	if err == nil && !memory {
-		err = errOnDisk
-	}
-	if err != nil {
-		dir.Close()
-		return nil, err
-	}
-	return dir, nil
+	return replaceIn(dir, filepath.Base(f.path), text, 0o600)
 }
 
 // restored is what came of one profile's part of the file.

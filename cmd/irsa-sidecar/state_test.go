@@ -52,7 +52,7 @@ func testCredentials() *cache.Credentials {
 func newTestState(t testing.TB, log *bytes.Buffer) *stateEntry {
 	t.Helper()
 	dir := t.TempDir()
-	f := newStateFile(statePlace{path: filepath.Join(dir, "state"), onDisk: true}, slog.New(slog.NewTextHandler(log, nil)))
+	f := newStateFile(place{path: filepath.Join(dir, "state"), onDisk: true}, slog.New(slog.NewTextHandler(log, nil)))
 	f.clock = func() (string, time.Duration, error) { return "boot-1", time.Hour, nil }
 	return f.entry(testBinding, filepath.Join(dir, "no-token"))
 }
@@ -66,7 +66,7 @@ func (s *stateEntry) of(profile string) *stateEntry {
 
 // another is the same file as it is for the next run of the program.
 func (s *stateEntry) another() *stateEntry {
-	next := newStateFile(s.statePlace, s.logger)
+	next := newStateFile(s.place, s.logger)
 	next.clock = s.clock
 	return next.entry(s.binding, s.tokenFile)
 }
@@ -328,7 +328,7 @@ func TestManyProfilesAreWrittenTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		s := newTestState(t, &log)
-		d := &stuckDisk{takes: stateWait / 10}
+		d := &stuckDisk{takes: writeWait / 10}
 		s.write = d.write
 		var profiles sync.WaitGroup
 		for i := range 50 {
@@ -447,7 +447,7 @@ func onDiskDir(t *testing.T) string {
 	if checkout, err = filepath.Abs(checkout); err != nil {
 		t.Fatal(err)
 	}
-	// Not by openStateDir: without its rule, every test of the rule would be skipped.
+	// Not by openDir: without its rule, every test of the rule would be skipped.
 	const tmpfs, ramfs = 0x01021994, 0x858458f6 // statfs(2)
 	for _, path := range []string{t.TempDir(), checkout} {
 		var in syscall.Statfs_t
@@ -634,15 +634,15 @@ func TestAStuckDiskKeepsNobodyWaiting(t *testing.T) {
 		s.write = d.write
 		began := time.Now()
 		s.keep(testKept(1 * time.Minute))
-		if took := time.Since(began); took != stateWait {
-			t.Errorf("waited for %v, want %v", took, stateWait)
+		if took := time.Since(began); took != writeWait {
+			t.Errorf("waited for %v, want %v", took, writeWait)
 		}
 		before := runtime.NumGoroutine()
 		for i := range 1000 {
 			s.keep(testKept(time.Duration(i+2) * time.Minute))
 		}
-		if took := time.Since(began); took != stateWait {
-			t.Errorf("a disk that is known to be stuck was waited for, %v", took-stateWait)
+		if took := time.Since(began); took != writeWait {
+			t.Errorf("a disk that is known to be stuck was waited for, %v", took-writeWait)
 		}
 		if after := runtime.NumGoroutine(); after > before {
 			t.Errorf("%d goroutines more", after-before)
@@ -660,7 +660,7 @@ func TestAStuckDiskKeepsNobodyWaiting(t *testing.T) {
 			t.Errorf("and the log does not say that it has been: %s", log.String()[log.Len()-300:])
 		}
 		// It works again, and is waited for again.
-		d.released, d.takes = nil, stateWait-1
+		d.released, d.takes = nil, writeWait-1
 		began = time.Now()
 		s.keep(testKept(time.Hour))
 		if took := time.Since(began); took != d.takes || len(d.texts) != 3 {
@@ -720,7 +720,7 @@ func TestAStuckDiskKeepsNoCredentialsFromCallersAndNobodyFromShutdown(t *testing
 		}, cache.Options{Keep: s.keep})
 		began := time.Now()
 		got, err := c.Get(t.Context())
-		if took := time.Since(began); err != nil || got == nil || took > stateWait {
+		if took := time.Since(began); err != nil || got == nil || took > writeWait {
 			t.Fatalf("after %v: %v, %v", took, got, err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -737,7 +737,7 @@ func TestAStuckDiskKeepsNoCredentialsFromCallersAndNobodyFromShutdown(t *testing
 		began = time.Now()
 		cancel()
 		<-ended
-		if took := time.Since(began); took > stateWait {
+		if took := time.Since(began); took > writeWait {
 			t.Errorf("the shutdown took %v", took)
 		}
 		close(d.released)
