@@ -203,6 +203,13 @@ func (k *Kept) Left(wall time.Time) time.Duration {
 	return k.lease(wall).remainingAt(0, wall.Round(0))
 }
 
+// Countdown returns a function that tells how long the credentials still work whenever it is called, zero or less when they
+// have expired, as a Cache itself tells it: by the monotonic clock and the wall clock. k must be as fresh as the call of Keep.
+func (k *Kept) Countdown() func() time.Duration {
+	l := k.lease(time.Now())
+	return func() time.Duration { return l.remaining(time.Now()) }
+}
+
 // lease returns the credentials as a lease that begins now. The same rule applies to it, with Expiration and the wall
 // clock: others may have changed the record, and must not be able to make expired credentials look valid.
 func (k *Kept) lease(now time.Time) *lease {

@@ -97,7 +97,7 @@ func runServe(ctx context.Context, c *call) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // which would end the process
 	s, invalid := c.settings()
-	invalid = slices.Concat(invalid, s.load(), s.state.check(nil), s.open(nil))
+	invalid = slices.Concat(invalid, s.load(), s.checkPlaces(), s.open(nil))
 	if len(invalid) > 0 {
 		return usageError{invalid}
 	}

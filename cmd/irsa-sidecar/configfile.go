@@ -81,7 +81,7 @@ const (
 
 var sectionKeys = []string{
 	roleKey, tokenKey, sessionKey, durationKey, regionKey, sourceKey, externalIDKey,
-	tagsKey, transitiveKey, identityKey, policyFileKey, policyARNsKey, authorizationKey, uidsKey,
+	tagsKey, transitiveKey, identityKey, policyFileKey, policyARNsKey, authorizationKey, uidsKey, outputKey,
 }
 
 // refusedKey says why a key that changes who is meant is refused, and what to do. It is empty for other keys.

@@ -249,7 +249,7 @@ func TestMistakesInAFile(t *testing.T) {
 		{"", b + "[Default]\nrole_arn = " + otherRole, `, line 3: [Default] is not a profile, and has role_arn; write [default]`},
 		{"", b + "source_profil = default", `, line 3, [profile b]: source_profil is not a key of a profile; did you mean source_profile?`},
 		{"", b + "irsa_sidecar_tag = a=b", `, line 3, [profile b]: irsa_sidecar_tag is not a known key; did you mean irsa_sidecar_tags?`},
-		{"", b + "irsa_sidecar_x = a=b", `, line 3, [profile b]: irsa_sidecar_x is not a known key; known are irsa_sidecar_tags, irsa_sidecar_transitive_tags, irsa_sidecar_source_identity, irsa_sidecar_policy_file, irsa_sidecar_policy_arns, irsa_sidecar_authorization_token_file, irsa_sidecar_allowed_uids`},
+		{"", b + "irsa_sidecar_x = a=b", `, line 3, [profile b]: irsa_sidecar_x is not a known key; known are irsa_sidecar_tags, irsa_sidecar_transitive_tags, irsa_sidecar_source_identity, irsa_sidecar_policy_file, irsa_sidecar_policy_arns, irsa_sidecar_authorization_token_file, irsa_sidecar_allowed_uids, irsa_sidecar_credentials_file`},
 		{"", b + "aws_secret_access_key = " + password, `, line 3, [profile b]: aws_secret_access_key is a static key, which the sidecar does not use; remove it (and rotate the key if others can read the file)`},
 		{"", b + "credential_process = " + password, `, line 3, [profile b]: credential_process runs a program, which the sidecar does not do; remove it, and name the role in role_arn`},
 		{"", b + "sso_start_url = " + password, `, line 3, [profile b]: sso_start_url needs a person who logs in; remove it, and name the role in role_arn`},

@@ -72,7 +72,7 @@ func runDoctor(ctx context.Context, call *call) error {
 // doctorOptions are what the variables and the files that they name say. Mistakes in them are a part of it.
 func (c *call) doctorOptions(app *doctor.App) (doctor.Options, error) {
 	s, mistakes := c.settings()
-	mistakes = slices.Concat(mistakes, s.load(), s.state.check(nil))
+	mistakes = slices.Concat(mistakes, s.load(), s.checkPlaces())
 	env := readEnvironment()
 	name, named := c.profile()
 	if app != nil {

@@ -53,6 +53,10 @@ type environment struct {
 	PolicyARNs        string `envconfig:"IRSA_SIDECAR_POLICY_ARNS" desc:"managed policies to use as session policies, at most 10, separated by commas"`
 	StateFile         string `envconfig:"IRSA_SIDECAR_STATE_FILE" desc:"where to keep the last good credentials, on a memory-backed volume, so that a restart survives an STS outage"`
 	StateOnDisk       string `envconfig:"IRSA_SIDECAR_STATE_FILE_ON_DISK" default:"false" desc:"true: the state file may be on a disk"`
+	CredentialsFile   string `envconfig:"IRSA_SIDECAR_CREDENTIALS_FILE" desc:"file to write the credentials to, on a memory-backed volume, for programs that know only a shared credentials file; written again at each refresh"`
+	FileMode          string `envconfig:"IRSA_SIDECAR_CREDENTIALS_FILE_MODE" default:"0600" desc:"0600: only programs of the sidecar's user may read credentials files; 0640: those of its group too"`
+	FileRemove        string `envconfig:"IRSA_SIDECAR_CREDENTIALS_FILE_REMOVE" default:"false" desc:"true: remove credentials files when the sidecar shuts down"`
+	FileOnDisk        string `envconfig:"IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK" default:"false" desc:"true: credentials files may be on a disk"`
 	HostIP            string `envconfig:"IRSA_SIDECAR_HOST_IP" desc:"status.hostIP from the downward API; if equal to IRSA_SIDECAR_POD_IP, the Pod uses hostNetwork; if unset, guessed from interface names"`
 	PodIP             string `envconfig:"IRSA_SIDECAR_POD_IP" desc:"status.podIP from the downward API"`
 	AccountID         string `envconfig:"IRSA_SIDECAR_ACCOUNT_ID" default:"false" desc:"true: include AccountId (breaks old .NET SDKs)"`

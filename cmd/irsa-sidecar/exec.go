@@ -72,7 +72,7 @@ func runExec(ctx context.Context, c *call) error {
 	e := readEnvironment()
 	e.forProgram()
 	s, invalid := c.settingsOf(e)
-	invalid = slices.Concat(invalid, s.load(), s.checkState(), s.open(nil))
+	invalid = slices.Concat(invalid, s.load(), s.checkPlaces(), s.open(nil))
 	if len(invalid) > 0 {
 		return usageError{invalid}
 	}

@@ -29,6 +29,9 @@ type profile struct {
 	ownToken bool    // access asks for a token of its own, not for the environment's
 	required bool    // readiness counts it
 
+	file   string // that its credentials are written to; empty for none of its own
+	fileAt where
+
 	policyFile, caBundle string // whose content load adds to exchange
 	policyAt             where
 }

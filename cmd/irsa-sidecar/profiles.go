@@ -192,6 +192,7 @@ func (p *parser) target(base, own *link) *link {
 	l.exchange.TokenFile = own.exchange.TokenFile
 	l.exchange.Assume = &webidentity.Assume{ExternalID: p.ExternalID}
 	l.access, l.ownToken = own.access, own.ownToken
+	l.file, l.fileAt = own.file, own.fileAt
 	p.checkRole(l)
 	if p.ExternalID != "" {
 		if err := webidentity.CheckExternalID(p.ExternalID); err != nil {
@@ -247,6 +248,7 @@ func (p *parser) fill(l *link, s *profileSection) {
 	}
 	l.tagsAt, l.identityAt = p.at(s, tagsKey), p.at(s, identityKey)
 	l.access, l.ownToken = p.sectionAccess(s), s.value(authorizationKey) != ""
+	l.file, l.fileAt = s.value(outputKey), p.at(s, outputKey)
 }
 
 // sectionDuration is a number of seconds, as SDKs have it.

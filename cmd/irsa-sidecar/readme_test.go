@@ -184,6 +184,7 @@ func metricsTable(t *testing.T) string {
 	cache.NewMetrics(registry)
 	server.NewMetrics(registry)
 	newReloadMetrics(registry)
+	newOutputFiles(nil, registry)
 	all := make(chan *prometheus.Desc)
 	go func() {
 		registry.Describe(all)

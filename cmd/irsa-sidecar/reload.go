@@ -153,7 +153,7 @@ func (c *sidecar) take(f files, all bool) bool {
 		invalid = next.load()
 	}
 	if len(invalid) == 0 {
-		invalid = next.open(c.current)
+		invalid = slices.Concat(next.checkFiles(c.current), next.open(c.current))
 	}
 	if len(invalid) > 0 {
 		c.refuse(invalid, all)

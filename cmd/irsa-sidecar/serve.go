@@ -67,6 +67,8 @@ type sidecar struct {
 	fault         string // in the configuration files, if those that the sidecar uses are older; only reload uses it
 	configuration *reloadMetrics
 
+	writing bool // something looks after files; only start and reload use it
+
 	serving, refreshing *stage
 }
 
@@ -112,6 +114,7 @@ func start(s *settings, logger *slog.Logger, stderr *output) (*sidecar, error) {
 		configuration: newReloadMetrics(registry),
 		serving:       newStage(), refreshing: newStage(),
 	}
+	c.sources.files = newOutputFiles(logger, registry)
 	all := c.sources.restored(s.exchangers(logger))
 	c.use(s, all, slices.Collect(maps.Values(all)))
 	c.url = "http://" + bound[credentialsListener][0].Addr().String() + "/v1/credentials"
@@ -157,6 +160,7 @@ func (c *sidecar) use(s *settings, all map[string]*source, added []*source) bool
 	}
 	c.current = s
 	c.sources.set(all)
+	c.writeFiles(s.written)
 	for _, one := range added {
 		ctx, stop := context.WithCancel(c.refreshing.ctx)
 		one.stop = stop
@@ -171,6 +175,15 @@ func (c *sidecar) use(s *settings, all map[string]*source, added []*source) bool
 	}
 	c.served.Set(served)
 	return true
+}
+
+// writeFiles writes these files from now on. The first of them begins what looks after all.
+func (c *sidecar) writeFiles(outputs []fileOutput) {
+	c.sources.files.set(outputs)
+	if len(outputs) > 0 && !c.writing {
+		c.writing = true
+		c.refreshing.Go(func() { c.sources.files.run(c.refreshing.ctx) })
+	}
 }
 
 // addressesOf lists the addresses of listeners; nil if there are none.
@@ -266,6 +279,7 @@ func (c *sidecar) stop() {
 	if !within(endWait, c.refreshing.Wait) {
 		c.logger.Error("the refresh is stuck; stopping without it")
 	}
+	c.sources.files.stop()
 }
 
 // newRegistry returns the registry with what is about the process.

@@ -23,6 +23,7 @@ type settings struct {
 
 	profiles  []*profile // each after its source
 	state     place
+	written   []fileOutput
 	listeners []listener
 	imds      imdsSettings
 	network   network
@@ -50,6 +51,7 @@ func parse(e *environment, f files) (*settings, problems) {
 	s.imds = p.imds(s.profiles)
 	p.tokenless(&s)
 	s.state = p.state()
+	s.written = p.fileOutputs(s.profiles)
 	s.network = p.network()
 	s.accountID = p.flag("IRSA_SIDECAR_ACCOUNT_ID", p.AccountID)
 	s.shutdown = p.flag("IRSA_SIDECAR_QUITQUITQUIT", p.QuitQuitQuit)

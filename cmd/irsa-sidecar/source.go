@@ -21,6 +21,7 @@ type sourceSet struct {
 	logger  *slog.Logger
 	metrics *cache.Metrics
 	state   *stateFile
+	files   *outputFiles
 	slots   chan struct{}
 
 	mu     sync.RWMutex
@@ -85,6 +86,7 @@ type source struct {
 	all   *sourceSet
 	cache *cache.Cache
 	state *stateEntry // nil keeps nothing
+	file  *heldEntry
 
 	current atomic.Pointer[exchanger]
 	asked   string                 // the sum of the binding of the last exchange; only that uses it
@@ -148,11 +150,16 @@ func (all *sourceSet) newSource(e *exchanger, entry *stateEntry, kept *cache.Kep
 		Profile: e.name, Timeout: e.timeout(), Logger: all.logger, Metrics: all.metrics,
 		Restore: func() *cache.Kept { return kept }, Renewed: s.renewed,
 	}
-	if entry != nil {
-		options.Keep = entry.keep
+	options.Keep = func(k cache.Kept) {
+		s.file.keep(k)
+		s.state.keep(k)
 	}
 	s.cache = cache.New(s.fetch, options)
-	if s.cache.Status().Credentials != nil { // restored, because they were bound to just this
+	if s.cache.Status().Credentials == nil {
+		kept = nil
+	}
+	s.file = all.files.entry(e.name, kept)
+	if kept != nil { // restored, because they were bound to just this
 		s.held.Store(new(e.bound(e.chain).sum()))
 	}
 	return s
@@ -232,6 +239,7 @@ func (all *sourceSet) drop(removed []*source) {
 	}
 	for _, s := range removed {
 		s.state.forget()
+		s.file.forget()
 	}
 	within(endWait, func() {
 		for _, s := range removed {

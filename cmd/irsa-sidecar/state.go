@@ -92,6 +92,9 @@ func (s *stateEntry) bound() stateBinding {
 // keep writes credentials to the file, and returns when they are written, or after writeWait. A failure is only logged: the
 // credentials work without the file.
 func (s *stateEntry) keep(k cache.Kept) {
+	if s == nil {
+		return
+	}
 	line, err := s.line(k)
 	if err != nil {
 		s.failed(err)

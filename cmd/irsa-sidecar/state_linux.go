@@ -35,6 +35,12 @@ func inMemory(f *os.File) (bool, error) {
 	return kind == tmpfs || kind == ramfs, nil
 }
 
+// writable returns why files cannot be made in an open directory, or nil.
+func writable(dir *os.File) error {
+	const write, search = 2, 1 // access(2)
+	return syscall.Access(pathOf(dir), write|search)
+}
+
 // noFollow makes opening a symbolic link an error.
 const noFollow = syscall.O_NOFOLLOW
 

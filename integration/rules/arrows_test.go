@@ -278,6 +278,7 @@ var revealing = map[string]string{
 	"cache/credentials.go":            "it defines Reveal",
 	"cmd/irsa-sidecar/formats.go":     "the command credentials prints them",
 	"cmd/irsa-sidecar/stateformat.go": "a state file keeps them",
+	"cmd/irsa-sidecar/outputtext.go":  "credentials files have them",
 	"server/render.go":                "the credentials listener serves them",
 	"cache/webidentity/assume.go":     "AssumeRole is signed with them",
 }

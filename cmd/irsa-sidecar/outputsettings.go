@@ -1,0 +1,104 @@
+package main
+
+import (
+	"io/fs"
+	"path/filepath"
+)
+
+const (
+	outputVariable = "IRSA_SIDECAR_CREDENTIALS_FILE"
+	outputKey      = "irsa_sidecar_credentials_file"
+)
+
+// fileOutputs returns the files to write: the shared one, with the profiles that every caller of the environment's gets, and
+// one for each profile that names its own.
+func (p *parser) fileOutputs(all []*profile) (outputs []fileOutput) {
+	const diskVariable = "IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK"
+	template := fileOutput{
+		mode:   p.outputMode(),
+		remove: p.flag("IRSA_SIDECAR_CREDENTIALS_FILE_REMOVE", p.FileRemove),
+		place:  place{onDisk: p.flag(diskVariable, p.FileOnDisk), diskVariable: diskVariable},
+	}
+	paths := p.namedPaths(all)
+	at := func(path string, named where, sections []fileSection) {
+		if path == "" || !p.outputPath(named, path, paths) {
+			return
+		}
+		o := template
+		o.path, o.at, o.sections = path, named, sections
+		outputs = append(outputs, o)
+	}
+	var shared []fileSection
+	for _, one := range all {
+		if !one.hidden && one.access == p.shared && one.file == "" {
+			shared = append(shared, fileSection{one.name, one.name})
+		}
+	}
+	at(p.CredentialsFile, where{variable: outputVariable}, shared)
+	for _, one := range all {
+		if one.hidden {
+			continue
+		}
+		// Its only reader may choose no profile, or this one by its name.
+		sections := []fileSection{{defaultProfile, one.name}}
+		if one.name != defaultProfile {
+			sections = append(sections, fileSection{one.name, one.name})
+		}
+		at(one.file, one.fileAt, sections)
+	}
+	if a := p.shared; p.CredentialsFile != "" && (a.token != "" || a.file != "" || a.uids != nil) {
+		p.warn(where{variable: outputVariable}, "is for all who may read it: %s, %s and %s do not apply to a file, only its mode does (0600: programs of the sidecar's user, 0640: of its group too)",
+			"IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "IRSA_SIDECAR_ALLOWED_UIDS")
+	}
+	return outputs
+}
+
+// outputMode is the mode of credentials files.
+func (p *parser) outputMode() fs.FileMode {
+	switch p.FileMode {
+	case "0600", "600":
+	case "0640", "640":
+		return 0o640
+	default:
+		p.reject("IRSA_SIDECAR_CREDENTIALS_FILE_MODE", "%q is not a mode that the sidecar gives the file; use 0600 (only its own user may read it) or 0640 (its group too)", p.FileMode)
+	}
+	return 0o600
+}
+
+// outputPath checks the path of a file to be written, and adds it to those that are named.
+func (p *parser) outputPath(at where, path string, named map[string]string) bool {
+	clean := filepath.Clean(path)
+	switch other := named[clean]; {
+	case !filepath.IsAbs(path):
+		p.rejectAt(at, "%q is not an absolute path, such as /run/irsa-sidecar/credentials", path)
+		return false
+	case other != "":
+		p.rejectAt(at, "%s is also the path in %s; give each file its own", path, other)
+		return false
+	}
+	named[clean] = at.variable
+	return true
+}
+
+// namedPaths are the paths of all other files of the configuration, with the variable that names each.
+func (p *parser) namedPaths(all []*profile) map[string]string {
+	named := make(map[string]string)
+	add := func(variable, path string) {
+		if path != "" {
+			named[filepath.Clean(path)] = variable
+		}
+	}
+	add(configVariable, p.ConfigFile)
+	for _, one := range all {
+		add(configVariable, one.exchange.TokenFile)
+		add(configVariable, one.policyFile)
+		add(configVariable, one.access.file)
+	}
+	add("AWS_WEB_IDENTITY_TOKEN_FILE", p.TokenFile)
+	add(roleFileVariable, p.RoleARNFile)
+	add("AWS_CA_BUNDLE", p.CABundle)
+	add("IRSA_SIDECAR_POLICY_FILE", p.PolicyFile)
+	add("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", p.AuthorizationFile)
+	add(stateVariable, p.StateFile)
+	return named
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// describeOutputs has a line for each file.
+func describeOutputs(s *settings) string {
+	var b strings.Builder
+	for _, o := range s.written {
+		fmt.Fprintf(&b, "%s %v", o.path, o.mode)
+		for _, section := range o.sections {
+			fmt.Fprintf(&b, " [%s]=%s", section.header, section.profile)
+		}
+		if o.remove {
+			b.WriteString(" removed")
+		}
+		if o.onDisk {
+			b.WriteString(" on disk")
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+func TestWhoseCredentialsAreInWhichFile(t *testing.T) {
+	const pod = "AWS_ROLE_ARN=" + podRole + "\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\n"
+	const role = "\nrole_arn = " + podRole + "\n"
+	const own = "irsa_sidecar_credentials_file = "
+	for name, row := range map[string]struct{ env, config, want, warns string }{
+		"none":              {pod, "[profile a]" + role, "", ""},
+		"the environment's": {pod + "IRSA_SIDECAR_CREDENTIALS_FILE=/run/c", "", "/run/c -rw------- [default]=default\n", ""},
+		"all options": {pod + "IRSA_SIDECAR_CREDENTIALS_FILE=/run/c\nIRSA_SIDECAR_CREDENTIALS_FILE_MODE=640\nIRSA_SIDECAR_CREDENTIALS_FILE_REMOVE=1\nIRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK=t",
+			"", "/run/c -rw-r----- [default]=default removed on disk\n", ""},
+		"several": {pod + "IRSA_SIDECAR_CREDENTIALS_FILE=/run/c",
+			"[profile a]" + role + "[profile token]" + role + "irsa_sidecar_authorization_token_file = /t\n[profile users]" + role + "irsa_sidecar_allowed_uids = 1\n",
+			"/run/c -rw------- [default]=default [a]=a\n", ""},
+		"with their own": {pod + "IRSA_SIDECAR_CREDENTIALS_FILE=/run/c", "[profile a]" + role + own + "/run/a\n[profile users]" + role + "irsa_sidecar_allowed_uids = 1\n" + own + "/run/users\n",
+			"/run/c -rw------- [default]=default\n/run/a -rw------- [default]=a [a]=a\n/run/users -rw------- [default]=users [users]=users\n", ""},
+		"only their own":   {pod, "[profile a]" + role + own + "/run/a\n", "/run/a -rw------- [default]=a [a]=a\n", ""},
+		"default's own":    {pod + "IRSA_SIDECAR_CREDENTIALS_FILE=/run/c", "[default]\n" + own + "/run/d\n[profile a]" + role, "/run/c -rw------- [a]=a\n/run/d -rw------- [default]=default\n", ""},
+		"without default":  {"AWS_WEB_IDENTITY_TOKEN_FILE=/token\nIRSA_SIDECAR_CREDENTIALS_FILE=/run/c", "[profile a]" + role, "/run/c -rw------- [a]=a\n", ""},
+		"a hidden source":  {pod + "IRSA_SIDECAR_TARGET_ROLE_ARN=" + otherRole + "\nIRSA_SIDECAR_CREDENTIALS_FILE=/run/c", "", "/run/c -rw------- [default]=default\n", ""},
+		"a target's own":   {pod + "IRSA_SIDECAR_TARGET_ROLE_ARN=" + otherRole, "[default]\n" + own + "/run/d\n", "/run/d -rw------- [default]=default\n", ""},
+		"a token for all":  {pod + "IRSA_SIDECAR_CREDENTIALS_FILE=/run/c\nIRSA_SIDECAR_AUTHORIZATION_TOKEN=0123456789abcdef", "", "/run/c -rw------- [default]=default\n", "do not apply to a file, only its mode does"},
+		"users for all":    {pod + "IRSA_SIDECAR_CREDENTIALS_FILE=/run/c\nIRSA_SIDECAR_ALLOWED_UIDS=1", "", "/run/c -rw------- [default]=default\n", "do not apply to a file, only its mode does"},
+		"and no file then": {pod + "IRSA_SIDECAR_ALLOWED_UIDS=1", "", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, invalid := parseFile(row.env, row.config+"\n# nothing else\n")
+			for _, one := range invalid {
+				if !strings.Contains(one.text, "partition") {
+					t.Error(one.line())
+				}
+			}
+			if got := describeOutputs(s); got != row.want {
+				t.Errorf("\n%swant\n%s", got, row.want)
+			}
+			if warnings := strings.Join(s.warnings, "\n"); row.warns != "" && !strings.Contains(warnings, row.warns) || row.warns == "" && strings.Contains(warnings, outputVariable) {
+				t.Errorf("warns %q, want %q", warnings, row.warns)
+			}
+		})
+	}
+}
+
+func TestEachFileHasAPathOfItsOwn(t *testing.T) {
+	const pod = "AWS_ROLE_ARN=" + podRole + "\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\nIRSA_SIDECAR_CREDENTIALS_FILE="
+	const own = "\nrole_arn = " + podRole + "\nirsa_sidecar_credentials_file = "
+	for _, row := range []struct{ env, config, want string }{
+		{pod + "credentials", "", `IRSA_SIDECAR_CREDENTIALS_FILE "credentials" is not an absolute path, such as /run/irsa-sidecar/credentials`},
+		{pod + "/token", "", "IRSA_SIDECAR_CREDENTIALS_FILE /token is also the path in AWS_WEB_IDENTITY_TOKEN_FILE; give each file its own"},
+		{pod + "/config", "", "is also the path in AWS_CONFIG_FILE"},
+		{pod + "/run/../run//state\nIRSA_SIDECAR_STATE_FILE=/run/state", "", "is also the path in IRSA_SIDECAR_STATE_FILE"},
+		{pod + "/role\nIRSA_SIDECAR_ROLE_ARN_FILE=/role", "", "is also the path in IRSA_SIDECAR_ROLE_ARN_FILE"},
+		{pod + "/ca\nAWS_CA_BUNDLE=/ca", "", "is also the path in AWS_CA_BUNDLE"},
+		{pod + "/policy\nIRSA_SIDECAR_POLICY_FILE=/policy", "", "is also the path in IRSA_SIDECAR_POLICY_FILE"},
+		{pod + "/auth\nIRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE=/auth", "", "is also the path in IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"},
+		{pod + "/run/c", "[profile a]" + own + "/run/c", "AWS_CONFIG_FILE /config, line 3, [profile a]: irsa_sidecar_credentials_file /run/c is also the path in IRSA_SIDECAR_CREDENTIALS_FILE"},
+		{pod, "[profile a]" + own + "/run/c\n[profile b]" + own + "/run/c", "[profile b]: irsa_sidecar_credentials_file /run/c is also the path in AWS_CONFIG_FILE"},
+		{pod + "/auth", "[profile a]\nrole_arn = " + podRole + "\nirsa_sidecar_authorization_token_file = /auth", "is also the path in AWS_CONFIG_FILE"},
+		{pod + "/run/c\nIRSA_SIDECAR_CREDENTIALS_FILE_MODE=0644", "", `IRSA_SIDECAR_CREDENTIALS_FILE_MODE "0644" is not a mode that the sidecar gives the file; use 0600 (only its own user may read it) or 0640 (its group too)`},
+	} {
+		if _, invalid := parseFile(row.env, row.config+"\n# nothing else\n"); !strings.Contains(invalid.Error(), row.want) {
+			t.Errorf("%s\n%s\n%v, want %s", row.env, row.config, invalid, row.want)
+		}
+	}
+}
