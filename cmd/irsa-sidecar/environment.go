@@ -57,6 +57,7 @@ type environment struct {
 	FileMode          string `envconfig:"IRSA_SIDECAR_CREDENTIALS_FILE_MODE" default:"0600" desc:"0600: only programs of the sidecar's user may read credentials files; 0640: those of its group too"`
 	FileRemove        string `envconfig:"IRSA_SIDECAR_CREDENTIALS_FILE_REMOVE" default:"false" desc:"true: remove credentials files when the sidecar shuts down"`
 	FileOnDisk        string `envconfig:"IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK" default:"false" desc:"true: credentials files may be on a disk"`
+	ProcessFile       string `envconfig:"IRSA_SIDECAR_PROCESS_FILE" desc:"file to write for AWS_CONFIG_FILE of an app: each profile's credential_process asks the sidecar, with the program that irsa-sidecar install puts into the same directory"`
 	HostIP            string `envconfig:"IRSA_SIDECAR_HOST_IP" desc:"status.hostIP from the downward API; if equal to IRSA_SIDECAR_POD_IP, the Pod uses hostNetwork; if unset, guessed from interface names"`
 	PodIP             string `envconfig:"IRSA_SIDECAR_POD_IP" desc:"status.podIP from the downward API"`
 	AccountID         string `envconfig:"IRSA_SIDECAR_ACCOUNT_ID" default:"false" desc:"true: include AccountId (breaks old .NET SDKs)"`

@@ -35,6 +35,7 @@ type fileOutput struct {
 	remove   bool          // on a clean stop
 	sections []fileSection // of a credentials file
 	text     string        // of a file without credentials
+	program  string        // that it names; empty for none
 }
 
 // A fileSection is a section of a credentials file, and the profile whose credentials it has.
@@ -195,6 +196,9 @@ func (all *outputFiles) update(f *outputFile) *fileWrite {
 	return f.writer.begin(func() {
 		found, err := o.write(text)
 		all.written(f, found, err)
+		if _, err := os.Stat(o.program); o.program != "" && err != nil {
+			all.logger.Warn("the program that the file names is not there; put it there with irsa-sidecar install", "file", o.path, "program", o.program, "error", cache.Innermost(err))
+		}
 	})
 }
 

@@ -1,13 +1,18 @@
 package main
 
 import (
+	"fmt"
 	"io/fs"
 	"path/filepath"
+	"regexp"
+	"strings"
 )
 
 const (
 	outputVariable = "IRSA_SIDECAR_CREDENTIALS_FILE"
 	outputKey      = "irsa_sidecar_credentials_file"
+
+	processVariable = "IRSA_SIDECAR_PROCESS_FILE"
 )
 
 // fileOutputs returns the files to write: the shared one, with the profiles that every caller of the environment's gets, and
@@ -46,11 +51,49 @@ func (p *parser) fileOutputs(all []*profile) (outputs []fileOutput) {
 		}
 		at(one.file, one.fileAt, sections)
 	}
+	if p.ProcessFile != "" && p.outputPath(where{variable: processVariable}, p.ProcessFile, paths) {
+		outputs = append(outputs, p.processOutput(all))
+	}
 	if a := p.shared; p.CredentialsFile != "" && (a.token != "" || a.file != "" || a.uids != nil) {
 		p.warn(where{variable: outputVariable}, "is for all who may read it: %s, %s and %s do not apply to a file, only its mode does (0600: programs of the sidecar's user, 0640: of its group too)",
 			"IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "IRSA_SIDECAR_ALLOWED_UIDS")
 	}
 	return outputs
+}
+
+// processOutput is a configuration file for SDKs, with a program that asks the sidecar. It holds no secret, so that it may be
+// on a disk, and everybody may read it: the sidecar decides who gets what.
+func (p *parser) processOutput(all []*profile) fileOutput {
+	dir := filepath.Dir(p.ProcessFile)
+	program := filepath.Join(dir, "irsa-sidecar")
+	if program == filepath.Clean(p.ProcessFile) {
+		p.reject(processVariable, "%s is where irsa-sidecar install puts the program; give the file another name", p.ProcessFile)
+	}
+	// SDKs split the line themselves or hand it to a shell, and all of them take double quotes.
+	// https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
+	if odd := regexp.MustCompile(`[^A-Za-z0-9 /._+=,@:-]`).FindString(dir); odd != "" {
+		p.reject(processVariable, "%s has %q in its directory, which not every SDK takes in credential_process; use letters, digits, spaces and /._+=,@:-", p.ProcessFile, odd)
+	}
+	command := program
+	if strings.Contains(dir, " ") {
+		command = `"` + program + `"`
+	}
+	var text strings.Builder
+	for _, one := range all {
+		if one.hidden {
+			continue
+		}
+		header := "profile " + one.name
+		if one.name == defaultProfile {
+			header = one.name
+		}
+		fmt.Fprintf(&text, "[%s]\ncredential_process = %s credentials --from sidecar --profile %s\n", header, command, one.name)
+		if one.exchange.Region != "" {
+			fmt.Fprintf(&text, "region = %s\n", one.exchange.Region)
+		}
+		text.WriteString("\n")
+	}
+	return fileOutput{place: place{path: p.ProcessFile, onDisk: true, at: where{variable: processVariable}}, mode: 0o644, text: text.String(), program: program}
 }
 
 // outputMode is the mode of credentials files.

@@ -65,6 +65,35 @@ func TestWhoseCredentialsAreInWhichFile(t *testing.T) {
 	}
 }
 
+func TestTheProcessFileAsksTheSidecar(t *testing.T) {
+	const env = "AWS_ROLE_ARN=" + podRole + "\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\nAWS_REGION=eu-west-1\nIRSA_SIDECAR_TARGET_ROLE_ARN=" + podRole + "2\nIRSA_SIDECAR_PROCESS_FILE="
+	const config = "[profile a]\nrole_arn = " + podRole + "\nregion = eu-west-2\nirsa_sidecar_allowed_uids = 1\n"
+	const of = " credentials --from sidecar --profile "
+	for directory, program := range map[string]string{"/aws": "/aws/irsa-sidecar", "/a b/c": `"/a b/c/irsa-sidecar"`, "/aws/": "/aws/irsa-sidecar"} {
+		s, invalid := parseFile(env+directory+"/config", config)
+		if len(invalid) > 0 || len(s.written) != 1 {
+			t.Fatalf("%v, %+v", invalid, s.written)
+		}
+		want := "[default]\ncredential_process = " + program + of + "default\nregion = eu-west-1\n\n[profile a]\ncredential_process = " + program + of + "a\nregion = eu-west-2\n\n"
+		if o := s.written[0]; o.text != want || o.mode != 0o644 || !o.onDisk || o.sections != nil || o.remove {
+			t.Errorf("%+v\nwant\n%s", o, want)
+		}
+	}
+	for path, want := range map[string]string{
+		"config":            `IRSA_SIDECAR_PROCESS_FILE "config" is not an absolute path`,
+		"/config":           "IRSA_SIDECAR_PROCESS_FILE /config is also the path in AWS_CONFIG_FILE; give each file its own",
+		"/aws/irsa-sidecar": "IRSA_SIDECAR_PROCESS_FILE /aws/irsa-sidecar is where irsa-sidecar install puts the program; give the file another name",
+		"/a;b/config":       `IRSA_SIDECAR_PROCESS_FILE /a;b/config has ";" in its directory, which not every SDK takes in credential_process; use letters, digits, spaces and /._+=,@:-`,
+		"/a$b/config":       `has "$" in its directory`,
+		"/ä/config":         `has "ä" in its directory`,
+		`/a"b/config`:       `in its directory`,
+	} {
+		if _, invalid := parseFile(env+path, config); !strings.Contains(invalid.Error(), want) {
+			t.Errorf("%s: %v, want %s", path, invalid, want)
+		}
+	}
+}
+
 func TestEachFileHasAPathOfItsOwn(t *testing.T) {
 	const pod = "AWS_ROLE_ARN=" + podRole + "\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\nIRSA_SIDECAR_CREDENTIALS_FILE="
 	const own = "\nrole_arn = " + podRole + "\nirsa_sidecar_credentials_file = "
