@@ -47,6 +47,7 @@ func TestFullAndReadOnlyDisks(t *testing.T) {
 				t.Run("no state file yet", func(t *testing.T) { noStateFileYet(t, c.cause, c.spoil) })
 				t.Run("a state file", func(t *testing.T) { aStateFileToReplace(t, c.cause, c.spoil) })
 				t.Run("install", func(t *testing.T) { anInstallation(t, c.cause, c.spoil) })
+				t.Run("a credentials file", func(t *testing.T) { aCredentialsFile(t, c.cause, c.spoil) })
 			}
 		})
 	}
@@ -193,6 +194,48 @@ func aStuckDisk(t *testing.T) {
 	second.Terminate(t)
 	second.WantStopped(t)
 	wantRestored(t, w, a.AccessKeyID, state)
+}
+
+// aCredentialsFile is served without while it cannot be written, and is right a few seconds after it can be again.
+func aCredentialsFile(t *testing.T, cause string, spoil spoiler) {
+	d := world.NewDisk(t, smallDisk)
+	file := d.Path("credentials")
+	variable := "IRSA_SIDECAR_CREDENTIALS_FILE=" + file
+	w := world.New(t, ststest.Options{Lifetime: time.Hour})
+	const unwritten = "cannot write a file for programs; they find the previous content"
+	w.STS.Break(ststest.Drop)
+	s := w.Serve(t, variable)
+	world.Eventually(t, world.Soon, "an empty file", func() bool { _, err := os.Stat(file); return err == nil })
+	empty := world.ReadFile(t, file)
+	rotateToLong(t, w)
+	spoil(t, d, 0)
+	w.STS.Repair()
+	a := s.AskUntilValid(t)
+	line := s.WaitForLog(t, unwritten)
+	if line["level"] != "WARN" || line["file"] != file {
+		t.Errorf("the line is at %v and names %v, want WARN and %s", line["level"], line["file"], file)
+	}
+	world.WantContains(t, "the line", fmt.Sprint(line["error"]), cause)
+	d.WantFiles(t, "credentials")
+	if got := world.ReadFile(t, file); !bytes.Equal(got, empty) {
+		t.Errorf("the file is now %d bytes", len(got))
+	}
+	_, metrics := s.OpsPage(t, "/metrics")
+	if strings.Contains(metrics, "\nirsa_sidecar_credentials_file_write_failures_total 0\n") {
+		t.Error("no failure is counted")
+	}
+	d.Free(t)
+	world.Eventually(t, world.Soon, "the credentials in the file", func() bool { return bytes.Contains(world.ReadFile(t, file), []byte(a.AccessKeyID)) })
+	s.WaitForLog(t, "the file for programs is written again")
+	s.Kill(t)
+	d.WantFiles(t, "credentials")
+
+	if cause == "read-only file system" { // which no time repairs: an error at the start
+		spoil(t, d, 0)
+		r := world.RunCommand(t, w.EnvWith(variable))
+		world.WantExitCode(t, r, 2)
+		world.WantContains(t, "the error", r.Stderr, variable[:strings.Index(variable, "=")]+" "+file+" cannot be written: "+cause)
+	}
 }
 
 func anAuthorizationToken(t *testing.T, cause string, spoil spoiler) {
