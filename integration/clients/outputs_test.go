@@ -163,7 +163,9 @@ func (o *outputs) newPod(t *testing.T, name string, issuer *ststest.Issuer, sett
 	w.Rotate(t, ststest.Claims{Lifetime: outputSession})
 	p.sidecar = w.Serve(t, append(settings,
 		"IRSA_SIDECAR_LISTEN=127.0.0.1:9911",
-		"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE="+filepath.Join(p.dir, "token"))...)
+		"IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE="+filepath.Join(p.dir, "token"),
+		"IRSA_SIDECAR_CREDENTIALS_FILE="+filepath.Join(p.dir, "credentials"),
+		"IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK=true")...)
 	rotate, stopped := time.NewTicker(outputSession/8), make(chan struct{})
 	var rotating sync.WaitGroup
 	rotating.Go(func() {
@@ -180,7 +182,10 @@ func (o *outputs) newPod(t *testing.T, name string, issuer *ststest.Issuer, sett
 		close(stopped)
 		rotating.Wait()
 	})
-	p.sidecar.WaitForLog(t, "credentials refreshed")
+	world.Eventually(t, world.Soon, "the first credentials in "+name, func() bool {
+		content, err := os.ReadFile(filepath.Join(p.dir, "credentials"))
+		return err == nil && strings.Contains(string(content), "aws_session_token")
+	})
 	return p
 }
 
@@ -308,6 +313,15 @@ func (p *program) settings(t *testing.T, home string) []string {
 		return []string{metadata, "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:9911/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + filepath.Join(p.pod.dir, "token")}
 	case clients.ECS:
 		return []string{metadata, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v1/credentials"}
+	case clients.File:
+		path := filepath.Join(p.pod.dir, "credentials")
+		if p.Options[clients.File] != clients.HomeFile {
+			return []string{metadata, "AWS_SHARED_CREDENTIALS_FILE=" + path}
+		}
+		if err := os.Symlink(p.pod.dir, filepath.Join(home, ".aws")); err != nil {
+			t.Fatal(err)
+		}
+		return []string{metadata}
 	case clients.Process:
 		dir := filepath.Join(home, ".aws")
 		if err := os.Mkdir(dir, 0o700); err != nil {

@@ -75,7 +75,7 @@ type Client struct {
 	// MetadataVariable names another address of the metadata service. Empty if it has the address built in.
 	MetadataVariable string `json:"metadataVariable"`
 
-	// Options are its own settings that it needs for an output.
+	// Options are its own settings that it needs for an output. HomeFile is one.
 	Options map[Output]string `json:"options"`
 
 	// Since and TokenFileSince are the first versions with Endpoint and TokenFile; empty if another row has them, or none.
@@ -99,12 +99,16 @@ const (
 // Output is a way in which the sidecar gives credentials.
 type Output string
 
+// HomeFile is the setting for [File] of a client that does not read AWS_SHARED_CREDENTIALS_FILE.
+const HomeFile = "~/.aws/credentials"
+
 // The outputs. IMDS1 is for programs that do not know IMDSv2.
 const (
 	Endpoint Output = "endpoint" // AWS_CONTAINER_CREDENTIALS_FULL_URI
 	ECS      Output = "ecs"      // AWS_CONTAINER_CREDENTIALS_RELATIVE_URI
 	IMDS1    Output = "imds1"
 	IMDS2    Output = "imds2"
+	File     Output = "file"    // a shared credentials file
 	Process  Output = "process" // a profile's credential_process
 )
 
@@ -229,7 +233,7 @@ func (c Client) Renews(o Output) bool { return c.Tool() || !slices.Contains(c.On
 func (o Output) named() string {
 	return map[Output]string{
 		Endpoint: "[container endpoint](#container-endpoint)", ECS: "[relative URI](#relative-uri)", IMDS1: "[IMDSv1](#instance-metadata)",
-		IMDS2: "[IMDSv2](#instance-metadata)", Process: "[`credential_process`](#a-process)",
+		IMDS2: "[IMDSv2](#instance-metadata)", File: "[file](#files)", Process: "[`credential_process`](#a-process)",
 	}[o]
 }
 
@@ -249,6 +253,11 @@ func (c Client) settings(o Output) string {
 		if c.MetadataVariable != "" {
 			text += ", or `" + c.MetadataVariable + "`"
 		}
+	case File:
+		if c.Options[o] == HomeFile {
+			break
+		}
+		text = "`AWS_SHARED_CREDENTIALS_FILE`"
 	case Process:
 		text = "`~/.aws/config`"
 	}
@@ -282,6 +291,9 @@ func (t Table) OutputsMarkdown() string {
 		var others []string
 		for _, o := range all[1:] {
 			text := o.named()
+			if c.Options[o] == HomeFile {
+				text += " at `" + HomeFile + "`"
+			}
 			if !c.Renews(o) {
 				text += ", which it reads once"
 			}
