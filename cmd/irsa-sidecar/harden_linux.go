@@ -11,13 +11,19 @@ var coreLimit *syscall.Rlimit
 //
 // The Go runtime needs a millisecond before it calls this, and what another process has opened by then stays open. In the
 // image, the user may not read the program; then the kernel makes the process not dumpable from the first instant.
-func harden() {
+//
+// A process that startsProgram keeps its hard limit, which could not be raised again for that program.
+func harden(startsProgram bool) {
 	const setDumpable = 4 // PR_SET_DUMPABLE
 	syscall.RawSyscall(syscall.SYS_PRCTL, setDumpable, 0, 0)
 	found := new(syscall.Rlimit)
 	if syscall.Getrlimit(syscall.RLIMIT_CORE, found) == nil {
 		coreLimit = found
-		syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{Max: found.Max}) // the hard limit could not be raised again
+		none := new(syscall.Rlimit)
+		if startsProgram {
+			none.Max = found.Max
+		}
+		syscall.Setrlimit(syscall.RLIMIT_CORE, none)
 	}
 }
 

@@ -3,6 +3,6 @@
 package main
 
 // harden does nothing on other systems.
-func harden() {}
+func harden(bool) {}
 
 func withFoundLimits(do func()) { do() }

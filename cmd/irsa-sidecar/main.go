@@ -21,7 +21,8 @@ var version = "dev"
 
 func main() {
 	signal.Ignore(syscall.SIGPIPE) // a pipe that nobody reads is an error of the write, and does not end the program
-	harden()
+	name, _ := split(os.Args[1:])
+	harden(name == execCommand().name)
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt) // for good: later signals must not change the exit code
 	stderr := &output{to: os.Stderr}
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, stderr)
