@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -588,7 +589,10 @@ func TestServingWarmIMDSCredentialsAllocatesNothing(t *testing.T) {
 	h := NewIMDS(o, testIMDS)
 	r := request("GET", testRolePath, header(metadataToken, metadataTokenOf(t, h)))
 	w := &sink{header: http.Header{}}
-	if n := testing.AllocsPerRun(1000, func() { h.ServeHTTP(w, r) }); n > 0.5 { // a collection empties the pool of MACs
+	// A collection empties the pool of MACs, and the race detector makes it lose some of what it is given.
+	n := testing.AllocsPerRun(1000, func() { h.ServeHTTP(w, r) })
+	build, _ := debug.ReadBuildInfo()
+	if n > 0.5 && !slices.Contains(build.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 		t.Errorf("%v allocations, want 0", n)
 	}
 	if w.bytes != 1001*len(wantIMDSDocument) {

@@ -52,7 +52,9 @@ func openTerminal(t *testing.T, env []string) *terminal {
 		t.Fatal(err)
 	}
 	s := &terminal{t: t, keys: keys}
+	read := make(chan struct{})
 	go func() {
+		defer close(read)
 		for buffer := make([]byte, 4096); ; {
 			n, err := keys.Read(buffer)
 			s.mu.Lock()
@@ -67,6 +69,7 @@ func openTerminal(t *testing.T, env []string) *terminal {
 		shell.Process.Kill()
 		shell.Wait()
 		keys.Close()
+		<-read
 		world.Leaks.Printed("the terminal of "+t.Name(), s.text)
 		if t.Failed() || testing.Verbose() {
 			t.Logf("on the screen:\n%s", s.text)
