@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,8 +58,19 @@ var floods = []struct {
 	{"1,500 without a token never read", []world.Crowd{{Many: 1500, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", "")}}},
 	{"1,000 at each listener say nothing", []world.Crowd{{Many: 1000, At: world.CredentialsOf, Send: ""}, {Many: 1000, At: world.OpsOf, Send: ""}, {Many: 1000, At: world.AdminOf, Send: ""}}},
 	{"1,000 at each listener with half a head of 7 KiB", []world.Crowd{{Many: 1000, At: world.CredentialsOf, Send: world.HalfAHead}, {Many: 1000, At: world.OpsOf, Send: world.HalfAHead}, {Many: 1000, At: world.AdminOf, Send: world.HalfAHead}}},
+	{"1,500 at the ECS listener never read", []world.Crowd{{Many: 1500, At: world.ECSOf, Send: world.RepeatRequest(400, "/v1/credentials", "")}}},
+	{"1,500 at the socket never read", []world.Crowd{{Many: 1500, At: world.SocketOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}}},
+	{"9,000 at the socket ask once, never read, and stay", []world.Crowd{{Many: 150, At: world.SocketOf, Send: world.RepeatRequest(1, "/v1/credentials", world.RightToken+"Connection: close\r\n"), Keep: true}}},
+	{"1,000 at the ECS listener and 1,000 at the socket with half a head of 7 KiB", []world.Crowd{{Many: 1000, At: world.ECSOf, Send: world.HalfAHead}, {Many: 1000, At: world.SocketOf, Send: world.HalfAHead}}},
 	{"all of the worst at once", []world.Crowd{
 		{Many: 600, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}, {Many: 300, At: world.CredentialsOf, Send: world.HalfAHead},
+		{Many: 250, At: world.OpsOf, Send: world.RepeatRequest(400, "/metrics", "")}, {Many: 150, At: world.OpsOf, Send: world.RepeatRequest(1, "/metrics", "Accept-Encoding: gzip\r\n"), Read: true},
+		{Many: 250, At: world.AdminOf, Send: world.RepeatRequest(400, "/", "")},
+	}},
+	{"all of the worst at once, at all listeners", []world.Crowd{
+		{Many: 300, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}, {Many: 150, At: world.CredentialsOf, Send: world.HalfAHead},
+		{Many: 300, At: world.ECSOf, Send: world.RepeatRequest(400, "/v1/credentials", "")}, {Many: 150, At: world.ECSOf, Send: world.HalfAHead},
+		{Many: 300, At: world.SocketOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}, {Many: 150, At: world.SocketOf, Send: world.HalfAHead},
 		{Many: 250, At: world.OpsOf, Send: world.RepeatRequest(400, "/metrics", "")}, {Many: 150, At: world.OpsOf, Send: world.RepeatRequest(1, "/metrics", "Accept-Encoding: gzip\r\n"), Read: true},
 		{Many: 250, At: world.AdminOf, Send: world.RepeatRequest(400, "/", "")},
 	}},
@@ -86,7 +100,16 @@ func TestFloods(t *testing.T) {
 				cmd.SysProcAttr = &syscall.SysProcAttr{}
 				return memory.Start(cmd)
 			}
-			s := w.Serve(t, "IRSA_SIDECAR_AUTHORIZATION_TOKEN="+world.CrowdToken)
+			changes := []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + world.CrowdToken}
+			if strings.Contains(f.name, "socket") || strings.Contains(f.name, "ECS") || strings.Contains(f.name, "all listeners") {
+				dir, err := os.MkdirTemp("", "socket") // others can reach it, unlike the test's own
+				if err != nil || os.Chmod(dir, 0o755) != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { os.RemoveAll(dir) })
+				changes = append(changes, "IRSA_SIDECAR_ECS_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_SOCKET="+filepath.Join(dir, "s"))
+			}
+			s := w.Serve(t, changes...)
 			world.Eventually(t, world.Soon, "credentials", func() bool { return s.Ask(t, "Authorization", world.CrowdToken).Valid() })
 
 			ctx, stop := context.WithTimeout(t.Context(), floodLasts)
@@ -102,6 +125,10 @@ func TestFloods(t *testing.T) {
 				{url: s.BaseURL + "/v1/credentials", token: world.CrowdToken, limit: sdkLimit},
 				{url: "http://" + s.OpsAddress + "/livez", limit: probeLimit},
 				{url: "http://" + s.OpsAddress + "/metrics", limit: scrapeLimit},
+			}
+			if s.ECSAddress != "" {
+				clients = append(clients, &goodClient{url: "http://" + s.ECSAddress + "/v1/credentials", limit: sdkLimit},
+					&goodClient{url: "http://localhost/v1/credentials", socket: s.Socket, token: world.CrowdToken, limit: sdkLimit})
 			}
 			for _, c := range clients {
 				good.Go(func() { c.ask(ctx) })
@@ -147,6 +174,7 @@ func TestFloods(t *testing.T) {
 // goodClient asks like an SDK, a kubelet or Prometheus: on its own connection, and reading the answer.
 type goodClient struct {
 	url, token string
+	socket     string // to connect to instead, as another user than the crowd
 	limit      time.Duration
 
 	answered, again, unanswered int
@@ -155,7 +183,19 @@ type goodClient struct {
 }
 
 func (c *goodClient) ask(ctx context.Context) {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: c.limit}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if c.socket != "" {
+		transport.DialContext = func(context.Context, string, string) (conn net.Conn, err error) {
+			world.OnThread(func() {
+				if os.Geteuid() == 0 {
+					syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), 1234, ^uintptr(0)) // of this thread
+				}
+				conn, err = net.DialTimeout("unix", c.socket, c.limit)
+			})
+			return conn, err
+		}
+	}
+	client := &http.Client{Transport: transport, Timeout: c.limit}
 	for ctx.Err() == nil {
 		begun, err := time.Now(), errors.New("not asked yet")
 		for try := 0; err != nil && try < floodAttempts; try++ {
