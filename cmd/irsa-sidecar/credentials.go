@@ -59,8 +59,9 @@ const (
 
 // credentialsVariables are those that an exchange depends on, and those by which the running sidecar is found.
 func credentialsVariables() (names []string) {
+	needed := slices.Concat(exchangeVariables(), askingVariables())
 	for _, name := range configurationVariables() {
-		if slices.Contains(exchangeVariables(), name) || slices.Contains(askingVariables(), name) {
+		if slices.Contains(needed, name) {
 			names = append(names, name)
 		}
 	}
