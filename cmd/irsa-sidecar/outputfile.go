@@ -56,6 +56,7 @@ type outputFiles struct {
 type heldEntry struct {
 	all   *outputFiles
 	name  string
+	sum   string             // of the binding of the credentials or, before the first, of those that are wanted
 	creds *cache.Credentials // nil before the first
 	left  func() time.Duration
 }
@@ -84,12 +85,13 @@ func newOutputFiles(logger *slog.Logger, registry prometheus.Registerer) *output
 	return all
 }
 
-// entry returns what keeps a profile's credentials; before is what an earlier run of the program has kept of them.
-func (all *outputFiles) entry(name string, before *cache.Kept) *heldEntry {
+// entry returns what keeps a profile's credentials; sum is that of their binding, and before is what an earlier run of the program
+// has kept of them.
+func (all *outputFiles) entry(name, sum string, before *cache.Kept) *heldEntry {
 	if all == nil {
 		return nil
 	}
-	h := &heldEntry{all: all, name: name}
+	h := &heldEntry{all: all, name: name, sum: sum}
 	if before != nil {
 		h.creds, h.left = before.Credentials, before.Countdown()
 	}
@@ -99,9 +101,9 @@ func (all *outputFiles) entry(name string, before *cache.Kept) *heldEntry {
 	return h
 }
 
-// keep writes new credentials to the files that have a section for them, and returns when they are written, or after
-// writeWait.
-func (h *heldEntry) keep(k cache.Kept) {
+// keep writes new credentials, whose binding has this sum, to the files that have a section for them, and returns when they are
+// written, or after writeWait.
+func (h *heldEntry) keep(k cache.Kept, sum string) {
 	if h == nil {
 		return
 	}
@@ -110,7 +112,7 @@ func (h *heldEntry) keep(k cache.Kept) {
 		return
 	}
 	h.all.change(func() {
-		h.creds, h.left = k.Credentials, k.Countdown()
+		h.sum, h.creds, h.left = sum, k.Credentials, k.Countdown()
 		for _, f := range h.all.files {
 			if f.has(h.name) {
 				f.said = "" // once for each refresh
@@ -226,11 +228,15 @@ func (all *outputFiles) text(f *outputFile) []byte {
 	text := []byte(f.fileOutput.text)
 	for _, s := range f.sections {
 		h := all.held[s.profile]
+		if h == nil {
+			continue
+		}
 		switch earlier := f.earlier[s.header]; {
-		case h != nil && h.creds != nil:
+		case h.creds != nil:
 			if h.left() > lastMoment {
-				text = appendSection(text, s.header, h.creds)
+				text = appendSection(text, s.header, h.sum, h.creds)
 			}
+		case earlier.sum != h.sum: // of another role, or of another profile that had the section
 		case time.Until(earlier.expiration) > lastMoment:
 			text = append(text, earlier.text...)
 		}

@@ -94,8 +94,8 @@ func TestACredentialsFileIsWhatReadersOfAnyAgeKnow(t *testing.T) {
 	}
 	k := testKept(time.Hour)
 	k.Credentials.Expiration = time.Date(2130, 1, 2, 3, 4, 5, 6, time.FixedZone("", 3600))
-	o.entry("reports", nil).keep(k)
-	want := "[reports]\n# expires 2130-01-02T02:04:05Z\naws_access_key_id = ASIAEXAMPLE000000001\naws_secret_access_key = secret/+=\n" +
+	o.entry("reports", "reports", nil).keep(k, "0a1b")
+	want := "[reports]\n# expires 2130-01-02T02:04:05Z\n# requested as 0a1b\naws_access_key_id = ASIAEXAMPLE000000001\naws_secret_access_key = secret/+=\n" +
 		"aws_session_token = token<>&\naws_security_token = token<>&\n\n"
 	if got := o.text(); got != want {
 		t.Errorf("wrote\n%s\nwant\n%s", got, want)
@@ -122,12 +122,12 @@ func TestACredentialsFileIsWhatReadersOfAnyAgeKnow(t *testing.T) {
 func TestOddCredentialsAreNotWritten(t *testing.T) {
 	o := newTestOutputs(t)
 	o.set([]fileOutput{o.output("default")})
-	h := o.entry("default", nil)
-	h.keep(keptAs("ASIAGOOD", time.Hour))
+	h := o.entry("default", "default", nil)
+	h.keep(keptAs("ASIAGOOD", time.Hour), "default")
 	for _, odd := range []string{"a\nb", "a b", "a\x00b", "a;b", "a#b", `a"b`, "ä"} {
 		k := keptAs("ASIAODD", time.Hour)
 		k.Credentials.SessionToken = cache.NewSecret(odd)
-		h.keep(k)
+		h.keep(k, "default")
 		o.wantKeys(odd, "ASIAGOOD")
 	}
 	if n := strings.Count(o.log.String(), "cannot hold"); n != 7 {
@@ -140,11 +140,11 @@ func TestExpiredCredentialsLeaveTheFile(t *testing.T) {
 		o := newTestOutputs(t)
 		o.set([]fileOutput{o.output("default", "reports", "audit")})
 		go o.run(t.Context())
-		o.entry("default", nil).keep(keptAs("ASIALONG", time.Hour))
-		o.entry("reports", nil).keep(keptAs("ASIASHORT", 17*time.Minute))
+		o.entry("default", "default", nil).keep(keptAs("ASIALONG", time.Hour), "default")
+		o.entry("reports", "reports", nil).keep(keptAs("ASIASHORT", 17*time.Minute), "reports")
 		wall := keptAs("ASIAWALL", time.Hour) // by the wall clock, it ends first
 		wall.Credentials.Expiration = time.Now().Add(20 * time.Minute)
-		o.entry("audit", nil).keep(wall)
+		o.entry("audit", "audit", nil).keep(wall, "audit")
 		for _, step := range []struct {
 			at   time.Duration
 			keys []string
@@ -206,7 +206,7 @@ func TestForeignFilesStay(t *testing.T) {
 			removing := o.output("default")
 			removing.remove = true
 			o.set([]fileOutput{removing})
-			o.entry("default", nil).keep(testKept(time.Hour))
+			o.entry("default", "default", nil).keep(testKept(time.Hour), "default")
 			o.stop()
 			if after, _, _ := regular.Read(o.path(), 2*maxOutput); !bytes.Equal(after, before) {
 				t.Errorf("the file is now\n%s", after)
@@ -224,8 +224,8 @@ func TestWhatOthersAddAfterOurPartStaysByteByByte(t *testing.T) {
 	out := o.output("default")
 	out.remove = true
 	o.set([]fileOutput{out})
-	h := o.entry("default", nil)
-	h.keep(keptAs("ASIA1", time.Hour))
+	h := o.entry("default", "default", nil)
+	h.keep(keptAs("ASIA1", time.Hour), "default")
 	f, err := os.OpenFile(o.path(), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ func TestWhatOthersAddAfterOurPartStaysByteByByte(t *testing.T) {
 			t.Errorf("%s:\n%s", what, raw)
 		}
 	}
-	h.keep(keptAs("ASIA2", time.Hour))
+	h.keep(keptAs("ASIA2", time.Hour), "default")
 	wantMine("after a refresh")
 	o.wantKeys("after a refresh", "ASIA2")
 	if problems := out.check(out.examine); problems != nil {
@@ -263,26 +263,48 @@ func TestARestartCorrectsTheFile(t *testing.T) {
 		for name, lasts := range map[string]time.Duration{"default": time.Hour, "short": 10 * time.Minute, "gone": time.Hour, "ended": 3 * time.Minute} {
 			k := keptAs("ASIA"+name, lasts)
 			k.Credentials.Expiration = time.Now().Add(lasts)
-			killed.entry(name, nil).keep(k)
+			killed.entry(name, name, nil).keep(k, name)
 		}
 		killed.wantKeys("before the kill", "ASIAdefault", "ASIAshort", "ASIAgone", "ASIAended")
 
 		time.Sleep(3 * time.Minute) // of the bubble's clock
 		o := killed.again()
-		h := o.entry("default", nil)
-		o.entry("short", nil)
+		h := o.entry("default", "default", nil)
+		o.entry("short", "short", nil)
 		o.set([]fileOutput{o.output("default", "short", "ended")})
 		o.wantKeys("after the start", "ASIAdefault", "ASIAshort")
 		go o.run(t.Context())
 		time.Sleep(7*time.Minute - lastMoment) // of the bubble's clock
 		synctest.Wait()
 		o.wantKeys("ten minutes after", "ASIAdefault")
-		h.keep(keptAs("ASIAnew", time.Minute))
+		h.keep(keptAs("ASIAnew", time.Minute), "default")
 		o.wantKeys("with new ones", "ASIAnew")
 		time.Sleep(time.Minute) // of the bubble's clock
 		synctest.Wait()
 		o.wantKeys("and those of an earlier run do not come back")
 	})
+}
+
+// What an earlier run has left is used only if it was asked for with what is asked for now, and for the profile that has the
+// section now.
+func TestARestartKeepsNothingThatIsNotWantedAnyMore(t *testing.T) {
+	killed := newTestOutputs(t)
+	killed.set([]fileOutput{killed.output("default", "other", "same")})
+	for _, name := range []string{"default", "other", "same"} {
+		k := keptAs("ASIA"+name, time.Hour)
+		k.Credentials.Expiration = time.Now().Add(time.Hour)
+		killed.entry(name, "role of "+name, nil).keep(k, "role of "+name)
+	}
+	o := killed.again()
+	o.entry("default", "role of default", nil)
+	o.entry("other", "another role", nil)
+	o.entry("same", "role of same", nil)
+	next := o.output("default", "other", "same")
+	o.set([]fileOutput{next})
+	o.wantKeys("after the role of one has changed", "ASIAdefault", "ASIAsame")
+	next.sections = []fileSection{{"default", "same"}, {"same", "same"}}
+	o.set([]fileOutput{next})
+	o.wantKeys("after the file has become that of one profile", "ASIAsame")
 }
 
 // A directory that cannot be written costs nobody their credentials, and the file is right five seconds after it can be again.
@@ -291,13 +313,13 @@ func TestAFailedWriteIsTriedAgain(t *testing.T) {
 		o := newTestOutputs(t)
 		o.set([]fileOutput{o.output("default")})
 		go o.run(t.Context())
-		h := o.entry("default", nil)
-		h.keep(keptAs("ASIA1", time.Hour))
+		h := o.entry("default", "default", nil)
+		h.keep(keptAs("ASIA1", time.Hour), "default")
 		away := o.dir + ".away"
 		if err := os.Rename(o.dir, away); err != nil {
 			t.Fatal(err)
 		}
-		h.keep(keptAs("ASIA2", time.Hour))
+		h.keep(keptAs("ASIA2", time.Hour), "default")
 		time.Sleep(time.Minute) // of the bubble's clock
 		synctest.Wait()
 		if n, failures := strings.Count(o.log.String(), "cannot write a file for programs"), testutil.ToFloat64(o.failures); n != 1 || failures < 12 {
@@ -326,8 +348,8 @@ func TestOnlyOurFilesAreRemovedAtTheEnd(t *testing.T) {
 	o := newTestOutputs(t)
 	out := o.output("default")
 	o.set([]fileOutput{out})
-	h := o.entry("default", nil)
-	h.keep(keptAs("ASIA1", time.Hour))
+	h := o.entry("default", "default", nil)
+	h.keep(keptAs("ASIA1", time.Hour), "default")
 	o.stop()
 	o.wantKeys("unless it is asked for", "ASIA1")
 	out.remove = true
@@ -350,19 +372,19 @@ func TestAStuckDirectoryKeepsNobodyWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutputs(t)
 		o.set([]fileOutput{o.output("default")})
-		h := o.entry("default", nil)
+		h := o.entry("default", "default", nil)
 		released := make(chan struct{})
 		for _, f := range o.files {
 			f.writer.begin(func() { <-released })
 		}
 		began := time.Now()
 		for range 100 {
-			h.keep(testKept(time.Hour))
+			h.keep(testKept(time.Hour), "default")
 		}
 		if took := time.Since(began); took != writeWait {
 			t.Errorf("waited for %v, want %v", took, writeWait)
 		}
-		h.keep(keptAs("ASIANEWEST", time.Hour))
+		h.keep(keptAs("ASIANEWEST", time.Hour), "default")
 		close(released)
 		synctest.Wait()
 		o.wantKeys("when it works again", "ASIANEWEST")

@@ -27,8 +27,11 @@ const (
 // maxOutput bounds a file that is read, in bytes: maxProfiles sections of eight kilobytes, and as much of others.
 const maxOutput = 2 << 20
 
-// expirationLine begins the comment that says when a section's credentials expire.
-const expirationLine = "# expires "
+// The beginnings of a section's comments: when its credentials expire, and the sum of what they were asked for with.
+const (
+	expirationLine = "# expires "
+	bindingLine    = "# requested as "
+)
 
 // outputText is a file that has been read.
 type outputText struct {
@@ -104,10 +107,10 @@ func readOutput(dir *os.File, name string) (outputText, error) {
 // appendSection appends a section of a credentials file. Every key is one that some SDK reads, and the others ignore:
 // boto 2 and old versions of the AWS CLI know the session token as aws_security_token.
 // https://github.com/boto/boto/blob/2.49.0/boto/provider.py#L80
-func appendSection(text []byte, header string, c *cache.Credentials) []byte {
+func appendSection(text []byte, header, sum string, c *cache.Credentials) []byte {
 	token := c.SessionToken.Reveal()
-	return fmt.Appendf(text, "[%s]\n%s%s\naws_access_key_id = %s\naws_secret_access_key = %s\naws_session_token = %s\naws_security_token = %s\n\n",
-		header, expirationLine, c.Expiration.UTC().Format(cache.ExpirationLayout), c.AccessKeyID, c.SecretAccessKey.Reveal(), token, token)
+	return fmt.Appendf(text, "[%s]\n%s%s\n%s%s\naws_access_key_id = %s\naws_secret_access_key = %s\naws_session_token = %s\naws_security_token = %s\n\n",
+		header, expirationLine, c.Expiration.UTC().Format(cache.ExpirationLayout), bindingLine, sum, c.AccessKeyID, c.SecretAccessKey.Reveal(), token, token)
 }
 
 // fitsFile reports whether every reader of a file finds the credentials as they are.
@@ -120,6 +123,7 @@ func fitsFile(c *cache.Credentials) bool {
 type textSection struct {
 	text       []byte
 	expiration time.Time
+	sum        string // of the binding of its credentials
 }
 
 // splitSections returns the sections that appendSection has made, by header.
@@ -127,9 +131,10 @@ func splitSections(text []byte) map[string]textSection {
 	all := make(map[string]textSection)
 	for section := range bytes.SplitSeq(text, []byte("\n\n")) {
 		header, after, _ := bytes.Cut(bytes.TrimPrefix(section, []byte("[")), []byte("]\n"))
-		line, _, _ := bytes.Cut(bytes.TrimPrefix(after, []byte(expirationLine)), []byte("\n"))
+		line, after, _ := bytes.Cut(bytes.TrimPrefix(after, []byte(expirationLine)), []byte("\n"))
+		sum, _, _ := bytes.Cut(bytes.TrimPrefix(after, []byte(bindingLine)), []byte("\n"))
 		if expiration, err := time.Parse(cache.ExpirationLayout, string(line)); err == nil {
-			all[string(header)] = textSection{append(bytes.Clone(section), "\n\n"...), expiration}
+			all[string(header)] = textSection{append(bytes.Clone(section), "\n\n"...), expiration, string(sum)}
 		}
 	}
 	return all

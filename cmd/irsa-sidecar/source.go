@@ -151,16 +151,17 @@ func (all *sourceSet) newSource(e *exchanger, entry *stateEntry, kept *cache.Kep
 		Restore: func() *cache.Kept { return kept }, Renewed: s.renewed,
 	}
 	options.Keep = func(k cache.Kept) {
-		s.file.keep(k)
+		s.file.keep(k, s.asked)
 		s.state.keep(k)
 	}
 	s.cache = cache.New(s.fetch, options)
 	if s.cache.Status().Credentials == nil {
 		kept = nil
 	}
-	s.file = all.files.entry(e.name, kept)
+	sum := e.bound(e.chain).sum()
+	s.file = all.files.entry(e.name, sum, kept)
 	if kept != nil { // restored, because they were bound to just this
-		s.held.Store(new(e.bound(e.chain).sum()))
+		s.held.Store(&sum)
 	}
 	return s
 }

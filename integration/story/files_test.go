@@ -122,6 +122,27 @@ func TestExpiredCredentialsLeaveTheFileWhileSTSIsDown(t *testing.T) {
 	}
 }
 
+// After a kill while STS is down, a section stays if the next start wants the same, and goes if it wants another role.
+func TestAFileOfAnEarlierRunIsOnlyForTheSameRole(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, ststest.Options{})
+	path := filepath.Join(t.TempDir(), "credentials")
+	outputs := []string{"IRSA_SIDECAR_CREDENTIALS_FILE=" + path, "IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK=true"}
+	s := w.Serve(t, outputs...)
+	untilSections(t, path, "default")
+	w.STS.Break(ststest.Drop)
+	s.Kill(t)
+	s = w.Serve(t, outputs...)
+	if sections := readCredentialsFile(t, path); len(sections) != 1 {
+		t.Errorf("after a start with the same role there are %d sections, want 1", len(sections))
+	}
+	s.Kill(t)
+	w.Serve(t, append(outputs, "AWS_ROLE_ARN="+otherRole)...)
+	if sections := readCredentialsFile(t, path); len(sections) != 0 {
+		t.Errorf("after a start with another role there are %d sections, want none", len(sections))
+	}
+}
+
 // Files come and go with the configuration, and with the sidecar where that is asked for.
 func TestFilesFollowTheConfiguration(t *testing.T) {
 	t.Parallel()
