@@ -124,7 +124,7 @@ func (e *environment) forProgram() {
 
 // await waits until there are credentials of a profile or, without a name, of all that readiness counts.
 func (c *sidecar) await(ctx context.Context, name string, timeout time.Duration, report io.Writer, signals <-chan os.Signal) error {
-	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGQUIT)
+	ctx, cancel := signal.NotifyContext(ctx, endingSignals()...)
 	defer cancel()
 	w := waiter{timeout: timeout, ready: func(context.Context) error { return c.notReady(name) }, report: report, first: waitReport}
 	err := w.wait(ctx)
@@ -134,13 +134,18 @@ func (c *sidecar) await(ctx context.Context, name string, timeout time.Duration,
 	if err == nil {
 		err = errors.New("interrupted before the program was started")
 	}
-	for len(signals) > 0 {
-		switch by := (<-signals).(syscall.Signal); by {
-		case syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM:
-			return killed(by, err)
+	late := time.After(time.Second) // each receiver of a signal gets it in its turn
+	for {
+		select {
+		case one := <-signals:
+			switch by := one.(syscall.Signal); by {
+			case syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM:
+				return killed(by, err)
+			}
+		case <-late:
+			return err
 		}
 	}
-	return err
 }
 
 // notReady says what await waits for; nil if it need not.

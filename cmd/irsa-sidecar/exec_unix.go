@@ -35,6 +35,14 @@ func catchSignals() <-chan os.Signal {
 	return signals
 }
 
+// endingSignals are those that end the wait for credentials, besides those that end every command.
+func endingSignals() []os.Signal {
+	if hangupIgnored {
+		return []os.Signal{syscall.SIGQUIT}
+	}
+	return []os.Signal{syscall.SIGQUIT, syscall.SIGHUP}
+}
+
 // findProgram returns the path of a program, which it looks for as execvp(3) does.
 func findProgram(name, path string) (string, error) {
 	if strings.Contains(name, "/") {

@@ -85,6 +85,37 @@ func TestSignalsArePassedOn(t *testing.T) {
 	}
 }
 
+// Before there is a program, a signal ends the wait for credentials, unless it was ignored at the start, as under nohup.
+func TestASignalEndsTheWaitForCredentials(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, ststest.Options{})
+	w.STS.Break(ststest.AccessDenied)
+	for _, row := range []struct {
+		syscall.Signal
+		ignored bool
+	}{{syscall.SIGHUP, false}, {syscall.SIGINT, false}, {syscall.SIGQUIT, false}, {syscall.SIGTERM, false}, {syscall.SIGHUP, true}, {syscall.SIGINT, true}} {
+		before, timeout := "", "1m"
+		if row.ignored {
+			before, timeout = fmt.Sprintf("trap '' %d; ", row.Signal), "3s"
+		}
+		p := world.StartProgram(t, "/bin/sh", execEnv(w), "-c", before+`exec "$0" "$@"`, world.Program(t), "exec", "--timeout", timeout, "--", "echo", "started")
+		world.Eventually(t, world.Soon, "the first exchange", func() bool { return strings.Contains(p.Output(t), "AccessDenied") })
+		if err := p.Cmd.Process.Signal(row.Signal); err != nil {
+			t.Fatal(err)
+		}
+		<-p.Ended
+		wanted := "irsa-sidecar: interrupted before there were credentials: "
+		if row.ignored {
+			wanted = "irsa-sidecar: no credentials after 3s: AccessDenied: "
+		}
+		status := p.Cmd.ProcessState.Sys().(syscall.WaitStatus)
+		ended := status.Signaled() && status.Signal() == row.Signal || row.ignored && status.ExitStatus() == 1
+		if last := world.LastLine(p.Output(t)); !ended || !strings.HasPrefix(last, wanted) {
+			t.Errorf("%s, ignored: %t: %s, and the last line is %s, want %s", row.Signal, row.ignored, p.Cmd.ProcessState, last, wanted)
+		}
+	}
+}
+
 // Process 1 gets the children of others, and must wait for them. It cannot be ended by a signal of its own.
 func TestProcessOneReapsZombies(t *testing.T) {
 	if !world.InNamespaces(t, syscall.CLONE_NEWPID) {
