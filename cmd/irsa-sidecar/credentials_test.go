@@ -98,7 +98,8 @@ func TestShellsReadWhatIsQuoted(t *testing.T) {
 
 // What a shell evaluates fails in it whatever was wrong. A credential_process prints nothing.
 func TestAFailurePrintsALineThatFailsInAShell(t *testing.T) {
-	t.Setenv("AWS_ROLE_ARN", "")
+	unset(t)
+	t.Setenv(listenVariable, "127.0.0.1:1") // where nothing listens
 	for _, row := range []struct {
 		args  string
 		shell string // whose line is printed

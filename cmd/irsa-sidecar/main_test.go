@@ -139,6 +139,7 @@ func TestArgumentsAreShownOnOneLine(t *testing.T) {
 	defer cancel()
 	t.Setenv("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/app")
 	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/"+hostile)
+	t.Setenv(listenVariable, "127.0.0.1:1")
 	for _, given := range []string{hostile, "a\nb", strings.Repeat("long ", 128<<10/5)} { // Linux allows no longer argument
 		for _, args := range [][]string{
 			{given}, {"serve", given}, {"wait", "-" + given}, {"wait", "--timeout", given}, {"healthcheck", given}, {"install", "/nowhere/" + given},

@@ -49,7 +49,8 @@ irsa_sidecar_authorization_token_file = `+filepath.Join(dir, "audit-token")+`
 `)
 	for name, value := range map[string]string{
 		"AWS_ROLE_ARN": ownARN, "AWS_WEB_IDENTITY_TOKEN_FILE": token, "AWS_ENDPOINT_URL_STS": url, "AWS_REGION": "eu-west-1",
-		configVariable: filepath.Join(dir, "config"), listenVariable: "127.0.0.1:1", "IRSA_SIDECAR_LOG_LEVEL": "error",
+		configVariable: filepath.Join(dir, "config"), listenVariable: "127.0.0.1:1", opsVariable: "127.0.0.1:2", // where nothing listens
+		"IRSA_SIDECAR_LOG_LEVEL": "error",
 	} {
 		t.Setenv(name, value)
 	}
