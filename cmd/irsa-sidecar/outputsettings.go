@@ -143,5 +143,6 @@ func (p *parser) namedPaths(all []*profile) map[string]string {
 	add("IRSA_SIDECAR_POLICY_FILE", p.PolicyFile)
 	add("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", p.AuthorizationFile)
 	add(stateVariable, p.StateFile)
+	add(socketVariable, p.Socket)
 	return named
 }

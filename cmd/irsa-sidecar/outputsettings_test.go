@@ -102,6 +102,7 @@ func TestEachFileHasAPathOfItsOwn(t *testing.T) {
 		{pod + "/token", "", "IRSA_SIDECAR_CREDENTIALS_FILE /token is also the path in AWS_WEB_IDENTITY_TOKEN_FILE; give each file its own"},
 		{pod + "/config", "", "is also the path in AWS_CONFIG_FILE"},
 		{pod + "/run/../run//state\nIRSA_SIDECAR_STATE_FILE=/run/state", "", "is also the path in IRSA_SIDECAR_STATE_FILE"},
+		{pod + "/run/socket\nIRSA_SIDECAR_SOCKET=/run/socket", "", "is also the path in IRSA_SIDECAR_SOCKET"},
 		{pod + "/role\nIRSA_SIDECAR_ROLE_ARN_FILE=/role", "", "is also the path in IRSA_SIDECAR_ROLE_ARN_FILE"},
 		{pod + "/ca\nAWS_CA_BUNDLE=/ca", "", "is also the path in AWS_CA_BUNDLE"},
 		{pod + "/policy\nIRSA_SIDECAR_POLICY_FILE=/policy", "", "is also the path in IRSA_SIDECAR_POLICY_FILE"},
