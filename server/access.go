@@ -22,7 +22,7 @@ type offer struct {
 	tokenless bool // the listener's clients cannot send a token
 	hashed    bool
 	token     sentToken
-	tried     *Authorization // has been compared in vain
+	tried     *Authorization // has been compared, and is not accepted
 }
 
 // asks returns what a caller must send, or nil.
