@@ -73,7 +73,7 @@ func TestOutputs(t *testing.T) {
 	}
 	for round := range rounds {
 		if round > 0 {
-			time.Sleep(outputSession + time.Second)
+			time.Sleep(outputSession + time.Second) // until the sessions of the last round have ended
 		}
 		began := time.Now()
 		o.each(programs, func(p *program) { p.read(t, round) })
