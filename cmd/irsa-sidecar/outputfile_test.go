@@ -315,6 +315,7 @@ func TestAFailedWriteIsTriedAgain(t *testing.T) {
 		go o.run(t.Context())
 		h := o.entry("default", "default", nil)
 		h.keep(keptAs("ASIA1", time.Hour), "default")
+		synctest.Wait() // run looks at the file after each write, and would notice that the directory is gone
 		away := o.dir + ".away"
 		if err := os.Rename(o.dir, away); err != nil {
 			t.Fatal(err)
