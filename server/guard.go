@@ -16,9 +16,8 @@ import (
 // is a code of the error document and a row in docs/troubleshooting.md.
 type Refusal string
 
-// The refusals. Those of guards are 403, and never 401 or 404, because some SDKs then drop the message; 401 is only for IMDSv2, where
-// it makes SDKs get a new token. UserUnknown is 503,
-// because it may clear by itself, and the SDKs then retry.
+// The refusals. Those of guards are 403, and never 401 or 404, because some SDKs then drop the message; 401 is only for IMDSv2,
+// where it makes SDKs get a new token. UserUnknown is 503, because it may clear by itself, and the SDKs then retry.
 const (
 	PeerNotAllowed        Refusal = "PeerNotAllowed"
 	HostNotAllowed        Refusal = "HostNotAllowed"

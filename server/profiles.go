@@ -135,8 +135,8 @@ func (p *Profiles) SetFault(text string) {
 // namedRoute is the route of credentials on a listener, by its name.
 type namedRoute struct{ listener, route string }
 
-// report makes metrics count the requests to a listener for the profiles, by this route, and logger get what is wrong with their token files.
-// Either may be nil. It returns the listener's place in record.warm.
+// report makes metrics count the requests to a listener for the profiles, by this route, and logger get what is wrong with their
+// token files. Either may be nil. It returns the listener's place in record.warm.
 func (p *Profiles) report(listener, route string, metrics *Metrics, logger *slog.Logger) (place int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
