@@ -7,11 +7,13 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"os/signal"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
@@ -21,6 +23,11 @@ import (
 func Main(m *testing.M) {
 	// These tests wait for programs more than they compute. -parallel on the command line has precedence.
 	flag.Set("test.parallel", strconv.Itoa(max(4, runtime.GOMAXPROCS(0))))
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGQUIT, syscall.SIGHUP} {
+		if signal.Ignored(s) { // as in the background of a shell; programs would inherit that, but not that it is caught
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
 	code := Leaks.ExitCode(m.Run(), os.Stderr)
 	if built.dir != "" {
 		os.RemoveAll(built.dir)
