@@ -40,7 +40,7 @@ func (c *cluster) claimsAddresses(t *testing.T) {
 	c.apply(t, "unclaimed", `{apiVersion: v1, kind: Pod, metadata: {name: app}, spec: {containers: [
   {name: app, image: your/app, imagePullPolicy: IfNotPresent, args: [-c, "while :; do sleep 1; done"]}]}}`)
 	c.until(t, time.Minute, "the Pod", "wait", "-n", "unclaimed", "--for=condition=Ready", "pod/app", "--timeout=1s")
-	const metadata = " -c app -- wget -T 5 -qO- http://169.254.169.254/latest/meta-data/iam/security-credentials/"
+	const metadata = " -c app -- timeout 5 wget -qO- http://169.254.169.254/latest/meta-data/iam/security-credentials/"
 	if got := c.say(t, "kubectl exec -n unclaimed app"+metadata); got != "the node's role\n" {
 		t.Errorf("before, the node answers %q: this test proves nothing", got)
 	}

@@ -435,7 +435,7 @@ func (c *cluster) guardsHostNetwork(t *testing.T) {
 		t.Fatal("the manifest has no authorization token")
 	}
 	addresses := world.Blocks(t, "yaml")
-	i := slices.IndexFunc(addresses, func(block string) bool { return strings.Contains(block, "IRSA_SIDECAR_HOST_IP") })
+	i := slices.IndexFunc(addresses, func(block string) bool { return strings.HasPrefix(block, "- {name: IRSA_SIDECAR_HOST_IP") })
 	known := "            " + strings.ReplaceAll(strings.TrimSpace(addresses[i]), "\n", "\n            ") + "\n"
 	for name, env := range map[string]string{"told by its addresses": known, "guessed by the network interfaces": ""} {
 		c.apply(t, "host", strings.Replace(manifest, token, env, 1))

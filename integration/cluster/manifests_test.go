@@ -76,7 +76,7 @@ func (c *cluster) takesREADME(t *testing.T) {
 			write("values.yaml", string(world.RepoFile(t, "integration/testdata/chart/values.yaml")))
 			write("templates/deployment.yaml", string(world.RepoFile(t, "integration/testdata/chart/templates/deployment.yaml")))
 			line = "helm dependency build --skip-refresh " + dir + " >/dev/null && helm template app " + dir + " | " + dryRun + "-"
-		case strings.HasPrefix(block, "- "):
+		case regexp.MustCompile(`^(#.*\n)*- `).MatchString(block):
 			// One more variable, below those that the app does not have yet.
 			line = dryRun + write("app.yaml", strings.Replace(app, "          image: your/app\n", "          image: your/app\n          env:\n            "+
 				strings.ReplaceAll(strings.TrimSpace(block), "\n", "\n            ")+"\n", 1))
