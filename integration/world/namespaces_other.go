@@ -12,6 +12,13 @@ var errNoNamespaces = errors.New("namespaces are Linux's")
 // Reexec says that there are no namespaces here.
 func Reexec(*testing.T, uintptr) (inside bool, err error) { return false, errNoNamespaces }
 
+// InNamespaces skips the test: there are no namespaces here.
+func InNamespaces(t *testing.T, _ uintptr) bool {
+	t.Helper()
+	NotRun(t, "namespaces", errNoNamespaces.Error())
+	return false
+}
+
 // InNetwork says that there are no namespaces here.
 func InNetwork(ready chan<- error, _ <-chan func()) { ready <- errNoNamespaces }
 
