@@ -234,7 +234,8 @@ func aCredentialsFile(t *testing.T, cause string, spoil spoiler) {
 		spoil(t, d, 0)
 		r := world.RunCommand(t, w.EnvWith(variable))
 		world.WantExitCode(t, r, 2)
-		world.WantContains(t, "the error", r.Stderr, variable[:strings.Index(variable, "=")]+" "+file+" cannot be written: "+cause)
+		name, _, _ := strings.Cut(variable, "=")
+		world.WantContains(t, "the error", r.Stderr, name+" "+file+" cannot be written: "+cause)
 	}
 }
 

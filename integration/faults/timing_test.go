@@ -148,12 +148,12 @@ func tells(t *testing.T, name, leaking string, cells []timedCell, part float64) 
 	return 0
 }
 
-// measure asks the questions of all cells in random order, so that other load affects all alike.
+// measure makes and asks the questions of all cells in random order, so that their places and other load affect all alike.
 func measure(cells []timedCell, luck *rand.Rand, asking func(timedCell) (ask func())) {
 	for range timedLayouts {
 		asks := make([]func(), len(cells))
-		for i, c := range cells {
-			asks[i] = asking(c)
+		for _, i := range luck.Perm(len(cells)) {
+			asks[i] = asking(cells[i])
 			asks[i]() // what is done only once
 		}
 		for range timedRounds {

@@ -64,7 +64,7 @@ func TestZoneRegion(t *testing.T) {
 	for zone, want := range map[string]string{
 		"eu-west-1a": "eu-west-1", "us-gov-west-1b": "us-gov-west-1", "us-west-2-lax-1a": "us-west-2", "us-east-1-wl1-bos-wlz-1": "us-east-1",
 		"eusc-de-east-1a": "eusc-de-east-1",
-		"":                "", "eu-west-1": "", "eu-west-1A": "", "eu-west-1ab": "", "euw1-az1": "", "eu-west-1a\n": "", " eu-west-1a": "", "a": "", "europe-west1-b": "",
+		"":                "", "eu-west-1": "", "eu-west-1A": "", "eu-west-1ab": "", "euw1-az1": "", "eu-west-1a\n": "", "a": "", "europe-west1-b": "",
 	} {
 		if got := ZoneRegion(zone); got != want {
 			t.Errorf("ZoneRegion(%q) = %q, want %q", zone, got, want)
