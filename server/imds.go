@@ -378,15 +378,7 @@ func explained(r Refusal, why error, hint string) string {
 
 // errorPage writes a page as EC2 does, with one line more, unless that is empty.
 func errorPage(w http.ResponseWriter, status int, detail string) int {
-	body := htmlOf(status, detail)
-	header := w.Header()
-	header["Content-Type"] = typeHTML
-	header["Cache-Control"] = noStore
-	header["X-Content-Type-Options"] = noSniff
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
-	w.Write(body)
-	return status
+	return writeMetadata(w, status, typeHTML, htmlOf(status, detail))
 }
 
 func htmlOf(status int, detail string) []byte {
@@ -409,12 +401,18 @@ func htmlOf(status int, detail string) []byte {
 
 // writePlain writes text. It has no line feed at its end: some programs take all of it for the name of the role.
 func writePlain(w http.ResponseWriter, text []byte) {
+	writeMetadata(w, http.StatusOK, typePlain, text)
+}
+
+func writeMetadata(w http.ResponseWriter, status int, contentType []string, body []byte) int {
 	header := w.Header()
-	header["Content-Type"] = typePlain
+	header["Content-Type"] = contentType
 	header["Cache-Control"] = noStore
 	header["X-Content-Type-Options"] = noSniff
-	header.Set("Content-Length", strconv.Itoa(len(text)))
-	w.Write(text)
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	w.Write(body)
+	return status
 }
 
 // metadataTokens issues and checks tokens of IMDSv2. Nothing is kept of a token, so that no client can fill the memory: it is the
