@@ -121,14 +121,7 @@ const metadataListener = "127.0.0.1:9914"
 func newOutputs(t *testing.T) *outputs {
 	t.Helper()
 	world.Program(t) // built before any token is issued
-	issuer, err := ststest.NewIssuer("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := issuer.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { issuer.Close() })
+	issuer := world.StartIssuer(t)
 	o := &outputs{minio: world.StartMinIO(t, issuer), pods: make(map[string]*outputPod)}
 	o.minio.Put(t, objectPath, []byte(object))
 	claimed := []string{"IRSA_SIDECAR_ECS_LISTEN=169.254.170.2:80", "IRSA_SIDECAR_IMDS_LISTEN=169.254.169.254:80"}

@@ -21,14 +21,7 @@ import (
 func newClinic(t *testing.T) (*world.World, trustpolicy.Identity) {
 	t.Helper()
 	w := world.New(t, ststest.Options{})
-	issuer, err := ststest.NewIssuer("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := issuer.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { issuer.Close() })
+	issuer := world.StartIssuer(t)
 	w.Issuer = issuer
 	w.Rotate(t, ststest.Claims{})
 	id := trustpolicy.Identity{Partition: "aws", Account: "123456789012", Issuer: issuer.URL(), Audience: "sts.amazonaws.com", Subject: "system:serviceaccount:default:app"}

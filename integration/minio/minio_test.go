@@ -173,14 +173,7 @@ func newStage(t *testing.T) *stage {
 	rand.Read(s.object)
 	world.Program(t) // built before any token is issued
 
-	issuer, err := ststest.NewIssuer("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := issuer.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { issuer.Close() })
+	issuer := world.StartIssuer(t)
 
 	s.minio = world.StartMinIO(t, issuer)
 	s.world = world.NewWithSTS(t, issuer, s.minio.URL)

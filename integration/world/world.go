@@ -124,3 +124,17 @@ func (w *World) EnvWith(changes ...string) []string {
 	}
 	return env
 }
+
+// StartIssuer starts an issuer that publishes its keys, so that its tokens can be verified.
+func StartIssuer(t *testing.T) *ststest.Issuer {
+	t.Helper()
+	issuer, err := ststest.NewIssuer("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := issuer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { issuer.Close() })
+	return issuer
+}
