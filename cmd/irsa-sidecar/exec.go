@@ -32,7 +32,7 @@ The exit code is the program's. Without credentials within the timeout, the prog
 
 The program does not get the variables that configure the sidecar, nor those that make SDKs look elsewhere: access keys, AWS_PROFILE, AWS_WEB_IDENTITY_TOKEN_FILE and their like. It gets AWS_EC2_METADATA_DISABLED=true unless that or IRSA_SIDECAR_IMDS_LISTEN is set.
 
-The variables are those of serve, with other defaults: IRSA_SIDECAR_LISTEN is a random port, IRSA_SIDECAR_OPS_LISTEN and IRSA_SIDECAR_ADMIN_LISTEN are off, IRSA_SIDECAR_LOG_LEVEL is warn, and IRSA_SIDECAR_LOG_FORMAT is text.`,
+The variables are those of serve, with other defaults: IRSA_SIDECAR_LISTEN is a random port, IRSA_SIDECAR_OPS_LISTEN and IRSA_SIDECAR_ADMIN_LISTEN are off, IRSA_SIDECAR_CREDENTIALS_FILE_REMOVE is true, IRSA_SIDECAR_LOG_LEVEL is warn, and IRSA_SIDECAR_LOG_FORMAT is text.`,
 		example:   "irsa-sidecar exec -- aws s3 ls\nirsa-sidecar exec --timeout 2m --profile audit -- ./report --month 11",
 		variables: configurationVariables(),
 		run:       runExec,
@@ -113,6 +113,9 @@ func (e *environment) forProgram() {
 	}
 	if e.Authorization == "" && e.AuthorizationFile == "" {
 		e.Authorization = rand.Text()
+	}
+	if e.value(fileRemoveVariable) == "" {
+		e.FileRemove = "true" // the credentials end with the program
 	}
 	if e.value("IRSA_SIDECAR_LOG_LEVEL") == "" {
 		e.LogLevel = "warn"

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -12,17 +13,20 @@ const (
 	outputVariable = "IRSA_SIDECAR_CREDENTIALS_FILE"
 	outputKey      = "irsa_sidecar_credentials_file"
 
+	fileModeVariable   = outputVariable + "_MODE"
+	fileRemoveVariable = outputVariable + "_REMOVE"
+	fileDiskVariable   = outputVariable + "_ON_DISK"
+
 	processVariable = "IRSA_SIDECAR_PROCESS_FILE"
 )
 
 // fileOutputs returns the files to write: the shared one, with the profiles that every caller of the environment's gets, and
 // one for each profile that names its own.
 func (p *parser) fileOutputs(all []*profile) (outputs []fileOutput) {
-	const diskVariable = "IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK"
 	template := fileOutput{
 		mode:   p.outputMode(),
-		remove: p.flag("IRSA_SIDECAR_CREDENTIALS_FILE_REMOVE", p.FileRemove),
-		place:  place{onDisk: p.flag(diskVariable, p.FileOnDisk), diskVariable: diskVariable},
+		remove: p.flag(fileRemoveVariable, p.FileRemove),
+		place:  place{onDisk: p.flag(fileDiskVariable, p.FileOnDisk), diskVariable: fileDiskVariable},
 	}
 	paths := p.namedPaths(all)
 	at := func(path string, named where, sections []fileSection) {
@@ -54,11 +58,31 @@ func (p *parser) fileOutputs(all []*profile) (outputs []fileOutput) {
 	if p.ProcessFile != "" && p.outputPath(where{variable: processVariable}, p.ProcessFile, paths) {
 		outputs = append(outputs, p.processOutput(all))
 	}
+	p.withoutFiles(all, template)
 	if a := p.shared; p.CredentialsFile != "" && (a.token != "" || a.file != "" || a.uids != nil) {
 		p.warn(where{variable: outputVariable}, "is for all who may read it: %s, %s and %s do not apply to a file, only its mode does (0600: programs of the sidecar's user, 0640: of its group too)",
 			"IRSA_SIDECAR_AUTHORIZATION_TOKEN", "IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE", "IRSA_SIDECAR_ALLOWED_UIDS")
 	}
 	return outputs
+}
+
+// withoutFiles reports variables that change nothing, because no credentials file is written.
+func (p *parser) withoutFiles(all []*profile, o fileOutput) {
+	if p.CredentialsFile != "" || slices.ContainsFunc(all, func(one *profile) bool { return one.file != "" }) {
+		return
+	}
+	for _, v := range []struct {
+		name string
+		set  bool
+	}{{fileModeVariable, p.value(fileModeVariable) != ""}, {fileRemoveVariable, o.remove && p.value(fileRemoveVariable) != ""}, {fileDiskVariable, o.onDisk}} {
+		switch {
+		case !v.set:
+		case p.files.config.path == "":
+			p.reject(v.name, "is set, but %s is not, and it is only for that file; set that to a path, or unset this", outputVariable)
+		default: // which may name a file when it changes, or may have named one
+			p.warn(where{variable: v.name}, "is set, but neither %s nor %s of any profile names a file", outputVariable, outputKey)
+		}
+	}
 }
 
 // processOutput is a configuration file for SDKs, with a program that asks the sidecar. It holds no secret, so that it may be
@@ -103,7 +127,7 @@ func (p *parser) outputMode() fs.FileMode {
 	case "0640", "640":
 		return 0o640
 	default:
-		p.reject("IRSA_SIDECAR_CREDENTIALS_FILE_MODE", "%q is not a mode that the sidecar gives the file; use 0600 (only its own user may read it) or 0640 (its group too)", p.FileMode)
+		p.reject(fileModeVariable, "%q is not a mode that the sidecar gives the file; use 0600 (only its own user may read it) or 0640 (its group too)", p.FileMode)
 	}
 	return 0o600
 }

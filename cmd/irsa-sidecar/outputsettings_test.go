@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -114,6 +115,44 @@ func TestEachFileHasAPathOfItsOwn(t *testing.T) {
 	} {
 		if _, invalid := parseFile(row.env, row.config+"\n# nothing else\n"); !strings.Contains(invalid.Error(), row.want) {
 			t.Errorf("%s\n%s\n%v, want %s", row.env, row.config, invalid, row.want)
+		}
+	}
+}
+
+// With a configuration file, a change of it may name the first file, or name the last one no more.
+func TestVariablesOfFilesThatThereAreNone(t *testing.T) {
+	const pod = "AWS_ROLE_ARN=" + podRole + "\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\n"
+	const rejected = " is set, but IRSA_SIDECAR_CREDENTIALS_FILE is not, and it is only for that file; set that to a path, or unset this"
+	const warned = " is set, but neither IRSA_SIDECAR_CREDENTIALS_FILE nor irsa_sidecar_credentials_file of any profile names a file"
+	for _, row := range []struct {
+		variable string
+		wrong    bool
+	}{
+		{"IRSA_SIDECAR_CREDENTIALS_FILE_MODE=0640", true}, {"IRSA_SIDECAR_CREDENTIALS_FILE_MODE=0600", true}, {"IRSA_SIDECAR_CREDENTIALS_FILE_MODE=", false},
+		{"IRSA_SIDECAR_CREDENTIALS_FILE_REMOVE=true", true}, {"IRSA_SIDECAR_CREDENTIALS_FILE_REMOVE=false", false},
+		{"IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK=1", true}, {"IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK=0", false},
+	} {
+		name, _, _ := strings.Cut(row.variable, "=")
+		for file, exempt := range map[string]bool{"": false, "IRSA_SIDECAR_PROCESS_FILE=/aws/config": false, "IRSA_SIDECAR_CREDENTIALS_FILE=/run/c": true} {
+			for _, forExec := range []bool{false, true} {
+				e := environmentOf(strings.Split(pod+row.variable+"\n"+file, "\n")...)
+				if forExec {
+					e.forProgram()
+				}
+				want := ""
+				if row.wrong && !exempt {
+					want = name + rejected
+				}
+				if _, invalid := parse(e, files{}); strings.TrimPrefix(invalid.Error(), "invalid configuration: ") != want && (want != "" || len(invalid) > 0) {
+					t.Errorf("%s %s: %v, want %q", row.variable, file, invalid, want)
+				}
+			}
+		}
+		for key, exempt := range map[string]bool{"": false, "irsa_sidecar_credentials_file = /run/a\n": true} {
+			s, invalid := parseFile(pod+row.variable, "[profile a]\nrole_arn = "+podRole+"\n"+key)
+			if warns := slices.Contains(s.warnings, name+warned); len(invalid) > 0 || warns != (row.wrong && !exempt) {
+				t.Errorf("%s %s: %v, %q", row.variable, key, invalid, s.warnings)
+			}
 		}
 	}
 }

@@ -5,6 +5,7 @@ package commands
 import (
 	"encoding/json"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -205,5 +206,75 @@ func TestWithoutCredentialsTheProgramIsNotStarted(t *testing.T) {
 	if took := time.Since(began); r.Code != 1 || r.Stdout != "" || took > 5*time.Second ||
 		!strings.HasPrefix(world.LastLine(r.Stderr), "irsa-sidecar: no credentials after 1s: AccessDenied: ") || !strings.Contains(world.LastLine(r.Stderr), "; hint: ") {
 		t.Errorf("exit code %d after %s; printed %q and %s", r.Code, took, r.Stdout, r.Stderr)
+	}
+}
+
+// The program finds the credentials in every output that is set, and none is left when it has ended, however it has.
+func TestEveryOutputEndsWithTheProgram(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, ststest.Options{})
+	const look = `
+key=$(` + askLine + ` | grep -o '"AccessKeyId":"[A-Z0-9]*"' | cut -d '"' -f 4)
+grep -qx "aws_access_key_id = $key" "$FILE" && echo file
+curl -sf --unix-socket "$SOCKET" -H "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" http://socket/v1/credentials | grep -q "$key" && echo socket
+session=$(curl -sf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "http://$IMDS/latest/api/token")
+role=$(curl -sf -H "X-aws-ec2-metadata-token: $session" "http://$IMDS/latest/meta-data/iam/security-credentials/")
+curl -sf -H "X-aws-ec2-metadata-token: $session" "http://$IMDS/latest/meta-data/iam/security-credentials/$role" | grep -q "$key" && echo "imds, disabled=$AWS_EC2_METADATA_DISABLED"
+`
+	const all = "file\nsocket\nimds, disabled=\n"
+	for name, row := range map[string]struct {
+		program string
+		env     string
+		send    os.Signal // to irsa-sidecar
+		code    int
+		stays   bool // the file
+	}{
+		"it ends":                          {program: look + "exit 3", code: 3},
+		"it kills itself":                  {program: look + "kill -KILL $$", code: -1},
+		"irsa-sidecar is told to end":      {program: look + "echo ready; exec sleep 1000", send: syscall.SIGTERM, code: -1},
+		"the file is to stay":              {program: look, env: "IRSA_SIDECAR_CREDENTIALS_FILE_REMOVE=false", stays: true},
+		"the file is to go":                {program: look, env: "IRSA_SIDECAR_CREDENTIALS_FILE_REMOVE=true"},
+		"it leaves something that goes on": {program: look + "sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >\"$FILE.pid\"; exit 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, err := os.MkdirTemp("", "x") // a socket's path is short
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			file, socket, imds := filepath.Join(dir, "file"), filepath.Join(dir, "socket"), world.FreeAddress(t)
+			env := execEnv(w, "FILE="+file, "SOCKET="+socket, "IMDS="+imds, "IRSA_SIDECAR_CREDENTIALS_FILE="+file, "IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK=true",
+				"IRSA_SIDECAR_SOCKET="+socket, "IRSA_SIDECAR_IMDS_LISTEN="+imds, "IRSA_SIDECAR_LOG_LEVEL=error")
+			if row.env != "" {
+				env = append(env, row.env)
+			}
+			p := world.StartProgram(t, world.Program(t), env, "exec", "--", "sh", "-c", row.program)
+			if row.send != nil {
+				world.Eventually(t, world.Soon, "the program", func() bool { return strings.Contains(p.Output(t), "ready\n") })
+				if err := p.Cmd.Process.Signal(row.send); err != nil {
+					t.Fatal(err)
+				}
+			}
+			<-p.Ended
+			if output := strings.TrimSuffix(p.Output(t), "ready\n"); p.Cmd.ProcessState.ExitCode() != row.code || output != all {
+				t.Errorf("%s; printed %q, want %q", p.Cmd.ProcessState, output, all)
+			}
+			if pid, err := os.ReadFile(file + ".pid"); err == nil {
+				if n, _ := strconv.Atoi(strings.TrimSpace(string(pid))); n > 0 {
+					syscall.Kill(n, syscall.SIGKILL)
+				}
+			}
+			if _, err := os.Lstat(file); (err == nil) != row.stays {
+				t.Errorf("the file: %v, stays: %t", err, row.stays)
+			}
+			if _, err := os.Lstat(socket); err == nil {
+				t.Error("the socket is still there")
+			}
+			if conn, err := net.Dial("tcp", imds); err == nil {
+				conn.Close()
+				t.Error("the instance metadata service still listens")
+			}
+		})
 	}
 }
