@@ -81,7 +81,7 @@ func runExec(ctx context.Context, c *call) error {
 	if chosen == nil || chosen.hidden {
 		return usageError{unknownProfile(name, s.served())}
 	}
-	env, warnings := e.programVariables(s)
+	env, warnings := e.programVariables(s, name)
 	s.warnings = append(s.warnings, warnings...)
 	logger := newLogger(s.logging, c.stderr).With("from", "irsa-sidecar") // the program writes to the same stderr
 	running, err := launch(s, logger, c.stderr, nil)
@@ -211,11 +211,14 @@ func withheld() map[string]string {
 	return all
 }
 
-// programVariables returns the environment of exec's program, without where it finds the credentials, and what is to be said
-// about it.
-func (e *environment) programVariables(s *settings) (env, warnings []string) {
+// programVariables returns the environment of exec's program, which is to get the credentials of a profile, without where it
+// finds them, and what is to be said about it.
+func (e *environment) programVariables(s *settings, profile string) (env, warnings []string) {
 	withheld := withheld()
 	withheld[configVariable] = "" // it is the sidecar's
+	if s.listens(ecsListener) {
+		withheld[sources.RelativeURI] = sources.RelativeURI + " is not passed on to the program, because it leads to another profile; set it to /v1/credentials/" + profile
+	}
 	if s.files.config.path != "" && e.value(selectionVariable) != defaultProfile {
 		withheld[selectionVariable] = "" // parse has warned of it
 	}
@@ -224,7 +227,7 @@ func (e *environment) programVariables(s *settings) (env, warnings []string) {
 		why, drop := withheld[name]
 		switch {
 		case strings.HasPrefix(name, prefix) && !isService(entry), name == metadataVariable && value == "":
-		case drop && !keep(name, value, s):
+		case drop && !keep(name, value, s, profile):
 			if why != "" && value != "" {
 				warnings = append(warnings, why)
 			}
@@ -236,7 +239,7 @@ func (e *environment) programVariables(s *settings) (env, warnings []string) {
 		env = append(env, metadataVariable+"=true") // without credentials, fail rather than run as the node
 	}
 	file := filepath.Join(e.value("HOME"), sources.Files[0])
-	if _, err := os.Stat(file); err == nil && e.value(sharedVariable) != os.DevNull {
+	if _, err := os.Stat(file); err == nil && e.value(sharedVariable) != os.DevNull && !s.writes(file, profile) {
 		warnings = append(warnings, file+" exists: most programs use the credentials in it before they ask irsa-sidecar; remove it, or set "+sharedVariable+"="+os.DevNull)
 	}
 	return env, warnings
@@ -249,14 +252,27 @@ func (s *settings) listens(name string) bool {
 	return slices.ContainsFunc(s.listeners, func(l listener) bool { return l.name == name })
 }
 
-// keep reports whether a variable leads to no other credentials.
-func keep(name, value string, s *settings) bool {
+// keep reports whether a variable leads to no credentials but those of a profile that this process serves.
+func keep(name, value string, s *settings, profile string) bool {
 	switch name {
 	case configVariable:
 		return !bytes.Contains(s.files.config.text, []byte(roleKey))
-	case sources.RelativeURI: // which leads to the sidecar
-		return s.listens(ecsListener)
+	case sources.RelativeURI:
+		_, other, _ := strings.Cut(strings.TrimSuffix(value, "/"), "/v1/credentials/")
+		return s.listens(ecsListener) && (profile == defaultProfile || other == profile)
+	case sharedVariable:
+		if s.writes(value, profile) {
+			return true
+		}
 	}
 	v, _ := sources.Find(name)
 	return v.Kind == sources.Profile && value == os.DevNull
+}
+
+// writes reports whether this process writes a credentials file at the path, in which a program that selects no profile finds
+// these credentials. One that an earlier process has left is not replaced by anybody, and so ends with its session.
+func (s *settings) writes(path, profile string) bool {
+	return slices.ContainsFunc(s.written, func(o fileOutput) bool {
+		return filepath.Clean(o.path) == filepath.Clean(path) && slices.Contains(o.sections, fileSection{defaultProfile, profile})
+	})
 }

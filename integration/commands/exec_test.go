@@ -118,16 +118,26 @@ func TestTheProgramsEnvironment(t *testing.T) {
 	w.STS.Change(func(o *ststest.Options) {
 		o.Roles = map[string]ststest.Role{"arn:aws:iam::123456789012:role/audit": {}}
 	})
+	file := filepath.Join(t.TempDir(), ".aws", "credentials")
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writing := func(more ...string) []string {
+		return append(more, "IRSA_SIDECAR_CREDENTIALS_FILE="+file, "IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK=true", "IRSA_SIDECAR_LOG_LEVEL=error")
+	}
 	common := map[string]string{
 		"PATH": "/usr/local/bin:/usr/bin:/bin", "AWS_REGION": world.Region, "AWS_ENDPOINT_URL_STS": w.STSURL,
 		"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:PORT/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN": "TOKEN",
 		"AWS_EC2_METADATA_DISABLED": "true",
 	}
-	with := func(changes map[string]string) map[string]string {
+	with := func(changes ...map[string]string) map[string]string {
 		all := maps.Clone(common)
-		maps.Copy(all, changes)
+		for _, one := range changes {
+			maps.Copy(all, one)
+		}
 		return all
 	}
+	audit := map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:PORT/v1/credentials/audit"}
 	without := func(all map[string]string, name string) map[string]string {
 		all = maps.Clone(all)
 		delete(all, name)
@@ -154,7 +164,14 @@ func TestTheProgramsEnvironment(t *testing.T) {
 			[]string{"AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE"}},
 		{nil, []string{"AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_CONFIG_FILE=/dev/null"},
 			with(map[string]string{"AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_CONFIG_FILE": "/dev/null"}), nil},
-		{[]string{"--profile", "audit"}, []string{"AWS_CONFIG_FILE=" + config}, with(map[string]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:PORT/v1/credentials/audit"}), nil},
+		{[]string{"--profile", "audit"}, []string{"AWS_CONFIG_FILE=" + config}, with(audit), nil},
+		// A file that this process writes is one of its outputs, unless its default is another profile. An earlier process's is not.
+		{nil, writing("AWS_SHARED_CREDENTIALS_FILE=" + filepath.Dir(file) + "//credentials"), with(map[string]string{"AWS_SHARED_CREDENTIALS_FILE": filepath.Dir(file) + "//credentials"}), nil},
+		{[]string{"--profile", "audit"}, writing("AWS_SHARED_CREDENTIALS_FILE="+file, "AWS_CONFIG_FILE="+config), with(audit), nil},
+		{nil, []string{"AWS_SHARED_CREDENTIALS_FILE=" + file}, common, []string{"AWS_SHARED_CREDENTIALS_FILE"}},
+		{[]string{"--profile", "audit"}, []string{"IRSA_SIDECAR_ECS_LISTEN=127.0.0.1:0", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v1/credentials/audit/", "AWS_CONFIG_FILE=" + config, "IRSA_SIDECAR_LOG_LEVEL=error"},
+			with(audit, map[string]string{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v1/credentials/audit/"}), nil},
+		{[]string{"--profile", "audit"}, []string{"IRSA_SIDECAR_ECS_LISTEN=127.0.0.1:0", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v1/credentials", "AWS_CONFIG_FILE=" + config, "IRSA_SIDECAR_LOG_LEVEL=error"}, with(audit), nil},
 	} {
 		cmd := exec.Command(world.Program(t), slices.Concat([]string{"exec"}, row.args, []string{"--", "env", "-0"})...)
 		cmd.Env = execEnv(w, row.env...)
