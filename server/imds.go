@@ -133,10 +133,11 @@ func (h *imds) answer(w http.ResponseWriter, r *http.Request, started time.Time)
 	case r.Method == http.MethodPut && path == tokenPath && slices.Contains(imdsVersions, version):
 		// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html
 		h.count(r, metadataUnknown, errorPage(w, http.StatusForbidden, "tokens are at /latest/api/token"), started)
-	case r.Method != http.MethodGet:
-		w.Header().Set("Allow", http.MethodGet)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
 		h.reject(w, r, MethodNotAllowed, nil, started)
-	default:
+	default: // net/http leaves out the body of an answer to HEAD, by which scripts find out whether this is EC2, as they can there:
+		// https://github.com/GoogleCloudPlatform/fluent-plugin-google-cloud/issues/182
 		if refusal := h.unproven(r); refusal != "" {
 			h.reject(w, r, refusal, nil, started)
 			return
@@ -404,6 +405,8 @@ func writePlain(w http.ResponseWriter, text []byte) {
 	writeMetadata(w, http.StatusOK, typePlain, text)
 }
 
+// writeMetadata sends no Last-Modified, ETag or Accept-Ranges: EC2 does so on some kinds of instances only, so that no program can
+// rely on them. https://github.com/GoogleCloudPlatform/fluent-plugin-google-cloud/issues/182 shows two kinds.
 func writeMetadata(w http.ResponseWriter, status int, contentType []string, body []byte) int {
 	header := w.Header()
 	header["Content-Type"] = contentType

@@ -296,9 +296,9 @@ func TestIMDSAnswersOnlyItsMethods(t *testing.T) {
 	h := NewIMDS(warmIMDS(t), testIMDS)
 	token := metadataTokenOf(t, h)
 	for _, method := range []string{"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "get", "TRACE"} {
-		for path, allowed := range map[string]string{"/latest/api/token": "PUT", "/latest/api/token/": "PUT", testRolePath: "GET", "/": "GET", "/latest/nothing": "GET"} {
+		for path, allowed := range map[string]string{"/latest/api/token": "PUT", "/latest/api/token/": "PUT", testRolePath: "GET, HEAD", "/": "GET, HEAD", "/latest/nothing": "GET, HEAD"} {
 			w := ask(h, request(method, path, header(metadataToken, token), header(metadataTokenTTL, "60")))
-			if method == allowed {
+			if slices.Contains(strings.Split(allowed, ", "), method) {
 				if w.Code == 405 {
 					t.Errorf("%s %s: 405", method, path)
 				}
@@ -312,6 +312,44 @@ func TestIMDSAnswersOnlyItsMethods(t *testing.T) {
 	}
 	// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html
 	mustPage(t, ask(h, request("PUT", "/2021-03-23/api/token", header(metadataTokenTTL, "60"))), 403, "/latest/api/token")
+}
+
+// HEAD has the answer of GET, without the body: https://github.com/GoogleCloudPlatform/fluent-plugin-google-cloud/issues/182 shows
+// EC2's.
+func TestIMDSAnswersHEAD(t *testing.T) {
+	var h Handler
+	address := serveTCP(t, func(at netip.AddrPort) Handler {
+		i := testIMDS
+		i.Addresses = append(i.Addresses, at)
+		h = NewIMDS(warmIMDS(t), i)
+		return h
+	})
+	token := metadataTokenOf(t, h)
+	for path, status := range map[string]int{"/": 200, "/latest/meta-data/": 200, testRolePath: 200, "/latest/meta-data/spot/instance-action": 404} {
+		for _, sent := range []string{"wrong", token} {
+			heads := make(map[string]string)
+			for _, method := range []string{"GET", "HEAD"} {
+				answer := raw(t, address, method+" "+path+" HTTP/1.1|Host: 127.0.0.1:PORT|Connection: close|"+metadataToken+": "+sent)
+				head, body, _ := strings.Cut(answer, "\r\n\r\n")
+				if (body == "") != (method == "HEAD") {
+					t.Errorf("%s %s has the body %q", method, path, body)
+				}
+				heads[method] = withoutDate(head)
+			}
+			want := fmt.Sprintf("HTTP/1.1 %d ", status)
+			if sent != token {
+				want = "HTTP/1.1 401 "
+			}
+			if heads["HEAD"] != heads["GET"] || !strings.HasPrefix(heads["HEAD"], want) || !strings.Contains(heads["HEAD"], "\r\nServer: EC2ws") {
+				t.Errorf("HEAD %s is answered %s\nand GET %s", path, heads["HEAD"], heads["GET"])
+			}
+		}
+	}
+}
+
+func withoutDate(head string) string {
+	lines := strings.Split(head, "\r\n")
+	return strings.Join(slices.DeleteFunc(lines, func(line string) bool { return strings.HasPrefix(line, "Date: ") }), "\r\n")
 }
 
 func TestIMDSHasTheGuardsOfCredentials(t *testing.T) {
