@@ -308,6 +308,23 @@ func TestWhoLeavesAnswersOfASocketUnreadGetsNoMore(t *testing.T) {
 	eventually(t, "the user is answered again", func() bool { return answered(0) == ok })
 }
 
+// Root, which is user 0, is not held responsible for a connection that has no user.
+func TestAnEndedConnectionWithoutAUserIsNobodys(t *testing.T) {
+	path := serveSocket(t, warm(t), 1)
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	var unread unreadAnswers
+	unread.keep(conn.(*net.UnixConn))
+	unread.mu.Lock()
+	defer unread.mu.Unlock()
+	if unread.total != 0 || len(unread.users) > 0 || unread.looking {
+		t.Errorf("%d unread answers, of the users %v", unread.total, unread.users)
+	}
+}
+
 func runAs(uid int, f func()) {
 	if uid == os.Geteuid() {
 		f()

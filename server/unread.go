@@ -23,11 +23,16 @@ type unreadAnswers struct {
 	looking bool // a goroutine looks whether they have been read
 }
 
-// keep ends a connection, for both sides. It may be called several times.
+// keep ends a connection, for both sides. It may be called several times. The kernel says who is at the other end of each
+// connection that is open; one without a user is closed, because it must not count as left by another user.
 func (u *unreadAnswers) keep(conn *net.UnixConn) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	user, _ := peerUser(conn)
+	user, err := peerUser(conn)
+	if err != nil {
+		conn.Close()
+		return
+	}
 	if u.users[user][conn] {
 		return
 	}
