@@ -163,6 +163,17 @@ func (c *connections) answering(conn net.Conn) {
 	}
 }
 
+// awaitRest lets a connection make room for others although its request is being answered, until the function is called that it
+// returns: the client has not sent all of the request.
+func (c *clientConn) awaitRest() (came func()) {
+	c.asked.Store(false)
+	c.connections.answered(c)
+	return func() {
+		c.connections.answering(c)
+		c.asked.Store(true)
+	}
+}
+
 func (c *connections) forget(conn net.Conn) {
 	if element := c.open[conn]; element != nil {
 		c.idle.Remove(element) // does nothing to an element of the other list

@@ -100,6 +100,44 @@ func TestSilentConnectionsLockNobodyOutForLong(t *testing.T) {
 	})
 }
 
+// A request for a token is answered once its body has proved to be empty. Until then it keeps no place for longer than others.
+func TestBodiesThatDoNotEndLockNobodyOutForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, stop, ended := start(t, NewIMDS(warmIMDS(t), testIMDS), time.Second)
+		put := fmt.Sprintf("PUT /latest/api/token HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s: 60\r\nTransfer-Encoding: chunked\r\n\r\n", testPort, metadataTokenTTL)
+		status := func(conn net.Conn) string {
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				return err.Error()
+			}
+			return response.Status
+		}
+		first := l.dial()
+		io.WriteString(first, put)
+		time.Sleep(patience / 2)
+		for range MaxConnections - 1 {
+			io.WriteString(l.dial(), put)
+		}
+		time.Sleep(patience / 4)
+		if _, err := get(l.dial(), "/"); err != nil || time.Since(epoch) != patience {
+			t.Errorf("%v after %v, want an answer after %v", err, time.Since(epoch), patience)
+		}
+		if got := status(first); got != io.ErrUnexpectedEOF.Error() && got != io.EOF.Error() {
+			t.Errorf("the one that has waited longest: %s", got)
+		}
+		// While nobody waits for its place, a client may take all of its time.
+		last := l.dial()
+		io.WriteString(last, put)
+		time.Sleep(bodyPatience - time.Millisecond)
+		io.WriteString(last, "0\r\n\r\n")
+		if got := status(last); got != "200 OK" {
+			t.Errorf("an empty body that comes in time: %s", got)
+		}
+		stop()
+		<-ended
+	})
+}
+
 // A thousand connections at once that never finish a request: all are closed after some time.
 func TestDribblersLockNobodyOutForLong(t *testing.T) {
 	for name, head := range map[string]string{"silent": "", "dribbling": "GET /v1/cre"} {

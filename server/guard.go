@@ -164,11 +164,12 @@ var withEmptyBody = guard{withoutBody.refusals, func(r *http.Request) (Refusal, 
 	return "", nil
 }}
 
-// endsAtOnce reads what there is of the body.
+// endsAtOnce reads what there is of the body. Meanwhile the connection makes room for others, like one whose head is incomplete.
 func endsAtOnce(r *http.Request) bool {
 	if conn, ok := r.Context().Value(connKey{}).(*clientConn); ok {
 		conn.SetReadDeadline(time.Now().Add(bodyPatience))
 		defer conn.SetReadDeadline(time.Now().Add(readTimeout))
+		defer conn.awaitRest()()
 	}
 	var one [1]byte
 	_, err := io.ReadFull(r.Body, one[:])
