@@ -19,9 +19,14 @@ type Crowd struct {
 	Seen *atomic.Int64         // counts the connections; may be nil
 }
 
-// RepeatRequest is a request to send again and again. TOKEN stands for the right authorization token.
+// RepeatRequest is a GET to send again and again.
 func RepeatRequest(n int, path, header string) string {
 	return strings.Repeat("GET "+path+" HTTP/1.1\r\nHost: 127.0.0.1\r\n"+header+"\r\n", n)
+}
+
+// RepeatTokenRequest is a request for a token of IMDSv2 to send again and again.
+func RepeatTokenRequest(n int, header string) string {
+	return strings.Repeat("PUT /latest/api/token HTTP/1.1\r\nHost: 127.0.0.1\r\nX-aws-ec2-metadata-token-ttl-seconds: 600\r\n"+header+"\r\n", n)
 }
 
 // CrowdToken is the authorization token of the sidecar that a crowd asks.
@@ -32,6 +37,7 @@ var (
 	OpsOf         = func(s *Sidecar) string { return s.OpsAddress }
 	AdminOf       = func(s *Sidecar) string { return s.AdminAddress }
 	ECSOf         = func(s *Sidecar) string { return s.ECSAddress }
+	IMDSOf        = func(s *Sidecar) string { return s.IMDSAddress }
 	SocketOf      = func(s *Sidecar) string { return s.Socket }
 
 	RightToken = "Authorization: " + CrowdToken + "\r\n"

@@ -40,3 +40,17 @@ func RepoFile(t *testing.T, name string) []byte {
 	t.Helper()
 	return ReadFile(t, Path(t, name))
 }
+
+// SharedDir makes a directory that every user can reach, unlike the test's own, and that lasts until the end of the test.
+func SharedDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "shared")
+	if err == nil {
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,6 +111,20 @@ func OnThread(do func()) {
 		do()
 	}()
 	<-done
+}
+
+// DialAs connects as another user, which only root can.
+func DialAs(uid int, network, address string) (conn net.Conn, err error) {
+	OnThread(func() {
+		if uid != os.Geteuid() {
+			if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 { // of this thread
+				err = errno
+				return
+			}
+		}
+		conn, err = net.DialTimeout(network, address, Soon)
+	})
+	return conn, err
 }
 
 // Loopback is the name of the loopback interface, in the form of netdevice(7).

@@ -34,6 +34,7 @@ type Sidecar struct {
 	OpsAddress   string // address of the ops listener
 	AdminAddress string // address of the admin listener
 	ECSAddress   string // address of the listener for relative URIs; empty if it is off
+	IMDSAddress  string // address of the instance metadata listener; empty if it is off
 	Socket       string // path of the Unix socket; empty if it is off
 
 	Traced bool // it was told to print its goroutines
@@ -52,8 +53,24 @@ func (w *World) Serve(t *testing.T, changes ...string) *Sidecar {
 	s.BaseURL, _ = strings.CutSuffix(line["credentials"].(string), "/v1/credentials")
 	s.OpsAddress, s.AdminAddress = line["ops"].(string), line["admin"].(string)
 	s.ECSAddress, _ = line["ecs"].(string)
+	s.IMDSAddress, _ = line["imds"].(string)
 	s.Socket, _ = line["socket"].(string)
 	return s
+}
+
+// MetadataToken gets a token of IMDSv2 that lives for ten minutes.
+func (s *Sidecar) MetadataToken(t *testing.T) string {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+s.IMDSAddress+"/latest/api/token", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "600")
+	status, token := HTTPDo(t, request)
+	if status != http.StatusOK {
+		t.Fatalf("no metadata token: %d %s", status, token)
+	}
+	return string(token)
 }
 
 // CommandEnv returns an environment for a command that asks this sidecar, with nothing else in it.
