@@ -4,6 +4,7 @@ package faults
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,12 @@ const (
 	floodAttempts = 3
 )
 
+const (
+	metadataPath       = "/latest/meta-data/iam/security-credentials/app"
+	rightMetadataToken = "X-aws-ec2-metadata-token: TOKEN\r\n" // which the test replaces
+	wrongMetadataToken = "X-aws-ec2-metadata-token: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+
 // floods are the crowds; the last one combines the worst.
 var floods = []struct {
 	name   string
@@ -62,6 +69,17 @@ var floods = []struct {
 	{"1,500 at the socket never read", []world.Crowd{{Many: 1500, At: world.SocketOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}}},
 	{"9,000 at the socket ask once, never read, and stay", []world.Crowd{{Many: 150, At: world.SocketOf, Send: world.RepeatRequest(1, "/v1/credentials", world.RightToken+"Connection: close\r\n"), Keep: true}}},
 	{"1,000 at the ECS listener and 1,000 at the socket with half a head of 7 KiB", []world.Crowd{{Many: 1000, At: world.ECSOf, Send: world.HalfAHead}, {Many: 1000, At: world.SocketOf, Send: world.HalfAHead}}},
+	{"1,500 at the IMDS listener with the right token never read", []world.Crowd{{Many: 1500, At: world.IMDSOf, Send: world.RepeatRequest(400, metadataPath, rightMetadataToken)}}},
+	{"1,500 at the IMDS listener with a wrong token never read", []world.Crowd{{Many: 1500, At: world.IMDSOf, Send: world.RepeatRequest(400, metadataPath, wrongMetadataToken)}}},
+	{"300 at the IMDS listener with a wrong token never read", []world.Crowd{{Many: 300, At: world.IMDSOf, Send: world.RepeatRequest(400, metadataPath, wrongMetadataToken)}}},
+	{"1,500 at the IMDS listener without a token never read", []world.Crowd{{Many: 1500, At: world.IMDSOf, Send: world.RepeatRequest(400, metadataPath, "")}}},
+	{"1,500 at the IMDS listener ask for tokens and never read", []world.Crowd{{Many: 1500, At: world.IMDSOf, Send: world.RepeatTokenRequest(400, "")}}},
+	{"250 at the IMDS listener ask for tokens and read", []world.Crowd{{Many: 250, At: world.IMDSOf, Send: world.RepeatTokenRequest(1, ""), Read: true}}},
+	{"9,000 at the IMDS listener ask for a token once, never read, and stay", []world.Crowd{{Many: 150, At: world.IMDSOf, Send: world.RepeatTokenRequest(1, "Connection: close\r\n"), Keep: true}}},
+	{"1,000 at the IMDS listener ask for a token with a body that does not end", []world.Crowd{{Many: 1000, At: world.IMDSOf, Send: world.RepeatTokenRequest(1, "Transfer-Encoding: chunked\r\n")}}},
+	{"300 at the IMDS listener with a body that does not come", []world.Crowd{{Many: 300, At: world.IMDSOf, Send: world.RepeatTokenRequest(1, "Content-Length: 100000\r\n")}}},
+	{"1,000 at the IMDS listener with half a head of 7 KiB", []world.Crowd{{Many: 1000, At: world.IMDSOf, Send: world.HalfAHead}}},
+	{"1,000 at the IMDS listener say nothing", []world.Crowd{{Many: 1000, At: world.IMDSOf, Send: ""}}},
 	{"all of the worst at once", []world.Crowd{
 		{Many: 600, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}, {Many: 300, At: world.CredentialsOf, Send: world.HalfAHead},
 		{Many: 250, At: world.OpsOf, Send: world.RepeatRequest(400, "/metrics", "")}, {Many: 150, At: world.OpsOf, Send: world.RepeatRequest(1, "/metrics", "Accept-Encoding: gzip\r\n"), Read: true},
@@ -70,6 +88,7 @@ var floods = []struct {
 	{"all of the worst at once, at all listeners", []world.Crowd{
 		{Many: 300, At: world.CredentialsOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}, {Many: 150, At: world.CredentialsOf, Send: world.HalfAHead},
 		{Many: 300, At: world.ECSOf, Send: world.RepeatRequest(400, "/v1/credentials", "")}, {Many: 150, At: world.ECSOf, Send: world.HalfAHead},
+		{Many: 300, At: world.IMDSOf, Send: world.RepeatRequest(400, metadataPath, rightMetadataToken)}, {Many: 150, At: world.IMDSOf, Send: world.RepeatTokenRequest(1, "Transfer-Encoding: chunked\r\n")},
 		{Many: 300, At: world.SocketOf, Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)}, {Many: 150, At: world.SocketOf, Send: world.HalfAHead},
 		{Many: 250, At: world.OpsOf, Send: world.RepeatRequest(400, "/metrics", "")}, {Many: 150, At: world.OpsOf, Send: world.RepeatRequest(1, "/metrics", "Accept-Encoding: gzip\r\n"), Read: true},
 		{Many: 250, At: world.AdminOf, Send: world.RepeatRequest(400, "/", "")},
@@ -86,7 +105,7 @@ func TestFloods(t *testing.T) {
 	probe.Remove()
 	var report bytes.Buffer
 	table := tabwriter.NewWriter(&report, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "credentials\tprobe\tscrape\tasked again\tpeak, of 48 MiB\tlived\t")
+	fmt.Fprintln(table, "credentials\tother outputs\tprobe\tscrape\tasked again\tpeak, of 48 MiB\tlived\t")
 	var names []string
 	for _, f := range floods {
 		t.Run(f.name, func(t *testing.T) {
@@ -101,21 +120,26 @@ func TestFloods(t *testing.T) {
 				return memory.Start(cmd)
 			}
 			changes := []string{"IRSA_SIDECAR_AUTHORIZATION_TOKEN=" + world.CrowdToken}
-			if strings.Contains(f.name, "socket") || strings.Contains(f.name, "ECS") || strings.Contains(f.name, "all listeners") {
-				dir, err := os.MkdirTemp("", "socket") // others can reach it, unlike the test's own
-				if err != nil || os.Chmod(dir, 0o755) != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { os.RemoveAll(dir) })
-				changes = append(changes, "IRSA_SIDECAR_ECS_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_SOCKET="+filepath.Join(dir, "s"))
+			outputs := strings.Contains(f.name, "all listeners") // on besides the container endpoint
+			metadata := outputs || strings.Contains(f.name, "IMDS")
+			if metadata {
+				changes = append(changes, "IRSA_SIDECAR_IMDS_LISTEN=127.0.0.1:0")
+			}
+			if outputs || strings.Contains(f.name, "socket") || strings.Contains(f.name, "ECS") {
+				changes = append(changes, "IRSA_SIDECAR_ECS_LISTEN=127.0.0.1:0", "IRSA_SIDECAR_SOCKET="+filepath.Join(world.SharedDir(t), "s"))
 			}
 			s := w.Serve(t, changes...)
 			world.Eventually(t, world.Soon, "credentials", func() bool { return s.Ask(t, "Authorization", world.CrowdToken).Valid() })
 
 			ctx, stop := context.WithTimeout(t.Context(), floodLasts)
 			defer stop()
+			token := ""
+			if metadata {
+				token = s.MetadataToken(t)
+			}
 			var crowd sync.WaitGroup
 			for _, f := range f.crowds {
+				f.Send = strings.ReplaceAll(f.Send, "TOKEN", token)
 				for range f.Many {
 					crowd.Go(func() { f.Visit(ctx, f.At(s)) })
 				}
@@ -129,6 +153,11 @@ func TestFloods(t *testing.T) {
 			if s.ECSAddress != "" {
 				clients = append(clients, &goodClient{url: "http://" + s.ECSAddress + "/v1/credentials", limit: sdkLimit},
 					&goodClient{url: "http://localhost/v1/credentials", socket: s.Socket, token: world.CrowdToken, limit: sdkLimit})
+			}
+			if metadata {
+				at := "http://" + s.IMDSAddress
+				clients = append(clients, &goodClient{url: at + metadataPath, header: "X-aws-ec2-metadata-token", token: token, limit: sdkLimit},
+					&goodClient{method: http.MethodPut, url: at + "/latest/api/token", header: "X-aws-ec2-metadata-token-ttl-seconds", token: "600", limit: sdkLimit})
 			}
 			for _, c := range clients {
 				good.Go(func() { c.ask(ctx) })
@@ -144,11 +173,14 @@ func TestFloods(t *testing.T) {
 				t.Errorf("it ended: %v", s.Err)
 			default:
 			}
-			again := 0
-			for _, c := range clients {
+			again, others := 0, time.Duration(0)
+			for i, c := range clients {
 				again += c.again
+				if i > 2 {
+					others = max(others, c.slowest)
+				}
 				if c.slowest > 2*c.limit || c.unanswered > 0 || c.answered == 0 {
-					t.Errorf("GET %s: %d answers, %d without (%v), the slowest after %s of %s", c.url, c.answered, c.unanswered, c.err, c.slowest, c.limit)
+					t.Errorf("%s %s: %d answers, %d without (%v), the slowest after %s of %s", cmp.Or(c.method, http.MethodGet), c.url, c.answered, c.unanswered, c.err, c.slowest, c.limit)
 				}
 			}
 			peak := memory.Peak()
@@ -156,7 +188,7 @@ func TestFloods(t *testing.T) {
 				t.Errorf("memory went up to %.1f MiB, of %d", peak, world.PodMemory>>20)
 			}
 			ms := func(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
-			fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%.1f MiB\t%s\t\n", ms(clients[0].slowest), ms(clients[1].slowest), ms(clients[2].slowest), again, peak, lived)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%.1f MiB\t%s\t\n", ms(clients[0].slowest), ms(others), ms(clients[1].slowest), ms(clients[2].slowest), again, peak, lived)
 			names = append(names, f.name)
 			if lived == "yes" {
 				world.Eventually(t, world.Soon, "credentials after the flood", func() bool { return s.Ask(t, "Authorization", world.CrowdToken).Valid() })
@@ -173,9 +205,10 @@ func TestFloods(t *testing.T) {
 
 // goodClient asks like an SDK, a kubelet or Prometheus: on its own connection, and reading the answer.
 type goodClient struct {
-	url, token string
-	socket     string // to connect to instead, as another user than the crowd
-	limit      time.Duration
+	method, url   string // GET if it is empty
+	header, token string // the header is Authorization if it is empty
+	socket        string // to connect to instead, as another user than the crowd
+	limit         time.Duration
 
 	answered, again, unanswered int
 	slowest                     time.Duration // answer, counted from the first attempt
@@ -185,14 +218,11 @@ type goodClient struct {
 func (c *goodClient) ask(ctx context.Context) {
 	transport := &http.Transport{DisableKeepAlives: true}
 	if c.socket != "" {
-		transport.DialContext = func(context.Context, string, string) (conn net.Conn, err error) {
-			world.OnThread(func() {
-				if os.Geteuid() == 0 {
-					syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), 1234, ^uintptr(0)) // of this thread
-				}
-				conn, err = net.DialTimeout("unix", c.socket, c.limit)
-			})
-			return conn, err
+		transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+			if os.Geteuid() == 0 {
+				return world.DialAs(1234, "unix", c.socket)
+			}
+			return net.Dial("unix", c.socket)
 		}
 	}
 	client := &http.Client{Transport: transport, Timeout: c.limit}
@@ -215,12 +245,12 @@ func (c *goodClient) ask(ctx context.Context) {
 }
 
 func (c *goodClient) once(client *http.Client) error {
-	request, err := http.NewRequest(http.MethodGet, c.url, nil)
+	request, err := http.NewRequest(c.method, c.url, nil)
 	if err != nil {
 		return err
 	}
 	if c.token != "" {
-		request.Header.Set("Authorization", c.token)
+		request.Header.Set(cmp.Or(c.header, "Authorization"), c.token)
 	}
 	response, err := client.Do(request)
 	if err != nil {
