@@ -49,6 +49,7 @@ func Serve(ctx context.Context, l net.Listener, h Handler, connections int, grac
 		// net/http would answer "OPTIONS *" itself, with 200 and without the guards.
 		DisableGeneralOptionsHandler: true,
 	}
+	keepSocket(ctx, l, logger)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(limit.listener(l)) }()
 	select {

@@ -1,44 +1,55 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 )
 
 // ListenUnix is [Listen] for a Unix socket at path, which is made with mode 0666: like a loopback address, it is open to all
-// who reach it, and tokens and users decide about them. Close removes it, unless something else is at the path by then.
+// who reach it, and tokens and users decide about them. Close removes it, unless something else is at the path by then. While
+// [Serve] serves it, a socket that somebody has removed is made again.
 //
 // A socket that an earlier run has left there is replaced. Anything else is kept, and the error says what it is; so is a socket
 // that a server listens on.
 func ListenUnix(path string, sendBuffer int) (net.Listener, error) {
+	defer lockDirectory(path)()
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	// The mode of a socket is what the umask leaves when it is bound. A chmod later would leave a moment with another mode,
-	// and would follow a link that has taken the socket's place meanwhile; bind(2) follows none.
-	before := syscall.Umask(0o111)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	syscall.Umask(before)
-	if err != nil {
-		return nil, unusablePath(path, err)
+	l := &unixListener{path: path, sendBuffer: sendBuffer}
+	if err := l.bind(); err != nil {
+		return nil, err
 	}
-	l.SetUnlinkOnClose(false) // it would remove whatever is there
-	made, err := os.Lstat(path)
-	if err != nil {
-		l.Close()
-		return nil, unusablePath(path, err)
-	}
-	return &unixListener{l, path, made, sendBuffer}, nil
+	return l, nil
 }
 
-// removeStale removes a socket without a server. Two sidecars that start at the same moment could still remove each other's: a
-// path is for one.
+// lockWait is how long to wait for another sidecar that makes or removes its socket.
+const lockWait = time.Second
+
+// lockDirectory keeps other sidecars from making or removing a socket in the directory of path until unlock is called. Without
+// it, two that find a stale socket there could remove each other's. Programs that may only read the directory can hold such a
+// lock too, and keep it; they stop nothing.
+func lockDirectory(path string) (unlock func()) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return func() {} // what is wrong with it, the bind says
+	}
+	for end := time.Now().Add(lockWait); syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == syscall.EWOULDBLOCK && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	return func() { dir.Close() }
+}
+
+// removeStale removes a socket without a server.
 func removeStale(path string) error {
 	found, err := os.Lstat(path)
 	switch {
@@ -98,28 +109,128 @@ func unusablePath(path string, err error) error {
 }
 
 type unixListener struct {
-	*net.UnixListener
 	path       string
-	made       fs.FileInfo
 	sendBuffer int
+
+	mu     sync.Mutex
+	socket *net.UnixListener
+	made   fs.FileInfo // of the socket
+	closed bool
+}
+
+// bind makes the socket, in place of one that is not at the path any more.
+func (l *unixListener) bind() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return net.ErrClosed
+	}
+	// The mode of a socket is what the umask leaves when it is bound. A chmod later would leave a moment with another mode,
+	// and would follow a link that has taken the socket's place meanwhile; bind(2) follows none.
+	before := syscall.Umask(0o111)
+	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: l.path, Net: "unix"})
+	syscall.Umask(before)
+	if err != nil {
+		return unusablePath(l.path, err)
+	}
+	socket.SetUnlinkOnClose(false) // it would remove whatever is there
+	made, err := os.Lstat(l.path)
+	if err != nil {
+		socket.Close()
+		return unusablePath(l.path, err)
+	}
+	if l.socket != nil {
+		l.socket.Close()
+	}
+	l.socket, l.made = socket, made
+	return nil
+}
+
+// current is the socket where programs connect; nil after Close.
+func (l *unixListener) current() (socket *net.UnixListener, made fs.FileInfo) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, l.made
+	}
+	return l.socket, l.made
 }
 
 // Accept bounds the buffer of each connection, because those of Unix sockets are not inherited. What a client sends takes memory
 // of the client.
 func (l *unixListener) Accept() (net.Conn, error) {
-	conn, err := l.AcceptUnix()
-	if err != nil {
-		return nil, err
+	for {
+		socket, _ := l.current()
+		if socket == nil {
+			return nil, net.ErrClosed
+		}
+		conn, err := socket.AcceptUnix()
+		if err == nil {
+			conn.SetWriteBuffer(l.sendBuffer)
+			return conn, nil
+		}
+		if now, _ := l.current(); now == socket {
+			return nil, err
+		}
 	}
-	conn.SetWriteBuffer(l.sendBuffer)
-	return conn, nil
 }
 
+func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
 func (l *unixListener) Close() error {
+	defer lockDirectory(l.path)()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
 	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.made) {
 		os.Remove(l.path)
 	}
-	return l.UnixListener.Close()
+	return l.socket.Close()
+}
+
+// socketPause is how often a socket is looked for.
+const socketPause = 5 * time.Second
+
+// keepSocket begins to make a Unix socket again whenever it is not at its path any more, until ctx ends.
+func keepSocket(ctx context.Context, l net.Listener, logger *slog.Logger) {
+	socket, ok := l.(*unixListener)
+	if !ok {
+		return
+	}
+	go func() {
+		ticker := time.NewTicker(socketPause)
+		defer ticker.Stop()
+		said := ""
+		for {
+			select {
+			case <-ticker.C:
+				said = socket.look(logger, said)
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+}
+
+// look makes the socket again if it is not at its path. It logs what prevents that, unless that has been said, and returns it.
+func (l *unixListener) look(logger *slog.Logger, said string) string {
+	socket, made := l.current()
+	if there, err := os.Lstat(l.path); socket == nil || err == nil && os.SameFile(there, made) {
+		return ""
+	}
+	defer lockDirectory(l.path)()
+	err := removeStale(l.path)
+	if err == nil {
+		err = l.bind()
+	}
+	switch {
+	case err == nil:
+		logger.Warn("the Unix socket was removed; it is there again", "path", l.path)
+		return ""
+	case err.Error() != said && err != net.ErrClosed:
+		logger.Error("programs cannot reach the Unix socket, which was removed or replaced; it is made again once that is possible", "path", l.path, "error", err)
+	}
+	return err.Error()
 }
 
 // peerUser returns the user who connected a Unix socket. The ID is that of the sidecar's user namespace.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -132,16 +133,20 @@ func TestTheUsersOfASocketAreToldApart(t *testing.T) {
 	}
 }
 
+// leaveStale leaves a socket as a server that was killed does.
+func leaveStale(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+}
+
 func TestWhatIsAtASocketsPath(t *testing.T) {
 	listen := func(path string) (net.Listener, error) { return ListenUnix(path, CredentialsBuffer) }
-	stale := func(t *testing.T, path string) {
-		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.SetUnlinkOnClose(false)
-		l.Close()
-	}
+	stale := leaveStale
 	for name, row := range map[string]struct {
 		there func(t *testing.T, path string) // nil: nothing
 		at    string                          // after the path; empty: the path itself
@@ -234,6 +239,131 @@ func TestASocketThatIsNotOursAnyMoreIsKept(t *testing.T) {
 	l.Close()
 	if text, err := os.ReadFile(path); err != nil || string(text) != "mine" {
 		t.Errorf("what has taken its place: %q, %v", text, err)
+	}
+}
+
+// Sidecars that start at the same moment and find a stale socket leave one socket, whose sidecar is the only one that listens.
+func TestOneOfManyGetsAStalePath(t *testing.T) {
+	for range 50 {
+		path := socketPath(t)
+		leaveStale(t, path)
+		const many = 8
+		listeners, begin := make(chan net.Listener, many), make(chan struct{})
+		for range many {
+			go func() {
+				<-begin
+				l, err := ListenUnix(path, CredentialsBuffer)
+				if err != nil {
+					if want := path + " is in use by another program, or by another irsa-sidecar; stop it, or choose another path"; err.Error() != want {
+						t.Errorf("%v, want %s", err, want)
+					}
+					l = nil
+				}
+				listeners <- l
+			}()
+		}
+		close(begin)
+		var got []net.Listener
+		for range many {
+			if l := <-listeners; l != nil {
+				got = append(got, l)
+			}
+		}
+		conn, err := net.Dial("unix", path)
+		if err != nil || len(got) != 1 {
+			t.Errorf("%d listen; %v", len(got), err)
+		} else {
+			conn.Close()
+		}
+		for _, l := range got {
+			l.Close()
+		}
+		if _, err := os.Lstat(path); err == nil {
+			t.Error("the socket is still there")
+		}
+	}
+}
+
+// A program that holds the lock stops nothing.
+func TestALockedDirectory(t *testing.T) {
+	path := socketPath(t)
+	unlock := lockDirectory(path)
+	defer unlock()
+	l, err := ListenUnix(path, CredentialsBuffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+}
+
+// A socket that somebody has removed is made again; what has taken its place is kept, and said once.
+func TestASocketIsMadeAgain(t *testing.T) {
+	path := socketPath(t)
+	l, err := ListenUnix(path, CredentialsBuffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		served <- Serve(ctx, l, Socket(warm(t)), MaxConnections, time.Second, slog.New(slog.DiscardHandler))
+	}()
+	var log strings.Builder
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	const head = "GET /v1/credentials HTTP/1.1|Host: x"
+	answers := func(when string) {
+		t.Helper()
+		made, err := os.Lstat(path)
+		if got := askSocket(t, path, head); err != nil || made.Mode() != os.ModeSocket|0o666 || !strings.HasPrefix(got, "HTTP/1.1 200 OK") {
+			t.Errorf("%s: %v, %s, want a socket of mode 0666 and 200", when, err, got)
+		}
+	}
+	answers("at the start")
+	open, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	said := ""
+	for _, step := range []struct {
+		what string
+		do   func() error
+		logs string // a pattern; empty for nothing
+		back bool
+	}{
+		{"nothing happens", func() error { return nil }, "", true},
+		{"it is removed", func() error { return os.Remove(path) }, "the Unix socket was removed; it is there again", true},
+		{"it is removed again", func() error { return os.Remove(path) }, "it is there again", true},
+		{"a file takes its place", func() error { os.Remove(path); return os.WriteFile(path, []byte("mine"), 0o600) }, "exists and is not a socket, so it is kept; choose another path, or remove it", false},
+		{"the file stays", func() error { return nil }, "", false},
+		{"the file goes", func() error { return os.Remove(path) }, "it is there again", true},
+		{"a stale socket takes its place", func() error { os.Remove(path); leaveStale(t, path); return nil }, "it is there again", true},
+		{"its directory is removed", func() error { return os.RemoveAll(filepath.Dir(path)) }, "the directory .* does not exist; mount a volume there", false},
+		{"its directory is there again", func() error { return os.Mkdir(filepath.Dir(path), 0o755) }, "it is there again", true},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		log.Reset()
+		said = l.(*unixListener).look(logger, said)
+		if step.logs == "" && log.Len() > 0 || !regexp.MustCompile(step.logs).MatchString(log.String()) {
+			t.Errorf("%s: logged %q, want %q", step.what, log.String(), step.logs)
+		}
+		if step.back {
+			answers(step.what)
+		}
+	}
+	io.WriteString(open, strings.ReplaceAll(head, "|", "\r\n")+"\r\nConnection: close\r\n\r\n")
+	if answer, _ := io.ReadAll(open); !strings.HasPrefix(string(answer), "HTTP/1.1 200 OK") {
+		t.Errorf("a connection of before: %s", answer)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	l.(*unixListener).look(logger, "")
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("the socket is there after the end")
 	}
 }
 
