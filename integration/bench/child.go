@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path"
@@ -33,14 +34,30 @@ func build(ctx context.Context, dir, pkg string) (program string, err error) {
 	return program, world.Build(ctx, program, pkg, "-buildvcs=false", "-ldflags", "-s -w")
 }
 
+// target is where a server is asked, and what.
+type target struct {
+	address string // or the path of a Unix socket
+	request []byte
+}
+
+// newTarget is a target of one request.
+func newTarget(address, method, path, header string) target {
+	host := address
+	if isPath(address) {
+		host = "localhost"
+	}
+	return target{address, []byte(method + " " + path + " HTTP/1.1\r\nHost: " + host + "\r\nUser-Agent: bench\r\nAccept: application/json\r\n" + header + "\r\n")}
+}
+
+func isPath(address string) bool { return address[0] == '/' }
+
 // child is a running server.
 type child struct {
-	cmd     *exec.Cmd
-	address string
-	ops     string // the sidecar's ops listener
-	request []byte
-	output  bytes.Buffer
-	ended   chan struct{}
+	target
+	cmd    *exec.Cmd
+	ops    string // the sidecar's ops listener
+	output bytes.Buffer
+	ended  chan struct{}
 
 	listening time.Duration // since it was started
 }
@@ -78,7 +95,12 @@ func (b *bench) startBare(ctx context.Context) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, listen, []string{b.programs.bare, listen, b.body}, []string{})
+	return b.startBareAt(ctx, listen, b.body)
+}
+
+// startBareAt is startBare at an address, with another body, and with more headers, given as name, value, name, value.
+func (b *bench) startBareAt(ctx context.Context, address, body string, header ...string) (*child, error) {
+	return start(ctx, address, append([]string{b.programs.bare, address, body}, header...), []string{})
 }
 
 // both starts one of each, one right after the other.
@@ -95,9 +117,8 @@ func (b *bench) both(ctx context.Context) (p pair[*child], err error) {
 // start starts a server and returns as soon as it listens.
 func start(ctx context.Context, address string, args, env []string) (*child, error) {
 	c := &child{
-		address: address,
-		request: []byte("GET /v1/credentials HTTP/1.1\r\nHost: " + address + "\r\nUser-Agent: bench\r\nAccept: application/json\r\n\r\n"),
-		ended:   make(chan struct{}),
+		target: newTarget(address, http.MethodGet, "/v1/credentials", ""),
+		ended:  make(chan struct{}),
 	}
 	c.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
 	c.cmd.Env = env
@@ -123,12 +144,17 @@ func start(ctx context.Context, address string, args, env []string) (*child, err
 // first tries to connect until that succeeds. The cost is the same for both servers.
 func (c *child) first(began time.Time) error {
 	// From another address than the one that is dialled: a free port is an ephemeral port, and a socket may connect to itself.
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	network, dialer := "tcp", net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	if isPath(c.address) {
+		network, dialer.LocalAddr = "unix", nil
+	}
 	for time.Since(began) < patience {
-		conn, err := dialer.Dial("tcp", c.address)
+		conn, err := dialer.Dial(network, c.address)
 		if err == nil {
 			c.listening = time.Since(began)
-			conn.(*net.TCPConn).SetLinger(0)
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				tcp.SetLinger(0)
+			}
 			return conn.Close()
 		}
 		select {
@@ -176,6 +202,15 @@ func (c *child) mebibytes(field string) (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("/proc has no %s of the process", field)
+}
+
+// resident returns the memory that the process has, and the part that is its own, in MiB.
+func (c *child) resident() (rss, anon float64, err error) {
+	if rss, err = c.mebibytes("VmRSS"); err != nil {
+		return 0, 0, err
+	}
+	anon, err = c.mebibytes("RssAnon")
+	return rss, anon, err
 }
 
 // memory is mebibytes of both.

@@ -47,14 +47,14 @@ type load struct {
 
 // put sends n requests, and reads n answers of a known size. The client is only a socket, so that the measured time is mostly
 // the server's: on a small machine they share the CPUs.
-func (s shape) put(c *child, size, n int) (load, error) {
+func (s shape) put(at target, size, n int) (load, error) {
 	each := n / s.conns
 	took := make([]time.Duration, each*s.conns)
 	failures := make([]error, s.conns)
 	var clients sync.WaitGroup
 	began := time.Now()
 	for i := range s.conns {
-		clients.Go(func() { failures[i] = s.client(c, size, took[i*each:(i+1)*each]) })
+		clients.Go(func() { failures[i] = s.client(at, size, took[i*each:(i+1)*each]) })
 	}
 	clients.Wait()
 	wall := time.Since(began)
@@ -68,7 +68,7 @@ func (s shape) put(c *child, size, n int) (load, error) {
 	}, nil
 }
 
-func (s shape) client(c *child, size int, took []time.Duration) error {
+func (s shape) client(at target, size int, took []time.Duration) error {
 	answer := make([]byte, size)
 	var conn net.Conn
 	defer func() {
@@ -80,11 +80,11 @@ func (s shape) client(c *child, size int, took []time.Duration) error {
 		began := time.Now()
 		if conn == nil {
 			var err error
-			if conn, err = dial(c.address); err != nil {
+			if conn, err = dial(at.address); err != nil {
 				return err
 			}
 		}
-		if _, err := conn.Write(c.request); err != nil {
+		if _, err := conn.Write(at.request); err != nil {
 			return err
 		}
 		if _, err := io.ReadFull(conn, answer); err != nil {
@@ -103,12 +103,18 @@ func (s shape) client(c *child, size int, took []time.Duration) error {
 }
 
 func dial(address string) (net.Conn, error) {
-	conn, err := net.DialTimeout("tcp", address, patience)
+	network := "tcp"
+	if isPath(address) {
+		network = "unix"
+	}
+	conn, err := net.DialTimeout(network, address, patience)
 	if err != nil {
 		return nil, err
 	}
 	// A reset leaves no connection in TIME_WAIT; tens of thousands would use up the ports.
-	conn.(*net.TCPConn).SetLinger(0)
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
 	return conn, conn.SetDeadline(time.Now().Add(patience))
 }
 
@@ -122,9 +128,9 @@ func (a answer) withoutDate() string {
 }
 
 // ask asks until the status is 200: on a busy machine, the first exchange may take longer than the sidecar lets a client wait.
-func (c *child) ask() (a answer, err error) {
+func (t target) ask() (a answer, err error) {
 	for began := time.Now(); time.Since(began) < patience; {
-		if a, err = c.askOnce(); !errors.Is(err, errNotOK) {
+		if a, err = t.askOnce(); !errors.Is(err, errNotOK) {
 			break
 		}
 	}
@@ -134,13 +140,13 @@ func (c *child) ask() (a answer, err error) {
 var errNotOK = errors.New("the answer is not 200")
 
 // askOnce asks on a new connection.
-func (c *child) askOnce() (answer, error) {
-	conn, err := dial(c.address)
+func (t target) askOnce() (answer, error) {
+	conn, err := dial(t.address)
 	if err != nil {
 		return answer{}, err
 	}
 	defer conn.Close()
-	if _, err := conn.Write(c.request); err != nil {
+	if _, err := conn.Write(t.request); err != nil {
 		return answer{}, err
 	}
 	var raw bytes.Buffer

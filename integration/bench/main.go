@@ -126,18 +126,30 @@ func measureAll(ctx context.Context, o options, enough func(*step) bool) (result
 	if err != nil {
 		return nil, fmt.Errorf("rest with profiles: %w", err)
 	}
+	restOutputs, err := b.restOutputs(ctx, dir, o)
+	if err != nil {
+		return nil, fmt.Errorf("rest with outputs: %w", err)
+	}
 	handlers, err := b.warmHandlers(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("handler: %w", err)
+	}
+	outputHandlers, err := b.outputHandlers(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("handlers of outputs: %w", err)
 	}
 	requests, err := b.requests(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("requests: %w", err)
 	}
-	steps := slices.Concat(handlers, []*step{b.binaries(), b.starts(), b.cold()}, requests,
+	outputs, err := b.outputs(ctx, dir, o)
+	if err != nil {
+		return nil, fmt.Errorf("outputs: %w", err)
+	}
+	steps := slices.Concat(handlers, outputHandlers, []*step{b.binaries(), b.starts(), b.cold()}, requests, outputs,
 		[]*step{b.allReady(1), b.allReady(fewProfiles), b.allReady(manyProfiles), b.exchangesAtOnce()})
 	// The resting servers rest meanwhile.
-	for _, together := range [][]*step{steps, {rest, restProfiles}} {
+	for _, together := range [][]*step{steps, {rest, restProfiles, restOutputs}} {
 		if err := run(ctx, together, o.timeout, enough); err != nil {
 			return nil, err
 		}
@@ -245,6 +257,11 @@ func (b *bench) learn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return alike(ours, bare)
+}
+
+// alike is an error if two answers differ, except in their dates.
+func alike(ours, bare answer) error {
 	if ours.withoutDate() != bare.withoutDate() {
 		return fmt.Errorf("the two do not answer the same: the sidecar\n%s\nthe bare server\n%s", ours.withoutDate(), bare.withoutDate())
 	}

@@ -58,37 +58,46 @@ func (b *bench) configure(count int) (env []string, err error) {
 }
 
 // warmHandlers measures the handler alone, without sockets, with existing credentials, for one profile and among many.
-func (b *bench) warmHandlers(ctx context.Context, o options) (steps []*step, err error) {
+func (b *bench) warmHandlers(ctx context.Context, rounds options) (steps []*step, err error) {
 	for _, count := range []int{1, fewProfiles, manyProfiles} {
-		ours, path, err := b.warmHandler(ctx, count)
+		o, err := b.warm(ctx, count)
 		if err != nil {
 			return nil, err
+		}
+		path := "/v1/credentials"
+		if count > 1 {
+			path += "/" + profileName(count-1)
 		}
 		name := "handler"
 		if count > 1 {
 			name = fmt.Sprintf("handler with %d profiles", count)
 		}
-		steps = append(steps, &step{
-			name: name, least: o.rounds, most: o.most,
-			measures: []measure{
-				{name: name + ", allocations per request", limit: 2},
-				{name: name + ", ns per request", kind: relative, margin: 0.15}, // 0.91 to 1.04 × in five runs of one binary
-			},
-			round: func(context.Context, int) ([]pair[float64], error) {
-				var allocations, took pair[float64]
-				var failed [2]error
-				allocations.ours, took.ours, failed[0] = cost(ours, path)
-				allocations.bare, took.bare, failed[1] = cost(b.bareHandler(), path)
-				return []pair[float64]{allocations, took}, errors.Join(failed[:]...)
-			},
-		})
+		steps = append(steps, b.handler(name, server.Credentials(o), handlerRequest(http.MethodGet, path), rounds))
 	}
 	return steps, nil
 }
 
-// warmHandler returns a handler of so many profiles with credentials, and the path of the last one. It leaves out the request
-// counters, which would need a package that bench does not import otherwise.
-func (b *bench) warmHandler(ctx context.Context, count int) (h http.Handler, path string, err error) {
+// handler measures a handler alone, beside the bare one.
+func (b *bench) handler(name string, ours http.Handler, r *http.Request, o options) *step {
+	return &step{
+		name: name, least: o.rounds, most: o.most,
+		measures: []measure{
+			{name: name + ", allocations per request", limit: 2},
+			{name: name + ", ns per request", kind: relative, margin: 0.15}, // 0.91 to 1.04 × in five runs of one binary
+		},
+		round: func(context.Context, int) ([]pair[float64], error) {
+			var allocations, took pair[float64]
+			var failed [2]error
+			allocations.ours, took.ours, failed[0] = cost(ours, r)
+			allocations.bare, took.bare, failed[1] = cost(b.bareHandler(), r)
+			return []pair[float64]{allocations, took}, errors.Join(failed[:]...)
+		},
+	}
+}
+
+// warm returns the options of a handler of so many profiles with credentials. It leaves out the request counters, which would
+// need a package that bench does not import otherwise.
+func (b *bench) warm(ctx context.Context, count int) (o server.Options, err error) {
 	fetch := func(context.Context) (cache.Credentials, error) {
 		return cache.Credentials{
 			AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: cache.NewSecret("EXAMPLE"), SessionToken: cache.NewSecret(b.body),
@@ -99,21 +108,17 @@ func (b *bench) warmHandler(ctx context.Context, count int) (h http.Handler, pat
 	for n := range count {
 		creds := cache.New(fetch, cache.Options{Profile: profileName(n)})
 		if _, err := creds.Get(ctx); err != nil {
-			return nil, "", err
+			return o, err
 		}
 		all = append(all, server.Profile{RoleARN: roleARN, Cache: creds})
 	}
 	served := server.NewProfiles()
 	served.Set(all)
-	path = "/v1/credentials"
-	if count > 1 {
-		path += "/" + profileName(count-1)
-	}
-	return server.Credentials(server.Options{
+	return server.Options{
 		Default:  profileName(0),
 		Address:  netip.MustParseAddrPort("127.0.0.1:9911"),
 		Profiles: served,
-	}), path, nil
+	}, nil
 }
 
 // startProfiles starts a sidecar with so many profiles.
@@ -210,6 +215,20 @@ func (b *bench) exchangesAtOnce() *step {
 	}
 }
 
+// workedWith starts a sidecar and lets it work.
+func (b *bench) workedWith(ctx context.Context, s shape, start func(context.Context) (*child, error)) (*child, error) {
+	c, err := start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.children = append(b.children, c)
+	if err := c.ready(); err != nil {
+		return nil, err
+	}
+	_, err = s.put(c.target, b.size, restAfter)
+	return c, err
+}
+
 // restProfiles starts a few sidecars of each number of profiles and lets them work as [bench.rest] does. Its step measures what
 // they cost without requests, and what many profiles cost more than one.
 func (b *bench) restProfiles(ctx context.Context, o options) (*step, error) {
@@ -219,15 +238,8 @@ func (b *bench) restProfiles(ctx context.Context, o options) (*step, error) {
 	for range each {
 		var group []*child
 		for _, count := range counts {
-			c, err := b.startProfiles(count)(ctx)
+			c, err := b.workedWith(ctx, shapes[1], b.startProfiles(count))
 			if err != nil {
-				return nil, err
-			}
-			b.children = append(b.children, c)
-			if err := c.ready(); err != nil {
-				return nil, err
-			}
-			if _, err := shapes[1].put(c, b.size, restAfter); err != nil {
 				return nil, err
 			}
 			group = append(group, c)
@@ -248,11 +260,7 @@ func (b *bench) restProfiles(ctx context.Context, o options) (*step, error) {
 		}
 		var anon []float64
 		for i, c := range all[round] {
-			rss, err := c.mebibytes("VmRSS")
-			if err != nil {
-				return nil, err
-			}
-			own, err := c.mebibytes("RssAnon")
+			rss, own, err := c.resident()
 			if err != nil {
 				return nil, err
 			}
