@@ -77,6 +77,7 @@ var (
 	ec2Server = []string{"EC2ws"}
 	typePlain = []string{"text/plain"}
 	typeHTML  = []string{"text/html"}
+	imdsMark  = []string{imdsName}
 )
 
 // imds is the handler of the IMDS listener.
@@ -379,6 +380,7 @@ func explained(r Refusal, why error, hint string) string {
 
 // errorPage writes a page as EC2 does, with one line more, unless that is empty.
 func errorPage(w http.ResponseWriter, status int, detail string) int {
+	w.Header()[Mark] = imdsMark
 	return writeMetadata(w, status, typeHTML, htmlOf(status, detail))
 }
 

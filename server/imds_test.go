@@ -75,7 +75,7 @@ func askIMDS(t testing.TB, h http.Handler, path string) *httptest.ResponseRecord
 func mustPage(t *testing.T, w *httptest.ResponseRecorder, status int, detail string) {
 	t.Helper()
 	title := fmt.Sprintf("<h1>%d - %s</h1>", status, http.StatusText(status))
-	if w.Code != status || w.Header().Get("Content-Type") != "text/html" || w.Header().Get("Server") != "EC2ws" || !strings.Contains(w.Body.String(), title) {
+	if w.Code != status || w.Header().Get("Content-Type") != "text/html" || w.Header().Get("Server") != "EC2ws" || w.Header().Get(Mark) != "imds" || !strings.Contains(w.Body.String(), title) {
 		t.Errorf("%d %v %s, want a page of EC2 with the status %d", w.Code, w.Header(), w.Body, status)
 	}
 	if !strings.Contains(w.Body.String(), detail) || (detail == "") == strings.Contains(w.Body.String(), "<p>") {

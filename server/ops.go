@@ -26,8 +26,9 @@ type Ops struct {
 	draining atomic.Bool
 }
 
-// Mark is a header of every answer of [Ops], and of every document of [Credentials] but the credentials themselves and the
-// answer to what is not HTTP. By it, commands tell the sidecar from another program. It is not Server, which service meshes replace.
+// Mark is a header of every answer of [Ops], of every document of [Credentials] but the credentials themselves and the answer to
+// what is not HTTP, and of every error of [NewIMDS]. By it, commands tell the sidecar from another program. It is not Server, which
+// service meshes replace.
 const Mark = "Irsa-Sidecar"
 
 // NoCredentials is what /readyz says of a profile without valid credentials, before the reason.

@@ -1,6 +1,6 @@
-// Package sources knows where AWS clients look for credentials, and in which order: what goes before the sidecar. The
-// doctor, irsa-sidecar-inject and docs/programs.md have it from here. It knows only
-// names, not what is set or where, and imports none of the other packages.
+// Package sources knows where AWS clients look for credentials, and in which order: what goes before the sidecar, and which of
+// its outputs they find. The doctor, irsa-sidecar-inject and docs/programs.md have it from here. It knows only names, not what
+// is set or where, and imports none of the other packages.
 package sources
 
 import (
@@ -27,6 +27,32 @@ const (
 	TokenFile   = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
 )
 
+// The variables of files and of instance metadata.
+const (
+	CredentialsFile  = "AWS_SHARED_CREDENTIALS_FILE"
+	ConfigFile       = "AWS_CONFIG_FILE"
+	MetadataEndpoint = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
+	MetadataMode     = "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE"
+	MetadataDisabled = "AWS_EC2_METADATA_DISABLED"
+)
+
+// An Output is a way in which the sidecar gives credentials to programs.
+type Output struct {
+	Name    string // as docs/programs.md calls it
+	Section string // of docs/programs.md
+	By      string // the app's variable that leads to it
+	On      string // the sidecar's variable that switches it on; empty: it is always on
+}
+
+// The outputs.
+var (
+	Endpoint = Output{"container endpoint", "container-endpoint", FullURI, ""}
+	Relative = Output{"relative URI", "relative-uri", RelativeURI, "IRSA_SIDECAR_ECS_LISTEN"}
+	Metadata = Output{"instance metadata", "instance-metadata", MetadataEndpoint, "IRSA_SIDECAR_IMDS_LISTEN"}
+	File     = Output{"file", "files", CredentialsFile, "IRSA_SIDECAR_CREDENTIALS_FILE"}
+	Process  = Output{"process", "a-process", ConfigFile, "IRSA_SIDECAR_PROCESS_FILE"}
+)
+
 // A Variable can keep a client from asking the sidecar, or from being let in there.
 type Variable struct {
 	Name string
@@ -43,8 +69,8 @@ var Before = []Variable{
 	{"AWS_WEB_IDENTITY_TOKEN_FILE", WebIdentity, "makes clients exchange the token themselves, or fail to", ""},
 	{"AWS_PROFILE", Profile, "selects a profile of the shared files; some clients fail if it does not exist", ""},
 	{"AWS_DEFAULT_PROFILE", Profile, "is an old name of AWS_PROFILE, and in botocore goes before it", "botocore, AWS CLI, Go, Ruby"},
-	{"AWS_SHARED_CREDENTIALS_FILE", Profile, "names a file of credentials, in place of ~/.aws/credentials", ""},
-	{"AWS_CONFIG_FILE", Profile, "names a file of profiles, in place of ~/.aws/config; one with keys, a role, SSO or a credential_process goes before the sidecar", ""},
+	{CredentialsFile, Profile, "names a file of credentials, in place of ~/.aws/credentials", ""},
+	{ConfigFile, Profile, "names a file of profiles, in place of ~/.aws/config; one with keys, a role, SSO or a credential_process goes before the sidecar", ""},
 	{"AWS_CREDENTIAL_FILE", Profile, "is an old name of AWS_SHARED_CREDENTIALS_FILE", "botocore, AWS CLI"},
 	{"AWS_CREDENTIAL_PROFILES_FILE", Profile, "is an old name of AWS_SHARED_CREDENTIALS_FILE", "Java v1"},
 	{RelativeURI, Container, "is asked in place of " + FullURI + ", at 169.254.170.2", "most but Go v1 and old Go v2"},

@@ -57,7 +57,7 @@ func ReadApp(document []byte) (*App, error) {
 // IsApp reports whether an environment is an app's, rather than that of a sidecar or of an exchange: it says where to ask for
 // credentials, and lacks what an exchange needs. If it has both, as with [Shadowed], the exchange is examined.
 func IsApp(getenv func(string) string) bool {
-	asks := getenv(sources.FullURI) != "" || getenv(sources.RelativeURI) != ""
+	asks := getenv(sources.FullURI) != "" || getenv(sources.RelativeURI) != "" || getenv(sources.MetadataEndpoint) != ""
 	return asks && (getenv("AWS_ROLE_ARN") == "" || getenv("AWS_WEB_IDENTITY_TOKEN_FILE") == "")
 }
 
@@ -92,12 +92,18 @@ func (e *examination) examineApp(ctx context.Context) {
 	e.checkAppKeys()
 	e.checkAppWebIdentity()
 	e.checkAppProfile()
-	uri := e.checkAppEndpoint(ctx)
+	last := !e.App.has(sources.FullURI) && !e.App.has(sources.RelativeURI)
+	metadata := e.findMetadata(ctx, last)
+	if last && metadata.leads() {
+		e.ok("endpoint", "neither %s nor %s is set: clients ask for instance metadata", sources.FullURI, sources.RelativeURI)
+		e.concludeApp(e.checkAppMetadata(ctx, &metadata, true), sources.Metadata)
+		return
+	}
+	uri, output := e.checkAppEndpoint(ctx)
 	tokens := e.checkAppAuthorization()
 	e.checkAppProxy()
-	e.checkAppMetadata()
-	served := e.checkAppAnswer(ctx, uri, tokens)
-	e.concludeApp(served)
+	e.checkAppMetadata(ctx, &metadata, last && metadata.state == metadataForeign)
+	e.concludeApp(e.checkAppAnswer(ctx, uri, tokens), output)
 }
 
 // javaOptions are the variables with options for a Java virtual machine, or that start scripts pass to it.
@@ -181,11 +187,11 @@ func hasAddress(address netip.Addr) bool {
 	})
 }
 
-// checkAppEndpoint returns the URL that most clients ask, or nil if that is not one of a sidecar.
-func (e *examination) checkAppEndpoint(ctx context.Context) *url.URL {
+// checkAppEndpoint returns the URL that most clients ask, or nil if that is not one of a sidecar, and which output that is.
+func (e *examination) checkAppEndpoint(ctx context.Context) (*url.URL, sources.Output) {
 	full, relative := e.App.Env[sources.FullURI], e.App.has(sources.RelativeURI)
 	if e.relative() {
-		return e.checkRelative(ctx, e.App.Env[sources.RelativeURI])
+		return e.checkRelative(ctx, e.App.Env[sources.RelativeURI]), sources.Relative
 	}
 	if _, present := e.App.Env[sources.RelativeURI]; present && !relative && full != "" {
 		e.fail("endpoint", OtherEndpoint, sources.RelativeURI+" is set, to nothing: boto3 and the AWS CLI ask 169.254.170.2 all the same, others ask the sidecar",
@@ -193,33 +199,35 @@ func (e *examination) checkAppEndpoint(ctx context.Context) *url.URL {
 	}
 	if relative {
 		ours := sources.Those(func(c *sources.Client) bool { return c.FullFirst })
-		text := sources.RelativeURI + " is set: clients ask 169.254.170.2 and not the sidecar" + allBut(list(ours))
+		text := sources.RelativeURI + " is set: clients ask 169.254.170.2, which this Pod has not claimed, and not the sidecar" + allBut(list(ours))
+		fixes := []Fix{e.setEnv("remove it", appContainer, sources.RelativeURI+"-")}
 		if full == "" {
-			text = sources.RelativeURI + " is set, and " + sources.FullURI + " is not: clients ask 169.254.170.2 and not the sidecar"
+			text = sources.RelativeURI + " is set, and " + sources.FullURI + " is not: clients ask 169.254.170.2, which this Pod has not claimed, and not the sidecar"
+			fixes = append(fixes, e.fixURI())
 		}
-		e.fail("endpoint", OtherEndpoint, text, e.setEnv("remove it", appContainer, sources.RelativeURI+"-"))
+		e.fail("endpoint", OtherEndpoint, text, append(fixes, fixClaim("no other endpoint", sources.Relative, "169.254.170.2"))...)
 	}
 	uri, err := url.Parse(full)
 	switch {
 	case full == "" && e.App.hidden(sources.FullURI):
 		e.warn("endpoint", NotChecked, sources.FullURI+" is set, to a value that is not known here")
-		return nil
+		return nil, sources.Endpoint
 	case full == "" && relative:
-		return nil
+		return nil, sources.Endpoint
 	case full == "":
 		e.fail("endpoint", EndpointNotSet, sources.FullURI+" is not set: nothing in this environment points to the sidecar", e.fixURI())
-		return nil
+		return nil, sources.Endpoint
 	case strings.TrimSpace(full) != full:
 		e.fail("endpoint", OtherEndpoint, fmt.Sprintf("%s=%q begins or ends with white space", sources.FullURI, full), e.fixURI())
-		return nil
+		return nil, sources.Endpoint
 	case err == nil && slices.Contains(podIdentity, uri.Hostname()):
 		e.fail("endpoint", PodIdentity, sources.FullURI+" points to the EKS Pod Identity agent: this service account has a Pod Identity association, and clients get credentials from there",
 			e.fixPodIdentity(), e.fixURI())
-		return nil
+		return nil, sources.Endpoint
 	}
 	if why := notLoopback(uri, err); why != "" {
 		e.fail("endpoint", OtherEndpoint, fmt.Sprintf("%s=%s does not point to a sidecar: %s", sources.FullURI, full, why), e.fixURI())
-		return nil
+		return nil, sources.Endpoint
 	}
 	text := sources.FullURI + "=" + full
 	switch host := uri.Hostname(); {
@@ -230,7 +238,12 @@ func (e *examination) checkAppEndpoint(ctx context.Context) *url.URL {
 	default:
 		e.ok("endpoint", "%s", text)
 	}
-	return uri
+	return uri, sources.Endpoint
+}
+
+// fixClaim is for a program that knows no address but one that the Pod has not claimed.
+func fixClaim(knows string, output sources.Output, address string) Fix {
+	return Fix{What: fmt.Sprintf("or, for a program that knows %s: claim %s with claim-addresses in an init container, and set %s=%[2]s:80 for the sidecar", knows, address, output.On)}
 }
 
 // relative reports whether clients ask this Pod by a relative URI: it has AWS's address for those.
@@ -295,23 +308,15 @@ func exempts(noProxy string) (verbatim, covered bool) {
 	return false, covered
 }
 
-// checkAppMetadata says who would run as the node if the sidecar gave it nothing.
-func (e *examination) checkAppMetadata() {
-	const variable = "AWS_EC2_METADATA_DISABLED"
-	if e.Own(netip.MustParseAddr("169.254.169.254")) {
-		e.ok("metadata", "this Pod has claimed 169.254.169.254: no client gets the node's role there")
-		return
-	}
-	if e.App.hidden(variable) || strings.EqualFold(e.App.Env[variable], "true") {
-		e.ok("metadata", "%s=true: without credentials, most clients fail", variable)
-		return
-	}
-	next := sources.Those(func(c *sources.Client) bool { return c.NodeNext || c.NodeAlways })
-	e.ok("metadata", "%s is not true: if the sidecar gives them nothing, %s ask for the node's role", variable, list(next))
+// how says in which way an app gets the sidecar's credentials, by output.
+var how = map[string]string{
+	sources.Endpoint.Name: "asks the sidecar at its container endpoint",
+	sources.Relative.Name: "asks the sidecar by its relative URI",
+	sources.Metadata.Name: "asks the sidecar for instance metadata",
 }
 
-// concludeApp answers what the app gets, given whose credentials the sidecar serves to it; empty if it serves none.
-func (e *examination) concludeApp(served string) {
+// concludeApp answers what the app gets, given whose credentials an output gives to it; empty if it gives none.
+func (e *examination) concludeApp(served string, output sources.Output) {
 	worst := OK
 	var first Finding
 	for _, f := range e.findings {
@@ -320,6 +325,9 @@ func (e *examination) concludeApp(served string) {
 		}
 	}
 	const who = "an SDK with this environment "
+	if worst != Fail && served != "" {
+		e.output = output.Name
+	}
 	var f Finding
 	switch {
 	case worst == Fail:
@@ -332,9 +340,9 @@ func (e *examination) concludeApp(served string) {
 	case worst == Warn && served == "":
 		f = warning("app", Key(first.Key), who+"may or may not get the sidecar's credentials: see the warnings above")
 	case worst == Warn:
-		f = warning("app", Key(first.Key), who+"asks the sidecar and is "+served+", unless a warning above applies to it")
+		f = warning("app", Key(first.Key), who+how[output.Name]+" and is "+served+", unless a warning above applies to it")
 	default:
-		f = Finding{Check: "app", Finding: who + "asks the sidecar and is " + served}
+		f = Finding{Check: "app", Finding: who + how[output.Name] + " and is " + served}
 	}
 	e.add(f)
 }

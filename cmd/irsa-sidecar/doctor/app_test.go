@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -35,6 +36,7 @@ func newApp(t testing.TB) *world {
 	w := newWorld(t)
 	w.serve(issued, server.Options{})
 	w.options.Own = func(netip.Addr) bool { return false }
+	w.options.Metadata = silentAddress(t)
 	w.env = map[string]string{
 		sources.FullURI:               "http://" + w.options.Listen.String() + "/v1/credentials",
 		sources.Token:                 podUID,
@@ -51,6 +53,15 @@ func issued(context.Context) (cache.Credentials, error) {
 		AccessKeyID: "ASIAQNZGKIQY56JQ7WML", SecretAccessKey: cache.NewSecret(appSecret), SessionToken: cache.NewSecret("IQoJb3JpZ2luX2VjEPT//////////wEaCXVzLWVhc3QtMSJH+/=="),
 		Expiration: time.Now().Add(time.Hour), RoleARN: roleARN, Identity: appIdentity, AccountID: account,
 	}, nil
+}
+
+// denied and unreachable are what STS may do instead.
+func denied(context.Context) (cache.Credentials, error) {
+	return cache.Credentials{}, &cache.FetchError{Reason: cache.AccessDenied, Message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"}
+}
+
+func unreachable(context.Context) (cache.Credentials, error) {
+	return cache.Credentials{}, &cache.FetchError{Reason: cache.EndpointUnreachable, Message: "sts.eu-west-1.amazonaws.com cannot be reached"}
 }
 
 // serve starts the real server as the Pod's sidecar.
@@ -79,6 +90,58 @@ func (w *world) serveRelative() {
 	w.serveAt(l, server.Relative(o, at))
 	w.options.Relative, w.options.Own = at, func(ip netip.Addr) bool { return ip == at.Addr() }
 	w.env[sources.RelativeURI], w.shown = "/v1/credentials", []string{at.String(), "169.254.170.2"}
+}
+
+// serveMetadata starts the real server of instance metadata, and returns its address.
+func (w *world) serveMetadata(v1 bool, fetch cache.Fetch) netip.AddrPort {
+	w.t.Helper()
+	l, err := server.Listen("tcp", "127.0.0.1:0", server.CredentialsBuffer)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	o := server.Options{Profiles: server.NewProfiles(), Default: "default", Address: at}
+	o.Profiles.Set([]server.Profile{{RoleARN: roleARN, Cache: cache.New(fetch, cache.Options{Profile: "default"}), TokenOptional: true}})
+	w.serveAt(l, server.NewIMDS(o, server.IMDS{Addresses: []netip.AddrPort{at}, Profile: "default", V1: v1}))
+	w.show(at, "127.0.0.1:9914")
+	return at
+}
+
+// show has the golden report show an address in another way.
+func (w *world) show(at netip.AddrPort, as string) { w.shown = append(w.shown, at.String(), as) }
+
+// onlyMetadata is the environment of a program that knows only instance metadata.
+func (w *world) onlyMetadata() {
+	delete(w.env, sources.FullURI)
+	delete(w.env, sources.MetadataDisabled)
+}
+
+// claimed makes an address stand for the one of instance metadata, on the Pod's own interface.
+func (w *world) claimed(at netip.AddrPort) {
+	w.options.Metadata, w.options.Own = at, func(ip netip.Addr) bool { return ip == at.Addr() }
+	w.shown = append(w.shown, "own "+at.Addr().String()+" ", "own 169.254.169.254 ")
+}
+
+// node is an instance metadata service that is not the sidecar's.
+func (w *world) node(v1 bool) netip.AddrPort {
+	at := w.plain(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Server", "EC2ws")
+		switch {
+		case r.URL.Path == "/latest/api/token" && r.Method == http.MethodPut && !v1:
+			io.WriteString(rw, "AQAEA-token")
+		case !v1 && r.Header.Get("X-aws-ec2-metadata-token") != "AQAEA-token":
+			rw.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path == metadataRoles:
+			io.WriteString(rw, "node-role")
+		case r.URL.Path == metadataRoles+"node-role":
+			w.t.Error("the node was asked for its credentials")
+		default:
+			rw.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	w.options.Metadata = at
+	w.shown = append(w.shown, at.Addr().String()+" is not", "169.254.169.254 is not")
+	return at
 }
 
 // serveAt serves until the end of the test.
@@ -255,9 +318,66 @@ var apps = []struct {
 		w.shown = []string{w.options.Relative.String(), "169.254.170.2"}
 	}, OtherEndpoint, fixed},
 	{"node-out-of-reach", func(w *world) {
-		w.options.Own = func(ip netip.Addr) bool { return ip.String() == "169.254.169.254" }
+		w.claimed(w.options.Metadata)
 		delete(w.env, "AWS_EC2_METADATA_DISABLED")
 	}, "", fixed},
+	{"relative-uri-alone", func(w *world) { w.env[sources.RelativeURI] = "/v1/credentials"; delete(w.env, sources.FullURI) }, OtherEndpoint, fixed},
+
+	{"metadata", func(w *world) {
+		w.onlyMetadata()
+		w.env[sources.MetadataEndpoint] = "http://" + w.serveMetadata(false, issued).String() + "/"
+	}, "", fixed},
+	{"metadata-v1", func(w *world) {
+		w.onlyMetadata()
+		w.env[sources.MetadataEndpoint] = "http://" + w.serveMetadata(true, issued).String()
+	}, "", fixed},
+	{"metadata-claimed", func(w *world) { w.onlyMetadata(); w.claimed(w.serveMetadata(false, issued)) }, "", fixed},
+	{"metadata-beside-the-endpoint", func(w *world) {
+		w.env[sources.MetadataDisabled] = "false"
+		w.env[sources.MetadataEndpoint] = "http://" + w.serveMetadata(false, issued).String()
+	}, "", fixed},
+	{"metadata-claimed-beside-the-endpoint", func(w *world) { w.claimed(w.serveMetadata(false, issued)) }, "", fixed},
+	{"metadata-disabled", func(w *world) {
+		w.onlyMetadata()
+		w.env[sources.MetadataEndpoint], w.env[sources.MetadataDisabled] = "http://"+w.serveMetadata(false, issued).String(), "TRUE"
+	}, OutputOff, fixed},
+	{"metadata-without-credentials", func(w *world) {
+		w.onlyMetadata()
+		w.env[sources.MetadataEndpoint] = "http://" + w.serveMetadata(false, denied).String()
+	}, "AccessDenied", forPeople},
+	{"metadata-without-credentials-yet", func(w *world) {
+		w.onlyMetadata()
+		w.env[sources.MetadataEndpoint] = "http://" + w.serveMetadata(true, unreachable).String()
+	}, Key(cache.EndpointUnreachable), forPeople},
+	{"metadata-without-credentials-beside-the-endpoint", func(w *world) {
+		w.env[sources.MetadataEndpoint] = "http://" + w.serveMetadata(false, denied).String()
+	}, "AccessDenied", forPeople},
+	{"metadata-where-nothing-listens", func(w *world) {
+		w.onlyMetadata()
+		at := silentAddress(w.t)
+		w.env[sources.MetadataEndpoint] = "http://" + at.String()
+		w.show(at, "127.0.0.1:9914")
+	}, OutputOff, forPeople},
+	{"metadata-where-nothing-listens-beside-the-endpoint", func(w *world) {
+		at := silentAddress(w.t)
+		w.env[sources.MetadataEndpoint] = "http://" + at.String()
+		w.show(at, "127.0.0.1:9914")
+	}, OutputOff, forPeople},
+	{"metadata-of-another-program", func(w *world) {
+		w.onlyMetadata()
+		at := w.plain(http.NotFoundHandler())
+		w.env[sources.MetadataEndpoint], w.env[sources.Metadata.On] = "http://"+at.String(), w.serveMetadata(false, issued).String()+",169.254.169.254:80"
+		w.show(at, "127.0.0.1:9915")
+	}, OtherEndpoint, fixed},
+	{"metadata-of-the-sidecars-endpoint", func(w *world) {
+		w.onlyMetadata()
+		w.env[sources.MetadataEndpoint] = "http://" + w.options.Listen.String()
+	}, OtherEndpoint, forPeople},
+	{"metadata-not-a-url", func(w *world) { w.onlyMetadata(); w.env[sources.MetadataEndpoint] = "127.0.0.1:9914" }, OtherEndpoint, forPeople},
+	{"metadata-elsewhere", func(w *world) { w.onlyMetadata(); w.env[sources.MetadataEndpoint] = "http://10.0.0.1" }, OtherEndpoint, forPeople},
+	{"metadata-is-a-secret", func(w *world) { w.options.App = &App{Hidden: []string{sources.MetadataEndpoint}} }, NotChecked, forPeople},
+	{"metadata-of-the-node", func(w *world) { w.onlyMetadata(); w.node(false) }, EndpointNotSet, fixed},
+	{"metadata-of-the-node-v1", func(w *world) { w.onlyMetadata(); w.node(true) }, EndpointNotSet, fixed},
 	{"no-uri", func(w *world) { delete(w.env, sources.FullURI) }, EndpointNotSet, fixed},
 	{"pod-identity", func(w *world) {
 		w.env[sources.FullURI] = "http://169.254.170.23/v1/credentials"
@@ -335,9 +455,7 @@ var apps = []struct {
 		w.env[sources.FullURI] = "http://" + w.options.Listen.String() + "/v1/credentials"
 	}, NoSidecar, forPeople},
 	{"refused-by-sts", func(w *world) {
-		w.serve(func(context.Context) (cache.Credentials, error) {
-			return cache.Credentials{}, &cache.FetchError{Reason: cache.AccessDenied, Message: "Not authorized to perform sts:AssumeRoleWithWebIdentity"}
-		}, server.Options{})
+		w.serve(denied, server.Options{})
 		w.env[sources.FullURI] = "http://" + w.options.Listen.String() + "/v1/credentials"
 	}, "AccessDenied", forPeople},
 
@@ -410,8 +528,11 @@ func TestAnAppIsFollowedToTheAnswer(t *testing.T) {
 			r := w.examineApp()
 			golden(t, w, "app-"+row.name, r)
 			v := verdict(r)
-			if v.Key != string(row.key) || (v.Status == OK) != (row.key == "") || v.Status == OK && !strings.Contains(v.Finding, appIdentity) && !(w.options.Relative.IsValid() && strings.HasSuffix(v.Finding, roleARN)) {
+			if v.Key != string(row.key) || (v.Status == OK) != (row.key == "") || v.Status == OK && !strings.Contains(v.Finding, appIdentity) && !strings.HasSuffix(v.Finding, roleARN) {
 				t.Errorf("the verdict is %+v, want %q", v, row.key)
+			}
+			if served := v.Status != Fail && strings.Contains(v.Finding, " and is "); served != (r.Output != "") || !strings.Contains(v.Finding, how[r.Output]) {
+				t.Errorf("the output is %q: %s", r.Output, v.Finding)
 			}
 			for _, f := range r.Findings {
 				for _, fix := range f.Fixes {
@@ -422,6 +543,27 @@ func TestAnAppIsFollowedToTheAnswer(t *testing.T) {
 				t.Errorf("after the fixes: %+v", v)
 			}
 		})
+	}
+}
+
+// Programs read the name of the output.
+func TestTheOutputIsInTheReport(t *testing.T) {
+	for want, fault := range map[string]func(*world){
+		"container endpoint": func(*world) {},
+		"relative URI":       func(w *world) { w.serveRelative() },
+		"instance metadata":  func(w *world) { w.onlyMetadata(); w.claimed(w.serveMetadata(false, issued)) },
+		"":                   func(w *world) { w.onlyMetadata() },
+	} {
+		w := newApp(t)
+		fault(w)
+		var b strings.Builder
+		if err := w.examineApp().WriteJSON(&b); err != nil {
+			t.Fatal(err)
+		}
+		var document struct{ Output *string }
+		if err := json.Unmarshal([]byte(b.String()), &document); err != nil || (document.Output == nil) != (want == "") || document.Output != nil && *document.Output != want {
+			t.Errorf("want %q: %v\n%s", want, err, b.String())
+		}
 	}
 }
 
@@ -450,6 +592,8 @@ func TestIsApp(t *testing.T) {
 		{nil, false},
 		{[]string{sources.FullURI}, true},
 		{[]string{sources.RelativeURI}, true},
+		{[]string{sources.MetadataEndpoint}, true},
+		{[]string{sources.MetadataEndpoint, "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"}, false},
 		{[]string{sources.FullURI, "AWS_ROLE_ARN"}, true},
 		{[]string{sources.FullURI, "AWS_WEB_IDENTITY_TOKEN_FILE"}, true},
 		{[]string{sources.FullURI, "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"}, false},

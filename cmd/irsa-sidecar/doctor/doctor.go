@@ -71,6 +71,10 @@ type Options struct {
 	// Relative is where clients ask for credentials with AWS_CONTAINER_CREDENTIALS_RELATIVE_URI; 169.254.170.2:80 if not set.
 	Relative netip.AddrPort
 
+	// Metadata is where clients ask for instance metadata, unless the app's variables say otherwise; 169.254.169.254:80 if not
+	// set.
+	Metadata netip.AddrPort
+
 	// Own reports whether this Pod has an address; if nil, the kernel says so.
 	Own func(netip.Addr) bool
 
@@ -109,6 +113,7 @@ type examination struct {
 	issuerFault Key                  // why IAM cannot use the issuer's URL; empty if it can
 	rejection   Key                  // why the issuer's documents rule the token out
 	thumbprint  string               // of the certificate of the server with the issuer's keys, as IAM writes it; empty if not known
+	output      string               // which output of the sidecar the app uses; empty: none, or it is no app
 	session     *cache.Credentials   // of the exchange; nil if it has failed or was not made
 	skew        *time.Duration       // by which this clock is ahead of STS's; nil if not known
 	identity    trustpolicy.Identity // complete if Subject is set: the role is AWS's, and the token says whose it is
@@ -126,6 +131,9 @@ func Examine(ctx context.Context, o Options) *Report {
 	}
 	if !o.Relative.IsValid() {
 		o.Relative = netip.AddrPortFrom(netip.MustParseAddr("169.254.170.2"), 80)
+	}
+	if !o.Metadata.IsValid() {
+		o.Metadata = ec2Addresses["ipv4"]
 	}
 	if o.Own == nil {
 		o.Own = hasAddress
@@ -150,7 +158,7 @@ func Examine(ctx context.Context, o Options) *Report {
 	e.nameHops()
 
 	report := &Report{Schema: 2, Findings: e.findings}
-	if e.App == nil {
+	if report.Output = e.output; e.App == nil {
 		report.Profile, report.Hops = e.Profile, e.roles(secrets...)
 	}
 	if e.identity.Subject != "" {

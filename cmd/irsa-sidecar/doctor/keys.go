@@ -20,6 +20,8 @@ const (
 	OtherEndpoint        Key = "OtherEndpoint"
 	SharedFile           Key = "SharedFile"
 	EndpointNotSet       Key = "EndpointNotSet"
+	OutputOff            Key = "OutputOff"
+	NodeRole             Key = "NodeRole"
 	AddressSpelling      Key = "AddressSpelling"
 	AppTokenUnusable     Key = "AppTokenUnusable"
 	AppProxy             Key = "AppProxy"
@@ -91,6 +93,8 @@ var entries = []Entry{
 	{string(OtherEndpoint), "`AWS_CONTAINER_CREDENTIALS_FULL_URI` does not point to this sidecar."},
 	{string(SharedFile), "A file of profiles in the app's container has credentials in the selected profile. Clients use them, even when they have expired, and never ask the sidecar."},
 	{string(EndpointNotSet), "`AWS_CONTAINER_CREDENTIALS_FULL_URI` is not set, so no client asks the sidecar. If this is the sidecar's own environment, examine it without `--app`."},
+	{string(OutputOff), "The app's environment leads to an [output](programs.md#which-output-does-my-program-need) of the sidecar that is off: nothing listens or is written there, or `AWS_EC2_METADATA_DISABLED` keeps the app away from it."},
+	{string(NodeRole), "The app asks for instance metadata, and the node answers, with its own role."},
 	{string(AddressSpelling), "Some clients accept the sidecar's address only as `127.0.0.1`."},
 	{string(AppTokenUnusable), "What the app would send as authorization token cannot be sent: its file is missing, empty or unreadable, or ends with a newline."},
 	{string(AppProxy), "The app has a proxy in its environment. Most clients never use it for loopback; a few do, and so give the proxy the authorization token."},

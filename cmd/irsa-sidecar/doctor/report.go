@@ -22,6 +22,10 @@ type Report struct {
 	Profile string `json:"profile,omitempty"`
 	Hops    []Role `json:"hops,omitempty"`
 
+	// Output is the name of the one of sources' outputs that gives the app its credentials; empty if none does, or no app is
+	// examined.
+	Output string `json:"output,omitempty"`
+
 	Result   Status    `json:"result"` // the worst of the findings
 	Cause    *Cause    `json:"cause,omitempty"`
 	Findings []Finding `json:"findings"`

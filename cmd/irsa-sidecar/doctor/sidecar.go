@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -62,18 +63,25 @@ func (e *examination) askSidecar(ctx context.Context) (sidecarAnswer, error) {
 	return e.ask(ctx, "http://"+e.Listen.String()+path, e.Authorization)
 }
 
-// ask gets a URL on loopback, and at most 64 KiB of the answer, without a proxy.
+// ask gets a URL in this Pod, with an authorization token unless that is empty.
 func (e *examination) ask(ctx context.Context, url, authorization string) (sidecarAnswer, error) {
+	header := http.Header{}
+	if authorization != "" {
+		header.Set("Authorization", authorization)
+	}
+	return e.send(ctx, http.MethodGet, url, header)
+}
+
+// send sends a request without a proxy, and reads at most 64 KiB of the answer.
+func (e *examination) send(ctx context.Context, method, url string, header http.Header) (sidecarAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	request, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		return sidecarAnswer{}, err
 	}
 	request.Header.Set("User-Agent", e.Exchange.AppID) // the sidecar lists whom it refuses by that
-	if authorization != "" {
-		request.Header.Set("Authorization", authorization)
-	}
+	maps.Copy(request.Header, header)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(request)
 	if err != nil {
