@@ -58,7 +58,7 @@ var refusals = map[Refusal]struct {
 	MethodNotAllowed:      {405, "only GET is answered", "send a plain GET"},
 	MetadataTokenRequired: {401, "the request has no X-aws-ec2-metadata-token header", "get a token with a PUT to /latest/api/token; for a program that only speaks IMDSv1, set IRSA_SIDECAR_IMDS_V1=true"},
 	MetadataTokenRejected: {401, "the X-aws-ec2-metadata-token header is not a valid token", "get a new one with a PUT to /latest/api/token; a token ends after the time that was requested, or when the sidecar stops"},
-	MetadataTTLInvalid:    {400, "the request for a token does not say how long it must be valid", "send the header X-aws-ec2-metadata-token-ttl-seconds with a number from 1 to 21600"},
+	MetadataTTLInvalid:    {400, "the request for a token does not say for how many seconds it must be valid, from 1 to 21600", "send the header X-aws-ec2-metadata-token-ttl-seconds with a number from 1 to 21600"},
 	MalformedRequest:      {400, "the request is not valid HTTP/1.1, or its headers exceed 8 KiB", "send a plain GET with one Host header, and headers of at most 8 KiB"},
 }
 

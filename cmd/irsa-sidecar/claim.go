@@ -165,11 +165,6 @@ func (n network) mayClaim(asked []string, have []localAddress) error {
 	if !n.known() {
 		return usageError{errors.New("IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP are not set, from status.hostIP and status.podIP; without them it cannot rule out that this is the node's network")}
 	}
-	host, hostErr := netip.ParseAddr(n.hostIP)
-	pod, podErr := netip.ParseAddr(n.podIP)
-	if err := errors.Join(hostErr, podErr); err != nil {
-		return usageError{fmt.Errorf("IRSA_SIDECAR_HOST_IP %q and IRSA_SIDECAR_POD_IP %q must be the addresses in status.hostIP and status.podIP", n.hostIP, n.podIP)}
-	}
 	interfaceWith := func(a netip.Addr) string {
 		i := slices.IndexFunc(have, func(l localAddress) bool { return l.Addr == a && l.on != lo })
 		if i < 0 {
@@ -177,11 +172,11 @@ func (n network) mayClaim(asked []string, have []localAddress) error {
 		}
 		return have[i].on
 	}
-	if host == pod || interfaceWith(host) != "" {
-		return usageError{fmt.Errorf("this Pod uses the node's network (the node's address %s is its own), where no address may be claimed; remove hostNetwork: true, or this init container", host)}
+	if n.isHosts() || interfaceWith(n.host) != "" {
+		return usageError{fmt.Errorf("this Pod uses the node's network (the node's address %s is its own), where no address may be claimed; remove hostNetwork: true, or this init container", n.host)}
 	}
-	if interfaceWith(pod) == "" {
-		return usageError{fmt.Errorf("no interface here has the address %s (IRSA_SIDECAR_POD_IP), so this is another network than that Pod's; set the variable from status.podIP", pod)}
+	if interfaceWith(n.pod) == "" {
+		return usageError{fmt.Errorf("no interface here has the address %s (IRSA_SIDECAR_POD_IP), so this is another network than that Pod's; set the variable from status.podIP", n.pod)}
 	}
 	for _, address := range asked {
 		if on := interfaceWith(netip.MustParseAddr(address)); on != "" {

@@ -16,26 +16,27 @@ func TestAddressesAreClaimedOnlyInAPodsOwnNetwork(t *testing.T) {
 		code      int
 		wanted    string
 	}{
-		"its own network":                {"10.0.0.1", "10.1.0.9", own, 0, ""},
-		"claimed before":                 {"10.0.0.1", "10.1.0.9", append(own, at("169.254.169.254", "lo"), at("fd00:ec2::254", "lo")), 0, ""},
-		"IPv6, spelt in two ways":        {"fd00:1::1", "FD00:1:0::9", []localAddress{at("fd00:1::9", "eth0")}, 0, ""},
-		"neither variable":               {"", "", own, 2, "IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP are not set"},
-		"hostNetwork":                    {"10.1.0.9", "10.1.0.9", own, 2, "uses the node's network"},
-		"hostNetwork, spelt in two ways": {"fd00:1::9", "FD00:1:0::9", own, 2, "uses the node's network"},
-		"the node's address is here":     {"10.0.0.1", "10.1.0.9", append(own, at("10.0.0.1", "ens5")), 2, "uses the node's network"},
-		"the Pod's address is not here":  {"10.0.0.1", "10.1.0.8", own, 2, "no interface here has the address 10.1.0.8"},
-		"a fixed loopback address":       {"10.0.0.1", "127.0.0.1", own, 2, "no interface here has the address 127.0.0.1"},
-		"a name":                         {"node-1", "10.1.0.9", own, 2, `IRSA_SIDECAR_HOST_IP "node-1"`},
-		"a block":                        {"10.0.0.1", "10.1.0.9/24", own, 2, `IRSA_SIDECAR_POD_IP "10.1.0.9/24"`},
-		"another interface has one":      {"10.0.0.1", "10.1.0.9", append(own, at("169.254.170.2", "dummy0")), 1, "169.254.170.2 is an address of the interface dummy0"},
-		"both interfaces have one":       {"10.0.0.1", "10.1.0.9", append(own, at("169.254.170.2", "lo"), at("169.254.170.2", "dummy0")), 1, "the interface dummy0"},
+		"its own network":               {"10.0.0.1", "10.1.0.9", own, 0, ""},
+		"claimed before":                {"10.0.0.1", "10.1.0.9", append(own, at("169.254.169.254", "lo"), at("fd00:ec2::254", "lo")), 0, ""},
+		"IPv6, spelt in two ways":       {"fd00:1::1", "FD00:1:0::9", []localAddress{at("fd00:1::9", "eth0")}, 0, ""},
+		"neither variable":              {"", "", own, 2, "IRSA_SIDECAR_HOST_IP and IRSA_SIDECAR_POD_IP are not set"},
+		"hostNetwork":                   {"10.1.0.9", "10.1.0.9", own, 2, "uses the node's network"},
+		"the node's address is here":    {"10.0.0.1", "10.1.0.9", append(own, at("10.0.0.1", "ens5")), 2, "uses the node's network"},
+		"the Pod's address is not here": {"10.0.0.1", "10.1.0.8", own, 2, "no interface here has the address 10.1.0.8"},
+		"a fixed loopback address":      {"10.0.0.1", "127.0.0.1", own, 2, "no interface here has the address 127.0.0.1"},
+		"another interface has one":     {"10.0.0.1", "10.1.0.9", append(own, at("169.254.170.2", "dummy0")), 1, "169.254.170.2 is an address of the interface dummy0"},
+		"both interfaces have one":      {"10.0.0.1", "10.1.0.9", append(own, at("169.254.170.2", "lo"), at("169.254.170.2", "dummy0")), 1, "the interface dummy0"},
 	} {
-		err := network{hostIP: row.host, podIP: row.pod}.mayClaim(claimable, row.have)
+		var n network
+		if row.host != "" {
+			n.host, n.pod = netip.MustParseAddr(row.host), netip.MustParseAddr(row.pod)
+		}
+		err := n.mayClaim(claimable, row.have)
 		if exitCode(err) != row.code || err != nil && !strings.Contains(err.Error(), row.wanted) {
 			t.Errorf("%s: exit code %d, %v; want %d, %s", name, exitCode(err), err, row.code, row.wanted)
 		}
 	}
-	n := network{hostIP: "10.0.0.1", podIP: "10.1.0.9"}
+	n := network{host: netip.MustParseAddr("10.0.0.1"), pod: netip.MustParseAddr("10.1.0.9")}
 	if err := n.mayClaim(claimable[:1], append(own, at("169.254.170.2", "dummy0"))); err != nil {
 		t.Errorf("an address that is not asked for: %v", err)
 	}

@@ -3,24 +3,25 @@ package main
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 )
 
 // network is what the environment says about the Pod's network.
 type network struct {
-	hostIP, podIP string
-	kubernetes    bool // this is a Pod
+	host, pod  netip.Addr // the zero Addr if it does not say
+	kubernetes bool       // this is a Pod
 }
 
 // known reports whether the environment says if the Pod shares the node's network.
-func (n network) known() bool { return n.hostIP != "" && n.podIP != "" }
+func (n network) known() bool { return n.host.IsValid() && n.pod.IsValid() }
 
 // isHosts reports whether this Pod shares the node's network. If the environment does not say that, it guesses from the names
 // of the interfaces.
 func (n network) isHosts() bool {
 	if n.known() {
-		return n.hostIP == n.podIP
+		return n.host == n.pod
 	}
 	if !n.kubernetes {
 		return false

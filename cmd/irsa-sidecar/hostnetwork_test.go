@@ -1,6 +1,9 @@
 package main
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestANodesInterfacesAreToldFromAPods(t *testing.T) {
 	for name, node := range map[string]bool{
@@ -9,6 +12,22 @@ func TestANodesInterfacesAreToldFromAPods(t *testing.T) {
 	} {
 		if nodeInterface(name) != node {
 			t.Errorf("nodeInterface(%q) = %v", name, !node)
+		}
+	}
+}
+
+func TestAPodsAddressesAreAddresses(t *testing.T) {
+	for pod, right := range map[string]bool{
+		"10.0.0.2": true, "fd00::2": true, "::ffff:10.0.0.2": true,
+		"10.0.0.2 ": false, "10.0.0.2/24": false, "10.0.0.02": false, "pod": false, "fe80::1%eth0": false, "$(POD_IP)": false,
+	} {
+		_, p := parse(environmentOf(append(slices.Clone(good), "IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP="+pod)...), files{})
+		want := problems{{"IRSA_SIDECAR_POD_IP", `"` + pod + `" is not an IP address; set it from status.podIP`}}
+		if right {
+			want = nil
+		}
+		if !slices.Equal(p, want) {
+			t.Errorf("%q: %v, want %v", pod, p, want)
 		}
 	}
 }

@@ -263,7 +263,11 @@ func (l *listener) listen() (net.Listener, error) {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s: %s is in use by another program in this Pod, or by another irsa-sidecar; stop it, or choose another port", l.variable, l.address)
 	case errors.Is(err, syscall.EADDRNOTAVAIL) && l.tokenless && !host.IsLoopback():
-		return nil, fmt.Errorf("%s: this Pod does not have the address %s; run irsa-sidecar claim-addresses before, in an init container", l.variable, host)
+		hint := "run irsa-sidecar claim-addresses before, in an init container"
+		if !slices.Contains(claimable, host.String()) {
+			hint = "use " + either(claimable) + ", which irsa-sidecar claim-addresses gives it, or a loopback address"
+		}
+		return nil, fmt.Errorf("%s: this Pod does not have the address %s; %s", l.variable, host, hint)
 	case errors.Is(err, syscall.EACCES) && l.portHint != "":
 		return nil, fmt.Errorf("%s: the sidecar may not listen on port %s; set the sysctl net.ipv4.ip_unprivileged_port_start=0 in the Pod's securityContext (one of the safe ones, and containerd 2's default), or %s", l.variable, portOf(l.address), l.portHint)
 	default:

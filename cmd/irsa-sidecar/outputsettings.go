@@ -134,12 +134,11 @@ func (p *parser) outputMode() fs.FileMode {
 
 // outputPath checks the path of a file to be written, and adds it to those that are named.
 func (p *parser) outputPath(at where, path string, named map[string]string) bool {
-	clean := filepath.Clean(path)
-	switch other := named[clean]; {
-	case !filepath.IsAbs(path):
-		p.rejectAt(at, "%q is not an absolute path, such as /run/irsa-sidecar/credentials", path)
+	if !p.filePath(at, path, "/run/irsa-sidecar/credentials") {
 		return false
-	case other != "":
+	}
+	clean := filepath.Clean(path)
+	if other := named[clean]; other != "" {
 		p.rejectAt(at, "%s is also the path in %s; give each file its own", path, other)
 		return false
 	}

@@ -100,6 +100,13 @@ func TestEachFileHasAPathOfItsOwn(t *testing.T) {
 	const own = "\nrole_arn = " + podRole + "\nirsa_sidecar_credentials_file = "
 	for _, row := range []struct{ env, config, want string }{
 		{pod + "credentials", "", `IRSA_SIDECAR_CREDENTIALS_FILE "credentials" is not an absolute path, such as /run/irsa-sidecar/credentials`},
+		{pod + "/aws/", "", `IRSA_SIDECAR_CREDENTIALS_FILE "/aws/" is the path of a directory; add the name of a file, such as /aws/credentials`},
+		{pod + "/aws/.", "", `IRSA_SIDECAR_CREDENTIALS_FILE "/aws/." is the path of a directory; add the name of a file, such as /aws/credentials`},
+		{pod + "/aws/..", "", `is the path of a directory; add the name of a file, such as /credentials`},
+		{pod + "/", "", `is the path of a directory; add the name of a file, such as /credentials`},
+		{pod + "/aws/\nIRSA_SIDECAR_STATE_FILE=/state/", "", `IRSA_SIDECAR_STATE_FILE "/state/" is the path of a directory; add the name of a file, such as /state/state`},
+		{pod + "/aws/" + strings.Repeat("a", 250), "", ""},
+		{pod + "/aws/" + strings.Repeat("a", 251), "", `has a name of 251 bytes; a file that is replaced can have 250`},
 		{pod + "/token", "", "IRSA_SIDECAR_CREDENTIALS_FILE /token is also the path in AWS_WEB_IDENTITY_TOKEN_FILE; give each file its own"},
 		{pod + "/config", "", "is also the path in AWS_CONFIG_FILE"},
 		{pod + "/run/../run//state\nIRSA_SIDECAR_STATE_FILE=/run/state", "", "is also the path in IRSA_SIDECAR_STATE_FILE"},
@@ -113,7 +120,7 @@ func TestEachFileHasAPathOfItsOwn(t *testing.T) {
 		{pod + "/auth", "[profile a]\nrole_arn = " + podRole + "\nirsa_sidecar_authorization_token_file = /auth", "is also the path in AWS_CONFIG_FILE"},
 		{pod + "/run/c\nIRSA_SIDECAR_CREDENTIALS_FILE_MODE=0644", "", `IRSA_SIDECAR_CREDENTIALS_FILE_MODE "0644" is not a mode that the sidecar gives the file; use 0600 (only its own user may read it) or 0640 (its group too)`},
 	} {
-		if _, invalid := parseFile(row.env, row.config+"\n# nothing else\n"); !strings.Contains(invalid.Error(), row.want) {
+		if _, invalid := parseFile(row.env, row.config+"\n# nothing else\n"); !strings.Contains(invalid.Error(), row.want) || row.want == "" && len(invalid) > 0 {
 			t.Errorf("%s\n%s\n%v, want %s", row.env, row.config, invalid, row.want)
 		}
 	}

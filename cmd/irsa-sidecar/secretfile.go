@@ -81,10 +81,17 @@ func (p place) openDir() (*os.File, error) {
 	return dir, nil
 }
 
+const (
+	partSuffix = ".new"
+
+	// maxFileName is how long the name of a file may be, in bytes: that of its part is longer, and NAME_MAX is 255.
+	maxFileName = 255 - len(".") - len(partSuffix)
+)
+
 // replaceIn replaces a file in an open directory: another directory that takes its place meanwhile gets nothing. The part
 // always has the same name, so that the next write overwrites what a kill leaves.
 func replaceIn(dir *os.File, name string, text []byte, mode fs.FileMode) error {
-	if err := regular.Replace(filepath.Join(pathOf(dir), name), "."+name+".new", bytes.NewReader(text), mode); err != nil {
+	if err := regular.Replace(filepath.Join(pathOf(dir), name), "."+name+partSuffix, bytes.NewReader(text), mode); err != nil {
 		return cache.Innermost(err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -315,20 +316,48 @@ func entryToShow(list, entry string) string {
 func (p *parser) state() place {
 	const diskVariable = "IRSA_SIDECAR_STATE_FILE_ON_DISK"
 	onDisk := p.flag(diskVariable, p.StateOnDisk)
-	if p.StateFile != "" && !filepath.IsAbs(p.StateFile) {
-		p.reject(stateVariable, "%q is not an absolute path, such as /run/irsa-sidecar/state", p.StateFile)
-	}
-	if !filepath.IsAbs(p.StateFile) {
+	if p.StateFile == "" || !p.filePath(where{variable: stateVariable}, p.StateFile, "/run/irsa-sidecar/state") {
 		return place{}
 	}
 	return place{p.StateFile, onDisk, where{variable: stateVariable}, diskVariable}
+}
+
+// filePath reports whether a path can be that of a file to be written. If not, it is a mistake, in which there is an example.
+func (p *parser) filePath(at where, path, example string) bool {
+	switch dir, name := filepath.Split(path); {
+	case !filepath.IsAbs(path):
+		p.rejectAt(at, "%q is not an absolute path, such as %s", path, example)
+	case name == "", name == ".", name == "..":
+		p.rejectAt(at, "%q is the path of a directory; add the name of a file, such as %s", path, filepath.Join(dir, name, filepath.Base(example)))
+	case len(name) > maxFileName:
+		p.rejectAt(at, "%q has a name of %d bytes; a file that is replaced can have %d", path, len(name), maxFileName)
+	default:
+		return true
+	}
+	return false
 }
 
 func (p *parser) network() network {
 	if (p.HostIP == "") != (p.PodIP == "") {
 		p.reject("IRSA_SIDECAR_HOST_IP", "and IRSA_SIDECAR_POD_IP must be set together, from status.hostIP and status.podIP")
 	}
-	return network{hostIP: p.HostIP, podIP: p.PodIP, kubernetes: p.value("KUBERNETES_SERVICE_HOST") != ""}
+	return network{
+		host:       p.podAddress("IRSA_SIDECAR_HOST_IP", p.HostIP, "status.hostIP"),
+		pod:        p.podAddress("IRSA_SIDECAR_POD_IP", p.PodIP, "status.podIP"),
+		kubernetes: p.value("KUBERNETES_SERVICE_HOST") != "",
+	}
+}
+
+// podAddress returns the address in a variable from this field of a Pod. Two spellings of one address are the same.
+func (p *parser) podAddress(variable, text, field string) netip.Addr {
+	if text == "" {
+		return netip.Addr{}
+	}
+	address, err := netip.ParseAddr(text)
+	if err != nil || address.Zone() != "" {
+		p.reject(variable, "%q is not an IP address; set it from %s", text, field)
+	}
+	return address.Unmap()
 }
 
 func (p *parser) logging() logging {

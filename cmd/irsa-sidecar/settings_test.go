@@ -287,8 +287,10 @@ func TestParse(t *testing.T) {
 			func(s *settings) bool {
 				return s.logging == logging{slog.LevelDebug, true} && len(s.warnings) == 1
 			}},
-		"a Pod's own network": {[]string{"KUBERNETES_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=10.0.0.2"}, func(s *settings) bool { return s.network.kubernetes && !s.network.isHosts() }},
-		"the node's network":  {[]string{"IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=10.0.0.1"}, func(s *settings) bool { return s.network.isHosts() && s.network.mustAuthorize() == errHostNetwork }},
+		"a Pod's own network":                     {[]string{"KUBERNETES_SERVICE_HOST=10.0.0.1", "IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=10.0.0.2"}, func(s *settings) bool { return s.network.kubernetes && !s.network.isHosts() }},
+		"the node's network, spelled in two ways": {[]string{"IRSA_SIDECAR_HOST_IP=fd00:1::9", "IRSA_SIDECAR_POD_IP=FD00:1:0::9"}, func(s *settings) bool { return s.network.isHosts() }},
+		"the node's network, as IPv4 in IPv6":     {[]string{"IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=::ffff:10.0.0.1"}, func(s *settings) bool { return s.network.isHosts() }},
+		"the node's network":                      {[]string{"IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP=10.0.0.1"}, func(s *settings) bool { return s.network.isHosts() && s.network.mustAuthorize() == errHostNetwork }},
 	} {
 		s, p := parse(environmentOf(slices.Concat(row.env, good)...), files{})
 		if len(p) > 0 || !row.check(s) {
