@@ -26,7 +26,7 @@ func runCompletion(_ context.Context, c *call) error {
 
 // listProfiles is a command that prints the names of the sections of the configuration file, for bash, zsh and fish. It
 // prints only what no shell expands.
-const listProfiles = `sed -n "s/^\[profile  *\([A-Za-z0-9_+=,.@-]*\) *].*/\1/p" "$AWS_CONFIG_FILE" 2>/dev/null`
+const listProfiles = `sed -n "s/^\[profile  *\([A-Za-z0-9_+=.@-]*\) *].*/\1/p" "$AWS_CONFIG_FILE" 2>/dev/null`
 
 // candidates are the values to choose from, and what else the shell offers: files, directories or nothing. Profiles are
 // listed by [listProfiles].

@@ -194,11 +194,12 @@ func (p *parser) profileSections() (all []*profileSection) {
 	return all
 }
 
-// checkSectionName returns what is wrong with the name of a section, or nil. It becomes a part of a URL's path and a label.
+// checkSectionName returns what is wrong with the name of a section, or nil. It becomes a part of a URL's path, a label, and an
+// entry of a list that commas separate.
 func checkSectionName(name string) error {
-	const allowed = "letters, digits and _+=,.@-"
+	const allowed = "letters, digits and _+=.@-"
 	isLetter := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_+=,.@-", r)
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_+=.@-", r)
 	}
 	switch at := strings.IndexFunc(name, func(r rune) bool { return !isLetter(r) }); {
 	case len(name) > maxProfileName:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -240,7 +241,8 @@ func TestMistakesInAFile(t *testing.T) {
 		{"", b + b, `, line 3: is a second section [profile b], after the one in line 1; SDKs fail, or mix the two`},
 		{"", b + "role_arn = " + podRole, `, line 3, [profile b]: has a key for the second time, after line 2; SDKs fail, or use the second one`},
 		{"", "[profile " + long + "a]\nrole_arn = " + otherRole, `, line 1: the profile's name has 65 characters; the sidecar takes 1 to 64`},
-		{"", "[profile a/b]\nrole_arn = " + otherRole, `, line 1: the profile's name "a/b" has '/' in it; the sidecar takes letters, digits and _+=,.@-`},
+		{"", "[profile a/b]\nrole_arn = " + otherRole, `, line 1: the profile's name "a/b" has '/' in it; the sidecar takes letters, digits and _+=.@-`},
+		{"", "[profile a,b]\nrole_arn = " + otherRole, `, line 1: the profile's name "a,b" has ',' in it; the sidecar takes letters, digits and _+=.@-`},
 		{"", "[profile ..]\nrole_arn = " + otherRole, `, line 1: the profile's name ".." begins with '.'; begin it with a letter or a digit`},
 		{"", "[profile -b]\nrole_arn = " + otherRole, `, line 1: the profile's name "-b" begins with '-'; begin it with a letter or a digit`},
 		{"", "[profile a b]\nrole_arn = " + otherRole, `, line 1: has a profile whose name has a blank in it; write [profile NAME]`},
@@ -530,6 +532,16 @@ func TestMistakesInTheFilesThatAFileNamesAreLimited(t *testing.T) {
 			if last := invalid[len(invalid)-1]; profiles > maxAlike && last != (problem{configVariable, fmt.Sprintf("has %d more mistakes", profiles-maxAlike)}) {
 				t.Errorf("%s: %v", key, last)
 			}
+		}
+	}
+}
+
+// Programs and SDKs put the name into a URL as they like: there is only one way.
+func TestAProfilesNameIsNotEscapedInAURL(t *testing.T) {
+	for r := rune(0); r < 0x250; r++ {
+		name := "a" + string(r)
+		if checkSectionName(name) == nil && url.PathEscape(name) != name {
+			t.Errorf("%q is %s in a URL", name, url.PathEscape(name))
 		}
 	}
 }

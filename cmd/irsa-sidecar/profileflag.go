@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -26,8 +25,8 @@ func profileOption(text string) option {
 
 // checkProfileName reports what is wrong with the name of a profile.
 func checkProfileName(name string) error {
-	if !regexp.MustCompile(`^[A-Za-z0-9_+=,@][A-Za-z0-9_+=,.@-]{0,63}$`).MatchString(name) {
-		return fmt.Errorf("takes the name of a profile, 1 to 64 letters, digits and _+=,.@- that do not begin with a dot or a hyphen, not %q", name)
+	if name == "" || checkSectionName(name) != nil {
+		return fmt.Errorf("takes the name of a profile, 1 to 64 letters, digits and _+=.@- that do not begin with a dot or a hyphen, not %q", name)
 	}
 	return nil
 }

@@ -136,9 +136,9 @@ func TestAnUnknownProfile(t *testing.T) {
 	for _, row := range []struct{ args, want string }{
 		{"credentials --from exchange --profile audti", `there is no profile "audti"; did you mean "audit"? the profiles are default, audit, hub`},
 		{"doctor --profile nothing", `there is no profile "nothing"; the profiles are default, audit, hub`},
-		{"credentials --profile a/b", `--profile takes the name of a profile, 1 to 64 letters, digits and _+=,.@- that do not begin with a dot or a hyphen, not "a/b"`},
-		{"doctor --profile .x", `--profile takes the name of a profile, 1 to 64 letters, digits and _+=,.@- that do not begin with a dot or a hyphen, not ".x"`},
-		{"wait --profile default/source", `--profile takes the name of a profile, 1 to 64 letters, digits and _+=,.@- that do not begin with a dot or a hyphen, not "default/source"`},
+		{"credentials --profile a/b", `--profile takes the name of a profile, 1 to 64 letters, digits and _+=.@- that do not begin with a dot or a hyphen, not "a/b"`},
+		{"doctor --profile .x", `--profile takes the name of a profile, 1 to 64 letters, digits and _+=.@- that do not begin with a dot or a hyphen, not ".x"`},
+		{"wait --profile default/source", `--profile takes the name of a profile, 1 to 64 letters, digits and _+=.@- that do not begin with a dot or a hyphen, not "default/source"`},
 		{"status --profile=", "--profile needs a value; usage: irsa-sidecar status [--json] [--profile PROFILE]"},
 		{"doctor --app --profile audit", "--profile is about the exchange; an app's report is about the profile in its AWS_CONTAINER_CREDENTIALS_FULL_URI"},
 	} {

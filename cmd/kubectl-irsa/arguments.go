@@ -175,7 +175,7 @@ func (q *question) set(o *option, value string) error {
 		}
 		q.container = value
 	case "profile":
-		if !regexp.MustCompile(`^[A-Za-z0-9_+=,@][A-Za-z0-9_+=,.@-]{0,63}$`).MatchString(value) {
+		if !regexp.MustCompile(`^[A-Za-z0-9_+=@][A-Za-z0-9_+=.@-]{0,63}$`).MatchString(value) {
 			return usagef("--profile %q is not the name of a profile", value)
 		}
 		q.profile = value
