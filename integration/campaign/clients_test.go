@@ -40,7 +40,9 @@ type asking struct {
 	// Odd while the sidecar cannot be asked, and while it accepts no new connections.
 	away, closed atomic.Int64
 
-	roles []*role
+	roles     []*role
+	container *output   // which is the first of the outputs
+	outputs   []*output // that show new sessions of their profiles
 
 	mu        sync.Mutex
 	ahead     time.Duration // of STS's clock
@@ -48,9 +50,10 @@ type asking struct {
 	sessions  map[string]issued
 	logs      []string // of all sidecars so far
 	pid       int      // of the last one
-	slowest   time.Duration
 	wrong     []string
-	successes int // of attacks
+	attacked  map[string]int // how many attacks were refused, by address
+	successes int            // of attacks
+	blind     []*blindness
 
 	requests, again, refused, cut, attacks, readiness atomic.Int64
 
@@ -70,7 +73,9 @@ type moment struct {
 	skewed       bool // clocks differ
 	away, closed int64
 	lost         time.Duration
-	presence     int64 // of the profile that is asked for
+	presence     int64   // of the profile that is asked for
+	of           *output // that is asked, or nil
+	shut         int64
 }
 
 func (c *campaign) now() moment {
@@ -86,7 +91,8 @@ func (c *campaign) excuses(since moment) bool {
 
 // excusesNewcomers reports whether a new connection may have been refused since.
 func (c *campaign) excusesNewcomers(since moment) bool {
-	return c.excuses(since) || since.closed%2 == 1 || c.closed.Load() != since.closed
+	return c.excuses(since) || since.closed%2 == 1 || c.closed.Load() != since.closed ||
+		since.of != nil && (since.shut%2 == 1 || since.of.shut.Load() != since.shut)
 }
 
 // watchMachine measures for how long this machine keeps this test, and the sidecar, from running when they could.
@@ -137,32 +143,47 @@ func (c *campaign) complain(format string, args ...any) {
 // client sends nothing for a twentieth of a second, and on a busy machine this test's clients may be that slow.
 const attempts = 3
 
-// ask asks for a profile's credentials, like a program with its own client.
-func (c *campaign) ask(r *role, transport *http.Transport, n int) {
-	asked := r.now(c)
-	if n%50 == 0 && asked.closed%2 == 0 {
+// ask asks an output for a profile's credentials, like a program with its own client.
+func (c *campaign) ask(o *output, r *role, transport *http.Transport, n int) {
+	asked := o.now(c, r)
+	refresh(asked, transport, n)
+	status, body, excused, ok := c.send(o, r, transport, o.request(r), asked)
+	if !ok {
+		return
+	}
+	if !excused {
+		c.timed(o, r, asked)
+	}
+	c.judge(o, r, asked, status, body)
+}
+
+// refresh makes a client connect again now and then, if that is possible.
+func refresh(asked moment, transport *http.Transport, n int) {
+	if n%50 == 0 && asked.closed%2 == 0 && asked.shut%2 == 0 {
 		transport.CloseIdleConnections()
 	}
+}
+
+// send sends a request, and reports whether there was an answer. If it is excused, there might have been none.
+func (c *campaign) send(o *output, r *role, transport *http.Transport, request *http.Request, asked moment) (status int, body []byte, excused, ok bool) {
 	inside := false // over an existing connection
 	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { inside = info.Reused },
 	})
 	client := &http.Client{Timeout: 10 * time.Second, Transport: transport}
-	status, body, err := c.try(client, c.request(r).WithContext(ctx), asked)
+	status, body, err := c.try(client, request.WithContext(ctx), asked)
 	c.requests.Add(1)
-	excused := c.excuses(asked) || !inside && c.excusesNewcomers(asked)
-	if err != nil {
-		if excused {
-			c.cut.Add(1)
-		} else {
-			c.complain("%s: no answer: %v", r.name, err)
-		}
-		return
+	o.requests.Add(1)
+	excused = c.excuses(asked) || !inside && c.excusesNewcomers(asked)
+	switch {
+	case err == nil:
+		return status, body, excused, true
+	case excused:
+		c.cut.Add(1)
+	default:
+		c.complain("%s, %s: no answer: %v", o.name, r.name, err)
 	}
-	if !excused {
-		c.timed(r, asked)
-	}
-	c.judge(r, asked, status, body)
+	return 0, nil, excused, false
 }
 
 // try sends a request as often as a client would, and returns the answer.
@@ -185,52 +206,63 @@ func (c *campaign) try(client *http.Client, request *http.Request, asked moment)
 }
 
 // timed records how long an answer took.
-func (c *campaign) timed(r *role, asked moment) {
+func (c *campaign) timed(o *output, r *role, asked moment) {
 	took, lost := time.Since(asked.at), c.lost()-asked.lost
 	if took-lost > patience {
-		c.complain("%s: an answer took %s, of which the machine was busy for %s", r.name, took, lost)
+		c.complain("%s, %s: an answer took %s, of which the machine was busy for %s", o.name, r.name, took, lost)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.slowest = max(c.slowest, took)
+	o.slowest = max(o.slowest, took)
 	if asked.at.After(r.since) {
 		r.slowest = max(r.slowest, took-lost)
 	}
 }
 
 // judge compares an answer with what STS has issued.
-func (c *campaign) judge(r *role, asked moment, status int, body []byte) {
+func (c *campaign) judge(o *output, r *role, asked moment, status int, body []byte) {
 	var a struct {
 		RoleARN, AccessKeyID, SecretAccessKey, Token, Code string
 		Expiration                                         time.Time
 	}
 	if err := json.Unmarshal(body, &a); err != nil {
-		c.complain("%s: answered %d, and not JSON: %v", r.name, status, err)
+		c.complain("%s, %s: answered %d, and not JSON: %v", o.name, r.name, status, err)
 		return
 	}
 	if status != http.StatusOK {
-		c.refused.Add(1)
 		if a.AccessKeyID != "" {
-			c.complain("%s: answered %d with half a document", r.name, status)
+			c.complain("%s, %s: answered %d with half a document", o.name, r.name, status)
 		}
-		// A correct request is never refused as another one, whatever happens.
-		was := r.was(asked)
-		if was == present && !slices.Contains(cache.Reasons(), cache.Reason(a.Code)) {
-			c.complain("%s: answered %d %q, which is not about STS", r.name, status, a.Code)
-		}
-		if was == absent && !slices.Contains(notThere, a.Code) {
-			c.complain("%s: answered %d %q, without the profile", r.name, status, a.Code)
-		}
-		c.mayRefuse(r, asked, a.Code)
+		c.refuses(o, r, asked, fmt.Sprint(status), a.Code)
 		return
 	}
-	s, ok := c.given(r, asked, a.AccessKeyID, a.SecretAccessKey, a.Token)
-	if ok && !a.Expiration.Equal(s.Expiration.Truncate(time.Second)) {
-		c.complain("%s: answered with %s as the end of credentials that end at %s", r.name, a.Expiration, s.Expiration)
-	}
+	s, ok := c.given(o, r, asked, a.AccessKeyID, a.SecretAccessKey, a.Token)
+	c.wantEnd(o, r, s, ok, a.Expiration)
 	if ok && s.RoleARN != a.RoleARN {
-		c.complain("%s: answered with %s as the role of %s", r.name, a.RoleARN, s.ARN)
+		c.complain("%s, %s: answered with %s as the role of %s", o.name, r.name, a.RoleARN, s.ARN)
 	}
+}
+
+// wantEnd compares the end of credentials in an answer with that of their session.
+func (c *campaign) wantEnd(o *output, r *role, s issued, ok bool, said time.Time) {
+	if ok && !said.Equal(s.Expiration.Truncate(time.Second)) {
+		c.complain("%s, %s: answered with %s as the end of credentials that end at %s", o.name, r.name, said, s.Expiration)
+	}
+}
+
+// refuses judges an answer without credentials.
+func (c *campaign) refuses(o *output, r *role, asked moment, status, code string) {
+	c.refused.Add(1)
+	o.refused.Add(1)
+	// A correct request is never refused as another one, whatever happens.
+	was := r.was(asked)
+	if was == present && !slices.Contains(cache.Reasons(), cache.Reason(code)) {
+		c.complain("%s, %s: answered %s %q, which is not about STS", o.name, r.name, status, code)
+	}
+	if was == absent && !slices.Contains(notThere, code) {
+		c.complain("%s, %s: answered %s %q, without the profile", o.name, r.name, status, code)
+	}
+	c.mayRefuse(o, r, asked, code)
 }
 
 // notThere are the codes of the answers to requests for a profile that does not exist: its token may open another one, or none.
@@ -238,20 +270,22 @@ var notThere = []string{"UnknownProfile", "AuthorizationRejected"}
 
 // mayRefuse reports an error if there were valid credentials all the time from the request until now, whichever of its attempts
 // was answered. A sidecar that was paused or ended need not answer, but if it does, this holds.
-func (c *campaign) mayRefuse(r *role, asked moment, why string) {
-	now := time.Now()
+func (c *campaign) mayRefuse(o *output, r *role, asked moment, why string) {
+	now := time.Now().Add(o.ahead)
 	if r.was(asked) != present {
 		return
 	}
 	c.mu.Lock()
-	if asked.at.After(r.since) {
+	best, heldSince, skewed := r.best, r.heldSince, c.skewed || asked.skewed
+	if o.ahead > 0 {
+		heldSince = r.filedSince
+	} else if asked.at.After(r.since) {
 		r.refusals++
 	}
-	best, heldSince, skewed := r.best, r.heldSince, c.skewed || asked.skewed
 	c.mu.Unlock()
-	if heldSince.Before(asked.at) && now.Before(c.servedUntil(best, skewed)) {
-		c.complain("%s: asked at %s and refused with %s at %s, while credentials were valid until %s",
-			r.name, asked.at.Format(clockTime), why, now.Format(clockTime), best.ends.Format(clockTime))
+	if heldSince.Before(asked.at) && now.Before(best.ends.Add(-early)) && now.Before(c.servedUntil(best, skewed)) {
+		c.complain("%s, %s: asked at %s and refused with %s at %s, while credentials were valid until %s",
+			o.name, r.name, asked.at.Format(clockTime), why, now.Format(clockTime), best.ends.Format(clockTime))
 	}
 }
 
@@ -306,36 +340,56 @@ const refreshed = "credentials refreshed"
 const clockTime = time.TimeOnly + ".000"
 
 // given records credentials that a client got for a profile, and reports an error if they are wrong.
-func (c *campaign) given(r *role, asked moment, key, secret, token string) (s issued, ok bool) {
-	s, ok = c.find(key)
-	switch {
-	case !ok:
-		c.complain("%s: answered with credentials that STS has not issued", r.name)
+func (c *campaign) given(o *output, r *role, asked moment, key, secret, token string) (s issued, ok bool) {
+	if s, ok = c.check(o, r, asked, key, secret, token, false); !ok {
 		return s, false
-	case !c.mayBe(r, s.Session, asked.at):
-		c.complain("%s: answered with credentials of another role, %s", r.name, s.ARN)
-		return s, false
-	case r.was(asked) == absent:
-		c.complain("%s: answered with credentials, without the profile", r.name)
-		return s, false
-	case !c.signedRight(r, s.Session):
-		c.complain("%s: answered with credentials that a session of another role has signed for, %s", r.name, s.SourceRoleARN)
-	case secret != s.SecretAccessKey || token != s.SessionToken:
-		c.complain("%s: answered with a mixture of credentials", r.name)
-	case !s.ends.After(asked.at):
-		c.complain("%s: answered at %s with credentials that had ended at %s", r.name, asked.at.Format(clockTime), s.ends.Format(clockTime))
 	}
 	best := c.held(r)
 	better := s.ends.After(best.ends)
-	gap := better && time.Now().After(c.servedUntil(best, asked.skewed)) // there may have been no valid ones for a moment
+	var until time.Time // then there may have been no valid ones for a moment
+	if better {
+		until = c.servedUntil(best, asked.skewed)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r.newest = max(r.newest, s.number)
+	o.newest[r] = max(o.newest[r], s.number)
 	if better && s.ends.After(r.best.ends) && asked.at.After(r.forgotten) {
-		if gap {
-			r.heldSince = time.Now()
+		now := time.Now()
+		if now.After(until) {
+			r.heldSince = now
+		}
+		if now.Add(fileAhead).After(until) {
+			r.filedSince = now
 		}
 		r.best = s
+	}
+	return s, true
+}
+
+// check reports an error if credentials of a profile are wrong. They may be stale, which is of a former role or ended, if what
+// shows them could not be changed.
+func (c *campaign) check(o *output, r *role, asked moment, key, secret, token string, stale bool) (s issued, ok bool) {
+	s, ok = c.find(key)
+	at := asked.at
+	if stale {
+		at = time.Time{}
+	}
+	switch {
+	case !ok:
+		c.complain("%s, %s: answered with credentials that STS has not issued", o.name, r.name)
+		return s, false
+	case !c.mayBe(r, s.Session, at):
+		c.complain("%s, %s: answered with credentials of another role, %s", o.name, r.name, s.ARN)
+		return s, false
+	case r.was(asked) == absent:
+		c.complain("%s, %s: answered with credentials, without the profile", o.name, r.name)
+		return s, false
+	case !c.signedRight(r, s.Session):
+		c.complain("%s, %s: answered with credentials that a session of another role has signed for, %s", o.name, r.name, s.SourceRoleARN)
+	case secret != s.SecretAccessKey || token != s.SessionToken:
+		c.complain("%s, %s: answered with a mixture of credentials", o.name, r.name)
+	case !stale && !s.ends.After(asked.at):
+		c.complain("%s, %s: answered at %s with credentials that had ended at %s", o.name, r.name, asked.at.Format(clockTime), s.ends.Format(clockTime))
 	}
 	return s, true
 }
@@ -400,7 +454,7 @@ func (c *campaign) compareReadiness() {
 		json.Unmarshal(body, &a)
 		if status != http.StatusOK {
 			refused = status
-		} else if s, ok := c.given(r, asked, a.AccessKeyID, a.SecretAccessKey, a.Token); ok {
+		} else if s, ok := c.given(c.container, r, asked, a.AccessKeyID, a.SecretAccessKey, a.Token); ok {
 			sessions = append(sessions, s)
 		}
 	}
@@ -487,14 +541,16 @@ var attacks = []struct{ head, status string }{
 type attempt struct {
 	on                       *role
 	how, token, head, status string
+	at                       string       // the address; a path is a socket's
+	from                     *net.TCPAddr // nil: as the kernel chooses
 }
 
-func (a attempt) String() string { return a.on.name + ": " + a.head + a.how }
+func (a attempt) String() string { return a.on.name + " at " + a.at + ": " + a.head + a.how }
 
 // attack makes one attack on each profile in turn: with what an attacker may know, as another user who knows everything, and
 // with the tokens of other profiles.
 func (c *campaign) attack(n int) {
-	a := attempt{on: c.roles[n%len(c.roles)], status: "403", head: "GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN"}
+	a := attempt{on: c.roles[n%len(c.roles)], at: c.containerAddress(), status: "403", head: "GET PATH HTTP/1.1|Host: 127.0.0.1:PORT|Authorization: TOKEN"}
 	asked := a.on.now(c)
 	n /= len(c.roles)
 	n %= len(attacks) + len(c.roles)
@@ -527,15 +583,22 @@ func (c *campaign) mustResist(asked moment, a attempt) {
 
 // resists reports whether there was an answer, and checks it.
 func (c *campaign) resists(a attempt, asked moment) (answered bool) {
-	address := strings.TrimPrefix(c.base, "http://")
-	_, port, _ := net.SplitHostPort(address)
-	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+	network := "tcp"
+	if strings.HasPrefix(a.at, "/") {
+		network = "unix"
+	}
+	_, port, _ := net.SplitHostPort(a.at)
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	if a.from != nil {
+		dialer.LocalAddr = a.from
+	}
+	conn, err := dialer.Dial(network, a.at)
 	if err != nil {
 		return true // there is no sidecar to attack
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(5 * time.Second))
-	io.WriteString(conn, strings.NewReplacer("PORT", port, "PATH", a.on.path, "TOKEN", a.token, "|", "\r\n").Replace(a.head)+"\r\nConnection: close\r\n\r\n")
+	io.WriteString(conn, strings.NewReplacer("ADDRESS", a.at, "PORT", port, "PATH", a.on.path, "TOKEN", a.token, "|", "\r\n").Replace(a.head)+"\r\nConnection: close\r\n\r\n")
 	answer, _ := io.ReadAll(conn)
 	switch {
 	case bytes.Contains(answer, []byte("AccessKeyId")):
@@ -549,6 +612,9 @@ func (c *campaign) resists(a attempt, asked moment) (answered bool) {
 		c.complain("%s was answered with %s, want %s", a, line, a.status)
 	case len(answer) > 0:
 		c.attacks.Add(1)
+		c.mu.Lock()
+		c.attacked[a.at]++
+		c.mu.Unlock()
 	}
 	return len(answer) > 0
 }
@@ -711,7 +777,7 @@ func (c *campaign) askSDK(s *sdk) {
 	}
 	s.asked++
 	if a.Error == "" {
-		c.given(s.role, asked, a.AccessKeyID, a.SecretAccessKey, a.SessionToken)
+		c.given(c.container, s.role, asked, a.AccessKeyID, a.SecretAccessKey, a.SessionToken)
 		return
 	}
 	s.failed++
@@ -719,6 +785,6 @@ func (c *campaign) askSDK(s *sdk) {
 	if now := c.now(); asked.skewed || now.skewed || c.excusesNewcomers(asked) {
 		s.excused++
 	} else {
-		c.mayRefuse(s.role, asked, s.name+": "+a.Error)
+		c.mayRefuse(c.container, s.role, asked, s.name+": "+a.Error)
 	}
 }

@@ -526,7 +526,7 @@ func withLog(spoil func(driver *world.LogPipe, hold func())) play {
 	}
 }
 
-// crowd is many clients that send no complete request. They are disconnected after two seconds, and connect again.
+// crowd is many clients of all outputs that send no complete request. They are disconnected after two seconds, and connect again.
 func crowd(say string) play {
 	return func(c *campaign, t *testing.T, hold func()) {
 		var conns []net.Conn
@@ -535,8 +535,11 @@ func crowd(say string) play {
 				conn.Close()
 			}
 		}()
+		n := 0
 		comes := func() error {
-			conn, err := net.DialTimeout("tcp", strings.TrimPrefix(c.base, "http://"), 5*time.Second)
+			n++
+			network, address := c.listener(n)
+			conn, err := net.DialTimeout(network, address, 5*time.Second)
 			if err == nil {
 				conns = append(conns, conn)
 				conn.Write([]byte(say)) // a connection that is closed by now was closed for a good reason
@@ -562,9 +565,12 @@ func crowd(say string) play {
 	}
 }
 
-// fill leaves no room on the volume until the returned function is called.
-func (c *campaign) fill(t *testing.T) (empty func()) {
-	path := filepath.Join(c.volume, "filler")
+func (c *campaign) fill(t *testing.T) (empty func())        { return fill(t, c.volume) }
+func (c *campaign) readOnly(t *testing.T) (writable func()) { return readOnly(t, c.volume) }
+
+// fill leaves no room on a volume until the returned function is called.
+func fill(t *testing.T, volume string) (empty func()) {
+	path := filepath.Join(volume, "filler")
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
@@ -583,11 +589,11 @@ func (c *campaign) fill(t *testing.T) (empty func()) {
 	}
 }
 
-// readOnly makes the volume read-only until the returned function is called.
-func (c *campaign) readOnly(t *testing.T) (writable func()) {
+// readOnly makes a volume read-only until the returned function is called.
+func readOnly(t *testing.T, volume string) (writable func()) {
 	remount := func(flags uintptr) {
 		world.Eventually(t, world.Soon, "a remount of the volume", func() bool { // it fails during a write
-			err := syscall.Mount("", c.volume, "", syscall.MS_REMOUNT|flags, "")
+			err := syscall.Mount("", volume, "", syscall.MS_REMOUNT|flags, "")
 			if err != nil && !errors.Is(err, syscall.EBUSY) {
 				t.Fatal(err)
 			}
@@ -646,9 +652,11 @@ func (c *campaign) wantNothingLeft(t *testing.T) {
 			return own < restingLimit
 		})
 		c.resting = max(c.resting, own)
-		if n := c.trace(t); n > c.goroutines+3*few {
-			c.fail(t, "%d goroutines are left where %d were at the start", n, c.goroutines)
-		}
-		c.launch(t)
+		c.whileAway(func() {
+			if n := c.trace(t); n > c.goroutines+3*few {
+				c.fail(t, "%d goroutines are left where %d were at the start", n, c.goroutines)
+			}
+			c.launch(t)
+		})
 	})
 }

@@ -26,16 +26,14 @@ type role struct {
 	presence      atomic.Int64 // of the profile in the configuration, see present
 
 	// Guarded by the campaign's lock.
-	arns      []period  // the role's, in order
-	best      issued    // the session with the latest end that a client has received
-	heldSince time.Time // from then until the end of best, some client has always had valid ones
-	forgotten time.Time // answers to requests from before then prove nothing against the sidecar
-	newest    int       // session that a client has received, in the order in which STS issued them
-	since     time.Time // when the fault began
-	refusals  int       // of requests from after then
-	slowest   time.Duration
-
-	rested time.Time // when the last rest had seen a new session
+	arns       []period  // the role's, in order
+	best       issued    // the session with the latest end that a client has received
+	heldSince  time.Time // from then until the end of best, some client has always had valid ones
+	filedSince time.Time // the same, if they are gone fileAhead before their end
+	forgotten  time.Time // answers to requests from before then prove nothing against the sidecar
+	since      time.Time // when the fault began
+	refusals   int       // of requests from after then
+	slowest    time.Duration
 }
 
 // period is when sessions of a role may be answers.
@@ -131,6 +129,9 @@ func (c *campaign) configuration(without ...*role) string {
 		fmt.Fprintf(&text, "[profile %s]\n", r.name)
 		if r.file != c.roles[0].file {
 			fmt.Fprintf(&text, "irsa_sidecar_authorization_token_file = %s\n", r.file)
+		}
+		if r.name != besideProfile {
+			fmt.Fprintf(&text, "irsa_sidecar_credentials_file = %s\n", c.filePath(r.name))
 		}
 		if r.source != nil {
 			fmt.Fprintf(&text, "source_profile = %s\n", r.source.name)
