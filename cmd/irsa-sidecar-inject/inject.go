@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -244,6 +245,11 @@ func (j *injector) object(o *object) error {
 	}
 	switch sidecar, native := findSidecar(spec); {
 	case native:
+		for _, c := range allContainers(spec) {
+			if who := fmt.Sprintf("%s: container %s", o, text(field(c, "name"))); c != sidecar {
+				j.noteOutputs(who, variables(c), variables(sidecar), false)
+			}
+		}
 		j.note("%s: unchanged: it already has the sidecar (image %s)", o, text(field(sidecar, "image")))
 		return nil
 	case sidecar != nil:
@@ -265,8 +271,12 @@ func (j *injector) object(o *object) error {
 	if err != nil {
 		return err
 	}
-	if err := j.change(spec, parts, strings.Split(template.Metadata.Annotations[deploy.SkipAnnotation], ","), o); err != nil {
+	served, err := j.change(spec, parts, strings.Split(template.Metadata.Annotations[deploy.SkipAnnotation], ","), o)
+	if err != nil {
 		return err
+	}
+	if served != nil {
+		role += fmt.Sprintf("; %s of %s", sources.Endpoint.Name, strings.Join(served, ", "))
 	}
 	j.note("%s: sidecar added; %s", o, role)
 	return nil
@@ -374,14 +384,21 @@ func checkPartition(parts deploy.Parts) error {
 	return nil
 }
 
-// change adds the sidecar to a Pod's spec.
-func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o *object) error {
+// change adds the sidecar to a Pod's spec. It returns the containers that have nothing in their environment that may keep them
+// from its container endpoint.
+func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o *object) (served []string, err error) {
+	sidecar := mapping(parts.Container())
 	for _, c := range allContainers(spec) {
 		name := text(field(c, "name"))
 		if slices.ContainsFunc(skip, func(s string) bool { return strings.TrimSpace(s) == name }) {
 			continue
 		}
-		missing := j.missing(c, items(parts.Env()), fmt.Sprintf("%s: container %s", o, name))
+		who, notes := fmt.Sprintf("%s: container %s", o, name), len(j.notes)
+		missing := j.missing(c, items(parts.Env()), who)
+		if len(j.notes) == notes {
+			served = append(served, name)
+		}
+		j.noteOutputs(who, variables(c), variables(sidecar), true)
 		if len(missing) == 0 {
 			continue
 		}
@@ -390,27 +407,21 @@ func (j *injector) change(spec *yaml.Node, parts deploy.Parts, skip []string, o 
 			after = field(c, "name")
 		}
 		if err := j.edit.prepend(c, "env", missing, place{after: after}); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if volume := parts.Volume(); volume != "" && !has(field(spec, "volumes"), deploy.TokenVolume) {
 		if err := j.edit.prepend(spec, "volumes", items(volume), place{before: "containers"}); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return j.edit.prepend(spec, "initContainers", []*yaml.Node{mapping(parts.Container())}, place{before: "containers"})
+	return served, j.edit.prepend(spec, "initContainers", []*yaml.Node{sidecar}, place{before: "containers"})
 }
 
 // missing returns the variables that a container does not set itself. It notes those that it sets otherwise, and what else
 // keeps its SDK from asking the sidecar.
 func (j *injector) missing(c *yaml.Node, environment []*yaml.Node, who string) (missing []*yaml.Node) {
-	set := map[string]*yaml.Node{}
-	if env := field(c, "env"); env != nil {
-		for _, entry := range env.Content {
-			entry = resolve(entry)
-			set[text(field(entry, "name"))] = entry
-		}
-	}
+	set := variables(c)
 	for _, entry := range environment {
 		variable := text(field(entry, "name"))
 		own, there := set[variable]
@@ -426,7 +437,7 @@ func (j *injector) missing(c *yaml.Node, environment []*yaml.Node, who string) (
 		}
 	}
 	for _, v := range sources.Before {
-		if own := set[v.Name]; text(field(own, "value")) != "" || field(own, "valueFrom") != nil {
+		if own := set[v.Name]; isSet(own) && text(field(own, "value")) != os.DevNull {
 			j.note("%s sets %s, which %s: its SDK may not ask the sidecar", who, v.Name, v.Why)
 		}
 	}
@@ -438,6 +449,48 @@ func (j *injector) missing(c *yaml.Node, environment []*yaml.Node, who string) (
 		}
 	}
 	return missing
+}
+
+// noteOutputs notes which of the sidecar's outputs, other than the container endpoint, a container's environment leads to, and
+// whether the sidecar, which may be new, has that output on.
+func (j *injector) noteOutputs(who string, set, sidecar map[string]*yaml.Node, isNew bool) {
+	which := "the sidecar"
+	if isNew {
+		which = "the sidecar that is added"
+	}
+	for _, o := range sources.Outputs[1:] {
+		own, on := set[o.By], sidecar[o.On]
+		path, isFile := text(field(own, "value")), o == sources.File || o == sources.Process
+		state := "is not set"
+		if isSet(on) {
+			state = "names another path"
+		}
+		switch {
+		case !isSet(own), path == os.DevNull:
+		case isSet(on) && (!isFile || path == text(field(on, "value"))):
+			j.note("%s uses the sidecar's output %s, as it sets %s", who, o.Name, o.By)
+		default:
+			j.note("%s sets %s, and %s gives no credentials there: its %s %s; remove the variable if the program knows the container endpoint, or set up the output %s by hand: docs/programs.md#%s",
+				who, o.By, which, o.On, state, o.Name, o.Section)
+		}
+	}
+}
+
+// variables returns the environment that a container sets itself, by name.
+func variables(c *yaml.Node) map[string]*yaml.Node {
+	set := make(map[string]*yaml.Node)
+	if env := field(c, "env"); env != nil {
+		for _, entry := range env.Content {
+			entry = resolve(entry)
+			set[text(field(entry, "name"))] = entry
+		}
+	}
+	return set
+}
+
+// isSet reports whether a variable has a value that is not empty, as far as the manifest says it.
+func isSet(entry *yaml.Node) bool {
+	return text(field(entry, "value")) != "" || field(entry, "valueFrom") != nil
 }
 
 // sameValue reports whether two variables have the same value, as far as the manifest says it.

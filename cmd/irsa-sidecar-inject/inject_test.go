@@ -349,3 +349,45 @@ func TestWhatGoesBeforeTheSidecarIsNoted(t *testing.T) {
 		t.Errorf("%v, noted\n%s", err, all)
 	}
 }
+
+// Each variable leads to one output, and the notes say whether the sidecar, new or there already, has it on.
+func TestTheOutputOfEachContainerIsNoted(t *testing.T) {
+	const added = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: app, image: a, env: [%s]}, {name: other, image: b}]}}\n"
+	const there = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {initContainers: [{name: irsa-sidecar, image: s, restartPolicy: Always, env: [%s]}], containers: [{name: app, image: a, env: [%s]}]}}\n"
+	set := func(name, value string) string { return fmt.Sprintf("{name: %s, value: %q}", name, value) }
+	notesOf := func(input string) string {
+		t.Helper()
+		_, notes, err := inject([]byte(input), deploy.Parts{Image: deploy.Image, Native: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(notes, "\n")
+	}
+	for _, o := range sources.Outputs[1:] {
+		own := set(o.By, "/x")
+		off := "app sets " + o.By + ", and the sidecar that is added gives no credentials there: its " + o.On + " is not set; "
+		on := "app uses the sidecar's output " + o.Name + ", as it sets " + o.By
+		for _, row := range []struct{ input, want, not string }{
+			{fmt.Sprintf(added, own), off, on},
+			{fmt.Sprintf(added, own), "by hand: docs/programs.md#" + o.Section, on},
+			{fmt.Sprintf(added, "{name: "+o.By+", valueFrom: {secretKeyRef: {name: s, key: k}}}"), off, on},
+			{fmt.Sprintf(added, set(o.By, "")), "container endpoint of app, other", o.On},
+			{fmt.Sprintf(added, set(o.By, "/dev/null")), "container endpoint of app, other", o.On},
+			{fmt.Sprintf(there, set(o.On, "/x"), own), on, "no credentials"},
+			{fmt.Sprintf(there, "", own), "the sidecar gives no credentials there: its " + o.On + " is not set", on},
+			{fmt.Sprintf(there, set(o.On, "/x"), ""), "unchanged", "app"},
+		} {
+			if notes := notesOf(row.input); !strings.Contains(notes, row.want) || strings.Contains(notes, row.not) {
+				t.Errorf("%s\nnoted\n%s\nwant … %s …, not … %s …", row.input, notes, row.want, row.not)
+			}
+		}
+	}
+	for _, o := range []sources.Output{sources.File, sources.Process} {
+		if notes := notesOf(fmt.Sprintf(there, set(o.On, "/y"), set(o.By, "/x"))); !strings.Contains(notes, "its "+o.On+" names another path") {
+			t.Errorf("another file: %s", notes)
+		}
+	}
+	if notes := notesOf(fmt.Sprintf(added, set("AWS_ACCESS_KEY_ID", "x"))); !strings.HasSuffix(notes, "; container endpoint of other") {
+		t.Errorf("a key goes before the sidecar: %s", notes)
+	}
+}

@@ -288,3 +288,21 @@ func status(r server.Refusal) string {
 func markdown(s string) string {
 	return strings.NewReplacer("<", "&lt;", ">", "&gt;", "|", "\\|").Replace(s)
 }
+
+// The doctor and irsa-sidecar-inject name the variables and the sections of the outputs.
+func TestOutputsAreWhatTheyAreCalled(t *testing.T) {
+	page, err := os.ReadFile("../../docs/programs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := knownVariables()
+	for _, o := range sources.Outputs {
+		if o.On != "" && !known[o.On] {
+			t.Errorf("the sidecar has no variable %s", o.On)
+		}
+		heading := regexp.MustCompile(`(?im)^### ` + strings.ReplaceAll(o.Section, "-", " ") + "$")
+		if !heading.Match(page) {
+			t.Errorf("docs/programs.md has no section #%s", o.Section)
+		}
+	}
+}

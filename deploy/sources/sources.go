@@ -51,6 +51,8 @@ var (
 	Metadata = Output{"instance metadata", "instance-metadata", MetadataEndpoint, "IRSA_SIDECAR_IMDS_LISTEN"}
 	File     = Output{"file", "files", CredentialsFile, "IRSA_SIDECAR_CREDENTIALS_FILE"}
 	Process  = Output{"process", "a-process", ConfigFile, "IRSA_SIDECAR_PROCESS_FILE"}
+
+	Outputs = []Output{Endpoint, Relative, Metadata, File, Process}
 )
 
 // A Variable can keep a client from asking the sidecar, or from being let in there.
