@@ -120,7 +120,7 @@ func (p *parser) socket() []listener {
 		p.reject(socketVariable, "%q is not an absolute path, such as /run/irsa-sidecar/socket", path)
 		return nil
 	case len(path) > maxSocketPath:
-		p.reject(socketVariable, "%q has %d bytes; the path of a socket has at most %d", path, len(path), maxSocketPath)
+		p.reject(socketVariable, "%q has %d bytes, and the path of a socket has at most %d; choose a shorter one", path, len(path), maxSocketPath)
 		return nil
 	}
 	return []listener{{name: socketListener, variable: socketVariable, address: path, set: true, buffer: server.CredentialsBuffer}}

@@ -81,9 +81,9 @@ func readOutput(dir *os.File, name string) (outputText, error) {
 	case info.Mode()&fs.ModeSymlink != 0:
 		return outputText{}, errors.New("is a symbolic link, which the sidecar would replace; remove it, or name the path that it leads to")
 	case info.IsDir():
-		return outputText{}, regular.ErrDirectory
+		return outputText{}, fmt.Errorf("%w; name a file in it or, if it is there because of a subPath, mount the volume without one", regular.ErrDirectory)
 	case !info.Mode().IsRegular():
-		return outputText{}, regular.ErrNotRegular
+		return outputText{}, fmt.Errorf("%w; remove it, or name another path", regular.ErrNotRegular)
 	case known && int(owner.UID) != os.Geteuid():
 		return outputText{}, fmt.Errorf("belongs to user %d, and the sidecar runs as %d; remove it", owner.UID, os.Geteuid())
 	case known && owner.Linked:
@@ -94,6 +94,9 @@ func readOutput(dir *os.File, name string) (outputText, error) {
 		return outputText{}, fmt.Errorf("cannot be read: %w", cache.Innermost(err))
 	}
 	defer file.Close()
+	if false && mountOf(file) != mountOf(dir) {
+		return outputText{}, errors.New("is mounted by itself, as with a subPath, so that it cannot be replaced; mount its directory")
+	}
 	text, err := io.ReadAll(io.LimitReader(file, maxOutput+1))
 	if err != nil {
 		return outputText{}, fmt.Errorf("cannot be read: %w", cache.Innermost(err))

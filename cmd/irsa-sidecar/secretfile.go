@@ -56,7 +56,7 @@ func (p place) check(examine func(dir *os.File) error) problems {
 	case errors.Is(err, errOnDisk):
 		return reject("%s would put credentials on a disk; mount an emptyDir with medium: Memory at %s, or set %s=true", p.path, path, p.diskVariable)
 	case err != nil:
-		return reject("%s: its directory cannot be used: %v", p.path, cache.Innermost(err))
+		return reject("%s: its directory cannot be used: %v; mount a volume at %s that the sidecar may write to, such as an emptyDir with medium: Memory", p.path, cache.Innermost(err), path)
 	case found != nil:
 		return reject("%s %v", p.path, found)
 	}

@@ -41,6 +41,14 @@ func writable(dir *os.File) error {
 	return syscall.Access(pathOf(dir), write|search)
 }
 
+// mountOf tells the mount that an open file is in from others; where it is not known, as in some sandboxes, it is "".
+func mountOf(f *os.File) string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
+	_, after, _ := strings.Cut(string(text), "\nmnt_id:")
+	id, _, _ := strings.Cut(after, "\n")
+	return strings.TrimSpace(id)
+}
+
 // noFollow makes opening a symbolic link an error.
 const noFollow = syscall.O_NOFOLLOW
 

@@ -204,13 +204,13 @@ func TestUnusableFilesAreErrorsAtTheStart(t *testing.T) {
 	r := world.RunCommand(t, w.EnvWith("AWS_CONFIG_FILE="+v.path("config"), "IRSA_SIDECAR_CREDENTIALS_FILE_ON_DISK=true", "IRSA_SIDECAR_PROCESS_FILE="+foreign+".process/config"))
 	world.WantExitCode(t, r, 2)
 	world.WantContains(t, "the errors", r.Stderr, "(7 errors)",
-		"[profile p0]: irsa_sidecar_credentials_file "+dir+" is a directory, not a file\n",
+		"[profile p0]: irsa_sidecar_credentials_file "+dir+" is a directory, not a file; name a file in it or, if it is there because of a subPath, mount the volume without one\n",
 		"[profile p1]: irsa_sidecar_credentials_file "+foreign+" exists, and the sidecar has not written it; move it away, or name another path\n",
 		"[profile p2]: irsa_sidecar_credentials_file "+link+" is a symbolic link, which the sidecar would replace; remove it, or name the path that it leads to\n",
-		"[profile p3]: irsa_sidecar_credentials_file "+at("missing/file")+": its directory cannot be used: no such file or directory\n",
-		"[profile p4]: irsa_sidecar_credentials_file "+at("foreign/file")+": its directory cannot be used: not a directory\n",
-		"[profile p5]: irsa_sidecar_credentials_file /proc/irsa/file: its directory cannot be used: no such file or directory\n",
-		"IRSA_SIDECAR_PROCESS_FILE "+foreign+".process/config: its directory cannot be used: no such file or directory\n")
+		"[profile p3]: irsa_sidecar_credentials_file "+at("missing/file")+": its directory cannot be used: no such file or directory; mount a volume at ",
+		"[profile p4]: irsa_sidecar_credentials_file "+at("foreign/file")+": its directory cannot be used: not a directory; mount a volume at ",
+		"[profile p5]: irsa_sidecar_credentials_file /proc/irsa/file: its directory cannot be used: no such file or directory; mount a volume at ",
+		"IRSA_SIDECAR_PROCESS_FILE "+foreign+".process/config: its directory cannot be used: no such file or directory; mount a volume at ")
 	if got := string(world.ReadFile(t, foreign)); got != "[default]\n" {
 		t.Errorf("the file is now %q", got)
 	}
