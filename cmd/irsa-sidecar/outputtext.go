@@ -94,7 +94,7 @@ func readOutput(dir *os.File, name string) (outputText, error) {
 		return outputText{}, fmt.Errorf("cannot be read: %w", cache.Innermost(err))
 	}
 	defer file.Close()
-	if false && mountOf(file) != mountOf(dir) {
+	if mountOf(file) != mountOf(dir) {
 		return outputText{}, errors.New("is mounted by itself, as with a subPath, so that it cannot be replaced; mount its directory")
 	}
 	text, err := io.ReadAll(io.LimitReader(file, maxOutput+1))
