@@ -81,7 +81,11 @@ func (p *parser) zone(region string) {
 	}
 }
 
-// handler returns what is served at these addresses.
-func (s imdsSettings) handler(o server.Options, addresses []netip.AddrPort) server.Handler {
-	return server.NewIMDS(o, server.IMDS{Addresses: addresses, Profile: s.profile, V1: s.v1, Region: s.place.KnownRegion, AvailabilityZone: s.zone})
+// metadata returns what is served at these addresses. A reload may change the region, which follows from the profile, and
+// nothing else.
+func (c *sidecar) metadata(o server.Options, addresses []netip.AddrPort) server.Handler {
+	return server.NewIMDS(o, server.IMDS{
+		Addresses: addresses, Profile: c.imds.profile, V1: c.imds.v1, AvailabilityZone: c.imds.zone,
+		Region: func() string { return c.region.Load().KnownRegion() },
+	})
 }

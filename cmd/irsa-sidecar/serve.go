@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity"
 	"github.com/irsa-sidecar/irsa-sidecar/server"
 )
 
@@ -66,6 +68,8 @@ type sidecar struct {
 
 	fault         string // in the configuration files, if those that the sidecar uses are older; only reload uses it
 	configuration *reloadMetrics
+
+	region atomic.Pointer[webidentity.Options] // that know the region of the instance metadata
 
 	writing bool // something looks after files; only start and reload use it
 
@@ -159,6 +163,7 @@ func (c *sidecar) use(s *settings, all map[string]*source, added []*source) bool
 		return false
 	}
 	c.current = s
+	c.region.Store(&s.imds.place)
 	c.sources.set(all)
 	c.writeFiles(s.written)
 	for _, one := range added {
@@ -228,7 +233,7 @@ func (c *sidecar) handlers(bound map[string][]net.Listener, registry *prometheus
 	c.ops = server.NewOps(o, registry)
 	outputs := map[string]server.Handler{credentialsListener: server.Credentials(o)}
 	if all := ports(bound[imdsListener]); all != nil {
-		outputs[imdsListener] = c.imds.handler(o, all)
+		outputs[imdsListener] = c.metadata(o, all)
 	}
 	if all := ports(bound[ecsListener]); all != nil {
 		outputs[ecsListener] = server.Relative(o, all...)
