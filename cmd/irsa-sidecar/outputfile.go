@@ -397,5 +397,5 @@ func (s *settings) checkFiles(before *settings) (all problems) {
 
 // checkPlaces checks the places of all files that hold credentials.
 func (s *settings) checkPlaces() problems {
-	return slices.Concat(s.state.check(nil), s.checkFiles(nil))
+	return slices.Concat(s.state.check(s.state.examineState), s.checkFiles(nil))
 }

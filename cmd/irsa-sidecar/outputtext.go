@@ -8,9 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
@@ -46,9 +44,6 @@ func formatOutput(own, rest []byte) []byte {
 	return append(text, rest...)
 }
 
-// errForeign is the error for a file that something else has written.
-var errForeign = errors.New("exists, and the sidecar has not written it; move it away, or name another path")
-
 // splitOutput reads a file that formatOutput has made. What is not exactly that is not ours to replace.
 func splitOutput(text []byte) (outputText, error) {
 	if len(text) == 0 {
@@ -68,35 +63,14 @@ func splitOutput(text []byte) (outputText, error) {
 
 // readOutput reads a file in an open directory that may be replaced. The errors continue a sentence that begins with the path.
 func readOutput(dir *os.File, name string) (outputText, error) {
-	path := filepath.Join(pathOf(dir), name)
-	info, err := os.Lstat(path)
+	file, err := openReplaceable(dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return outputText{}, nil
 	}
 	if err != nil {
-		return outputText{}, fmt.Errorf("cannot be read: %w", cache.Innermost(err))
-	}
-	owner, known := regular.OwnerOf(info)
-	switch {
-	case info.Mode()&fs.ModeSymlink != 0:
-		return outputText{}, errors.New("is a symbolic link, which the sidecar would replace; remove it, or name the path that it leads to")
-	case info.IsDir():
-		return outputText{}, fmt.Errorf("%w; name a file in it or, if it is there because of a subPath, mount the volume without one", regular.ErrDirectory)
-	case !info.Mode().IsRegular():
-		return outputText{}, fmt.Errorf("%w; remove it, or name another path", regular.ErrNotRegular)
-	case known && int(owner.UID) != os.Geteuid():
-		return outputText{}, fmt.Errorf("belongs to user %d, and the sidecar runs as %d; remove it", owner.UID, os.Geteuid())
-	case known && owner.Linked:
-		return outputText{}, errors.New("has a second hard link, under which old credentials would stay; remove one of the two")
-	}
-	file, err := os.OpenFile(path, os.O_RDONLY|noFollow|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return outputText{}, fmt.Errorf("cannot be read: %w", cache.Innermost(err))
+		return outputText{}, err
 	}
 	defer file.Close()
-	if mountOf(file) != mountOf(dir) {
-		return outputText{}, errors.New("is mounted by itself, as with a subPath, so that it cannot be replaced; mount its directory")
-	}
 	text, err := io.ReadAll(io.LimitReader(file, maxOutput+1))
 	if err != nil {
 		return outputText{}, fmt.Errorf("cannot be read: %w", cache.Innermost(err))

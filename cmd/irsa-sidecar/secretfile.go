@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
@@ -29,8 +30,7 @@ type place struct {
 }
 
 // check wants a place that no disk, and no backup of one, ever sees. It is not part of parse because it asks a file
-// system, which may not answer: that is only for the commands that use the file. What else is wrong with the directory,
-// examine says; nil examines nothing.
+// system, which may not answer: that is only for the commands that use the file. What else is wrong there, examine says.
 func (p place) check(examine func(dir *os.File) error) problems {
 	if p.path == "" {
 		return nil
@@ -46,9 +46,7 @@ func (p place) check(examine func(dir *os.File) error) problems {
 			return
 		}
 		defer dir.Close()
-		if examine != nil {
-			found = examine(dir)
-		}
+		found = examine(dir)
 	})
 	switch {
 	case !inTime:
@@ -79,6 +77,41 @@ func (p place) openDir() (*os.File, error) {
 		return nil, err
 	}
 	return dir, nil
+}
+
+// errForeign is the error for a file that something else has written.
+var errForeign = errors.New("exists, and the sidecar has not written it; move it away, or name another path")
+
+// openReplaceable opens a file for reading that the sidecar may have written, and may replace, in an open directory. The error
+// matches [fs.ErrNotExist] if there is none; all others continue a sentence that begins with the path.
+func openReplaceable(dir *os.File, name string) (*os.File, error) {
+	path := filepath.Join(pathOf(dir), name)
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", cache.Innermost(err))
+	}
+	owner, known := regular.OwnerOf(info)
+	switch {
+	case info.Mode()&fs.ModeSymlink != 0:
+		return nil, errors.New("is a symbolic link, which the sidecar would replace; remove it, or name the path that it leads to")
+	case info.IsDir():
+		return nil, fmt.Errorf("%w; name a file in it or, if it is there because of a subPath, mount the volume without one", regular.ErrDirectory)
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%w; remove it, or name another path", regular.ErrNotRegular)
+	case known && int(owner.UID) != os.Geteuid():
+		return nil, fmt.Errorf("belongs to user %d, and the sidecar runs as %d; remove it", owner.UID, os.Geteuid())
+	case known && owner.Linked:
+		return nil, errors.New("has a second hard link, under which old credentials would stay; remove one of the two")
+	}
+	file, err := os.OpenFile(path, os.O_RDONLY|noFollow|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", cache.Innermost(err))
+	}
+	if mountOf(file) != mountOf(dir) {
+		file.Close()
+		return nil, errors.New("is mounted by itself, as with a subPath, so that it cannot be replaced; mount its directory")
+	}
+	return file, nil
 }
 
 const (

@@ -10,8 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
@@ -168,6 +168,9 @@ func (f *stateFile) writeFile(text []byte) error {
 		return err
 	}
 	defer dir.Close()
+	if err := f.examineState(dir); err != nil {
+		return err
+	}
 	return replaceIn(dir, filepath.Base(f.path), text, 0o600)
 }
 
@@ -201,7 +204,7 @@ func (f *stateFile) restore(entries []*stateEntry) map[string]*cache.Kept {
 	select {
 	case state = <-read:
 	case <-timer.C:
-		state.err = fmt.Errorf("it could not be read within %s", startWait)
+		state.err = fmt.Errorf("could not be read within %s", startWait)
 	}
 	f.report(&state)
 	f.change(func() bool {
@@ -274,32 +277,50 @@ func (f *stateFile) read(entries []*stateEntry) readState {
 
 // readFile reads a file that nobody else can have written.
 func (f *stateFile) readFile() ([]byte, error) {
-	file, err := os.OpenFile(f.path, os.O_RDONLY|noFollow|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, syscall.ELOOP) {
-		return nil, errors.New("it is a symbolic link, which this program never creates")
+	dir, err := f.openDir()
+	if err != nil {
+		return nil, err
 	}
+	defer dir.Close()
+	file, err := openReplaceable(dir, filepath.Base(f.path))
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	info, err := file.Stat()
+	info, err := file.Stat() // of what has been opened
 	if err != nil {
 		return nil, err
 	}
-	owner, ok := regular.OwnerOf(info)
-	switch {
-	case !info.Mode().IsRegular():
-		return nil, errors.New("it is not a regular file")
+	switch owner, ok := regular.OwnerOf(info); {
 	case info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("users other than its owner may access it: its mode is %#o, not 0600", info.Mode().Perm())
-	case !ok || int(owner.UID) != os.Geteuid():
-		return nil, errors.New("it belongs to another user")
-	case owner.Linked:
-		return nil, errors.New("it has a second hard link, which this program never creates")
+		return nil, fmt.Errorf("may be accessed by users other than its owner: its mode is %#o, not 0600", info.Mode().Perm())
+	case !ok || int(owner.UID) != os.Geteuid() || !info.Mode().IsRegular():
+		return nil, errForeign
 	}
 	text, err := io.ReadAll(io.LimitReader(file, maxState+1))
 	if err == nil && len(text) > maxState {
-		err = errors.New("it is too large to be a state file")
+		err = regular.TooLong(maxState)
 	}
 	return text, err
+}
+
+// examineState reports what is at the path of a state file in an open directory and must stay.
+func (p place) examineState(dir *os.File) error {
+	file, err := openReplaceable(dir, filepath.Base(p.path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	start := make([]byte, len(statePrefix))
+	n, err := io.ReadFull(file, start)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return fmt.Errorf("cannot be read: %w", cache.Innermost(err))
+	}
+	if !strings.HasPrefix(statePrefix, string(start[:n])) { // a part of it, or nothing, is not worth keeping
+		return errForeign
+	}
+	return nil
 }

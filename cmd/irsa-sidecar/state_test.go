@@ -188,7 +188,7 @@ func TestForeignStateIsIgnored(t *testing.T) {
 		"a number for a key": {content(func(b []byte) []byte {
 			return signedState(bytes.Replace(bodyOf(b), []byte(`"`+testCredentials().AccessKeyID+`"`), []byte("1"), 1))
 		}), "damaged entries"},
-		"too large": {content(func([]byte) []byte { return make([]byte, maxState+1) }), "too large"},
+		"too large": {content(func([]byte) []byte { return make([]byte, maxState+1) }), "is longer than"},
 		"readable by others": {func(t *testing.T, s *stateEntry) {
 			must(t, os.Chmod(s.path, 0o640))
 		}, "0640"},
@@ -202,7 +202,7 @@ func TestForeignStateIsIgnored(t *testing.T) {
 		"a directory": {func(t *testing.T, s *stateEntry) {
 			must(t, os.Remove(s.path))
 			must(t, os.Mkdir(s.path, 0o700))
-		}, "not a regular file"},
+		}, "is a directory"},
 		"a pipe that nobody writes to": {func(t *testing.T, s *stateEntry) {
 			must(t, os.Remove(s.path))
 			must(t, syscall.Mkfifo(s.path, 0o600))
@@ -531,6 +531,51 @@ func TestNoStateIsWrittenToADiskThatTakesTheDirectorysPlace(t *testing.T) {
 	}
 }
 
+// A wrong path must not cost anybody a file.
+func TestWhatIsNoStateFileStays(t *testing.T) {
+	content := func(text string) func(path string) error {
+		return func(path string) error { return os.WriteFile(path, []byte(text), 0o600) }
+	}
+	for name, test := range map[string]struct {
+		make func(path string) error
+		says string // nothing: it is replaced
+	}{
+		"nothing":            {func(string) error { return nil }, ""},
+		"empty":              {content(""), ""},
+		"cut short":          {content(stateHeader[:5]), ""},
+		"an older version":   {content("irsa-sidecar state 2\n"), ""},
+		"a note":             {content("irsa-sidecar states 3 things\n"), "exists, and the sidecar has not written it; move it away, or name another path"},
+		"a line feed":        {content("\n"), "exists, and the sidecar has not written it"},
+		"a credentials file": {content(string(formatOutput(nil, nil))), "exists, and the sidecar has not written it"},
+		"a directory":        {func(path string) error { return os.Mkdir(path, 0o700) }, "is a directory"},
+		"a pipe":             {func(path string) error { return syscall.Mkfifo(path, 0o600) }, "is not a regular file"},
+		"a link to nothing":  {func(path string) error { return os.Symlink(path+".to", path) }, "is a symbolic link"},
+		"a hard link": {func(path string) error {
+			return errors.Join(content(stateHeader+"\n")(path+".other"), os.Link(path+".other", path))
+		}, "has a second hard link"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			s := newTestState(t, &log)
+			if err := test.make(s.path); err != nil {
+				t.Fatal(err)
+			}
+			before, _ := os.Lstat(s.path)
+			problems := s.check(s.examineState)
+			s.keep(testKept(time.Hour))
+			after, err := os.Lstat(s.path)
+			switch stays := before != nil && err == nil && os.SameFile(before, after); {
+			case test.says == "" && (problems != nil || stays || s.another().restore() == nil):
+				t.Errorf("%v at the start, stays: %v, %s", problems, stays, &log)
+			case test.says != "" && (len(problems) != 1 || !strings.Contains(problems[0].line(), s.path+" "+test.says)):
+				t.Errorf("at the start: %v, want %s", problems, test.says)
+			case test.says != "" && (!stays || !strings.Contains(log.String(), test.says)):
+				t.Errorf("stays: %v; the log says %s", stays, &log)
+			}
+		})
+	}
+}
+
 // Between the look and the write there is no moment in which another directory could take the place.
 func TestNoRaceBringsStateToADisk(t *testing.T) {
 	memory, disk := inMemoryDir(t), onDiskDir(t)
@@ -560,7 +605,7 @@ func TestNoRaceBringsStateToADisk(t *testing.T) {
 	}()
 	var written, refused int
 	for began := time.Now(); (written < 1000 || refused < 1000) && time.Since(began) < 30*time.Second; {
-		switch err := s.writeFile([]byte("secret")); {
+		switch err := s.writeFile([]byte(stateHeader + "\nsecret")); {
 		case err == nil:
 			written++
 		case errors.Is(err, errOnDisk):

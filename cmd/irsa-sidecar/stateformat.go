@@ -17,7 +17,8 @@ import (
 
 const (
 	// stateHeader is the first line. The number is the format's.
-	stateHeader = "irsa-sidecar state 3"
+	stateHeader = statePrefix + "3"
+	statePrefix = "irsa-sidecar state "
 
 	// maxRemaining is the longest session that STS issues.
 	maxRemaining = 12 * time.Hour
@@ -124,7 +125,7 @@ func formatState(lines map[string][]byte) []byte {
 func splitState(text []byte) (lines []stateLine, damaged int, err error) {
 	header, body, _ := bytes.Cut(text, []byte("\n"))
 	if string(header) != stateHeader {
-		return nil, 0, errors.New("it is not a state file of this version")
+		return nil, 0, errors.New("is not a state file of this version")
 	}
 	for line := range bytes.Lines(body) {
 		line = bytes.TrimSuffix(line, []byte("\n"))
