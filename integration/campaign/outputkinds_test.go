@@ -6,12 +6,16 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/irsa-sidecar/irsa-sidecar/cache"
+	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
@@ -42,7 +46,7 @@ var outputKinds = []faultKind{
 	{name: "a file that somebody has changed", says: notFiled, hits: ofNone, play: func(c *campaign, t *testing.T, hold func()) {
 		f := c.files[c.luck.IntN(len(c.files))]
 		c.whileBlind(rewritten, func() {
-			change(t, f.path, func(file *os.File) error {
+			f.change(t, func(file *os.File) error {
 				_, err := file.WriteAt([]byte("?"), 0)
 				return err
 			})
@@ -62,11 +66,27 @@ var outputKinds = []faultKind{
 		})
 		hold()
 	}},
+	{name: "killed while STS is away, with nothing left but the files", reason: cache.EndpointUnreachable, ends: true, least: faultLife, play: func(c *campaign, t *testing.T, hold func()) {
+		c.STS.Break(ststest.Drop)
+		c.whileAway(func() {
+			c.kill(t, syscall.SIGKILL)
+			if err := os.Remove(c.stateFile()); err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range c.roles {
+				c.forget(r, issued{})
+			}
+			time.Sleep(time.Duration(c.luck.Int64N(int64(faultLife)))) // what they hold may have ended by now
+			c.launch(t)
+		})
+		hold()
+		c.STS.Repair()
+	}},
 	{name: "sections of somebody else in the files", hits: ofNone, least: refreshBy + slack/4, play: func(c *campaign, t *testing.T, hold func()) {
 		section := "[" + foreignSection + "]\naws_access_key_id = AKIAEXAMPLE\n"
 		for _, f := range c.files {
 			for { // until the sidecar, which may just have been writing, has kept it once
-				change(t, f.path, func(file *os.File) error {
+				f.change(t, func(file *os.File) error {
 					end, err := file.Seek(0, io.SeekEnd)
 					if err == nil {
 						_, err = file.WriteAt([]byte(section), end)
@@ -81,7 +101,7 @@ var outputKinds = []faultKind{
 					now, err := os.Stat(f.path)
 					return err == nil && !os.SameFile(before, now)
 				})
-				if text, _, err := readFile(f.path); err == nil && bytes.HasSuffix(text, []byte(section)) {
+				if text, err := os.ReadFile(f.path); err == nil && bytes.HasSuffix(text, []byte(section)) {
 					break
 				}
 			}
@@ -90,7 +110,7 @@ var outputKinds = []faultKind{
 		hold()
 		for _, f := range c.files {
 			f.foreign.Store(nil)
-			change(t, f.path, func(file *os.File) error {
+			f.change(t, func(file *os.File) error {
 				text, err := io.ReadAll(file)
 				if rest, found := bytes.CutSuffix(text, []byte(section)); found && err == nil {
 					err = file.Truncate(int64(len(rest)))
@@ -101,6 +121,25 @@ var outputKinds = []faultKind{
 	}},
 
 	// The listeners.
+	{name: "the socket removed", says: "the Unix socket was removed; it is there again", hits: ofNone, play: func(c *campaign, t *testing.T, _ func()) {
+		c.whileShut(t, func() {
+			if err := os.Remove(c.socket()); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}},
+	{name: "a file in the socket's place", says: "programs cannot reach the Unix socket", hits: ofNone, least: rewritten + slack/4, play: func(c *campaign, t *testing.T, hold func()) {
+		c.whileShut(t, func() {
+			err := os.Remove(c.socket())
+			if err = errors.Join(err, os.WriteFile(c.socket(), nil, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			hold()
+			if err := os.Remove(c.socket()); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}},
 	{name: "256 at the ECS listener who never read", met: cameAgain, play: flooded(world.Crowd{Many: 256, At: at(ecsAddress), Send: world.RepeatRequest(400, "/v1/credentials", "")})},
 	{name: "256 at the socket who never read", met: cameAgain, play: func(c *campaign, t *testing.T, hold func()) {
 		flooded(world.Crowd{Many: 256, At: at(c.socket()), Send: world.RepeatRequest(400, "/v1/credentials", world.RightToken)})(c, t, hold)
@@ -116,6 +155,20 @@ const tokenRequest = "PUT /latest/api/token HTTP/1.1\r\nHost: 127.0.0.1\r\nX-aws
 
 func at(address string) func(*world.Sidecar) string {
 	return func(*world.Sidecar) string { return address }
+}
+
+// whileShut runs a function during which clients cannot connect at the socket, and waits until they can.
+func (c *campaign) whileShut(t *testing.T, while func()) {
+	c.socketOutput.shut.Add(1)
+	defer c.socketOutput.shut.Add(1)
+	while()
+	world.Eventually(t, rewritten+slack, "the socket", func() bool {
+		conn, err := net.Dial("unix", c.socket())
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
 }
 
 // removeFilesDirectory removes the directory of the files with credentials. The sidecar may be writing there.
@@ -164,10 +217,12 @@ func inItsPlace(put func(path string) error) play {
 }
 
 // change changes a file in its place, again if the sidecar has replaced it meanwhile.
-func change(t *testing.T, path string, do func(file *os.File) error) {
+func (f *credentialsFile) change(t *testing.T, do func(file *os.File) error) {
 	t.Helper()
+	f.edits.Add(1)
+	defer f.edits.Add(1)
 	for {
-		file, err := os.OpenFile(path, os.O_RDWR, 0)
+		file, err := os.OpenFile(f.path, os.O_RDWR, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,7 +236,7 @@ func change(t *testing.T, path string, do func(file *os.File) error) {
 			t.Fatal(err)
 		}
 		file.Close()
-		now, err := os.Stat(path)
+		now, err := os.Stat(f.path)
 		if err != nil {
 			t.Fatal(err)
 		}

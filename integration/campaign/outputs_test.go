@@ -419,25 +419,34 @@ type credentialsFile struct {
 
 	// foreign is what somebody has added after what the sidecar writes; nil if that is nothing or it changes.
 	foreign atomic.Pointer[string]
+
+	// The last that was read, which is kept open: a program may read it slowly. It changes only by edits of the test, before and
+	// after each of which edits is increased.
+	open     *os.File
+	content  []byte
+	edits    atomic.Int64
+	unedited int64
 }
 
 // blindness is when files need not be right: the sidecar does not run, or cannot write them.
 type blindness struct {
-	of           []*credentialsFile
-	since, until time.Time // until is zero while it lasts
-	grace        time.Duration
-	lost         time.Duration // at its end
+	of    []*credentialsFile
+	other bool      // something else is at their paths
+	until time.Time // zero while it lasts
+	grace time.Duration
+	lost  time.Duration // at its end
 }
 
-// whileBlind runs a function during which the sidecar cannot change these files, or none at all, nor until the grace is over
-// or it has written one.
+// whileBlind runs a function during which the sidecar cannot change any of the files or, because something else is at their paths,
+// these; nor until the grace is over or it has written one.
 func (c *campaign) whileBlind(grace time.Duration, while func(), of ...*credentialsFile) {
+	b := &blindness{of: of, other: of != nil}
 	if of == nil {
-		of = c.files
+		b.of = c.files
 	}
 	c.mu.Lock()
 	c.blind = slices.DeleteFunc(c.blind, func(b *blindness) bool { return !b.until.IsZero() && time.Since(b.until) > time.Minute })
-	c.blind = append(c.blind, &blindness{of: of, since: time.Now()})
+	c.blind = append(c.blind, b)
 	c.mu.Unlock()
 	while()
 	c.sees(grace)
@@ -466,14 +475,17 @@ func (c *campaign) seesAgain(o *output) (at time.Time) {
 	return at
 }
 
-// stale reports whether a file that was read need not be right: what was read is from before the end of a blindness.
-func (c *campaign) stale(f *credentialsFile, asked, written time.Time) bool {
+// stale reports whether a file that was read need not be right, because what was read is from before the end of a blindness,
+// and whether it may be something else.
+func (c *campaign) stale(f *credentialsFile, asked, written time.Time) (stale, other bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.blind, func(b *blindness) bool {
-		return slices.Contains(b.of, f) && (b.until.IsZero() ||
-			written.Before(b.until) && asked.Before(b.until.Add(b.grace+c.lost()-b.lost)))
-	})
+	for _, b := range c.blind {
+		if slices.Contains(b.of, f) && (b.until.IsZero() || written.Before(b.until) && asked.Before(b.until.Add(b.grace+c.lost()-b.lost))) {
+			stale, other = true, other || b.other
+		}
+	}
+	return stale, other
 }
 
 // splitFile returns what the sidecar has written to a file, and what others have added; neither if it is not as the sidecar
@@ -487,19 +499,38 @@ func splitFile(text []byte) (own, rest string, whole bool) {
 	return own, rest, true
 }
 
-// readFile reads a file, and returns when it was written; zero if it is not there.
-func readFile(path string) (text []byte, written time.Time, err error) {
-	file, err := os.Open(path)
+// read reads the file, and returns when it was written; zero if it is not there.
+func (f *credentialsFile) read(c *campaign) (text []byte, written time.Time, err error) {
+	if f.open != nil {
+		again, err := io.ReadAll(io.NewSectionReader(f.open, 0, 1<<20))
+		if f.edits.Load() == f.unedited && (err != nil || !bytes.Equal(again, f.content)) {
+			c.complain("%s has changed in its place, under a program that has it open", f.name)
+		}
+		f.open.Close()
+		f.open = nil
+	}
+	f.unedited = f.edits.Load()
+	file, err := os.Open(f.path)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	defer file.Close()
 	info, err := file.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return nil, time.Time{}, fs.ErrNotExist
+	if err == nil && !info.Mode().IsRegular() {
+		err = fs.ErrNotExist
 	}
-	text, err = io.ReadAll(file)
-	return text, info.ModTime(), err
+	if err == nil {
+		text, err = io.ReadAll(file)
+	}
+	if err != nil {
+		file.Close()
+		return nil, time.Time{}, err
+	}
+	if f.unedited%2 == 0 {
+		f.open, f.content = file, text
+	} else {
+		file.Close()
+	}
+	return text, info.ModTime(), nil
 }
 
 // readCredentials reads a file as a program does, and judges each section like an answer.
@@ -509,13 +540,13 @@ func (c *campaign) readCredentials(f *credentialsFile) {
 		asked[r] = f.now(c, r)
 	}
 	began, foreign := time.Now(), f.foreign.Load()
-	text, written, err := readFile(f.path)
-	stale := c.stale(f, began, written)
+	text, written, err := f.read(c)
+	stale, other := c.stale(f, began, written)
 	f.requests.Add(1)
 	found := make(map[string]map[string]string)
 	if err == nil {
 		_, rest, whole := splitFile(text)
-		if !whole && !stale {
+		if !whole && !other { // also after a kill
 			c.complain("%s is not whole", f.name)
 		}
 		if foreign != nil && foreign == f.foreign.Load() && !strings.Contains(rest, *foreign) {
