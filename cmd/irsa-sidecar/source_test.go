@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,10 +15,13 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 )
 
+// sharedIssuer signs the tokens of all tests. Making its key takes longer than most of them.
+var sharedIssuer = sync.OnceValues(func() (*ststest.Issuer, error) { return ststest.NewIssuer("https://issuer.example") })
+
 // startSTS starts an STS with these roles, and returns it with its URL and a file with a token for it.
 func startSTS(t *testing.T, roles map[string]ststest.Role) (sts *ststest.Server, url, tokenFile string) {
 	t.Helper()
-	issuer, err := ststest.NewIssuer("https://issuer.example")
+	issuer, err := sharedIssuer()
 	if err != nil {
 		t.Fatal(err)
 	}
