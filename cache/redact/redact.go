@@ -39,6 +39,8 @@ var (
 const Mask = "[redacted]"
 
 const (
+	secretKeyLength = 40
+
 	base64Character = `[A-Za-z0-9+/=_-]|%2[BFbf]|%3[Dd]|&#43;`
 	tokenRest       = `(?:\.|%2[Ee]|` + base64Character + `)`
 	fieldIs         = `(?:\\?["']|&quot;|&#34;)?\s*(?:[>:=]|%3[Dd])\s*(?:\\?["']|&quot;|&#34;)?`
@@ -93,6 +95,9 @@ func Scrub(text string) string {
 	}
 	if has("akia", "asia") {
 		text = accessKeyShape.get().ReplaceAllString(text, "${1}****${2}")
+	}
+	if !hasRun(text, secretKeyLength) {
+		return text
 	}
 	return replace(secretKeyShape.get(), text, func(groups []string) string {
 		if word, _, found := strings.Cut(strings.TrimPrefix(groups[2], "/"), "/"); (found && pathWord(word)) || !mixed(groups[2]) {
@@ -176,6 +181,21 @@ func Shorten(text string, most int) string {
 	}
 	half := (most - len("… (1234567 more) …")) / 2
 	return fmt.Sprintf("%s… (%d more) …%s", string(runes[:half]), len(runes)-2*half, string(runes[len(runes)-half:]))
+}
+
+// hasRun reports whether as many base64 characters as this stand between others.
+func hasRun(text string, length int) bool {
+	n := 0
+	for i := range len(text) {
+		if c := text[i]; c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '+' || c == '/' {
+			n++
+		} else if n == length {
+			return true
+		} else {
+			n = 0
+		}
+	}
+	return n == length
 }
 
 // pathWord reports whether s is a directory of a path, or "role" in an ARN, rather than part of a random key.
