@@ -31,7 +31,7 @@ const (
 // build builds a program with the flags of the Makefile.
 func build(ctx context.Context, dir, pkg string) (program string, err error) {
 	program = filepath.Join(dir, path.Base(pkg))
-	return program, world.Build(ctx, program, pkg, "-buildvcs=false", "-ldflags", "-s -w")
+	return program, world.Build(ctx, program, pkg)
 }
 
 // target is where a server is asked, and what.

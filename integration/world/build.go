@@ -44,9 +44,9 @@ func Path(t testing.TB, elements ...string) string {
 	return filepath.Join(append([]string{dir}, elements...)...)
 }
 
-// Build builds the command in a directory of this module into a file, with flags for go build.
+// Build builds the command in a directory of this module into a file, as it is shipped, with more flags for go build.
 func Build(ctx context.Context, file, command string, flags ...string) error {
-	args := slices.Concat([]string{"build", "-trimpath", "-o", file}, flags, []string{Module + "/" + command})
+	args := slices.Concat([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", file}, flags, []string{Module + "/" + command})
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the image
 	if output, err := cmd.CombinedOutput(); err != nil {
