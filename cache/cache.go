@@ -264,10 +264,11 @@ func (c *Cache) Live(ctx context.Context) (*Credentials, error) {
 	return nil, &own
 }
 
-// await joins the current exchange or starts one, and returns its outcome, or that of the last if ctx ends first.
+// await joins the current exchange or starts one, and returns its outcome, or that of the last if ctx ends first. If one has ended
+// since the caller looked, it returns the outcome of that.
 func (c *Cache) await(ctx context.Context) (*Credentials, error) {
 	select {
-	case <-c.exchange():
+	case <-c.share(func() bool { return !c.lease.Load().valid(time.Now()) && c.remembered() == nil }):
 	case <-ctx.Done():
 	}
 	if l := c.lease.Load(); l.valid(time.Now()) {
@@ -388,8 +389,13 @@ func wallJump(then, now time.Time) time.Duration {
 // exchange joins the current exchange or starts one. No caller's context applies to it, so a caller that gives up
 // does not cancel it for the others.
 func (c *Cache) exchange() <-chan singleflight.Result {
+	return c.share(func() bool { return true })
+}
+
+// share is exchange, but starts none if it is not needed.
+func (c *Cache) share(needed func() bool) <-chan singleflight.Result {
 	return c.flight.DoChan("", func() (any, error) {
-		if c.ctx.Err() != nil {
+		if c.ctx.Err() != nil || !needed() {
 			return nil, nil
 		}
 		started, timeout := c.begin()

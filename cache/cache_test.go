@@ -253,6 +253,20 @@ func TestARecentFailureIsRememberedForItsRetryDelay(t *testing.T) {
 	})
 }
 
+// An exchange may end between a request's look at the last outcome and its wait for the next.
+func TestALateRequestStartsNoSecondExchange(t *testing.T) {
+	for _, outcome := range []func(*authority){succeeds, fails(EndpointUnreachable)} {
+		a := &authority{}
+		outcome(a)
+		bubble(t, a, func(t *testing.T, c *Cache) {
+			_, err := c.await(t.Context())
+			if n := a.count(); n != 1 || (err == nil) != (a.err == nil) {
+				t.Errorf("%d exchanges, want 1; the outcome is %v, want %v", n, err, a.err)
+			}
+		})
+	}
+}
+
 func TestAGetAloneStartsAnExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &authority{lifetime: time.Hour}
