@@ -154,6 +154,14 @@ func TestCtrlC(t *testing.T) {
 		t.Errorf("the script went on: %q", m)
 	}
 
+	// In the foreground, an interrupt by kill looks like one of the terminal, which the program has got; SIGTERM is passed on.
+	s.press(`irsa-sidecar exec -- bash -c 'trap "echo inte""rrupted" INT; trap "echo termi""nated; exit 5" TERM; kill -INT $PPID; sleep 0.5; kill -TERM $PPID; while :; do sleep 0.05; done'` + "\n")
+	if m := s.want(`(?s)(.*)terminated\n\$ $`); strings.Contains(m[1], "interrupted") {
+		t.Errorf("the interrupt of kill was passed on, and the documentation says that it is not: %q", m)
+	}
+	s.press("echo code=$?\n")
+	s.want(`code=5\n\$ $`)
+
 	s.press("irsa-sidecar exec -- sh -c 'echo ready; sleep 1000' | cat\n")
 	s.want(`\nready\n`)
 	s.press(quitKey)
