@@ -198,7 +198,10 @@ func (all *outputFiles) update(f *outputFile) *fileWrite {
 	return f.writer.begin(func() {
 		found, err := o.write(text)
 		all.written(f, found, err)
-		if _, err := os.Stat(o.program); o.program != "" && err != nil {
+		if o.program == "" {
+			return
+		}
+		if _, err := os.Stat(o.program); err != nil {
 			all.logger.Warn("the program that the file names is not there; put it there with irsa-sidecar install", "file", o.path, "program", o.program, "error", cache.Innermost(err))
 		}
 	})
