@@ -238,7 +238,11 @@ func (e *environment) programVariables(s *settings, profile string) (env, warnin
 	if e.value(metadataVariable) == "" && !s.listens(imdsListener) {
 		env = append(env, metadataVariable+"=true") // without credentials, fail rather than run as the node
 	}
-	file := filepath.Join(e.value("HOME"), sources.Files[0])
+	home := e.value("HOME")
+	if home == "" { // programs find no file either
+		return env, warnings
+	}
+	file := filepath.Join(home, sources.Files[0])
 	if _, err := os.Stat(file); err == nil && e.value(sharedVariable) != os.DevNull && !s.writes(file, profile) {
 		warnings = append(warnings, file+" exists: most programs use the credentials in it before they ask irsa-sidecar; remove it, or set "+sharedVariable+"="+os.DevNull)
 	}

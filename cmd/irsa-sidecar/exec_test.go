@@ -62,4 +62,11 @@ func TestAFileInTheHomeIsWarnedOf(t *testing.T) {
 			t.Errorf("%q: %q", more, warnings)
 		}
 	}
+	t.Chdir(home) // which is not searched for want of another
+	for _, e := range []*environment{{}, {all: []string{"HOME="}}} {
+		s, _ := parseFile("AWS_ROLE_ARN="+podRole+"\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\n", "")
+		if _, warnings := e.programVariables(s, defaultProfile); len(warnings) > 0 {
+			t.Errorf("without a home: %q", warnings)
+		}
+	}
 }
