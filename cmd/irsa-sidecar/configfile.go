@@ -194,10 +194,12 @@ func (p *parser) profileSections() (all []*profileSection) {
 	return all
 }
 
+// inProfileName is what the name of a profile may consist of.
+const inProfileName = "letters, digits and _+=.@-"
+
 // checkSectionName returns what is wrong with the name of a section, or nil. It becomes a part of a URL's path, a label, and an
 // entry of a list that commas separate.
 func checkSectionName(name string) error {
-	const allowed = "letters, digits and _+=.@-"
 	isLetter := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_+=.@-", r)
 	}
@@ -205,7 +207,7 @@ func checkSectionName(name string) error {
 	case len(name) > maxProfileName:
 		return fmt.Errorf("the profile's name has %d characters; the sidecar takes 1 to %d", len(name), maxProfileName)
 	case at >= 0:
-		return fmt.Errorf("the profile's name %q has %q in it; the sidecar takes %s", name, []rune(name[at:])[0], allowed)
+		return fmt.Errorf("the profile's name %q has %q in it; the sidecar takes %s", name, []rune(name[at:])[0], inProfileName)
 	case name[0] == '.' || name[0] == '-':
 		return fmt.Errorf("the profile's name %q begins with %q; begin it with a letter or a digit", name, name[0])
 	}

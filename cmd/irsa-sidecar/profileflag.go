@@ -26,7 +26,7 @@ func profileOption(text string) option {
 // checkProfileName reports what is wrong with the name of a profile.
 func checkProfileName(name string) error {
 	if name == "" || checkSectionName(name) != nil {
-		return fmt.Errorf("takes the name of a profile, 1 to 64 letters, digits and _+=.@- that do not begin with a dot or a hyphen, not %q", name)
+		return fmt.Errorf("takes the name of a profile, 1 to %d %s that do not begin with a dot or a hyphen, not %q", maxProfileName, inProfileName, name)
 	}
 	return nil
 }
