@@ -125,17 +125,11 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 
 // handler wraps h, to know that the head of a request is complete, and when h returns: net/http may then wait for the rest
 // of a body, or before it closes the connection.
-//
-// A client that sends more before it has its answer gets no other one. No SDK, kubelet or Prometheus does so, and one that does not
-// read would keep its place, and the processor, for as many answers as fit into the kernel's buffers.
 func (c *connections) handler(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
 			c.answering(conn)
 			defer c.answered(conn)
-			if one, ok := conn.(*clientConn); ok && !hasBody(r) && hasUnread(one.Conn) {
-				closing(w, r)
-			}
 		}
 		h.ServeHTTP(w, r)
 	})

@@ -501,29 +501,6 @@ func TestALastAnswerIsReadBesideOthersThatAreNot(t *testing.T) {
 	}
 }
 
-// A client that sends the next requests before it has its answer gets that answer, and no other one.
-func TestWhoAsksForMoreThanItReadsGetsOneAnswer(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux says what has not been read yet")
-	}
-	address := serveWarm(t, false)
-	request := "GET /v1/credentials HTTP/1.1\r\nHost: " + address + "\r\n\r\n"
-	conn := dial(t, address)
-	go io.WriteString(conn, strings.Repeat(request, 400))
-	answers, _ := io.ReadAll(conn) // the kernel resets a connection that is closed before all is read
-	text := string(answers)
-	if n := strings.Count(text, "HTTP/1.1 200 OK\r\n"); n != 1 || !strings.Contains(text, testKey) || !strings.Contains(text, "\r\nConnection: close\r\n") {
-		t.Errorf("%d answers, want one that is the last: %s", n, text)
-	}
-	conn = dial(t, address)
-	for range 3 {
-		io.WriteString(conn, request)
-		if response, body := receive(t, bufio.NewReader(conn)); response.Status != "200 OK" || response.Close {
-			t.Errorf("a client that waits for each answer: %s %s, and its connection is closed: %t", response.Status, body, response.Close)
-		}
-	}
-}
-
 // A client that has its answer cannot keep its connection by sending what is not a request: an empty line, a body that
 // never comes; nor by not reading an answer that fits into the kernel's buffer.
 func TestPlacesAreNotHeldByWhatIsNoRequest(t *testing.T) {
