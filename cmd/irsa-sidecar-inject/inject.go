@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -437,7 +436,7 @@ func (j *injector) missing(c *yaml.Node, environment []*yaml.Node, who string) (
 		}
 	}
 	for _, v := range sources.Before {
-		if own := set[v.Name]; isSet(own) && text(field(own, "value")) != os.DevNull {
+		if own := set[v.Name]; isSet(own) && text(field(own, "value")) != devNull {
 			j.note("%s sets %s, which %s: its SDK may not ask the sidecar", who, v.Name, v.Why)
 		}
 	}
@@ -466,7 +465,7 @@ func (j *injector) noteOutputs(who string, set, sidecar map[string]*yaml.Node, i
 			state = "names another path"
 		}
 		switch {
-		case !isSet(own), path == os.DevNull:
+		case !isSet(own), path == devNull:
 		case isSet(on) && (!isFile || path == text(field(on, "value"))):
 			j.note("%s uses the sidecar's output %s, as it sets %s", who, o.Name, o.By)
 		default:
@@ -475,6 +474,9 @@ func (j *injector) noteOutputs(who string, set, sidecar map[string]*yaml.Node, i
 		}
 	}
 }
+
+// devNull is an empty file in a container, whatever this program runs on.
+const devNull = "/dev/null"
 
 // variables returns the environment that a container sets itself, by name.
 func variables(c *yaml.Node) map[string]*yaml.Node {

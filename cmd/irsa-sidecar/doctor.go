@@ -95,6 +95,9 @@ func (c *call) doctorOptions(app *doctor.App) (doctor.Options, error) {
 			o.Files = append(o.Files, named)
 		}
 	}
+	for _, output := range s.written {
+		o.Written = append(o.Written, output.path)
+	}
 	hops := s.hops(name)
 	inFile := slices.ContainsFunc(mistakes, func(m problem) bool { return m.variable == configVariable })
 	switch {

@@ -5,8 +5,10 @@ package main
 import (
 	"bytes"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache"
 	"github.com/irsa-sidecar/irsa-sidecar/cache/regular"
+	"github.com/irsa-sidecar/irsa-sidecar/cmd/irsa-sidecar/doctor"
 )
 
 // testOutputs are files in a directory of their own, that nothing looks after.
@@ -390,4 +393,35 @@ func TestAStuckDirectoryKeepsNobodyWaiting(t *testing.T) {
 		synctest.Wait()
 		o.wantKeys("when it works again", "ASIANEWEST")
 	})
+}
+
+// The doctor in an app's container recognizes both files by what the sidecar writes.
+func TestTheDoctorKnowsTheFiles(t *testing.T) {
+	dir := t.TempDir()
+	creds := testKept(time.Hour).Credentials
+	creds.Expiration = time.Now().Add(time.Hour)
+	program := filepath.Join(dir, "irsa-sidecar")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s, invalid := parseFile("AWS_ROLE_ARN="+podRole+"\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\nIRSA_SIDECAR_PROCESS_FILE="+dir+"/config", "# none\n")
+	if len(invalid) > 0 {
+		t.Fatal(invalid)
+	}
+	for variable, row := range map[string]struct{ text, want string }{
+		sharedVariable: {string(formatOutput(appendSection(appendSection(nil, "a", "0a1b", creds), "default", "0a1b", creds), nil)), "is the sidecar's file, and the session in [default] is valid for 60m: "},
+		configVariable: {string(formatOutput([]byte(s.written[0].text), nil)), "runs " + program + " as credential_process in [default]: "},
+	} {
+		path := filepath.Join(dir, strings.ToLower(variable))
+		if err := os.WriteFile(path, []byte(row.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		app := &doctor.App{Env: map[string]string{variable: path}}
+		report := doctor.Examine(t.Context(), doctor.Options{App: app, Getenv: func(string) string { return "" }, Own: func(netip.Addr) bool { return false }})
+		if !slices.ContainsFunc(report.Findings, func(f doctor.Finding) bool {
+			return f.Check == "profile" && f.Status == doctor.OK && strings.Contains(f.Finding, row.want)
+		}) {
+			t.Errorf("%s: %+v", variable, report.Findings)
+		}
+	}
 }

@@ -91,19 +91,42 @@ func (a *App) secrets() []string {
 func (e *examination) examineApp(ctx context.Context) {
 	e.checkAppKeys()
 	e.checkAppWebIdentity()
-	e.checkAppProfile()
-	last := !e.App.has(sources.FullURI) && !e.App.has(sources.RelativeURI)
+	endpoint := e.App.has(sources.FullURI) || e.App.has(sources.RelativeURI)
+	given := e.checkAppProfile(ctx, !endpoint && !e.App.has(sources.MetadataEndpoint))
+	last := !endpoint && given.output.Name == ""
 	metadata := e.findMetadata(ctx, last)
 	if last && metadata.leads() {
 		e.ok("endpoint", "neither %s nor %s is set: clients ask for instance metadata", sources.FullURI, sources.RelativeURI)
 		e.concludeApp(e.checkAppMetadata(ctx, &metadata, true), sources.Metadata)
 		return
 	}
-	uri, output := e.checkAppEndpoint(ctx)
-	tokens := e.checkAppAuthorization()
-	e.checkAppProxy()
+	begun := len(e.findings)
+	var uri *url.URL
+	var output sources.Output
+	var tokens []appToken
+	if endpoint || last {
+		uri, output = e.checkAppEndpoint(ctx)
+	} else {
+		e.ok("endpoint", "neither %s nor %s is set: clients that know only those get nothing", sources.FullURI, sources.RelativeURI)
+	}
+	if endpoint || last || given.process != nil {
+		tokens = e.checkAppAuthorization()
+		e.checkAppProxy()
+	}
 	e.checkAppMetadata(ctx, &metadata, last && metadata.state == metadataForeign)
-	e.concludeApp(e.checkAppAnswer(ctx, uri, tokens), output)
+	served := e.checkAppAnswer(ctx, uri, tokens)
+	if given.process != nil {
+		given.whose = e.askForProcess(ctx, given.process, append(tokens, appToken{})[0])
+	}
+	if given.output.Name != "" {
+		served, output = given.whose, given.output
+	}
+	if given.output == sources.File && given.whose != "" {
+		for i := begun; i < len(e.findings); i++ { // only programs that do not read the file ask there
+			e.findings[i].Status = min(e.findings[i].Status, Warn)
+		}
+	}
+	e.concludeApp(served, output)
 }
 
 // javaOptions are the variables with options for a Java virtual machine, or that start scripts pass to it.
@@ -313,6 +336,8 @@ var how = map[string]string{
 	sources.Endpoint.Name: "asks the sidecar at its container endpoint",
 	sources.Relative.Name: "asks the sidecar by its relative URI",
 	sources.Metadata.Name: "asks the sidecar for instance metadata",
+	sources.File.Name:     "reads the sidecar's file",
+	sources.Process.Name:  "runs irsa-sidecar as its credential_process",
 }
 
 // concludeApp answers what the app gets, given whose credentials an output gives to it; empty if it gives none.

@@ -54,8 +54,12 @@ type Options struct {
 	Authorization string
 	OnHostNetwork bool
 
+	// Written are the paths of the files for programs that the sidecar writes. If the app names the same path, it is taken for
+	// the same file.
+	Written []string
+
 	// App is an app's environment to examine instead of an exchange; of the other options, Exchange.AppID, Listen,
-	// Authorization, Getenv and Root still count. Nil: the exchange is examined.
+	// Authorization, Written, Getenv and Root still count. Nil: the exchange is examined.
 	App *App
 
 	// Policy is a trust policy to compare with the token, and PolicyName its name in the report. Nil: none.
@@ -113,6 +117,7 @@ type examination struct {
 	issuerFault Key                  // why IAM cannot use the issuer's URL; empty if it can
 	rejection   Key                  // why the issuer's documents rule the token out
 	thumbprint  string               // of the certificate of the server with the issuer's keys, as IAM writes it; empty if not known
+	socket      string               // the Unix socket to ask at; empty: none
 	output      string               // which output of the sidecar the app uses; empty: none, or it is no app
 	session     *cache.Credentials   // of the exchange; nil if it has failed or was not made
 	skew        *time.Duration       // by which this clock is ahead of STS's; nil if not known

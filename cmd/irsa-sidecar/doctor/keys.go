@@ -19,6 +19,7 @@ const (
 	Shadowed             Key = "Shadowed"
 	OtherEndpoint        Key = "OtherEndpoint"
 	SharedFile           Key = "SharedFile"
+	SessionEnded         Key = "SessionEnded"
 	EndpointNotSet       Key = "EndpointNotSet"
 	OutputOff            Key = "OutputOff"
 	NodeRole             Key = "NodeRole"
@@ -92,6 +93,7 @@ var entries = []Entry{
 	{string(Shadowed), "The environment has both the sidecar's address and a web identity token. SDKs use the token themselves and never ask the sidecar."},
 	{string(OtherEndpoint), "`AWS_CONTAINER_CREDENTIALS_FULL_URI` does not point to this sidecar."},
 	{string(SharedFile), "A file of profiles in the app's container has credentials in the selected profile. Clients use them, even when they have expired, and never ask the sidecar."},
+	{string(SessionEnded), "The credentials file that the sidecar has written for the app has no session, or one that has ended or should have been replaced: the sidecar does not run, has no credentials, or cannot write the file."},
 	{string(EndpointNotSet), "`AWS_CONTAINER_CREDENTIALS_FULL_URI` is not set, so no client asks the sidecar. If this is the sidecar's own environment, examine it without `--app`."},
 	{string(OutputOff), "The app's environment leads to an [output](programs.md#which-output-does-my-program-need) of the sidecar that is off: nothing listens or is written there, or `AWS_EC2_METADATA_DISABLED` keeps the app away from it."},
 	{string(NodeRole), "The app asks for instance metadata, and the node answers, with its own role."},

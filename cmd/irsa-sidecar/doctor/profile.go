@@ -1,9 +1,11 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -58,17 +60,18 @@ func (a *App) profile() (name, variable string) {
 	return "default", ""
 }
 
-// checkAppProfile looks for credentials in the selected profile.
-func (e *examination) checkAppProfile() {
+// checkAppProfile looks for credentials in the selected profile. If last is true, no variable leads to another output.
+func (e *examination) checkAppProfile(ctx context.Context, last bool) (o origin) {
 	e.checkOldFiles()
-	if e.App.Elsewhere {
+	files := e.App.sharedFiles()
+	if !slices.ContainsFunc(files, func(f sharedFile) bool { return e.inReach(f.path) }) {
 		e.checkUnseenProfile()
-		return
+		return o
 	}
 	profile, selected := e.App.profile()
 	if selected != "" && e.App.hidden(selected) {
 		e.warn("profile", ProfileSet, selected+" is set, to a value that is not known here: clients try that profile before the sidecar")
-		return
+		return o
 	}
 	if other := e.App.Env["AWS_DEFAULT_PROFILE"]; selected == "AWS_PROFILE" && other != "" && other != profile {
 		e.warn("profile", ProfileSet, fmt.Sprintf("AWS_DEFAULT_PROFILE=%s differs from AWS_PROFILE=%s; boto3 and the AWS CLI take it, others do not", other, profile),
@@ -76,11 +79,16 @@ func (e *examination) checkAppProfile() {
 	}
 	exists, before := false, len(e.findings)
 	var read []string
-	for _, file := range e.App.sharedFiles() {
+	for _, file := range files {
 		if file.path == "" {
 			continue
 		}
-		content, _, err := regular.Read(file.path, maxShared)
+		if !e.inReach(file.path) {
+			e.warnUnseen(file)
+			continue
+		}
+		content, info, err := regular.Read(file.path, maxShared)
+		named := !file.config && e.App.has(file.variable)
 		switch {
 		case err == nil:
 			read = append(read, file.path)
@@ -88,23 +96,39 @@ func (e *examination) checkAppProfile() {
 				e.fail("profile", SharedFile, fmt.Sprintf("%s %s: boto3 and the AWS CLI fail to read it, whatever the profile, and others may", file.path, why),
 					Fix{What: "correct the file, or remove it"})
 			}
-			found, has := file.credentials(string(content), profile)
+			found, settings := file.settings(string(content), profile)
+			has, own := kindOfCredentials(settings), written(string(content))
 			exists = exists || found
+			if _, ours := file.credentials(own, profile); ours == accessKeys {
+				return e.checkWritten(ctx, file, own, profile, info)
+			}
+			if p, asks := askingProcess(settings["credential_process"]); has == sidecarProcess && asks {
+				return e.checkProcess(file, profile, p)
+			}
 			if has != "" {
 				e.reportProfile(file, profile, selected, has)
-				return
+				return o
+			}
+			if named && own != "" && !found && selected == "" {
+				o = e.checkUnwritten(file, profile, true, last)
 			}
 			if _, has := file.credentials(string(content), "default"); selected == "AWS_DEFAULT_PROFILE" && has != "" && has != emptyKeys {
 				e.warn("profile", SharedFile, fmt.Sprintf("%s has %s in [default]: clients that don't read AWS_DEFAULT_PROFILE, such as JavaScript's, use those", file.path, has),
 					Fix{What: "remove the profile [default] from the file"})
 			}
+		case errors.Is(err, fs.ErrNotExist) && named && last && selected == "":
+			o = e.checkUnwritten(file, profile, false, last)
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, regular.ErrNotRegular): // such as /dev/null
 		case errors.Is(err, regular.ErrDirectory):
 			e.warn("profile", SharedFile, file.path+" is a directory, not a file: Go v2 fails, others ignore it",
 				Fix{What: "remove the directory; if a volume is mounted there, mount the one file with subPath"})
 		default:
+			if info, owner, known := forbidden(file.path, err); known && named {
+				e.warn("profile", SharedFile, file.path+" "+unreadable(info, owner, os.Geteuid()), e.fixFileMode())
+				continue
+			}
 			e.warn("profile", SharedFile, fmt.Sprintf("%s %v: an app that can read it may use it and not ask the sidecar", file.path, err))
-			return
+			return o
 		}
 	}
 	e.checkHomeOnly(profile)
@@ -118,6 +142,7 @@ func (e *examination) checkAppProfile() {
 	default:
 		e.ok("profile", "[%s]%s has no credentials", profile, in(read))
 	}
+	return o
 }
 
 // failing says who fails if the profile that a variable selects does not exist.
@@ -225,15 +250,7 @@ func (e *examination) checkUnseenProfile() {
 		}
 	}
 	for _, file := range e.App.sharedFiles() {
-		if e.App.has(file.variable) && file.path != "/dev/null" {
-			warned = true
-			why := "cannot be read from here: if its profile has credentials, clients never ask the sidecar"
-			if file.config && e.App.Env[file.variable] == e.Getenv(configVariable) && e.Getenv(configVariable) != "" {
-				why = "is where the sidecar has its own file: a client that can read it assumes the roles in it itself, or fails, and does not ask the sidecar"
-			}
-			e.warn("profile", SharedFile, fmt.Sprintf("%s=%s %s", file.variable, e.App.Env[file.variable], why),
-				e.setEnv("remove the variable if the app does not need it", appContainer, file.variable+"-"))
-		}
+		warned = e.warnUnseen(file) || warned
 	}
 	for _, path := range e.App.Files {
 		if sources.IsShared(path) {
@@ -244,6 +261,20 @@ func (e *examination) checkUnseenProfile() {
 	if !warned {
 		e.ok("profile", "no variable selects a profile or a file of profiles (~/.aws in the app's container is not visible here)")
 	}
+}
+
+// warnUnseen warns of a file that a variable names and that cannot be read from here.
+func (e *examination) warnUnseen(file sharedFile) bool {
+	if !e.App.has(file.variable) || file.path == "/dev/null" {
+		return false
+	}
+	why := "cannot be read from here: if its profile has credentials, clients never ask the sidecar"
+	if file.config && e.App.Env[file.variable] == e.Getenv(configVariable) && e.Getenv(configVariable) != "" {
+		why = "is where the sidecar has its own file: a client that can read it assumes the roles in it itself, or fails, and does not ask the sidecar"
+	}
+	e.warn("profile", SharedFile, fmt.Sprintf("%s=%s %s", file.variable, e.App.Env[file.variable], why),
+		e.setEnv("remove the variable if the app does not need it", appContainer, file.variable+"-"))
+	return true
 }
 
 // checkOldFiles warns of variables that few clients read.
@@ -262,6 +293,12 @@ const (
 	loneRole          = "a role_arn without source_profile or credential_source"
 	halfKeys          = "aws_access_key_id without aws_secret_access_key"
 	emptyKeys         = "an empty aws_access_key_id"
+)
+
+// Kinds that may be the sidecar's own.
+const (
+	accessKeys     = "access keys"
+	sidecarProcess = "a credential_process that runs irsa-sidecar by itself"
 )
 
 // malformed says what Python's configparser, and so botocore, does not accept in a file of profiles, or "". It quotes
@@ -315,7 +352,13 @@ func cutSetting(line string) (name, value string, found bool) {
 // are not returned, as any of them may be a secret.
 // https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html
 func (f *sharedFile) credentials(content, profile string) (found bool, has string) {
-	values := make(map[string]string)
+	found, values := f.settings(content, profile)
+	return found, kindOfCredentials(values)
+}
+
+// settings returns what a profile in the file has, by lower-case key.
+func (f *sharedFile) settings(content, profile string) (found bool, values map[string]string) {
+	values = make(map[string]string)
 	ours, nested := false, false
 	for line := range strings.Lines(strings.TrimPrefix(content, "\ufeff")) {
 		text := strings.TrimSpace(line)
@@ -333,7 +376,7 @@ func (f *sharedFile) credentials(content, profile string) (found bool, has strin
 			values[key] = value
 		}
 	}
-	return found, kindOfCredentials(values)
+	return found, values
 }
 
 // isSection reports whether a line begins the section of a profile.
@@ -364,7 +407,7 @@ func kindOfCredentials(profile map[string]string) string {
 	case has("role_arn") && has("credential_source"):
 		return "a role with credential_source"
 	case has("aws_access_key_id") && has("aws_secret_access_key"):
-		return "access keys"
+		return accessKeys
 	case has("aws_access_key_id"):
 		return halfKeys
 	case has("role_arn") && !has("sso_session") && !has("sso_start_url") && !has("login_session") && !has("credential_process"):
@@ -374,7 +417,7 @@ func kindOfCredentials(profile map[string]string) string {
 	case has("login_session"):
 		return "a login session"
 	case strings.Contains(profile["credential_process"], "irsa-sidecar"):
-		return "a credential_process that runs irsa-sidecar by itself"
+		return sidecarProcess
 	case has("credential_process"):
 		return "a credential_process"
 	}

@@ -82,7 +82,13 @@ func (e *examination) send(ctx context.Context, method, url string, header http.
 	}
 	request.Header.Set("User-Agent", e.Exchange.AppID) // the sidecar lists whom it refuses by that
 	maps.Copy(request.Header, header)
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if e.socket != "" {
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", e.socket)
+		}
+	}
+	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	response, err := client.Do(request)
 	if err != nil {
 		return sidecarAnswer{}, err
