@@ -2,6 +2,7 @@ package pages
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -376,3 +377,59 @@ func TestFilesAndTargetsAreThere(t *testing.T) {
 		}
 	}
 }
+
+// The table in docs/products.md is written by hand: each row has all its cells and the sources that it was read in, at a tag or a commit,
+// because a branch changes after it was read. "As above" means the release before.
+func TestEveryProductHasASource(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs/products.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := regexp.MustCompile(`^\[[^\]]+\]\(https://[^)\s]+\)$`)
+	branch := regexp.MustCompile(`^https://github\.com/[^/]+/[^/]+/(blob|tree)/(main|master|HEAD)/`)
+	seen := make(map[string]bool)
+	n, previous := 0, ""
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "## ") {
+			previous = ""
+		}
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") || strings.HasPrefix(line, "| product |") {
+			continue
+		}
+		n++
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		if len(cells) != 6 || slices.Contains(cells, "") {
+			t.Errorf("%d cells, and none may be empty: %s", len(cells), line)
+			continue
+		}
+		product := cells[0]
+		if key := strings.Join(cells[:2], " "); seen[key] {
+			t.Errorf("%s is there twice", key)
+		} else {
+			seen[key] = true
+		}
+		if order := cmp.Compare(sortable(previous), sortable(product)); order > 0 {
+			t.Errorf("%s stands after %s", product, previous)
+		} else if order != 0 && strings.Contains(cells[4], "as above") {
+			t.Errorf("%s: there is no release of it above", product)
+		}
+		previous = product
+		for source := range strings.SplitSeq(cells[5], ", ") {
+			if !link.MatchString(source) {
+				t.Errorf("%s: the source %q is no link", product, source)
+			} else if _, address, _ := strings.Cut(source, "]("); branch.MatchString(address) {
+				t.Errorf("%s: the source %q is a branch", product, source)
+			}
+		}
+	}
+	if n < 100 {
+		t.Errorf("only %d products", n)
+	}
+}
+
+// sortable is a product's name without what does not count in the alphabet.
+func sortable(product string) string { return strings.ToLower(strings.ReplaceAll(product, "`", "")) }
