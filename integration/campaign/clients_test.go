@@ -306,9 +306,11 @@ func (c *campaign) servedUntil(s issued, skewed bool) time.Time {
 	return until.Add(-early)
 }
 
-// exchangeBegan is when the exchange for a session began, according to the log. If the line is not in the log, because it is
-// still to come or was lost with a killed sidecar, it is when the session was issued.
+// exchangeBegan is when the exchange for a session began at the earliest, by its duration in the log. The line itself comes later,
+// after files have been written. If it is not in the log, because it is still to come or was lost with a killed sidecar, it is the
+// second before the session was issued.
 func (c *campaign) exchangeBegan(s issued) time.Time {
+	came := s.ends.Add(s.Expiration.Sub(s.Expiration.Truncate(time.Second)) - faultLife)
 	c.mu.Lock()
 	logs := slices.Clone(c.logs)
 	c.mu.Unlock()
@@ -326,7 +328,7 @@ func (c *campaign) exchangeBegan(s issued) time.Time {
 			if json.Unmarshal(text, &l) == nil && strings.HasPrefix(l.Msg, refreshed) &&
 				l.Expiration.Equal(s.Expiration.Truncate(time.Second)) && strings.HasSuffix(s.AccessKeyID, strings.TrimLeft(l.AccessKey, "*")) {
 				if took, err := time.ParseDuration(l.Took); err == nil {
-					return l.Time.Add(-took)
+					return came.Add(-took)
 				}
 			}
 		}
