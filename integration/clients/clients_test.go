@@ -18,8 +18,9 @@ import (
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
 )
 
-// installPatience limits the installation of one client; the first one of a release of Debian installs all of them.
-const installPatience = 5 * time.Minute
+// installPatience limits the installation of one client; the first one of a release of Debian installs all of them, and Maven's
+// wait for each other.
+const installPatience = 10 * time.Minute
 
 // installedVariable names the file with the result of the installation in the process outside.
 const installedVariable = "IRSA_TEST_INSTALLED"

@@ -22,7 +22,7 @@ type Installer struct {
 	Drivers string                           // the directory of that name
 	Log     func(format string, args ...any) // called before anything that takes time
 
-	debian sync.Mutex
+	debian, maven sync.Mutex
 }
 
 // Command starts a client. Arguments after Args are for the client.
@@ -41,6 +41,8 @@ func (in *Installer) Install(ctx context.Context, c Client) (Command, error) {
 		return in.fromNPM(ctx, c)
 	case "pypi":
 		return in.fromPyPI(ctx, c)
+	case "maven":
+		return in.fromMaven(ctx, c)
 	case "debian":
 		return in.fromDebian(ctx, c)
 	case "machine":
@@ -150,6 +152,73 @@ func (in *Installer) Python(ctx context.Context, name string, packages ...string
 		return runSilently(ctx, "", python, append([]string{"-m", "pip", "install", "--quiet", "--disable-pip-version-check",
 			"--only-binary", ":all:", "--target", dir}, packages...)...)
 	})
+}
+
+// fromMaven installs the jars of a client, and its driver, which is compiled with Driver.java.
+func (in *Installer) fromMaven(ctx context.Context, c Client) (Command, error) {
+	shared, err := os.ReadFile(filepath.Join(in.Drivers, "Driver.java"))
+	if err != nil {
+		return Command{}, err
+	}
+	source, err := os.ReadFile(filepath.Join(in.Drivers, c.Driver+".java"))
+	if err != nil {
+		return Command{}, err
+	}
+	for _, tool := range []string{"mvn", "javac"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return Command{}, err
+		}
+	}
+	java, err := exec.LookPath("java")
+	if err != nil {
+		return Command{}, err
+	}
+	model := projectModel(c)
+	path := filepath.Join(in.Cache, fmt.Sprintf("maven-%s-%s-%s", c.Driver, c.Version, digest(slices.Concat(model, shared, source))))
+	in.maven.Lock() // two processes of Maven may not use one local repository
+	defer in.maven.Unlock()
+	err = in.whole(path, func(dir string) error {
+		driver, main := filepath.Join(dir, "Driver.java"), filepath.Join(dir, "Main.java")
+		err := errors.Join(os.WriteFile(filepath.Join(dir, "pom.xml"), model, 0o644), os.WriteFile(driver, shared, 0o644), os.WriteFile(main, source, 0o644))
+		if err != nil {
+			return err
+		}
+		// Without the option, Maven does not try again for a day what it did not find once.
+		args := []string{"--batch-mode", "--quiet", "--update-snapshots", copyJars, "-DincludeScope=runtime", "-DoutputDirectory=" + dir}
+		cmd := exec.CommandContext(ctx, "mvn", args...)
+		cmd.Dir = dir
+		if output, err := cmd.CombinedOutput(); err != nil {
+			_, why, _ := strings.Cut(string(output), "[ERROR] ") // advice follows
+			why, _, _ = strings.Cut(why, "\n")
+			return fmt.Errorf("mvn: %w: %s", err, why)
+		}
+		return runSilently(ctx, dir, "javac", "--release", "11", "-proc:none", "-nowarn", "-d", dir, "-cp", filepath.Join(dir, "*"), driver, main)
+	})
+	// A small virtual machine that starts fast: it lives for seconds.
+	return Command{Args: []string{java, "-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto",
+		"-cp", path + ":" + filepath.Join(path, "*"), "Main"}, Version: c.Version}, err
+}
+
+// copyJars is the goal that copies a project's dependencies. Its version is pinned as everything that is downloaded.
+const copyJars = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+
+// projectModel is a pom.xml for what a client needs. The rest follows from the artifacts' own requirements, which are as fixed as
+// their versions.
+func projectModel(c Client) []byte {
+	var excluded, b strings.Builder
+	for _, name := range c.Exclude {
+		group, artifact, _ := strings.Cut(name, ":")
+		fmt.Fprintf(&excluded, "<exclusion><groupId>%s</groupId><artifactId>%s</artifactId></exclusion>", group, artifact)
+	}
+	b.WriteString("<project><modelVersion>4.0.0</modelVersion><groupId>irsa-sidecar</groupId><artifactId>driver</artifactId><version>1</version><dependencies>\n")
+	for _, name := range append([]string{c.Package + ":" + c.Version}, c.With...) {
+		group, rest, _ := strings.Cut(name, ":")
+		artifact, version, _ := strings.Cut(rest, ":")
+		fmt.Fprintf(&b, "<dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version><exclusions>%s</exclusions></dependency>\n",
+			group, artifact, version, &excluded)
+	}
+	b.WriteString("</dependencies></project>\n")
+	return []byte(b.String())
 }
 
 // inRoot runs a program with another root directory, with this machine's devices, processes, network

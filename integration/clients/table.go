@@ -30,12 +30,14 @@ type Table struct {
 // Client is one version of an SDK or a tool. The expectations are checked in both directions: if a client has a new ability, the
 // test fails until the table, and docs/programs.md with it, says so.
 type Client struct {
-	Name    string `json:"name"`
-	From    string `json:"from"`    // go, npm, pypi, debian, or machine: whatever is installed
-	Package string `json:"package"` // its name there
-	Version string `json:"version"` // pinned; for Debian only the upstream part; empty for machine
-	Release string `json:"release"` // Debian's name for one
-	Driver  string `json:"driver"`  // the program in drivers that uses an SDK; for a tool, its own name
+	Name    string   `json:"name"`
+	From    string   `json:"from"`    // go, npm, pypi, maven, debian, or machine: whatever is installed
+	Package string   `json:"package"` // its name there; for Maven, group:artifact
+	Version string   `json:"version"` // pinned; for Debian only the upstream part; empty for machine
+	Release string   `json:"release"` // Debian's name for one
+	With    []string `json:"with"`    // what Maven needs besides, as group:artifact:version
+	Exclude []string `json:"exclude"` // what Maven must leave out, as group:artifact
+	Driver  string   `json:"driver"`  // the program in drivers that uses an SDK; for a tool, its own name
 
 	// Endpoint: it knows AWS_CONTAINER_CREDENTIALS_FULL_URI. Otherwise it never asks.
 	Endpoint bool `json:"endpoint"`
@@ -55,6 +57,9 @@ type Client struct {
 
 	// WebIdentityFirst: if AWS_WEB_IDENTITY_TOKEN_FILE is set, it makes the exchange itself.
 	WebIdentityFirst bool `json:"webIdentityFirst"`
+
+	// WebIdentityTried: then it makes the exchange itself as well, but asks the sidecar if that fails.
+	WebIdentityTried bool `json:"webIdentityTried"`
 
 	// Tries is how often it asks before it gives up after refusals.
 	Tries int `json:"tries"`
@@ -141,6 +146,7 @@ var families = map[string]string{
 	"botocore": "botocore, boto3, AWS CLI", "aws": "botocore, boto3, AWS CLI", "go-v1": "Go v1", "rclone": "Go v1", "go-v2": "Go v2",
 	"javascript-v2": "JavaScript v2", "javascript-v3": "JavaScript v3", "ruby": "Ruby", "minio-go": "minio-go (mc, restic, Thanos)",
 	"restic": "minio-go (mc, restic, Thanos)", "polars": "Polars", "async-aws": "async-aws", "awscrt": "AWS CRT",
+	"java-v2": "Java v2",
 }
 
 // Source is where it looks for credentials, as the doctor and docs/programs.md say it. It is not known of clients that never
@@ -203,8 +209,11 @@ func (t Table) Markdown() string {
 		if c.Message {
 			message = "yes"
 		}
-		if c.WebIdentityFirst {
+		switch {
+		case c.WebIdentityFirst:
 			trap = "**never asks**"
+		case c.WebIdentityTried:
+			trap = "asks the sidecar if its own exchange fails"
 		}
 		if !c.Endpoint {
 			endpoint, variable, file, message, trap = "no"+since(c.Since), "–", "–", "–", "–"

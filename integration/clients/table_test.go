@@ -25,7 +25,7 @@ func TestTheTableCanBeRun(t *testing.T) {
 				t.Error("it is there twice")
 			}
 			seen[c.ID()] = true
-			if !slices.Contains([]string{"go", "npm", "pypi", "debian", "machine"}, c.From) {
+			if !slices.Contains([]string{"go", "npm", "pypi", "maven", "debian", "machine"}, c.From) {
 				t.Errorf("from %q", c.From)
 			}
 			if pinned := c.Version != ""; pinned == (c.From == "machine") {
@@ -59,6 +59,9 @@ func TestTheTableCanBeRun(t *testing.T) {
 			if c.MetadataVariable != "" && !slices.Contains(c.Outputs, IMDS2) {
 				t.Error("it has a variable for what it cannot use")
 			}
+			if c.WebIdentityFirst && c.WebIdentityTried {
+				t.Error("with web identity too, it asks and does not ask")
+			}
 			if c.FileNeeded && !c.FileOnly || c.FileOnly && !c.TokenFile {
 				t.Error("it needs what it does not know")
 			}
@@ -73,7 +76,7 @@ func TestTheTableCanBeRun(t *testing.T) {
 		used := slices.ContainsFunc(table.Clients, func(c Client) bool {
 			return name == c.Driver || name == c.Driver+filepath.Ext(name)
 		})
-		if !used && name != "go.mod" {
+		if !used && name != "go.mod" && name != "Driver.java" {
 			t.Errorf("no client uses drivers/%s", name)
 		}
 	}
@@ -97,9 +100,8 @@ func TestTheOrderOfSourcesIsTheMeasuredOne(t *testing.T) {
 			continue
 		}
 		measured := newest[driver]
-		// CRT asks the sidecar after web identity has failed.
-		if said.GoesBefore(sources.WebIdentity) != measured.WebIdentityFirst && driver != "awscrt" {
-			t.Errorf("%s: web identity goes before the sidecar: measured %v", name, measured.WebIdentityFirst)
+		if said.GoesBefore(sources.WebIdentity) != (measured.WebIdentityFirst || measured.WebIdentityTried) {
+			t.Errorf("%s: web identity goes before the sidecar: %v", name, !said.GoesBefore(sources.WebIdentity))
 		}
 		if said.FileOnly != measured.FileOnly {
 			t.Errorf("%s ignores the variable with the token: measured %v", name, measured.FileOnly)
