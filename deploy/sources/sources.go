@@ -135,6 +135,9 @@ type Client struct {
 	// FullFirst: it prefers FullURI to RelativeURI; VariableFirst: Token to TokenFile; FileOnly: it ignores Token.
 	FullFirst, VariableFirst, FileOnly bool
 
+	// EmptyFails: it fails if AWS_WEB_IDENTITY_TOKEN_FILE is set and empty, which others take for not set.
+	EmptyFails bool
+
 	// NumbersOnly: it takes 127.0.0.1 and refuses the name localhost.
 	NumbersOnly bool
 
@@ -176,8 +179,8 @@ var Clients = []Client{
 	{Name: "Ruby", Order: usual},
 	// CredentialProvider::defaultProvider
 	{Name: "PHP", Order: usual},
-	// DefaultCredentialsChain in aws-config
-	{Name: "Rust", Order: profileFirst},
+	// DefaultCredentialsChain in aws-config. Only a provider that has nothing set lets it go on.
+	{Name: "Rust", Order: profileFirst, EmptyFails: true},
 	// AWSCredentialsProviderChain.cpp
 	{Name: "C++ (PyArrow, DuckDB)", Order: profileFirst},
 	// DefaultChainCredentialsProvider.kt
@@ -188,6 +191,8 @@ var Clients = []Client{
 	{Name: "AWS CRT", Order: profileFirst},
 	// pkg/credentials/iam_aws.go; what comes before depends on the program
 	{Name: "minio-go (mc, restic, Thanos)", Order: profileFirst},
+	// minio/credentials/providers.py: IamAwsProvider; what comes before depends on the program
+	{Name: "minio-py", Order: []Kind{WebIdentity, Container}},
 	// src/aws/builder.rs, with reqwest as HTTP client. Without TokenFile it does not ask.
 	{Name: "object_store (delta-rs, DataFusion)", Order: []Kind{Keys, WebIdentity, Container}, FileOnly: true, Proxied: UnlessExempt},
 	// object_store, after it has read the files itself
@@ -220,6 +225,7 @@ func (c *Client) Remarks() (all []string) {
 		{c.FullFirst, "prefers `" + FullURI + "` to `" + RelativeURI + "`"},
 		{c.VariableFirst, "prefers `" + Token + "` to the file"},
 		{c.FileOnly, "ignores `" + Token + "`"},
+		{c.EmptyFails, "fails if `AWS_WEB_IDENTITY_TOKEN_FILE` is empty"},
 		{c.NumbersOnly, "refuses `localhost`"},
 		{c.NodeNext, "then asks for the node's role"},
 		{c.NodeAlways, "then asks for the node's role, whatever `AWS_EC2_METADATA_DISABLED` says"},

@@ -126,13 +126,23 @@ func (in *Installer) fromNPM(ctx context.Context, c Client) (Command, error) {
 }
 
 func (in *Installer) fromPyPI(ctx context.Context, c Client) (Command, error) {
-	python, path, err := in.Python(ctx, c.Package+"-"+c.Version, c.Package+"=="+c.Version)
+	name := c.Package + "-" + c.Version
+	if len(c.With) > 0 {
+		name += "-" + digest([]byte(strings.Join(c.With, " ")))
+	}
+	python, path, err := in.Python(ctx, name, slices.Concat([]string{c.Package + "==" + c.Version}, c.With)...)
 	if err != nil {
 		return Command{}, err
 	}
 	args, err := in.interpreted(c, map[string]string{".py": python})
 	if err != nil {
 		return Command{}, err
+	}
+	if program := filepath.Join(path, "bin", c.Driver); args == nil {
+		if _, err := os.Stat(filepath.Join(path, c.Package, "__main__.py")); err != nil { // it is no Python
+			return Command{Args: []string{program}, Version: c.Version}, nil
+		}
+		args = []string{python, "-m", c.Package}
 	}
 	// Only Python's own directories, and the one that it starts in, without the machine's packages.
 	return Command{Args: slices.Insert(args, 1, "-S"), Dir: path, Version: c.Version}, nil

@@ -451,7 +451,7 @@ func (p *program) run() (outcome, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.Command.Args[0], append(slices.Clone(p.Command.Args[1:]), args...)...)
 	var printed, log strings.Builder
-	cmd.Env, cmd.Stdout, cmd.Stderr = p.env, &printed, &log
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = p.Command.Dir, p.env, &printed, &log
 	if err := p.pod.network.Inside(cmd.Start); err != nil {
 		return outcome{}, err
 	}

@@ -52,7 +52,7 @@ func (p *pod) env(more ...string) []string {
 	if p.tape != nil {
 		uri = p.tape.url()
 	}
-	return append([]string{
+	all := []string{
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + p.TempDir(),
 		"LANG=C.UTF-8",
@@ -61,8 +61,15 @@ func (p *pod) env(more ...string) []string {
 		"AWS_WEB_IDENTITY_TOKEN_FILE=",
 		"AWS_EC2_METADATA_DISABLED=true",
 		"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + uri,
-	}, more...)
+	}
+	if p.Unset {
+		all = without(webIdentityFile, all)
+	}
+	return append(all, more...)
 }
+
+// webIdentityFile is empty in the environment that deploy/templates/parts.yaml gives to an app.
+const webIdentityFile = "AWS_WEB_IDENTITY_TOKEN_FILE"
 
 // without removes a variable from an environment.
 func without(variable string, env []string) []string {

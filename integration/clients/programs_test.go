@@ -155,7 +155,7 @@ func (u *user) signs(args []string, env ...string) outcome {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, u.Command.Args[0], append(slices.Clone(u.Command.Args[1:]), args...)...)
 	var log bytes.Buffer
-	cmd.Env, cmd.Stderr = append(slices.Clone(u.env), env...), &log
+	cmd.Dir, cmd.Env, cmd.Stderr = u.Command.Dir, append(slices.Clone(u.env), env...), &log
 	if err := u.inside(cmd.Start); err != nil {
 		u.Fatal(err)
 	}

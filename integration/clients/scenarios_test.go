@@ -323,7 +323,7 @@ func (p *pod) stsRefuses() string {
 func (p *pod) webIdentityToo() string {
 	p.open(ststest.Options{})
 	trapped := p.asking("AWS_ROLE_ARN="+world.RoleARN,
-		"AWS_WEB_IDENTITY_TOKEN_FILE="+filepath.Join(p.TempDir(), "token"), // a missing file, so that no token is sent
+		webIdentityFile+"="+filepath.Join(p.TempDir(), "token"), // a missing file, so that no token is sent
 		"HTTPS_PROXY=http://"+p.refusingAddress(), "AWS_MAX_ATTEMPTS=1")
 	got := p.start(trapped).ask()
 	requests := p.requests()
@@ -335,10 +335,18 @@ func (p *pod) webIdentityToo() string {
 		p.wantRequests(requests, 1)
 	}
 	// In a Pod's spec, the webhook sets neither variable if one exists. In a shell, both are unset.
-	const file = "AWS_WEB_IDENTITY_TOKEN_FILE"
-	for _, fixed := range [][]string{p.asking(), without(file, p.asking("AWS_ROLE_ARN="+world.RoleARN))} {
+	for _, fixed := range [][]string{
+		p.asking(),
+		without(webIdentityFile, p.asking("AWS_ROLE_ARN=")),
+		without(webIdentityFile, p.asking("AWS_ROLE_ARN="+world.RoleARN)),
+	} {
 		p.wantServed(p.start(fixed).ask())
 		p.wantRequests(p.requests(), 1)
+	}
+	if p.Unset {
+		p.wantNone(p.start(p.asking(webIdentityFile + "=")).ask())
+		p.wantRequests(p.requests(), 0)
+		return cell("never asks,", requests) + "; empty: fails; not set 1×"
 	}
 	if p.WebIdentityFirst {
 		return cell("never asks,", requests) + "; fixed 1×"

@@ -35,7 +35,7 @@ type Client struct {
 	Package string   `json:"package"` // its name there; for Maven, group:artifact
 	Version string   `json:"version"` // pinned; for Debian only the upstream part; empty for machine
 	Release string   `json:"release"` // Debian's name for one
-	With    []string `json:"with"`    // what Maven needs besides, as group:artifact:version
+	With    []string `json:"with"`    // what is needed besides; for PyPI name==version, for Maven group:artifact:version
 	Exclude []string `json:"exclude"` // what Maven must leave out, as group:artifact
 	Driver  string   `json:"driver"`  // the program in drivers that uses an SDK; for a tool, its own name
 
@@ -61,6 +61,9 @@ type Client struct {
 	// WebIdentityTried: then it makes the exchange itself as well, but asks the sidecar if that fails.
 	WebIdentityTried bool `json:"webIdentityTried"`
 
+	// Unset: AWS_WEB_IDENTITY_TOKEN_FILE must not be set. It fails if the variable is empty, which all others take for not set.
+	Unset bool `json:"unset"`
+
 	// Tries is how often it asks before it gives up after refusals.
 	Tries int `json:"tries"`
 
@@ -71,7 +74,8 @@ type Client struct {
 	KeptBy Keeper `json:"keptBy"`
 
 	// Outputs of the sidecar that it can use, the best first: the first is what docs/programs.md recommends. Those of a client
-	// with Endpoint do not name that one; it comes before them, except where FileOnly makes it one more.
+	// with Endpoint do not name that one; it comes before them, except where FileOnly makes it one more, and after them with
+	// Unset.
 	Outputs []Output `json:"outputs"`
 
 	// Once are those of Outputs that a running process reads only once: it fails when the session has ended.
@@ -146,7 +150,9 @@ var families = map[string]string{
 	"botocore": "botocore, boto3, AWS CLI", "aws": "botocore, boto3, AWS CLI", "go-v1": "Go v1", "rclone": "Go v1", "go-v2": "Go v2",
 	"javascript-v2": "JavaScript v2", "javascript-v3": "JavaScript v3", "ruby": "Ruby", "minio-go": "minio-go (mc, restic, Thanos)",
 	"restic": "minio-go (mc, restic, Thanos)", "polars": "Polars", "async-aws": "async-aws", "awscrt": "AWS CRT",
-	"java-v2": "Java v2",
+	"java-v2":     "Java v2",
+	"aiobotocore": "botocore, boto3, AWS CLI", "minio-py": "minio-py", "object-store": "object_store (delta-rs, DataFusion)",
+	"icechunk": "Rust",
 }
 
 // Source is where it looks for credentials, as the doctor and docs/programs.md say it. It is not known of clients that never
@@ -215,6 +221,9 @@ func (t Table) Markdown() string {
 		case c.WebIdentityTried:
 			trap = "asks the sidecar if its own exchange fails"
 		}
+		if c.Unset {
+			trap += "; **fails** if `" + string(EmptyFile) + "` is empty"
+		}
 		if !c.Endpoint {
 			endpoint, variable, file, message, trap = "no"+since(c.Since), "–", "–", "–", "–"
 		}
@@ -229,6 +238,9 @@ func (t Table) Markdown() string {
 
 // recommended are the outputs that a client can use, the best first.
 func (c Client) recommended() []Output {
+	if c.Unset {
+		return append(slices.Clone(c.Outputs), Endpoint)
+	}
 	if c.Endpoint && !slices.Contains(c.Outputs, Endpoint) {
 		return slices.Concat([]Output{Endpoint}, c.Outputs)
 	}
@@ -255,6 +267,9 @@ func (c Client) settings(o Output) string {
 		if c.FileOnly {
 			text += ", `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`"
 		}
+		if c.Unset {
+			text += "; " + unset
+		}
 	case ECS:
 		text = "`AWS_CONTAINER_CREDENTIALS_RELATIVE_URI`; the address 169.254.170.2"
 	case IMDS1, IMDS2:
@@ -276,6 +291,9 @@ func (c Client) settings(o Output) string {
 	return strings.TrimPrefix(text, "; ")
 }
 
+// unset is what the container endpoint takes with Client.Unset.
+const unset = "[no `AWS_WEB_IDENTITY_TOKEN_FILE`](#the-trap)"
+
 // OutputsMarkdown returns the table in docs/programs.md of the output that each client needs. It begins with those that cannot use the
 // container endpoint.
 func (t Table) OutputsMarkdown() string {
@@ -283,8 +301,13 @@ func (t Table) OutputsMarkdown() string {
 	b.WriteString("| program | version | output | set | running processes get new credentials | it can also use |\n|---|---|---|---|---|---|\n")
 	sorted := slices.Clone(t.Clients)
 	slices.SortStableFunc(sorted, func(a, b Client) int {
-		endpoint := func(c Client) int { return slices.Index(c.recommended(), Endpoint) }
-		return endpoint(a) - endpoint(b) // -1 or 0
+		switch first := a.recommended()[0] == Endpoint; {
+		case first == (b.recommended()[0] == Endpoint):
+			return 0
+		case first:
+			return 1
+		}
+		return -1
 	})
 	for _, c := range sorted {
 		all := c.recommended()
@@ -305,6 +328,9 @@ func (t Table) OutputsMarkdown() string {
 			}
 			if !c.Renews(o) {
 				text += ", which it reads once"
+			}
+			if o == Endpoint && c.Unset {
+				text += ", with " + unset
 			}
 			if (o == IMDS1 || o == IMDS2) && c.MetadataVariable != "" {
 				text += " (`" + c.MetadataVariable + "`)"

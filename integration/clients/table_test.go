@@ -62,6 +62,9 @@ func TestTheTableCanBeRun(t *testing.T) {
 			if c.WebIdentityFirst && c.WebIdentityTried {
 				t.Error("with web identity too, it asks and does not ask")
 			}
+			if c.Unset && !c.WebIdentityFirst {
+				t.Error("it fails at a variable that it does not read")
+			}
 			if c.FileNeeded && !c.FileOnly || c.FileOnly && !c.TokenFile {
 				t.Error("it needs what it does not know")
 			}
@@ -102,6 +105,9 @@ func TestTheOrderOfSourcesIsTheMeasuredOne(t *testing.T) {
 		measured := newest[driver]
 		if said.GoesBefore(sources.WebIdentity) != (measured.WebIdentityFirst || measured.WebIdentityTried) {
 			t.Errorf("%s: web identity goes before the sidecar: %v", name, !said.GoesBefore(sources.WebIdentity))
+		}
+		if said.EmptyFails != measured.Unset {
+			t.Errorf("%s fails at an empty AWS_WEB_IDENTITY_TOKEN_FILE: measured %v", name, measured.Unset)
 		}
 		if said.FileOnly != measured.FileOnly {
 			t.Errorf("%s ignores the variable with the token: measured %v", name, measured.FileOnly)

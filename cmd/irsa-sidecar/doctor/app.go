@@ -196,8 +196,10 @@ func (e *examination) checkAppWebIdentity() {
 	case e.App.has(role) && present: // which Ruby takes for a file that is missing
 		e.warn("web-identity", HalfAnnotated, role+" is set and "+file+" is empty: Ruby fails, others ask the sidecar",
 			e.setEnv("remove the role, which the app does not need", appContainer, role+"-"))
+	case present:
+		e.ok("web-identity", "%s is empty; for %s it must not be set", file, list(sources.Those(func(c *sources.Client) bool { return c.EmptyFails })))
 	default:
-		e.ok("web-identity", "%s is empty or not set", file)
+		e.ok("web-identity", "%s is not set", file)
 	}
 }
 
