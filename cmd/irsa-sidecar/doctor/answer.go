@@ -85,13 +85,19 @@ func (e *examination) checkAppAuthorization() (tokens []appToken) {
 	return tokens
 }
 
+// seesTokenFile reports whether the file that the app names is the same one here: in the sidecar's container, only if the sidecar
+// has its own authorization token from that path. Any other file there is not for the app, and must not be sent.
+func (e *examination) seesTokenFile() bool {
+	return !e.App.hidden(sources.TokenFile) && (!e.App.Elsewhere || e.App.Env[sources.TokenFile] == e.Getenv("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE"))
+}
+
 // readAppToken reads the app's token file. It reports what is wrong with it.
 func (e *examination) readAppToken(path string) (token appToken, known bool) {
 	if path != "" && !strings.Contains(path, "/") { // which is not shown
 		e.fail("authorization", AppTokenUnusable, sources.TokenFile+" is not the path of a file; is it the token itself?", e.fixAppToken()...)
 		return appToken{}, false
 	}
-	if e.App.hidden(sources.TokenFile) || e.App.Elsewhere && path != e.Getenv("IRSA_SIDECAR_AUTHORIZATION_TOKEN_FILE") {
+	if !e.seesTokenFile() {
 		f := warning("authorization", NotChecked, fmt.Sprintf("%s=%s cannot be read from here", sources.TokenFile, path))
 		if foreign(path) != "" && e.Authorization != "" {
 			f = failure("authorization", PodIdentity, fmt.Sprintf("%s=%s%s, goes before %s, and the sidecar refuses it", sources.TokenFile, path, foreign(path), sources.Token), e.fixAppToken()...)

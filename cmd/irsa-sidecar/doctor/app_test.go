@@ -463,6 +463,7 @@ var apps = []struct {
 	{"file-elsewhere", func(w *world) {
 		w.noEndpoint()
 		w.credentialsFile(time.Hour, 0, "default")
+		w.env[sources.TokenFile] = w.put("another/token", auditToken) // which is not the app's: it has its own at this path
 		w.options.App, w.options.Written = &App{Elsewhere: true}, []string{w.env[sources.CredentialsFile]}
 		w.env[sources.ConfigFile] = "/etc/aws/config"
 		w.options.Getenv = func(name string) string { return strings.TrimPrefix(w.env[name], "/etc/aws/config") } // the sidecar's own has none
@@ -498,6 +499,10 @@ var apps = []struct {
 		w.options.App, w.options.Written = &App{Elsewhere: true}, []string{w.env[sources.ConfigFile]}
 		os.Remove(filepath.Join(w.dir, "aws/irsa-sidecar")) // the program is in the app's container alone
 	}, "", fixed},
+	{"process-that-asks-another-machine", func(w *world) {
+		w.processFile("irsa-sidecar credentials --from sidecar")
+		w.env["IRSA_SIDECAR_LISTEN"] = "10.0.0.1:9911"
+	}, OtherEndpoint, fixed},
 	{"process-elsewhere-beside-a-file-that-is-not-seen", func(w *world) {
 		w.processFile("irsa-sidecar credentials --from sidecar")
 		w.options.App, w.options.Written = &App{Elsewhere: true}, []string{w.env[sources.ConfigFile]}

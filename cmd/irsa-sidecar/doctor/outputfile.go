@@ -122,8 +122,12 @@ func (e *examination) owner(ctx context.Context, key string) string {
 	if u, err := url.Parse(e.App.Env[sources.FullURI]); notLoopback(u, err) == "" {
 		host = u.Host
 	}
-	raw, _, _ := regular.Read(e.App.Env[sources.TokenFile], maxAuthorization)
-	answer, err := e.ask(ctx, "http://"+host+"/v1/identity", cmp.Or(string(raw), e.App.Env[sources.Token], e.Authorization))
+	token := cmp.Or(e.App.Env[sources.Token], e.Authorization)
+	if e.seesTokenFile() {
+		raw, _, _ := regular.Read(e.App.Env[sources.TokenFile], maxAuthorization)
+		token = cmp.Or(string(raw), token)
+	}
+	answer, err := e.ask(ctx, "http://"+host+"/v1/identity", token)
 	if err != nil || answer.status != http.StatusOK || !isSidecar(answer.header) {
 		return ""
 	}
@@ -233,6 +237,11 @@ func (e *examination) askForProcess(ctx context.Context, p *process, token appTo
 		uri.Path = strings.TrimSuffix(full.Path, "/")
 	case e.App.Elsewhere:
 		uri.Host = "127.0.0.1:9911" // where it asks without variables
+	}
+	if why := notLoopback(uri, nil); why != "" { // which irsa-sidecar refuses too, before it sends the token
+		e.fail("answer", OtherEndpoint, fmt.Sprintf("IRSA_SIDECAR_LISTEN=%s does not point to a sidecar: %s", listen, why),
+			e.setEnv("remove it, or set it to the sidecar's address", appContainer, "IRSA_SIDECAR_LISTEN-"))
+		return ""
 	}
 	if p.profile != "" {
 		uri.Path = "/v1/credentials/" + p.profile
