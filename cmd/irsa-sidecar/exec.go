@@ -217,7 +217,7 @@ func (e *environment) programVariables(s *settings, profile string) (env, warnin
 	withheld := withheld()
 	withheld[configVariable] = "" // it is the sidecar's
 	if s.listens(ecsListener) {
-		withheld[sources.RelativeURI] = sources.RelativeURI + " is not passed on to the program, because it leads to another profile; set it to /v1/credentials/" + profile
+		withheld[sources.RelativeURI] = sources.RelativeURI + " is not passed on to the program, because it does not lead to the profile " + profile + "; set it to /v1/credentials/" + profile
 	}
 	if s.files.config.path != "" && e.value(selectionVariable) != defaultProfile {
 		withheld[selectionVariable] = "" // parse has warned of it
@@ -262,8 +262,8 @@ func keep(name, value string, s *settings, profile string) bool {
 	case configVariable:
 		return !bytes.Contains(s.files.config.text, []byte(roleKey))
 	case sources.RelativeURI:
-		_, other, _ := strings.Cut(strings.TrimSuffix(value, "/"), "/v1/credentials/")
-		return s.listens(ecsListener) && (profile == defaultProfile || other == profile)
+		other, ours := strings.CutPrefix(strings.TrimSuffix(value, "/")+"/", "/v1/credentials/") // not, for example, that of an ECS task
+		return s.listens(ecsListener) && ours && (profile == defaultProfile || other == profile+"/")
 	case sharedVariable:
 		if s.writes(value, profile) {
 			return true
@@ -274,7 +274,7 @@ func keep(name, value string, s *settings, profile string) bool {
 }
 
 // writes reports whether this process writes a credentials file at the path, in which a program that selects no profile finds
-// these credentials. One that an earlier process has left is not replaced by anybody, and so ends with its session.
+// these credentials. A file that an earlier process has left does not count: nothing replaces it, and its session ends.
 func (s *settings) writes(path, profile string) bool {
 	return slices.ContainsFunc(s.written, func(o fileOutput) bool {
 		return filepath.Clean(o.path) == filepath.Clean(path) && slices.Contains(o.sections, fileSection{defaultProfile, profile})

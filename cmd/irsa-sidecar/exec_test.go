@@ -29,6 +29,7 @@ func TestWhatAProgramKeeps(t *testing.T) {
 		{ecs, "/v1/credentials/a/", "a", true},
 		{ecs, "/v1/credentials", "a", false},
 		{ecs, "/v1/credentials/b", "a", false},
+		{ecs, "/v2/credentials/5a1b", "default", false}, // of an ECS task
 		{"AWS_PROFILE", "a", "a", false},
 	} {
 		s, invalid := parseFile(on, config)
