@@ -163,8 +163,8 @@ func (c *connections) answering(conn net.Conn) {
 	}
 }
 
-// awaitRest lets a connection make room for others although its request is being answered, until the function is called that it
-// returns: the client has not sent all of the request.
+// awaitRest lets the connection be closed to make room for others while a handler waits for the rest of the request. The handler
+// calls came once it has the rest.
 func (c *clientConn) awaitRest() (came func()) {
 	c.asked.Store(false)
 	c.connections.answered(c)

@@ -137,7 +137,8 @@ func (h *imds) answer(w http.ResponseWriter, r *http.Request, started time.Time)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
 		h.reject(w, r, MethodNotAllowed, nil, started)
-	default: // net/http leaves out the body of an answer to HEAD, by which scripts find out whether this is EC2, as they can there:
+	default:
+		// Scripts send HEAD to find out whether this is EC2, which answers it. net/http leaves out the body.
 		// https://github.com/GoogleCloudPlatform/fluent-plugin-google-cloud/issues/182
 		if refusal := h.unproven(r); refusal != "" {
 			h.reject(w, r, refusal, nil, started)

@@ -36,8 +36,8 @@ func ListenUnix(path string, sendBuffer int) (net.Listener, error) {
 const lockWait = time.Second
 
 // lockDirectory keeps other sidecars from making or removing a socket in the directory of path until unlock is called. Without
-// it, two that find a stale socket there could remove each other's. Programs that may only read the directory can hold such a
-// lock too, and keep it; they stop nothing.
+// it, two that find a stale socket there could remove each other's. Any program that can read the directory can hold the lock for
+// as long as it runs, so it is ignored after [lockWait].
 func lockDirectory(path string) (unlock func()) {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
@@ -181,6 +181,9 @@ func (l *unixListener) Close() error {
 	defer lockDirectory(l.path)()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed { // once the socket is closed, another one may get its inode, and would look like it
+		return net.ErrClosed
+	}
 	l.closed = true
 	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.made) {
 		os.Remove(l.path)
@@ -188,10 +191,10 @@ func (l *unixListener) Close() error {
 	return l.socket.Close()
 }
 
-// socketPause is how often a socket is looked for.
+// socketPause is the time from one look at a socket to the next.
 const socketPause = 5 * time.Second
 
-// keepSocket begins to make a Unix socket again whenever it is not at its path any more, until ctx ends.
+// keepSocket watches a Unix socket until ctx ends, and makes it again if it is no longer at its path. It returns at once.
 func keepSocket(ctx context.Context, l net.Listener, logger *slog.Logger) {
 	socket, ok := l.(*unixListener)
 	if !ok {
@@ -212,7 +215,8 @@ func keepSocket(ctx context.Context, l net.Listener, logger *slog.Logger) {
 	}()
 }
 
-// look makes the socket again if it is not at its path. It logs what prevents that, unless that has been said, and returns it.
+// look makes the socket again if it is not at its path. It returns what prevents that, and logs it unless it is what was said
+// before.
 func (l *unixListener) look(logger *slog.Logger, said string) string {
 	socket, made := l.current()
 	if there, err := os.Lstat(l.path); socket == nil || err == nil && os.SameFile(there, made) {

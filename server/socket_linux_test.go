@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -242,6 +243,29 @@ func TestASocketThatIsNotOursAnyMoreIsKept(t *testing.T) {
 	}
 }
 
+// A second Close must not remove what another sidecar has made since, which may have the same inode.
+func TestASocketIsClosedOnce(t *testing.T) {
+	path := socketPath(t)
+	for range 20 {
+		first, err := ListenUnix(path, CredentialsBuffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.Close()
+		second, err := ListenUnix(path, CredentialsBuffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Close(); err != net.ErrClosed {
+			t.Errorf("the second time: %v", err)
+		}
+		if _, err := os.Lstat(path); err != nil {
+			t.Fatal("the socket of another listener was removed")
+		}
+		second.Close()
+	}
+}
+
 // Sidecars that start at the same moment and find a stale socket leave one socket, whose sidecar is the only one that listens.
 func TestOneOfManyGetsAStalePath(t *testing.T) {
 	for range 50 {
@@ -284,16 +308,23 @@ func TestOneOfManyGetsAStalePath(t *testing.T) {
 	}
 }
 
-// A program that holds the lock stops nothing.
+// A program that holds the lock delays a sidecar, and stops nothing.
 func TestALockedDirectory(t *testing.T) {
-	path := socketPath(t)
-	unlock := lockDirectory(path)
-	defer unlock()
-	l, err := ListenUnix(path, CredentialsBuffer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
+	synctest.Test(t, func(t *testing.T) {
+		path := socketPath(t)
+		unlock := lockDirectory(path)
+		began := time.Now()
+		l, err := ListenUnix(path, CredentialsBuffer)
+		if took := time.Since(began); err != nil || took != lockWait {
+			t.Fatalf("after %s: %v, want a socket after %s", took, err, lockWait)
+		}
+		unlock()
+		began = time.Now()
+		l.Close()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("without the lock, Close takes %s", took)
+		}
+	})
 }
 
 // A socket that somebody has removed is made again; what has taken its place is kept, and said once.
@@ -305,8 +336,8 @@ func TestASocketIsMadeAgain(t *testing.T) {
 	}
 	served := make(chan error, 1)
 	ctx, stop := context.WithCancel(context.Background())
-	go func() {
-		served <- Serve(ctx, l, Socket(warm(t)), MaxConnections, time.Second, slog.New(slog.DiscardHandler))
+	go func() { // as another listener, so that nothing but this test looks after the socket, however slow it is
+		served <- Serve(ctx, struct{ net.Listener }{l}, Socket(warm(t)), MaxConnections, time.Second, slog.New(slog.DiscardHandler))
 	}()
 	var log strings.Builder
 	logger := slog.New(slog.NewTextHandler(&log, nil))

@@ -23,8 +23,8 @@ type unreadAnswers struct {
 	looking bool // a goroutine looks whether they have been read
 }
 
-// keep ends a connection, for both sides. It may be called several times. The kernel says who is at the other end of each
-// connection that is open; one without a user is closed, because it must not count as left by another user.
+// keep ends a connection, for both sides. It may be called several times. The kernel names the user at the other end of every
+// connection that is open; if it names none, the connection is closed, so that it does not count against user 0, which is root.
 func (u *unreadAnswers) keep(conn *net.UnixConn) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

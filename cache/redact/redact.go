@@ -183,7 +183,7 @@ func Shorten(text string, most int) string {
 	return fmt.Sprintf("%s… (%d more) …%s", string(runes[:half]), len(runes)-2*half, string(runes[len(runes)-half:]))
 }
 
-// hasRun reports whether as many base64 characters as this stand between others.
+// hasRun reports whether text has a run of exactly this length of the characters of base64.
 func hasRun(text string, length int) bool {
 	n := 0
 	for i := range len(text) {
