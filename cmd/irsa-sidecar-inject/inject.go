@@ -245,8 +245,8 @@ func (j *injector) object(o *object) error {
 	switch sidecar, native := findSidecar(spec); {
 	case native:
 		for _, c := range allContainers(spec) {
-			if who := fmt.Sprintf("%s: container %s", o, text(field(c, "name"))); c != sidecar {
-				j.noteOutputs(who, variables(c), variables(sidecar), false)
+			if c != sidecar {
+				j.noteOutputs(fmt.Sprintf("%s: container %s", o, text(field(c, "name"))), variables(c), variables(sidecar), false)
 			}
 		}
 		j.note("%s: unchanged: it already has the sidecar (image %s)", o, text(field(sidecar, "image")))

@@ -536,7 +536,7 @@ func TestMistakesInTheFilesThatAFileNamesAreLimited(t *testing.T) {
 	}
 }
 
-// Programs and SDKs put the name into a URL as they like: there is only one way.
+// Some programs escape a name that they put into a URL, and others do not: it must be the same in both.
 func TestAProfilesNameIsNotEscapedInAURL(t *testing.T) {
 	for r := rune(0); r < 0x250; r++ {
 		name := "a" + string(r)

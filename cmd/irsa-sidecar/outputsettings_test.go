@@ -126,8 +126,8 @@ func TestEachFileHasAPathOfItsOwn(t *testing.T) {
 	}
 }
 
-// With a configuration file, a change of it may name the first file, or name the last one no more.
-func TestVariablesOfFilesThatThereAreNone(t *testing.T) {
+// With a configuration file they are only warned of: a change of it may name the first file, or have removed the last one.
+func TestVariablesForFilesWithoutAFile(t *testing.T) {
 	const pod = "AWS_ROLE_ARN=" + podRole + "\nAWS_WEB_IDENTITY_TOKEN_FILE=/token\n"
 	const rejected = " is set, but IRSA_SIDECAR_CREDENTIALS_FILE is not, and it is only for that file; set that to a path, or unset this"
 	const warned = " is set, but neither IRSA_SIDECAR_CREDENTIALS_FILE nor irsa_sidecar_credentials_file of any profile names a file"

@@ -665,8 +665,8 @@ func longestRetry(class cache.Class, inARow int) time.Duration {
 	return min(limit, base<<min(inARow-1, 10))
 }
 
-// wantRecovery compares the time of a profile's recovery, in each output, with the delay that the sidecar had announced. An exchange that was in
-// progress at the end of the fault may fail, but no other.
+// wantRecovery compares the time of a profile's recovery, in each output, with the delay that the sidecar had announced. An exchange
+// that was in progress at the end of the fault may fail, but no other.
 func (c *campaign) wantRecovery(t *testing.T, s *step, r *role) {
 	ended := s.ended.Add(s.kind.lag)
 	due, late := ended.Add(refreshBy), 0

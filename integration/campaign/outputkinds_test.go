@@ -162,13 +162,17 @@ func (c *campaign) whileShut(t *testing.T, while func()) {
 	c.socketOutput.shut.Add(1)
 	defer c.socketOutput.shut.Add(1)
 	while()
-	world.Eventually(t, rewritten+slack, "the socket", func() bool {
+	began, lost := time.Now(), c.lost()
+	world.Eventually(t, world.Soon, "the socket", func() bool {
 		conn, err := net.Dial("unix", c.socket())
 		if err == nil {
 			conn.Close()
 		}
 		return err == nil
 	})
+	if took := time.Since(began) - (c.lost() - lost); took > rewritten+slack {
+		c.fail(t, "the socket was there again after %s", took)
+	}
 }
 
 // removeFilesDirectory removes the directory of the files with credentials. The sidecar may be writing there.

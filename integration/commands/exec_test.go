@@ -232,6 +232,7 @@ func TestEveryOutputEndsWithTheProgram(t *testing.T) {
 	w := world.New(t, ststest.Options{})
 	const look = `
 key=$(` + askLine + ` | grep -o '"AccessKeyId":"[A-Z0-9]*"' | cut -d '"' -f 4)
+n=0; until grep -qsx "aws_access_key_id = $key" "$FILE" || [ $n = 100 ]; do n=$((n + 1)); sleep 0.1; done # a slow disk delays no credentials
 grep -qx "aws_access_key_id = $key" "$FILE" && echo file
 curl -sf --unix-socket "$SOCKET" -H "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" http://socket/v1/credentials | grep -q "$key" && echo socket
 session=$(curl -sf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "http://$IMDS/latest/api/token")

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/irsa-sidecar/irsa-sidecar/cache/webidentity/ststest"
 	"github.com/irsa-sidecar/irsa-sidecar/integration/world"
@@ -69,7 +68,7 @@ func TestPathsThatCannotBeUsed(t *testing.T) {
 		"a file where nobody may write": {file, func(d world.Disk, _ string) { must(os.Chmod(d.Dir, 0o755)) }, "PATH cannot be written: permission denied; its directory must be one that this container's user may write to"},
 		"a file on a read-only disk":    {file, func(d world.Disk, _ string) { d.Remount(t, syscall.MS_RDONLY) }, "PATH cannot be written: read-only file system; its directory must be one that this container's user may write to"},
 		"a file in no directory":        {file, func(d world.Disk, _ string) { must(os.RemoveAll(d.Path("dir"))) }, "PATH: its directory cannot be used: no such file or directory" + mount},
-		"a file behind a closed door":   {file, func(d world.Disk, _ string) { must(os.Chmod(d.Dir, 0o700)) }, "PATH: its directory cannot be used: permission denied" + mount},
+		"a file out of reach":           {file, func(d world.Disk, _ string) { must(os.Chmod(d.Dir, 0o700)) }, "PATH: its directory cannot be used: permission denied" + mount},
 		"a socket that is a file":       {socket, func(_ world.Disk, path string) { write(path, 0o600, 65534) }, "PATH exists and is not a socket, so it is kept; choose another path, or remove it"},
 		"a socket that is taken": {socket, func(_ world.Disk, path string) {
 			l, err := net.Listen("unix", path)
@@ -232,11 +231,7 @@ func TestManySidecarsAtOneSocket(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "socket")); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	world.Eventually(t, world.Soon, "credentials at the socket again", ask)
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("the socket was away for %s", took)
-	}
 	got.WaitForLog(t, "the Unix socket was removed; it is there again")
 	got.Terminate(t)
 	<-got.Ended

@@ -58,7 +58,8 @@ func askedBy(t *testing.T, uid int, network, address, method, path string, heade
 	return response.StatusCode, string(text)
 }
 
-// The users that are set count on each output, whoever's token of IMDSv2 is sent, and what is refused has no credentials.
+// The users that are set count on each output, also if one of them got the IMDSv2 token that another user sends. A refusal has no
+// credentials in it.
 func TestUsersCountOnEveryOutput(t *testing.T) {
 	t.Parallel()
 	const stranger = 1234
