@@ -58,6 +58,7 @@ var clients = []struct{ name, head, want string }{
 	{"CRT", "GET P HTTP/1.1|Host: 127.0.0.1|Authorization: TOKEN|Accept: application/json|Accept-Encoding: identity|User-Agent: aws-sdk-crt/ecs-credentials-provider", ""},
 	{"object_store", "GET P HTTP/1.1|authorization: TOKEN|accept: */*|user-agent: object_store/0.14.2|host: 127.0.0.1:PORT", ""},
 	{"Rust", "GET P HTTP/1.1|accept: application/json|authorization: TOKEN|host: 127.0.0.1:PORT", ""},
+	{"OpenDAL", "GET P HTTP/1.1|authorization: TOKEN|accept: */*|host: 127.0.0.1:PORT", ""},
 	{"aiobotocore", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Accept: application/json|Authorization: TOKEN|Accept-Encoding: identity|User-Agent: Python/3.11 aiohttp/3.14.5", ""},
 	{"minio-py", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Accept-Encoding: identity|User-Agent: python-urllib3/2.8.0|Authorization: TOKEN", ""},
 	{"JavaScript v3", "GET P HTTP/1.1|Authorization: TOKEN|Host: 127.0.0.1:PORT|Connection: keep-alive", ""},

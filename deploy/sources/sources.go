@@ -197,8 +197,8 @@ var Clients = []Client{
 	{Name: "object_store (delta-rs, DataFusion)", Order: []Kind{Keys, WebIdentity, Container}, FileOnly: true, Proxied: UnlessExempt},
 	// object_store, after it has read the files itself
 	{Name: "Polars", Order: profileFirst, FileOnly: true, Proxied: UnlessExempt},
-	// reqsign's ecs.rs and default.rs, with reqwest
-	{Name: "OpenDAL", Order: profileFirst, FullFirst: true, VariableFirst: true, Proxied: UnlessExempt},
+	// reqsign's ecs.rs and default.rs, with reqwest. It goes on to the container if web identity fails.
+	{Name: "OpenDAL", Order: profileFirst, FullFirst: true, VariableFirst: true, NodeNext: true, Proxied: UnlessExempt},
 	// ContainerProvider.php, with Symfony's HTTP client
 	{Name: "async-aws", Order: usual, FileOnly: true, NumbersOnly: true, NodeAlways: true, Proxied: UnlessExempt},
 	// src/aws/flb_aws_credentials.c and flb_aws_credentials_http.c

@@ -152,7 +152,7 @@ var families = map[string]string{
 	"restic": "minio-go (mc, restic, Thanos)", "polars": "Polars", "async-aws": "async-aws", "awscrt": "AWS CRT",
 	"java-v2":     "Java v2",
 	"aiobotocore": "botocore, boto3, AWS CLI", "minio-py": "minio-py", "object-store": "object_store (delta-rs, DataFusion)",
-	"icechunk": "Rust",
+	"icechunk": "Rust", "opendal-python": "OpenDAL", "s3torchconnector": "AWS CRT",
 }
 
 // Source is where it looks for credentials, as the doctor and docs/programs.md say it. It is not known of clients that never
