@@ -392,7 +392,7 @@ func (c *Cache) exchange() <-chan singleflight.Result {
 	return c.share(func() bool { return true })
 }
 
-// share is exchange, but starts none if it is not needed.
+// share is like exchange, but starts none if needed says no, which is asked when no other is in progress.
 func (c *Cache) share(needed func() bool) <-chan singleflight.Result {
 	return c.flight.DoChan("", func() (any, error) {
 		if c.ctx.Err() != nil || !needed() {

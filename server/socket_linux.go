@@ -41,7 +41,7 @@ const lockWait = time.Second
 func lockDirectory(path string) (unlock func()) {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
-		return func() {} // what is wrong with it, the bind says
+		return func() {} // a directory that cannot be read has no lock; if it is not there, the bind says so
 	}
 	for end := time.Now().Add(lockWait); syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == syscall.EWOULDBLOCK && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)

@@ -256,7 +256,8 @@ func (s *settings) listens(name string) bool {
 	return slices.ContainsFunc(s.listeners, func(l listener) bool { return l.name == name })
 }
 
-// keep reports whether a variable leads to no credentials but those of a profile that this process serves.
+// keep reports whether the program may have a variable: if it leads only to credentials that this process serves or writes, or
+// to none. With the default profile, a relative URI may lead to any other profile too.
 func keep(name, value string, s *settings, profile string) bool {
 	switch name {
 	case configVariable:

@@ -266,7 +266,7 @@ func (e *examination) checkAppEndpoint(ctx context.Context) (*url.URL, sources.O
 	return uri, sources.Endpoint
 }
 
-// fixClaim is for a program that knows no address but one that the Pod has not claimed.
+// fixClaim is for a program that knows a single address, which the Pod has not claimed.
 func fixClaim(knows string, output sources.Output, address string) Fix {
 	return Fix{What: fmt.Sprintf("or, for a program that knows %s: claim %s with claim-addresses in an init container, and set %s=%[2]s:80 for the sidecar", knows, address, output.On)}
 }

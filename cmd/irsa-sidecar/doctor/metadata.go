@@ -58,8 +58,8 @@ func (a *App) metadataOff() bool {
 	return a.hidden(sources.MetadataDisabled) || strings.EqualFold(a.Env[sources.MetadataDisabled], "true")
 }
 
-// findMetadata finds out who serves instance metadata to the app's clients. Where only a client that has no credentials asks,
-// and the address is not the Pod's own, nothing is asked unless last says that this client is the app.
+// findMetadata finds out who serves instance metadata to the app's clients. At an address that no variable names and that is not
+// the Pod's own, it asks only if last is true: if the app has no other source of credentials.
 func (e *examination) findMetadata(ctx context.Context, last bool) (m metadataService) {
 	at := e.Metadata
 	if strings.EqualFold(e.App.Env[sources.MetadataMode], "ipv6") {
