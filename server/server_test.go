@@ -59,6 +59,8 @@ var clients = []struct{ name, head, want string }{
 	{"object_store", "GET P HTTP/1.1|authorization: TOKEN|accept: */*|user-agent: object_store/0.14.2|host: 127.0.0.1:PORT", ""},
 	{"Rust", "GET P HTTP/1.1|accept: application/json|authorization: TOKEN|host: 127.0.0.1:PORT", ""},
 	{"OpenDAL", "GET P HTTP/1.1|authorization: TOKEN|accept: */*|host: 127.0.0.1:PORT", ""},
+	{"C++", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Accept: */*|authorization: TOKEN|user-agent: aws-sdk-cpp/1.11.900 ua/2.0 md/aws-crt#0.44.1 os/Linux#6.18.44 md/arch#x86_64 lang/c++#C++11 md/GCC#14.2.1 cfg/retry-mode#default", ""},
+	{"GDAL before 3.9", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|User-Agent: GDAL/3.8.4|Accept: */*|Accept-Encoding: gzip", "AuthorizationRequired"},
 	{"aiobotocore", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Accept: application/json|Authorization: TOKEN|Accept-Encoding: identity|User-Agent: Python/3.11 aiohttp/3.14.5", ""},
 	{"minio-py", "GET P HTTP/1.1|Host: 127.0.0.1:PORT|Accept-Encoding: identity|User-Agent: python-urllib3/2.8.0|Authorization: TOKEN", ""},
 	{"JavaScript v3", "GET P HTTP/1.1|Authorization: TOKEN|Host: 127.0.0.1:PORT|Connection: keep-alive", ""},

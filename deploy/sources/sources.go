@@ -193,6 +193,8 @@ var Clients = []Client{
 	{Name: "minio-go (mc, restic, Thanos)", Order: profileFirst},
 	// minio/credentials/providers.py: IamAwsProvider; what comes before depends on the program
 	{Name: "minio-py", Order: []Kind{WebIdentity, Container}},
+	// port/cpl_aws.cpp
+	{Name: "GDAL", Order: profileFirst},
 	// src/aws/builder.rs, with reqwest as HTTP client. Without TokenFile it does not ask.
 	{Name: "object_store (delta-rs, DataFusion)", Order: []Kind{Keys, WebIdentity, Container}, FileOnly: true, Proxied: UnlessExempt},
 	// object_store, after it has read the files itself

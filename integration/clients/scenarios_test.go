@@ -130,6 +130,9 @@ func (p *pod) asksWithFile() string {
 // fileIsReplaced: a client that reads the file sends the new token, one that reads only the variable the old one, and both get
 // credentials.
 func (p *pod) fileIsReplaced() string {
+	if p.Tokenless() {
+		return "–"
+	}
 	const token = "a-token-that-has-stood-for-long-0123456789"
 	path, stood := filepath.Join(p.TempDir(), "authorization"), time.Now().Add(-time.Minute)
 	world.Leaks.Secret("an authorization token", token)

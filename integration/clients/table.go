@@ -46,7 +46,7 @@ type Client struct {
 	// itself.
 	TokenFile bool `json:"tokenFile"`
 
-	// FileOnly: it does not know AWS_CONTAINER_AUTHORIZATION_TOKEN.
+	// FileOnly: it does not know AWS_CONTAINER_AUTHORIZATION_TOKEN. Without TokenFile it is Tokenless.
 	FileOnly bool `json:"fileOnly"`
 
 	// FileNeeded: without AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE it does not ask either, and takes the node's role.
@@ -75,7 +75,7 @@ type Client struct {
 
 	// Outputs of the sidecar that it can use, the best first: the first is what docs/programs.md recommends. Those of a client
 	// with Endpoint do not name that one; it comes before them, except where FileOnly makes it one more, and after them with
-	// Unset.
+	// Unset and without any token.
 	Outputs []Output `json:"outputs"`
 
 	// Once are those of Outputs that a running process reads only once: it fails when the session has ended.
@@ -152,7 +152,8 @@ var families = map[string]string{
 	"restic": "minio-go (mc, restic, Thanos)", "polars": "Polars", "async-aws": "async-aws", "awscrt": "AWS CRT",
 	"java-v2":     "Java v2",
 	"aiobotocore": "botocore, boto3, AWS CLI", "minio-py": "minio-py", "object-store": "object_store (delta-rs, DataFusion)",
-	"icechunk": "Rust", "opendal-python": "OpenDAL", "s3torchconnector": "AWS CRT",
+	"icechunk": "Rust", "opendal-python": "OpenDAL", "pyarrow": "C++ (PyArrow, DuckDB)", "duckdb": "C++ (PyArrow, DuckDB)",
+	"s3torchconnector": "AWS CRT", "rasterio": "GDAL",
 }
 
 // Source is where it looks for credentials, as the doctor and docs/programs.md say it. It is not known of clients that never
@@ -236,9 +237,12 @@ func (t Table) Markdown() string {
 	return b.String()
 }
 
+// Tokenless reports whether it asks the endpoint, but can send no authorization token.
+func (c Client) Tokenless() bool { return c.FileOnly && !c.TokenFile }
+
 // recommended are the outputs that a client can use, the best first.
 func (c Client) recommended() []Output {
-	if c.Unset {
+	if c.Unset || c.Tokenless() {
 		return append(slices.Clone(c.Outputs), Endpoint)
 	}
 	if c.Endpoint && !slices.Contains(c.Outputs, Endpoint) {
@@ -329,8 +333,11 @@ func (t Table) OutputsMarkdown() string {
 			if !c.Renews(o) {
 				text += ", which it reads once"
 			}
-			if o == Endpoint && c.Unset {
+			switch {
+			case o == Endpoint && c.Unset:
 				text += ", with " + unset
+			case o == Endpoint && c.Tokenless():
+				text += ", if the sidecar has no authorization token"
 			}
 			if (o == IMDS1 || o == IMDS2) && c.MetadataVariable != "" {
 				text += " (`" + c.MetadataVariable + "`)"

@@ -65,7 +65,7 @@ func TestTheTableCanBeRun(t *testing.T) {
 			if c.Unset && !c.WebIdentityFirst {
 				t.Error("it fails at a variable that it does not read")
 			}
-			if c.FileNeeded && !c.FileOnly || c.FileOnly && !c.TokenFile {
+			if c.FileNeeded && !(c.FileOnly && c.TokenFile) {
 				t.Error("it needs what it does not know")
 			}
 		})
