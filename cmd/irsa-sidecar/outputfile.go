@@ -310,11 +310,13 @@ func (all *outputFiles) stop() {
 		}
 	}
 	all.mu.Unlock()
-	within(writeWait, func() {
+	if !within(writeWait, func() {
 		for _, one := range begun {
 			<-one.done
 		}
-	})
+	}) {
+		all.logger.Warn("removing files for programs is slow; they may stay, with credentials that work until they expire")
+	}
 }
 
 // beginRemoval removes what the sidecar has written to a file.

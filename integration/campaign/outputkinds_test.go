@@ -234,7 +234,7 @@ func (f *credentialsFile) change(t *testing.T, do func(file *os.File) error) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(20 * time.Millisecond) // so that a write that has read the file before has ended
+		time.Sleep(100 * time.Millisecond) // so that a write that has read the file before has ended
 		mine, err := file.Stat()
 		if err != nil {
 			t.Fatal(err)
