@@ -172,6 +172,10 @@ var Clients = []Client{
 	{Name: "Java v1", Order: usual},
 	// DefaultCredentialsProvider.java. Keys in system properties come first.
 	{Name: "Java v2", Order: usual, NodeNext: true},
+	// STANDARD_AWS_PROVIDERS in S3AUtils.java, which configurations replace; EC2ContainerCredentialsProviderWrapper of Java v1
+	{Name: "Hadoop S3A 3.3", Order: []Kind{Keys, Container}},
+	// The same list in CredentialProviderListFactory.java; IAMInstanceCredentialsProvider.java, with Java v2
+	{Name: "Hadoop S3A 3.4", Order: []Kind{Keys, Container}, NodeNext: true},
 	// FallbackCredentialsFactory.cs
 	{Name: ".NET v3, PowerShell", Order: []Kind{WebIdentity, Profile, Keys, Container}},
 	{Name: ".NET v4", Order: usual},
@@ -184,7 +188,7 @@ var Clients = []Client{
 	// AWSCredentialsProviderChain.cpp
 	{Name: "C++ (PyArrow, DuckDB)", Order: profileFirst},
 	// DefaultChainCredentialsProvider.kt
-	{Name: "Kotlin", Order: usual},
+	{Name: "Kotlin", Order: usual, NodeNext: true},
 	// ECSAWSCredentialIdentityResolver.swift
 	{Name: "Swift", NumbersOnly: true},
 	// credentials_provider_default_chain.c. It goes on to the container if web identity fails.
@@ -195,6 +199,8 @@ var Clients = []Client{
 	{Name: "minio-py", Order: []Kind{WebIdentity, Container}},
 	// port/cpl_aws.cpp
 	{Name: "GDAL", Order: profileFirst},
+	// IamAwsProvider.java; what comes before depends on the program
+	{Name: "minio-java", Order: []Kind{WebIdentity, Container}, EmptyFails: true},
 	// src/aws/builder.rs, with reqwest as HTTP client. Without TokenFile it does not ask.
 	{Name: "object_store (delta-rs, DataFusion)", Order: []Kind{Keys, WebIdentity, Container}, FileOnly: true, Proxied: UnlessExempt},
 	// object_store, after it has read the files itself

@@ -48,7 +48,7 @@ func TestGoesBefore(t *testing.T) {
 		}
 	}
 	// What integration/clients measures: only these ask the sidecar although web identity is configured.
-	if got, want := Those(func(c *Client) bool { return c.Order != nil && !c.GoesBefore(WebIdentity) }), []string{"JavaScript v2", "Envoy"}; !slices.Equal(got, want) {
+	if got, want := Those(func(c *Client) bool { return c.Order != nil && !c.GoesBefore(WebIdentity) }), []string{"JavaScript v2", "Hadoop S3A 3.3", "Hadoop S3A 3.4", "Envoy"}; !slices.Equal(got, want) {
 		t.Errorf("these ask the sidecar despite web identity: %q, want %q", got, want)
 	}
 }

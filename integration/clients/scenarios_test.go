@@ -186,6 +186,7 @@ func (p *pod) coldStart() string {
 // A client gets the credentials if it asks again for long enough, and otherwise when it is used again. Its requests hasten and
 // repeat no exchange.
 func (p *pod) coldChain(long time.Duration) string {
+	const busy = time.Second / 2 // what this machine may add while clients start
 	const hops, role = 3, "arn:aws:iam::123456789012:role/"
 	p.world, p.tape = world.New(p.T, ststest.Options{Roles: map[string]ststest.Role{
 		role + "first":  {Trusted: []string{ststest.Tokens}},
@@ -213,7 +214,7 @@ func (p *pod) coldChain(long time.Duration) string {
 		if e.status != http.StatusOK && e.status != http.StatusServiceUnavailable {
 			p.Errorf("it was answered %d while the exchanges were under way, want 503", e.status)
 		}
-		if e.took > time.Second {
+		if e.took > time.Second+busy {
 			p.Errorf("an answer took %s: many clients give up after a second", e.took)
 		}
 	}
@@ -269,7 +270,7 @@ func (p *pod) fourMinutesLeft() string {
 	if more := p.world.STS.Calls() - calls; more != 0 {
 		p.Errorf("its requests caused %d calls of STS", more)
 	}
-	if again := len(requests) > 1; !p.Tool() && again != p.Window {
+	if again := len(requests) > 1; !p.Tool() && again != p.Window && !p.WindowAtRandom {
 		p.Errorf("%d uses made %d requests: asking again is %v, want %v", uses, len(requests), again, p.Window)
 	}
 	return cell(fmt.Sprintf("%d ok,", uses), requests)
@@ -338,14 +339,18 @@ func (p *pod) webIdentityToo() string {
 		p.wantRequests(requests, 1)
 	}
 	// In a Pod's spec, the webhook sets neither variable if one exists. In a shell, both are unset.
-	for _, fixed := range [][]string{
-		p.asking(),
-		without(webIdentityFile, p.asking("AWS_ROLE_ARN=")),
-		without(webIdentityFile, p.asking("AWS_ROLE_ARN="+world.RoleARN)),
-	} {
+	for _, fixed := range [][]string{p.asking(), without(webIdentityFile, p.asking("AWS_ROLE_ARN="))} {
 		p.wantServed(p.start(fixed).ask())
 		p.wantRequests(p.requests(), 1)
 	}
+	got = p.start(without(webIdentityFile, p.asking("AWS_ROLE_ARN="+world.RoleARN))).ask()
+	if p.RoleFails {
+		p.wantNone(got)
+		p.wantRequests(p.requests(), 0)
+		return cell("ok", requests) + "; AWS_ROLE_ARN alone: fails"
+	}
+	p.wantServed(got)
+	p.wantRequests(p.requests(), 1)
 	if p.Unset {
 		p.wantNone(p.start(p.asking(webIdentityFile + "=")).ask())
 		p.wantRequests(p.requests(), 0)

@@ -64,11 +64,17 @@ type Client struct {
 	// Unset: AWS_WEB_IDENTITY_TOKEN_FILE must not be set. It fails if the variable is empty, which all others take for not set.
 	Unset bool `json:"unset"`
 
+	// RoleFails: it fails if AWS_ROLE_ARN is set and AWS_WEB_IDENTITY_TOKEN_FILE is not.
+	RoleFails bool `json:"roleFails"`
+
 	// Tries is how often it asks before it gives up after refusals.
 	Tries int `json:"tries"`
 
 	// Window: if the credentials have 4 minutes left, it asks again before every use.
 	Window bool `json:"window"`
+
+	// WindowAtRandom: then it asks again at a random time.
+	WindowAtRandom bool `json:"windowAtRandom"`
 
 	// KeptBy is what keeps it from the node's role, which the EC2 metadata service gives, if it gets nothing from the sidecar.
 	KeptBy Keeper `json:"keptBy"`
@@ -150,8 +156,8 @@ var families = map[string]string{
 	"botocore": "botocore, boto3, AWS CLI", "aws": "botocore, boto3, AWS CLI", "go-v1": "Go v1", "rclone": "Go v1", "go-v2": "Go v2",
 	"javascript-v2": "JavaScript v2", "javascript-v3": "JavaScript v3", "ruby": "Ruby", "minio-go": "minio-go (mc, restic, Thanos)",
 	"restic": "minio-go (mc, restic, Thanos)", "polars": "Polars", "async-aws": "async-aws", "awscrt": "AWS CRT",
-	"java-v2":     "Java v2",
-	"aiobotocore": "botocore, boto3, AWS CLI", "minio-py": "minio-py", "object-store": "object_store (delta-rs, DataFusion)",
+	"java-v1": "Java v1", "java-v2": "Java v2", "kotlin": "Kotlin", "hadoop-v1": "Hadoop S3A 3.3", "hadoop-v2": "Hadoop S3A 3.4",
+	"aiobotocore": "botocore, boto3, AWS CLI", "minio-java": "minio-java", "minio-py": "minio-py", "object-store": "object_store (delta-rs, DataFusion)",
 	"icechunk": "Rust", "opendal-python": "OpenDAL", "pyarrow": "C++ (PyArrow, DuckDB)", "duckdb": "C++ (PyArrow, DuckDB)",
 	"s3torchconnector": "AWS CRT", "rasterio": "GDAL",
 }
@@ -224,6 +230,9 @@ func (t Table) Markdown() string {
 		}
 		if c.Unset {
 			trap += "; **fails** if `" + string(EmptyFile) + "` is empty"
+		}
+		if c.RoleFails {
+			trap += "; **fails** with `AWS_ROLE_ARN` alone"
 		}
 		if !c.Endpoint {
 			endpoint, variable, file, message, trap = "no"+since(c.Since), "–", "–", "–", "–"

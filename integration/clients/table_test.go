@@ -59,6 +59,9 @@ func TestTheTableCanBeRun(t *testing.T) {
 			if c.MetadataVariable != "" && !slices.Contains(c.Outputs, IMDS2) {
 				t.Error("it has a variable for what it cannot use")
 			}
+			if c.Window && c.WindowAtRandom {
+				t.Error("with 4 minutes left, it asks before every use and at random")
+			}
 			if c.WebIdentityFirst && c.WebIdentityTried {
 				t.Error("with web identity too, it asks and does not ask")
 			}

@@ -37,7 +37,7 @@ abstract class Driver {
                 return "{\"Error\": \"no credentials\"}";
             }
             return String.format("{\"AccessKeyId\": %s, \"SecretAccessKey\": %s, \"SessionToken\": %s}", quoted(keys[0]), quoted(keys[1]), quoted(keys[2]));
-        } catch (Exception | LinkageError e) {
+        } catch (Exception | Error e) {
             return "{\"Error\": " + quoted(explained(e)) + "}";
         }
     }
