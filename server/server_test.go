@@ -70,6 +70,8 @@ var clients = []struct{ name, head, want string }{
 	{"Java v2", "GET P HTTP/1.1|Authorization: TOKEN|User-Agent: aws-sdk-java/2.59.1 os/Linux#6.18.44 lang/java#17.0.15 md/OpenJDK_64-Bit_Server_VM#17.0.15+6-Debian-1deb12u1 md/vendor#Debian|Host: 127.0.0.1:PORT|Accept: text/html, image/gif, image/jpeg, */*; q=0.2|Connection: keep-alive", ""},
 	{"Java v1", "GET P HTTP/1.1|Authorization: TOKEN|User-Agent: aws-sdk-java/1.12.797 Linux/6.18.44 OpenJDK_64-Bit_Server_VM/17.0.15+6-Debian-1deb12u1 java/17.0.15 vendor/Debian|Accept: */*|Host: 127.0.0.1:PORT|Connection: keep-alive", ""},
 	{"old Java v1 and v2", "GET P HTTP/1.1|Authorization: TOKEN|User-Agent: Java/17.0.15|Host: 127.0.0.1:PORT|Accept: text/html, image/gif, image/jpeg, */*; q=0.2|Connection: keep-alive", ""},
+	{"Kotlin", "GET P HTTP/1.1|accept: application/json|accept-encoding: identity|authorization: TOKEN|host: 127.0.0.1:PORT|Connection: Keep-Alive|User-Agent: okhttp/5.4.0", ""},
+	{"minio-java", "GET P HTTP/1.1|Authorization: TOKEN|Host: 127.0.0.1:PORT|Connection: Keep-Alive|Accept-Encoding: gzip|User-Agent: okhttp/5.5.1", ""},
 	{"the JDK's client", "GET P HTTP/1.1|Connection: Upgrade, HTTP2-Settings|Content-Length: 0|Host: 127.0.0.1:PORT|HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA|Upgrade: h2c|User-Agent: Java-http-client/17|Authorization: TOKEN", ""},
 	{"Envoy without a token", "GET P HTTP/1.1|host: 127.0.0.1|authorization: ", "AuthorizationRequired"},
 	{"Ruby by the relative URI", "GET P HTTP/1.1|Accept: */*|User-Agent: Ruby|Host: 169.254.170.2", "HostNotAllowed"},
