@@ -17,13 +17,11 @@ func TestANodesInterfacesAreToldFromAPods(t *testing.T) {
 }
 
 func TestAPodsAddressesAreAddresses(t *testing.T) {
-	for pod, right := range map[string]bool{
-		"10.0.0.2": true, "fd00::2": true, "::ffff:10.0.0.2": true,
-		"10.0.0.2 ": false, "10.0.0.2/24": false, "10.0.0.02": false, "pod": false, "fe80::1%eth0": false, "$(POD_IP)": false,
-	} {
+	right := []string{"10.0.0.2", "fd00::2", "::ffff:10.0.0.2"}
+	for _, pod := range append([]string{"10.0.0.2 ", "10.0.0.2/24", "10.0.0.02", "pod", "fe80::1%eth0", "$(POD_IP)"}, right...) {
 		_, p := parse(environmentOf(append(slices.Clone(good), "IRSA_SIDECAR_HOST_IP=10.0.0.1", "IRSA_SIDECAR_POD_IP="+pod)...), files{})
 		want := problems{{"IRSA_SIDECAR_POD_IP", `"` + pod + `" is not an IP address; set it from status.podIP`}}
-		if right {
+		if slices.Contains(right, pod) {
 			want = nil
 		}
 		if !slices.Equal(p, want) {
