@@ -64,7 +64,7 @@ type Client struct {
 	// Unset: AWS_WEB_IDENTITY_TOKEN_FILE must not be set. It fails if the variable is empty, which all others take for not set.
 	Unset bool `json:"unset"`
 
-	// RoleFails: it fails if AWS_ROLE_ARN is set and AWS_WEB_IDENTITY_TOKEN_FILE is not.
+	// RoleFails: it fails if AWS_ROLE_ARN is set, if only to nothing, and AWS_WEB_IDENTITY_TOKEN_FILE is not.
 	RoleFails bool `json:"roleFails"`
 
 	// Tries is how often it asks before it gives up after refusals.
@@ -232,7 +232,7 @@ func (t Table) Markdown() string {
 			trap += "; **fails** if `" + string(EmptyFile) + "` is empty"
 		}
 		if c.RoleFails {
-			trap += "; **fails** with `AWS_ROLE_ARN` alone"
+			trap += "; **fails** with `AWS_ROLE_ARN` alone, even if it is empty"
 		}
 		if !c.Endpoint {
 			endpoint, variable, file, message, trap = "no"+since(c.Since), "–", "–", "–", "–"
