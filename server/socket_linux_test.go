@@ -469,6 +469,53 @@ func TestWhoLeavesAnswersOfASocketUnreadGetsNoMore(t *testing.T) {
 	eventually(t, "the user is answered again", func() bool { return answered(0) == ok })
 }
 
+// The programs of one user may be about to read their last answers while another user leaves all unread.
+func TestAnAnswerThatIsAboutToBeReadCostsItsUserNothing(t *testing.T) {
+	listener, err := net.Listen("unix", socketPath(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	accepted := func() *net.UnixConn {
+		client, err := net.Dial("unix", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { client.Close() })
+		conn, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn.(*net.UnixConn)
+	}
+	unread, next := unreadAnswers{looking: true}, accepted() // nobody looks, so that only the test changes the times
+	user := uint32(os.Geteuid())
+	for n := range fewUnread + 1 {
+		left := accepted()
+		io.WriteString(left, "an answer")
+		unread.keep(left)
+		unread.users[user][left] = time.Now().Add(time.Hour)
+		if got := unread.refuses(next, 1); got != (n == fewUnread) {
+			t.Errorf("with %d answers that were just left: %t", n+1, got)
+		}
+		if unread.refuses(next, n+2) {
+			t.Errorf("with %d of at most %d answers", n+1, n+2)
+		}
+	}
+	for left := range unread.users[user] {
+		if len(unread.users[user]) > 1 {
+			left.Close()
+			delete(unread.users[user], left)
+			continue
+		}
+		unread.users[user][left] = time.Now().Add(-2 * unreadCheck)
+	}
+	if !unread.refuses(next, 1) {
+		t.Error("with an old one, it is not refused")
+	}
+}
+
 // Root, which is user 0, is not held responsible for a connection that has no user.
 func TestAnEndedConnectionWithoutAUserIsNobodys(t *testing.T) {
 	path := serveSocket(t, warm(t), 1)

@@ -10,15 +10,21 @@ import (
 // each one that may be open. Each needs a file descriptor and some kilobytes.
 const UnreadPerConnection = 4
 
-// unreadCheck is how often answers are looked at that were not read.
-const unreadCheck = 100 * time.Millisecond
+const (
+	// unreadCheck is how often answers are looked at that were not read, and how long a client may take to read its last one
+	// until it counts as one who does not.
+	unreadCheck = 100 * time.Millisecond
+
+	// fewUnread is how many answers a user may not have read yet, as long as none of them is older than that.
+	fewUnread = 8
+)
 
 // unreadAnswers are the ended connections of a Unix socket whose clients have not read everything. Unlike TCP's, they cannot be
 // aborted: what was written stays in the client's socket, in memory that counts as the sidecar's, until the client reads it or
 // closes its end. They stay open here, shut down, because only so the kernel says when that has happened.
 type unreadAnswers struct {
 	mu      sync.Mutex
-	users   map[uint32]map[*net.UnixConn]bool // who have left them
+	users   map[uint32]map[*net.UnixConn]time.Time // who have left them, and when
 	total   int
 	looking bool // a goroutine looks whether they have been read
 }
@@ -33,19 +39,19 @@ func (u *unreadAnswers) keep(conn *net.UnixConn) {
 		conn.Close()
 		return
 	}
-	if u.users[user][conn] {
+	if _, kept := u.users[user][conn]; kept {
 		return
 	}
 	conn.SetDeadline(time.Now()) // ends a pending Read or Write
 	conn.CloseRead()
 	conn.CloseWrite()
 	if u.users == nil {
-		u.users = make(map[uint32]map[*net.UnixConn]bool)
+		u.users = make(map[uint32]map[*net.UnixConn]time.Time)
 	}
 	if u.users[user] == nil {
-		u.users[user] = make(map[*net.UnixConn]bool)
+		u.users[user] = make(map[*net.UnixConn]time.Time)
 	}
-	u.users[user][conn] = true
+	u.users[user][conn] = time.Now()
 	u.total++
 	if !u.looking {
 		u.looking = true
@@ -83,8 +89,8 @@ func (u *unreadAnswers) drop(user uint32, conn *net.UnixConn) bool {
 	return true
 }
 
-// refuses reports whether there are so many unread answers that a user who has left one gets no more of them. Other users do, and
-// an answer that has been read since does not count.
+// refuses reports whether there are so many unread answers that a user who has left one gets no more of them. Other users do;
+// an answer that has been read since does not count, nor do a few that the user's programs may be about to read.
 func (u *unreadAnswers) refuses(conn net.Conn, most int) bool {
 	socket, ok := conn.(*net.UnixConn)
 	if !ok {
@@ -96,8 +102,13 @@ func (u *unreadAnswers) refuses(conn net.Conn, most int) bool {
 		return false
 	}
 	user, err := peerUser(socket)
-	for kept := range u.users[user] {
-		if !u.drop(user, kept) { // of a user who does not read, it is nearly always the first one
+	fresh := 0
+	for kept, since := range u.users[user] {
+		if u.drop(user, kept) {
+			continue
+		}
+		// Of a user who does not read, it is nearly always the first one.
+		if fresh++; fresh > fewUnread || time.Since(since) > unreadCheck {
 			return true
 		}
 	}

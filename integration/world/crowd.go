@@ -75,14 +75,14 @@ func (f Crowd) Visit(ctx context.Context, address string) {
 			kept++ // until ctx closes it
 			continue
 		}
-		switch {
-		case err == nil: // everything is sent, and nothing is read
+		if err == nil { // everything is sent, and nothing is read
 			Pause(ctx, time.Second)
-		case network == "unix": // faster than any network: without a pause, the crowd takes the processors from the test's own clients
-			Pause(ctx, 100*time.Millisecond)
 		}
 		stop()
 		conn.Close()
+		if network == "unix" { // faster than any network: without a pause, the crowd takes the processors from the test's own clients
+			Pause(ctx, 100*time.Millisecond)
+		}
 	}
 }
 
