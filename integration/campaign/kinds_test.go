@@ -223,11 +223,11 @@ var faultKinds = []faultKind{
 		}
 		return os.Truncate(file, info.Size()/2)
 	})},
-	{name: "the state file of another version", ends: true, says: "it is not a state file of this version", play: spoilt(func(file string) error {
+	{name: "the state file of another version", ends: true, says: "is not a state file of this version", play: spoilt(func(file string) error {
 		return os.WriteFile(file, []byte("irsa-sidecar state 2 ?\n"), 0o600)
 	})},
-	{name: "the state file a link", ends: true, says: "it is a symbolic link", play: spoilt(func(file string) error {
-		return errors.Join(os.Remove(file), os.Symlink("/etc/passwd", file))
+	{name: "the state file readable by all", ends: true, says: "may be accessed by users other than its owner", play: spoilt(func(file string) error {
+		return os.Chmod(file, 0o644)
 	})},
 	{name: "the state file gone", ends: true, says: "no state file yet", play: spoilt(os.Remove)},
 	{name: "something in the way of the state file", says: notKept, play: func(c *campaign, t *testing.T, hold func()) {
